@@ -1,0 +1,6 @@
+//! The SQL surface: one thin function per SQL function. Arguments in, an error report out; no logic.
+
+mod destroyers;
+mod makers;
+mod monitors;
+mod refreshers;

@@ -1,0 +1,114 @@
+//! As whom a step runs. Everything that runs as another role than the caller, or on text that came from a
+//! source, has a pinned search_path and pinned formats.
+
+use crate::error::{Error, Result};
+use pgrx::pg_sys;
+use std::ffi::CString;
+
+/// Settings that decide what SQL text and COPY text mean.
+const PINNED: [(&str, &str); 6] = [
+    ("search_path", "pg_catalog, pg_temp"),
+    ("datestyle", "ISO, YMD"),
+    ("intervalstyle", "postgres"),
+    ("xmloption", "content"),
+    ("default_tablespace", ""),
+    ("row_security", "on"),
+];
+
+/// Until it is dropped, the backend acts as another role.
+pub struct Identity {
+    user: pg_sys::Oid,
+    context: i32,
+    nest_level: i32,
+}
+
+/// Acts as `role`, with pinned settings. With `restricted`, as in REFRESH MATERIALIZED VIEW: nothing that
+/// would outlive the switch is possible (SECURITY_RESTRICTED_OPERATION).
+pub fn act_as(role: pg_sys::Oid, restricted: bool) -> Result<Identity> {
+    let mut user = pg_sys::InvalidOid;
+    let mut context = 0;
+    let flag = if restricted { pg_sys::SECURITY_RESTRICTED_OPERATION } else { pg_sys::SECURITY_LOCAL_USERID_CHANGE };
+    // SAFETY: plain assignments and a new GUC level, all undone by Drop or by the end of the (sub)transaction.
+    let identity = unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        pg_sys::SetUserIdAndSecContext(role, context | flag as i32);
+        Identity { user, context, nest_level: pg_sys::NewGUCNestLevel() }
+    };
+    for (setting, value) in PINNED {
+        set_local(setting, value)?;
+    }
+    Ok(identity)
+}
+
+/// Pins the settings and keeps the role.
+pub fn pin_settings() -> Result<Identity> {
+    let mut user = pg_sys::InvalidOid;
+    let mut context = 0;
+    // SAFETY: reads two variables and opens a GUC level that Drop closes.
+    let identity = unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        Identity { user, context, nest_level: pg_sys::NewGUCNestLevel() }
+    };
+    for (setting, value) in PINNED {
+        set_local(setting, value)?;
+    }
+    Ok(identity)
+}
+
+impl Drop for Identity {
+    fn drop(&mut self) {
+        // While an error unwinds, the abort of its (sub)transaction restores both.
+        if std::thread::panicking() {
+            return;
+        }
+        // SAFETY: closes the level opened in act_as, which is the innermost one still open.
+        unsafe {
+            pg_sys::AtEOXact_GUC(false, self.nest_level);
+            pg_sys::SetUserIdAndSecContext(self.user, self.context);
+        }
+    }
+}
+
+/// Sets a GUC for as long as the innermost Identity (or the transaction) lasts.
+pub fn set_local(setting: &str, value: &str) -> Result<()> {
+    let c = |text: &str| CString::new(text).map_err(|_| Error::Internal(format!("{setting} holds a NUL byte")));
+    let (setting_c, value_c) = (c(setting)?, c(value)?);
+    // SAFETY: both strings live through the call; PostgreSQL copies them.
+    unsafe {
+        pg_sys::set_config_option(
+            setting_c.as_ptr(),
+            value_c.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+    }
+    Ok(())
+}
+
+pub fn current_role() -> pg_sys::Oid {
+    // SAFETY: reads a backend variable.
+    unsafe { pg_sys::GetUserId() }
+}
+
+pub fn is_superuser(role: pg_sys::Oid) -> bool {
+    // SAFETY: looks a role up by its OID; an unknown one is not a superuser.
+    unsafe { pg_sys::superuser_arg(role) }
+}
+
+/// Refuses, early and clearly, where nothing can be written.
+pub fn require_writable(what: &'static str) -> Result<()> {
+    // SAFETY: reads two backend variables.
+    unsafe {
+        if pg_sys::RecoveryInProgress() {
+            return Err(Error::Standby(what));
+        }
+        if pg_sys::XactReadOnly {
+            return Err(Error::ReadOnly(what));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! How mimeo speaks to the server it runs in: names, SPI, subtransactions, identity, locks on relations.
+//! Nothing here knows what a job or a source is.
+
+pub mod identity;
+pub mod interrupts;
+pub mod name;
+pub mod parse;
+pub mod relation;
+pub mod spi;
+pub mod subtransaction;

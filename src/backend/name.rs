@@ -1,0 +1,160 @@
+//! Names of tables and other objects: reading them from arguments, quoting them for SQL, cutting them to
+//! what PostgreSQL keeps. The only place that quotes.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Bytes of a name that PostgreSQL keeps (NAMEDATALEN - 1).
+pub const MAX_BYTES: usize = 63;
+
+/// A table by schema and name, both as the catalog holds them. Its Display is quoted for SQL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Name {
+    pub schema: String,
+    pub name: String,
+}
+
+impl Name {
+    pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Name {
+        Name { schema: schema.into(), name: name.into() }
+    }
+
+    /// `schema.table` without quotes: how refresh_config holds it and how messages show it.
+    pub fn plain(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
+    /// Another name in the same schema.
+    pub fn sibling(&self, name: impl Into<String>) -> Name {
+        Name::new(self.schema.clone(), name)
+    }
+
+    /// Refuses what PostgreSQL would silently cut.
+    pub fn check_length(&self) -> Result<()> {
+        for part in [&self.schema, &self.name] {
+            if part.len() > MAX_BYTES {
+                return Err(Error::NameTooLong { name: part.clone(), limit: MAX_BYTES });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", quote(&self.schema), quote(&self.name))
+    }
+}
+
+/// An identifier for SQL, always in double quotes.
+pub fn quote(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+/// Identifiers for SQL, in double quotes and separated by commas.
+pub fn quote_list<'a>(identifiers: impl IntoIterator<Item = &'a str>) -> String {
+    identifiers.into_iter().map(quote).collect::<Vec<_>>().join(", ")
+}
+
+/// A string constant for SQL, for the statements that take no parameters (COMMENT, COPY options). It reads
+/// the same whatever standard_conforming_strings says.
+pub fn literal(text: &str) -> String {
+    let doubled = text.replace('\'', "''");
+    if text.contains('\\') {
+        format!("E'{}'", doubled.replace('\\', "\\\\"))
+    } else {
+        format!("'{doubled}'")
+    }
+}
+
+/// What a user may mean by a table name, best reading first: the raw `schema.table` (split at each dot), then
+/// the properly quoted form. A schema of None is a bare name, to be found along a search_path.
+///
+/// # Errors
+/// InvalidName when nothing is left of it.
+pub fn readings(text: &str) -> Result<Vec<(Option<String>, String)>> {
+    let mut readings: Vec<(Option<String>, String)> = text
+        .match_indices('.')
+        .filter(|(at, _)| *at > 0 && at + 1 < text.len())
+        .map(|(at, _)| (Some(text[..at].to_string()), text[at + 1..].to_string()))
+        .collect();
+    if !text.is_empty() {
+        readings.push((None, text.to_string()));
+    }
+    match parse_quoted(text).as_deref() {
+        Some([schema, name]) => readings.push((Some(schema.clone()), name.clone())),
+        Some([name]) => readings.push((None, name.clone())),
+        _ => {}
+    }
+    let mut unique = Vec::with_capacity(readings.len());
+    for reading in readings {
+        if !unique.contains(&reading) {
+            unique.push(reading);
+        }
+    }
+    if unique.is_empty() {
+        return Err(Error::InvalidName(text.to_string()));
+    }
+    Ok(unique)
+}
+
+/// `"a.b".C` as SQL reads it: `a.b` and `c`. None if it is not a list of identifiers.
+fn parse_quoted(text: &str) -> Option<Vec<String>> {
+    let mut parts = Vec::new();
+    let mut rest = text.trim();
+    loop {
+        let part;
+        if let Some(quoted) = rest.strip_prefix('"') {
+            let mut end = None;
+            let mut chars = quoted.char_indices().peekable();
+            while let Some((at, c)) = chars.next() {
+                if c == '"' {
+                    if chars.peek().is_some_and(|(_, next)| *next == '"') {
+                        chars.next();
+                    } else {
+                        end = Some(at);
+                        break;
+                    }
+                }
+            }
+            let end = end?;
+            part = quoted[..end].replace("\"\"", "\"");
+            rest = quoted[end + 1..].trim_start();
+        } else {
+            let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(rest.len());
+            part = rest[..end].to_lowercase();
+            rest = rest[end..].trim_start();
+        }
+        if part.is_empty() {
+            return None;
+        }
+        parts.push(part);
+        match rest.strip_prefix('.') {
+            Some(after) => rest = after.trim_start(),
+            None if rest.is_empty() => return Some(parts),
+            None => return None,
+        }
+    }
+}
+
+/// `base` and `suffix` in 63 bytes: if they are longer, the middle of `base` goes.
+pub fn with_suffix(base: &str, suffix: &str) -> String {
+    format!("{}{suffix}", cut_middle(base, MAX_BYTES - suffix.len()))
+}
+
+/// At most `limit` bytes of a name: its head and its tail.
+pub fn cut_middle(text: &str, limit: usize) -> String {
+    if text.len() <= limit {
+        return text.to_string();
+    }
+    let mut head = limit.div_ceil(2);
+    while !text.is_char_boundary(head) {
+        head -= 1;
+    }
+    let mut tail = text.len() - (limit - head);
+    while !text.is_char_boundary(tail) {
+        tail += 1;
+    }
+    format!("{}{}", &text[..head], &text[tail..])
+}

@@ -1,0 +1,89 @@
+//! PostgreSQL's own parser, for text that must not be run as it is.
+
+use crate::backend::subtransaction::attempt;
+use crate::error::{Error, Result};
+use pgrx::{pg_sys, PgBox, PgList};
+use std::ffi::{CStr, CString};
+
+/// The one statement that `sql` holds, not analysed.
+///
+/// # Errors
+/// Postgres with a syntax error; Internal if it is not exactly one statement.
+pub fn statement(sql: &str) -> Result<*mut pg_sys::Node> {
+    let not_one = || Error::Internal(format!("not one statement: {sql}"));
+    let sql_c = CString::new(sql).map_err(|_| not_one())?;
+    // SAFETY: the nodes live in the current memory context, not in the string.
+    unsafe {
+        let parsed = pg_sys::raw_parser(sql_c.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT);
+        let statements = PgList::<pg_sys::RawStmt>::from_pg(parsed);
+        match (statements.len(), statements.get_ptr(0)) {
+            (1, Some(raw)) => Ok((*raw).stmt),
+            _ => Err(not_one()),
+        }
+    }
+}
+
+/// Runs a utility statement; `sql` is shown where PostgreSQL shows a statement.
+pub fn run(statement: *mut pg_sys::Node, sql: &str) -> Result<()> {
+    let sql = CString::new(sql).map_err(|_| Error::Internal("a NUL byte in a statement".to_string()))?;
+    // SAFETY: a planned statement that only wraps a utility statement, as SPI makes it.
+    unsafe {
+        let mut planned = PgBox::<pg_sys::PlannedStmt>::alloc_node(pg_sys::NodeTag::T_PlannedStmt);
+        planned.commandType = pg_sys::CmdType::CMD_UTILITY;
+        planned.utilityStmt = statement;
+        planned.stmt_location = -1;
+        pg_sys::ProcessUtility(
+            planned.into_pg(),
+            sql.as_ptr(),
+            false,
+            pg_sys::ProcessUtilityContext::PROCESS_UTILITY_QUERY,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            pg_sys::None_Receiver,
+            std::ptr::null_mut(),
+        );
+        pg_sys::CommandCounterIncrement();
+    }
+    Ok(())
+}
+
+/// Whether a condition that a user wrote is a plain comparison of columns with constants: then it selects the same
+/// rows as long as the rows are the same. Calls, subqueries, further tables and words like 'now' are not.
+pub fn is_plain_condition(condition: &str) -> bool {
+    const PLAIN: [&str; 11] = [
+        "A_EXPR", "BOOLEXPR", "NULLTEST", "BOOLEANTEST", "COLUMNREF", "A_CONST", "TYPECAST", "TYPENAME", "A_ARRAYEXPR",
+        "CASEEXPR", "CASEWHEN",
+    ];
+    let lower = condition.to_lowercase();
+    if ["now", "today", "tomorrow", "yesterday"].iter().any(|word| lower.contains(word)) {
+        return false;
+    }
+    let parsed = attempt(|| {
+        let select = statement(&format!("SELECT FROM t {condition}"))?.cast::<pg_sys::SelectStmt>();
+        // SAFETY: the kind of the node is checked before any field of it is read.
+        unsafe {
+            if (*select).type_ != pg_sys::NodeTag::T_SelectStmt {
+                return Ok(String::new());
+            }
+            let from = PgList::<pg_sys::Node>::from_pg((*select).fromClause);
+            let only_where = from.len() == 1
+                && (*select).op == pg_sys::SetOperation::SETOP_NONE
+                && (*select).sortClause.is_null()
+                && (*select).groupClause.is_null()
+                && (*select).limitCount.is_null()
+                && (*select).limitOffset.is_null();
+            if !only_where || (*select).whereClause.is_null() {
+                return Ok(String::new());
+            }
+            let tree = pg_sys::nodeToString((*select).whereClause.cast());
+            Ok(CStr::from_ptr(tree).to_string_lossy().to_string())
+        }
+    });
+    let tree = parsed.unwrap_or_default();
+    let mut nodes = tree.split('{').skip(1).peekable();
+    nodes.peek().is_some()
+        && nodes.all(|node| {
+            let tag: String = node.chars().take_while(|c| c.is_ascii_uppercase() || *c == '_').collect();
+            PLAIN.contains(&tag.as_str())
+        })
+}

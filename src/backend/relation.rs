@@ -1,0 +1,146 @@
+//! Relations of this database: finding them, locking them without making others wait, what they hold.
+
+use crate::backend::identity::set_local;
+use crate::backend::interrupts;
+use crate::backend::name::{readings, Name};
+use crate::backend::spi;
+use crate::backend::subtransaction::attempt;
+use crate::error::{Error, Result};
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys;
+use serde::Deserialize;
+use std::time::{Duration, Instant};
+
+/// A relation, found.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Relation {
+    #[serde(deserialize_with = "oid")]
+    pub oid: pg_sys::Oid,
+    pub schema: String,
+    pub name: String,
+    /// pg_class.relkind
+    pub kind: char,
+    #[serde(deserialize_with = "oid")]
+    pub owner: pg_sys::Oid,
+}
+
+impl Relation {
+    pub fn name(&self) -> Name {
+        Name::new(&self.schema, &self.name)
+    }
+}
+
+/// Reads an OID out of JSON.
+pub fn oid<'de, D: serde::Deserializer<'de>>(value: D) -> std::result::Result<pg_sys::Oid, D::Error> {
+    Ok(pg_sys::Oid::from(u32::deserialize(value)?))
+}
+
+/// The relation of that name, whatever its kind.
+pub fn find(name: &Name) -> Result<Option<Relation>> {
+    spi::json(
+        "SELECT pg_catalog.json_build_object('oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname,
+                    'kind', c.relkind, 'owner', c.relowner::bigint)::text
+           FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
+             ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+          WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name
+            AND c.relname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
+        &[name.schema.as_str().into(), name.name.as_str().into()],
+    )
+}
+
+/// The relation that a user names, in the readings of `backend::name::readings`; a bare name is looked up along
+/// the search_path that is in force.
+pub fn find_as_written(text: &str) -> Result<Option<Relation>> {
+    for (schema, name) in readings(text)? {
+        let found = match schema {
+            Some(schema) => find(&Name::new(schema, name))?,
+            None => find_visible(&name)?,
+        };
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+fn find_visible(name: &str) -> Result<Option<Relation>> {
+    let schema = spi::text(
+        "SELECT n.nspname::text
+           FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
+             ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+          WHERE c.relname OPERATOR(pg_catalog.=) $1::pg_catalog.name
+            AND pg_catalog.pg_table_is_visible(c.oid)",
+        &[name.into()],
+    )?;
+    match schema {
+        Some(schema) => find(&Name::new(schema, name)),
+        None => Ok(None),
+    }
+}
+
+pub fn schema_exists(schema: &str) -> Result<bool> {
+    spi::is_true(
+        "SELECT true FROM pg_catalog.pg_namespace n WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name",
+        &[schema.into()],
+    )
+}
+
+/// Where a new table of a bare name would be created.
+pub fn creation_schema() -> Result<Option<String>> {
+    spi::text("SELECT pg_catalog.current_schema()::text", &[])
+}
+
+/// Takes an ACCESS EXCLUSIVE lock without making anybody wait for long behind it: it stands in the queue for
+/// `queue` at a time, then steps back for a growing pause.
+///
+/// # Errors
+/// InUse after `give_up`; the lock is not held then.
+pub fn lock_exclusively(oids: &[pg_sys::Oid], name: &Name, wait: Patience, intent: &'static str) -> Result<()> {
+    let start = Instant::now();
+    let mut pause = Duration::from_millis(200);
+    loop {
+        let outcome = attempt(|| {
+            set_lock_timeout(wait.queue)?;
+            for &oid in oids {
+                // SAFETY: waits for a lock, for lock_timeout at most; the transaction releases it.
+                unsafe { pg_sys::LockRelationOid(oid, pg_sys::AccessExclusiveLock as i32) };
+            }
+            Ok(())
+        });
+        match outcome {
+            Err(error) if error.sqlstate_text() == "55P03" => {}
+            other => return other,
+        }
+        if start.elapsed() + pause > wait.give_up {
+            return Err(Error::InUse { relation: name.plain(), seconds: start.elapsed().as_secs(), intent });
+        }
+        interrupts::sleep(pause);
+        pause = (pause * 3 / 2).min(Duration::from_secs(1));
+    }
+}
+
+/// How long to wait for a lock.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// In the lock's queue, where later readers wait behind us.
+    pub queue: Duration,
+    /// In all.
+    pub give_up: Duration,
+}
+
+/// Takes an ACCESS EXCLUSIVE lock if it is free at this instant.
+pub fn lock_if_free(oid: pg_sys::Oid) -> bool {
+    // SAFETY: never waits; the transaction releases it.
+    unsafe { pg_sys::ConditionalLockRelationOid(oid, pg_sys::AccessExclusiveLock as i32) }
+}
+
+/// The subtransaction that calls this restores the setting when it is rolled back, and the Identity around it
+/// when it is kept.
+fn set_lock_timeout(timeout: Duration) -> Result<()> {
+    set_local("lock_timeout", &timeout.as_millis().max(1).to_string())
+}
+
+/// The OID as an SQL parameter.
+pub fn oid_arg<'a>(oid: pg_sys::Oid) -> DatumWithOid<'a> {
+    DatumWithOid::from(oid)
+}

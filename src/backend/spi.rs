@@ -1,0 +1,43 @@
+//! SQL in this server. Rows come back as one JSON document, which serde types read: the sources are read in
+//! the same way, so both sides share their queries and their types.
+
+use crate::error::Result;
+use pgrx::datum::DatumWithOid;
+use pgrx::spi::Spi;
+use serde::de::DeserializeOwned;
+
+/// Runs a statement that changes something; the number of rows it touched.
+pub fn run(sql: &str, args: &[DatumWithOid<'_>]) -> Result<usize> {
+    Spi::connect_mut(|client| Ok(client.update(sql, None, args)?.len()))
+}
+
+/// The first column of the first row, as text; None if there is no row or it is NULL. The statement sees
+/// what this transaction has done so far.
+pub fn text(sql: &str, args: &[DatumWithOid<'_>]) -> Result<Option<String>> {
+    Spi::connect(|client| {
+        let rows = client.select(sql, Some(1), args)?;
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        Ok(rows.first().get_one::<String>()?)
+    })
+}
+
+/// The first column of the first row, a JSON text, as `T`.
+pub fn json<T: DeserializeOwned>(sql: &str, args: &[DatumWithOid<'_>]) -> Result<Option<T>> {
+    Ok(match text(sql, args)? {
+        Some(document) => Some(serde_json::from_str(&document)?),
+        None => None,
+    })
+}
+
+/// The first column of the first row, a boolean; false if there is none.
+pub fn is_true(sql: &str, args: &[DatumWithOid<'_>]) -> Result<bool> {
+    Spi::connect(|client| {
+        let rows = client.select(sql, Some(1), args)?;
+        if rows.is_empty() {
+            return Ok(false);
+        }
+        Ok(rows.first().get_one::<bool>()?.unwrap_or(false))
+    })
+}

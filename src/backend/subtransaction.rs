@@ -1,0 +1,36 @@
+//! Running a step that may fail without failing the transaction.
+
+use crate::error::{Error, Result};
+use pgrx::{pg_sys, PgTryBuilder};
+use std::panic::AssertUnwindSafe;
+
+/// Runs `body` in a subtransaction: kept if it succeeds, rolled back if it returns an error or PostgreSQL
+/// raises one, which then is the result.
+pub fn attempt<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    // SAFETY: the context and the owner are those of the enclosing (sub)transaction, which outlives this one.
+    let (context, owner) = unsafe { (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner) };
+    // SAFETY: called inside a transaction, as every SQL function is.
+    unsafe {
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(context);
+    }
+    let outcome = caught(body);
+    // SAFETY: ends the subtransaction begun above, and restores what PostgreSQL's own PG_TRY users restore.
+    unsafe {
+        if outcome.is_ok() {
+            pg_sys::ReleaseCurrentSubTransaction();
+        } else {
+            pg_sys::MemoryContextSwitchTo(context);
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+    }
+    outcome
+}
+
+/// Runs `body` and turns an error that PostgreSQL raises in it into a result. Nothing is rolled back: the
+/// caller has to raise it again.
+pub fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    PgTryBuilder::new(AssertUnwindSafe(body)).catch_others(|error| Err(Error::from(error))).execute()
+}

@@ -1,0 +1,199 @@
+//! A view whose columns change in more than a growth at the end has to be dropped, and everything built on it goes
+//! with it. Here that is read first, and made anew afterwards.
+
+use crate::backend::identity::act_as;
+use crate::backend::name::{quote, Name};
+use crate::backend::relation::{self, oid_arg};
+use crate::backend::spi;
+use crate::backend::subtransaction::caught;
+use crate::destination::privileges::{self, Privileges};
+use crate::destination::twins::view_options;
+use crate::error::{Error, Result};
+use pgrx::pg_sys;
+use serde::Deserialize;
+
+/// A view, and the views on it, in the order in which they can be made.
+pub struct Family {
+    head: Member,
+    members: Vec<Member>,
+}
+
+struct Member {
+    view: View,
+    options: String,
+    privileges: Privileges,
+}
+
+#[derive(Debug, Deserialize)]
+struct View {
+    #[serde(deserialize_with = "relation::oid")]
+    oid: pg_sys::Oid,
+    schema: String,
+    name: String,
+    /// v or m
+    kind: char,
+    #[serde(deserialize_with = "relation::oid")]
+    owner: pg_sys::Oid,
+    definition: String,
+    populated: bool,
+    /// Column and expression.
+    defaults: Vec<(String, String)>,
+    /// Statements that make what sits on the view itself: rules, triggers, and indexes of a materialized view.
+    attachments: Vec<String>,
+}
+
+impl View {
+    fn name(&self) -> Name {
+        Name::new(&self.schema, &self.name)
+    }
+
+    fn keyword(&self) -> &'static str {
+        if self.kind == 'm' {
+            "MATERIALIZED VIEW"
+        } else {
+            "VIEW"
+        }
+    }
+}
+
+/// $1: the view. The views on it, by depth, itself first.
+const FAMILY: &str = r"
+WITH RECURSIVE family(oid, depth) AS (
+    SELECT $1::oid, 0
+    UNION
+    SELECT r.ev_class, f.depth + 1
+      FROM family f
+      JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = f.oid
+                      AND d.classid = 'pg_rewrite'::regclass
+      JOIN pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN' AND r.ev_class <> f.oid
+)";
+
+impl Family {
+    /// Reads all that hangs on a view.
+    ///
+    /// # Errors
+    /// Dependent, with its name, if something hangs on it that is not known how to be made anew.
+    pub fn of(view: pg_sys::Oid) -> Result<Family> {
+        refuse_strangers(view)?;
+        let views: Vec<View> = spi::json(
+            &format!(
+                "{FAMILY} SELECT json_agg(json_build_object(
+                    'oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'kind', c.relkind,
+                    'owner', c.relowner::bigint, 'definition', pg_get_viewdef(c.oid), 'populated', c.relispopulated,
+                    'defaults', (SELECT coalesce(json_agg(json_build_array(a.attname, pg_get_expr(x.adbin, x.adrelid))),
+                                                 '[]')
+                        FROM pg_attrdef x JOIN pg_attribute a ON a.attrelid = x.adrelid AND a.attnum = x.adnum
+                       WHERE x.adrelid = c.oid),
+                    'attachments', (SELECT coalesce(json_agg(s.statement), '[]') FROM (
+                        SELECT pg_get_ruledef(r.oid) FROM pg_rewrite r
+                         WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN'
+                        UNION ALL SELECT pg_get_triggerdef(t.oid) FROM pg_trigger t
+                         WHERE t.tgrelid = c.oid AND NOT t.tgisinternal
+                        UNION ALL SELECT pg_get_indexdef(x.indexrelid) FROM pg_index x
+                         WHERE x.indrelid = c.oid) s(statement))
+                ) ORDER BY m.depth, c.oid)::text
+                FROM (SELECT oid, max(depth) AS depth FROM family GROUP BY oid) m
+                JOIN pg_class c ON c.oid = m.oid JOIN pg_namespace n ON n.oid = c.relnamespace"
+            ),
+            &[oid_arg(view)],
+        )?
+        .unwrap_or_default();
+        let mut members = Vec::with_capacity(views.len());
+        for view in views {
+            let (options, privileges) = (view_options(view.oid)?, privileges::read(view.oid)?);
+            members.push(Member { view, options, privileges });
+        }
+        if members.is_empty() {
+            return Err(Error::Internal("the view is gone".to_string()));
+        }
+        let head = members.remove(0);
+        Ok(Family { head, members })
+    }
+
+    /// All of them, the view first: what has to be locked.
+    pub fn oids(&self) -> Vec<pg_sys::Oid> {
+        std::iter::once(&self.head).chain(&self.members).map(|member| member.view.oid).collect()
+    }
+
+    /// Drops the view, lets `remake` make something else under its name, and puts everything on it again.
+    pub fn drop_and_remake(&self, name: &Name, remake: impl FnOnce() -> Result<()>) -> Result<()> {
+        spi::run(&format!("DROP VIEW {name} CASCADE"), &[])?;
+        remake()?;
+        let made = relation::find(name)?.ok_or_else(|| Error::Internal(format!("{name} was not made")))?;
+        if made.kind == 'v' {
+            if !self.head.options.is_empty() {
+                let options = self.head.options.trim_start_matches(" WITH ");
+                spi::run(&format!("ALTER VIEW {name} SET {options}"), &[])?;
+            }
+            self.head.attach(made.oid)?;
+        }
+        let keyword = if made.kind == 'v' { "VIEW" } else { "TABLE" };
+        self.head.privileges.apply(name, made.oid, keyword)?;
+        for member in &self.members {
+            caught(|| member.remake()).map_err(|error| Error::Dependent {
+                object: format!("{} {}", member.view.keyword().to_lowercase(), member.view.name()),
+                view: name.plain(),
+                reason: format!(": {error}"),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Member {
+    /// Makes the view again, as its own owner.
+    fn remake(&self) -> Result<()> {
+        let _identity = act_as(self.view.owner, true)?;
+        let (name, keyword) = (self.view.name(), self.view.keyword());
+        let definition = self.view.definition.trim_end().trim_end_matches(';');
+        let data = match (self.view.kind, self.view.populated) {
+            ('m', true) => " WITH DATA",
+            ('m', false) => " WITH NO DATA",
+            _ => "",
+        };
+        spi::run(&format!("CREATE {keyword} {name}{} AS {definition}{data}", self.options), &[])?;
+        let made = relation::find(&name)?.ok_or_else(|| Error::Internal(format!("{name} was not made")))?;
+        self.attach(made.oid)?;
+        self.privileges.apply(&name, made.oid, keyword)
+    }
+
+    fn attach(&self, oid: pg_sys::Oid) -> Result<()> {
+        let columns = privileges::column_names(oid)?;
+        for (column, expression) in self.view.defaults.iter().filter(|(column, _)| columns.contains(column)) {
+            let (name, column) = (self.view.name(), quote(column));
+            spi::run(&format!("ALTER VIEW {name} ALTER COLUMN {column} SET DEFAULT {expression}"), &[])?;
+        }
+        for statement in &self.view.attachments {
+            spi::run(statement, &[])?;
+        }
+        Ok(())
+    }
+}
+
+/// Everything that depends on the family and is neither in it nor made anew with it.
+fn refuse_strangers(view: pg_sys::Oid) -> Result<()> {
+    let stranger = spi::text(
+        &format!(
+            "{FAMILY} SELECT pg_describe_object(d.classid, d.objid, d.objsubid)
+               FROM family f JOIN pg_class c ON c.oid = f.oid
+               JOIN pg_type t ON t.oid = c.reltype
+               JOIN pg_depend d ON (d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid)
+                                OR (d.refclassid = 'pg_type'::regclass AND d.refobjid IN (t.oid, t.typarray))
+              WHERE d.deptype <> 'i'
+                AND NOT (d.classid = 'pg_class'::regclass AND d.objid IN (SELECT oid FROM family))
+                AND NOT (d.classid = 'pg_rewrite'::regclass AND EXISTS (
+                        SELECT FROM pg_rewrite r WHERE r.oid = d.objid AND r.ev_class IN (SELECT oid FROM family)))
+                AND NOT (d.classid = 'pg_trigger'::regclass AND EXISTS (
+                        SELECT FROM pg_trigger g WHERE g.oid = d.objid AND g.tgrelid IN (SELECT oid FROM family)))
+                AND NOT (d.classid = 'pg_attrdef'::regclass AND EXISTS (
+                        SELECT FROM pg_attrdef x WHERE x.oid = d.objid AND x.adrelid IN (SELECT oid FROM family)))
+                AND NOT (d.classid = 'pg_class'::regclass AND EXISTS (
+                        SELECT FROM pg_index x WHERE x.indexrelid = d.objid AND x.indrelid IN (SELECT oid FROM family)))
+              ORDER BY 1 LIMIT 1"
+        ),
+        &[oid_arg(view)],
+    )?;
+    let Some(object) = stranger else { return Ok(()) };
+    let view = spi::text("SELECT $1::regclass::text", &[oid_arg(view)])?.unwrap_or_default();
+    Err(Error::Dependent { object, view, reason: String::new() })
+}

@@ -1,0 +1,182 @@
+//! Local tables: what they look like, making them, bringing them to another shape, emptying them.
+
+use crate::backend::name::{literal, quote, Name};
+use crate::backend::relation::oid_arg;
+use crate::backend::spi;
+use crate::backend::subtransaction::attempt;
+use crate::error::{Error, Result};
+use crate::shape::{Column, Difference, Shape, DESCRIBE};
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys;
+use serde::Deserialize;
+
+/// The shape of a local relation. Runs with pinned settings only.
+pub fn describe(oid: pg_sys::Oid) -> Result<Shape> {
+    spi::json(DESCRIBE, &[oid_arg(oid)])?.ok_or_else(|| Error::Internal(format!("relation {oid:?} is gone")))
+}
+
+/// The columns of a source as this server can hold them: their types and collations looked up by name.
+///
+/// # Errors
+/// UnknownTypes, UnknownCollations: all of them at once.
+pub fn localise(columns: &[Column], table: &Name) -> Result<Vec<LocalColumn>> {
+    #[derive(Deserialize)]
+    struct Lookup {
+        sql_type: Option<String>,
+        collation_exists: bool,
+    }
+    let wanted = serde_json::Value::from_iter(columns.iter().map(|column| {
+        serde_json::json!({
+            "type": column.type_name, "typmod": column.typmod,
+            "collation_schema": column.collation.as_ref().map(|c| &c.0),
+            "collation_name": column.collation.as_ref().map(|c| &c.1),
+        })
+    }));
+    let found: Vec<Lookup> = spi::json(
+        "SELECT coalesce(json_agg(json_build_object(
+                    'sql_type', format_type(to_regtype(w.type), w.typmod),
+                    'collation_exists', w.collation_name IS NULL OR EXISTS (
+                        SELECT FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
+                         WHERE n.nspname = w.collation_schema::name AND c.collname = w.collation_name::name
+                           AND c.collencoding IN (-1, (SELECT encoding FROM pg_database
+                                                        WHERE datname = current_database())))
+                ) ORDER BY w.place), '[]')::text
+           FROM ROWS FROM (json_to_recordset($1::json)
+                AS (type text, typmod int, collation_schema text, collation_name text)) WITH ORDINALITY
+                AS w(type, typmod, collation_schema, collation_name, place)",
+        &[DatumWithOid::from(wanted.to_string())],
+    )?
+    .unwrap_or_default();
+
+    let mut types = Vec::new();
+    let mut collations = Vec::new();
+    let mut local = Vec::with_capacity(columns.len());
+    for (column, lookup) in columns.iter().zip(found) {
+        if !lookup.collation_exists {
+            let (schema, name) = column.collation.clone().unwrap_or_default();
+            collations.push(format!("{} (column {})", Name::new(schema, name), column.name));
+        }
+        match lookup.sql_type {
+            Some(sql_type) => local.push(LocalColumn { source: column.clone(), sql_type }),
+            None => types.push(format!("{} (column {})", column.type_name, column.name)),
+        }
+    }
+    if !types.is_empty() {
+        return Err(Error::UnknownTypes { table: table.plain(), types });
+    }
+    if !collations.is_empty() {
+        return Err(Error::UnknownCollations { table: table.plain(), collations });
+    }
+    Ok(local)
+}
+
+/// A column to be held here.
+#[derive(Debug, Clone)]
+pub struct LocalColumn {
+    pub source: Column,
+    /// For DDL, as this server's format_type prints it.
+    pub sql_type: String,
+}
+
+impl LocalColumn {
+    /// Name, type and collation, and NOT NULL: a replica holds generated and identity values as plain ones.
+    fn definition(&self) -> String {
+        let not_null = if self.source.not_null { " NOT NULL" } else { "" };
+        format!("{} {}{not_null}", quote(&self.source.name), self.typed())
+    }
+
+    fn typed(&self) -> String {
+        match &self.source.collation {
+            Some((schema, name)) => format!("{} COLLATE {}", self.sql_type, Name::new(schema, name)),
+            None => self.sql_type.clone(),
+        }
+    }
+}
+
+pub fn create(table: &Name, columns: &[LocalColumn], comment: &str) -> Result<()> {
+    let definitions: Vec<_> = columns.iter().map(LocalColumn::definition).collect();
+    spi::run(&format!("CREATE TABLE {table} ({})", definitions.join(", ")), &[])?;
+    spi::run(&format!("COMMENT ON TABLE {table} IS {}", literal(comment)), &[])?;
+    Ok(())
+}
+
+/// Brings an empty table to these columns by ALTER TABLE, so that everything else on it stays: indexes, grants,
+/// comments, storage parameters. `before` are the source's columns when it was last brought in line, which is how
+/// a rename is told from a drop and an add, and a NOT NULL of the source from one that a DBA added. The order of
+/// the columns stays the table's own. The new shape, or None if nothing had to be altered.
+pub fn conform(table: &Name, current: &Shape, wanted: &[LocalColumn], before: &[Column]) -> Result<Option<Shape>> {
+    let oid = pg_sys::Oid::from(current.oid);
+    let source_columns: Vec<Column> = wanted.iter().map(|column| column.source.clone()).collect();
+    let mut altered = false;
+    let mut alter = |action: String| -> Result<()> {
+        altered = true;
+        spi::run(&format!("ALTER TABLE ONLY {table} {action}"), &[])?;
+        Ok(())
+    };
+
+    let mut columns = current.columns.clone();
+    for (old, new) in Difference::between(before, &source_columns).renamed {
+        let taken = columns.iter().any(|column| column.name == new);
+        if let Some(column) = columns.iter_mut().find(|column| column.name == old && !taken) {
+            alter(format!("RENAME COLUMN {} TO {}", quote(&old), quote(&new)))?;
+            column.name = new;
+        }
+    }
+    for column in &columns {
+        if !source_columns.iter().any(|source| source.name == column.name) {
+            alter(format!("DROP COLUMN {}", quote(&column.name)))?;
+        }
+    }
+    for column in wanted {
+        let name = quote(&column.source.name);
+        let Some(present) = columns.iter().find(|present| present.name == column.source.name) else {
+            alter(format!("ADD COLUMN {}", column.definition()))?;
+            continue;
+        };
+        if !present.same_type(&column.source) {
+            let retyped = attempt(|| alter(format!("ALTER COLUMN {name} TYPE {} USING NULL", column.typed())));
+            if retyped.is_err() {
+                alter(format!("DROP COLUMN {name}"))?;
+                alter(format!("ADD COLUMN {}", column.definition()))?;
+                continue;
+            }
+        }
+        let was_required = before.iter().any(|old| old.name == column.source.name && old.not_null);
+        if column.source.not_null && !present.not_null {
+            alter(format!("ALTER COLUMN {name} SET NOT NULL"))?;
+        } else if !column.source.not_null && present.not_null && was_required && !in_primary_key(oid, &column.source)? {
+            alter(format!("ALTER COLUMN {name} DROP NOT NULL"))?;
+        }
+    }
+    Ok(if altered { Some(describe(oid)?) } else { None })
+}
+
+fn in_primary_key(oid: pg_sys::Oid, column: &Column) -> Result<bool> {
+    spi::is_true(
+        "SELECT true FROM pg_index x JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = ANY (x.indkey)
+          WHERE x.indrelid = $1 AND x.indisprimary AND a.attname = $2::name",
+        &[oid_arg(oid), column.name.as_str().into()],
+    )
+}
+
+/// Whether a local relation shows these columns, in this order.
+pub fn shows(relation: &Shape, columns: &[Column]) -> bool {
+    relation.columns.len() == columns.len()
+        && relation.columns.iter().zip(columns).all(|(own, source)| own.name == source.name && own.same_type(source))
+}
+
+pub fn truncate(table: &Name) -> Result<()> {
+    spi::run(&format!("TRUNCATE ONLY {table}"), &[])?;
+    Ok(())
+}
+
+pub fn analyze(table: &Name) -> Result<()> {
+    spi::run(&format!("ANALYZE {table}"), &[])?;
+    Ok(())
+}
+
+/// The file that holds the table: another one after every TRUNCATE and rewrite.
+pub fn file_of(oid: pg_sys::Oid) -> Result<u32> {
+    let file = spi::text("SELECT c.relfilenode::text FROM pg_class c WHERE c.oid = $1", &[oid_arg(oid)])?;
+    Ok(file.and_then(|file| file.parse().ok()).unwrap_or_default())
+}

@@ -1,0 +1,255 @@
+//! Every way in which mimeo refuses or fails: one enum, and its one conversion to a PostgreSQL error.
+//!
+//! A variant carries what the message needs; its SQLSTATE, DETAIL and HINT stand beside it below. No
+//! variant may hold a password or a connection string.
+
+use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
+use pgrx::PgSqlErrorCode;
+
+/// What was known about an error that PostgreSQL itself raised, here or on a source.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Five characters.
+    pub sqlstate: String,
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("Destination table given in argument ({0}) is not managed by mimeo")]
+    UnknownJob(String),
+    #[error("destination table {destination} is a job of type {found}, not {wanted}")]
+    WrongMethod { destination: String, found: &'static str, wanted: &'static str },
+    #[error("replication is already defined for {0}")]
+    JobExists(String),
+    #[error("there is no data source with the id {0}")]
+    UnknownSource(i32),
+    #[error("{source_label} cannot be used: {reason}")]
+    InvalidSource { source_label: String, reason: String },
+    #[error("could not connect to {source_label}: {reason}")]
+    Unreachable { source_label: String, reason: String },
+    #[error("{0} must be reached with a password of its own")]
+    PasswordRequired(String),
+    #[error("the connection to {source_label} was lost: {reason}")]
+    ConnectionLost { source_label: String, reason: String },
+    #[error("{}", report.message)]
+    Remote { source_label: String, doing: String, report: Report },
+    #[error("table {table} does not exist on {source_label}")]
+    SourceTableMissing { table: String, source_label: String },
+    #[error("role {role} may not read {table} on {source_label}")]
+    SourcePrivilege { role: String, table: String, source_label: String, fix: String },
+    #[error("{table} on {source_label} cannot be copied: {reason}")]
+    UnsupportedSource { table: String, source_label: String, reason: String },
+    #[error("the filter names columns that {table} does not have: {}", columns.join(", "))]
+    UnknownFilterColumns { table: String, columns: Vec<String> },
+    #[error("{table} uses types that do not exist here: {}", types.join(", "))]
+    UnknownTypes { table: String, types: Vec<String> },
+    #[error("{table} uses collations that do not exist here: {}", collations.join(", "))]
+    UnknownCollations { table: String, collations: Vec<String> },
+    #[error("\"{0}\" is not a table name")]
+    InvalidName(String),
+    #[error("\"{0}\" may stand for more than one table")]
+    AmbiguousName(String),
+    #[error("the name {name} is {} bytes long, {limit} are possible", name.len())]
+    NameTooLong { name: String, limit: usize },
+    #[error("destination {0} exists already")]
+    DestinationExists(String),
+    #[error("schema {0} does not exist here")]
+    SchemaMissing(String),
+    #[error("destination {destination} is not as mimeo left it: {reason}")]
+    BrokenDestination { destination: String, reason: String, hint: String },
+    #[error("index {index} of {table} cannot be made here: {}", report.message)]
+    Index { index: String, table: String, report: Report },
+    #[error("{source_label} sent {sent} rows, {loaded} were loaded into {table}")]
+    RowCount { source_label: String, sent: u64, loaded: u64, table: String },
+    #[error("{relation} was in use for {seconds} s, and was not {intent}")]
+    InUse { relation: String, seconds: u64, intent: &'static str },
+    #[error("{object} depends on view {view}, and cannot be kept while its columns change{reason}")]
+    Dependent { object: String, view: String, reason: String },
+    #[error("{0} cannot run in a read-only transaction")]
+    ReadOnly(&'static str),
+    #[error("{0} cannot run on a standby")]
+    Standby(&'static str),
+    #[error("too many files are open in this backend")]
+    NoDescriptor,
+    #[error("unexpected answer: {0}")]
+    Internal(String),
+    #[error("{}", .0.message)]
+    Postgres(Report),
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    fn sqlstate(&self) -> PgSqlErrorCode {
+        use PgSqlErrorCode as E;
+        match self {
+            Error::UnknownJob(_) | Error::UnknownSource(_) => E::ERRCODE_UNDEFINED_OBJECT,
+            Error::UnknownTypes { .. } | Error::UnknownCollations { .. } => E::ERRCODE_UNDEFINED_OBJECT,
+            Error::WrongMethod { .. } => E::ERRCODE_WRONG_OBJECT_TYPE,
+            Error::UnsupportedSource { .. } => E::ERRCODE_WRONG_OBJECT_TYPE,
+            Error::JobExists(_) => E::ERRCODE_DUPLICATE_OBJECT,
+            Error::InvalidSource { .. } => E::ERRCODE_INVALID_PARAMETER_VALUE,
+            Error::Unreachable { .. } => E::ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
+            Error::PasswordRequired(_) => E::ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED,
+            Error::ConnectionLost { .. } => E::ERRCODE_CONNECTION_FAILURE,
+            Error::Remote { report, .. } | Error::Postgres(report) | Error::Index { report, .. } => {
+                decode_sqlstate(&report.sqlstate)
+            }
+            Error::SourceTableMissing { .. } => E::ERRCODE_UNDEFINED_TABLE,
+            Error::SourcePrivilege { .. } => E::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Error::UnknownFilterColumns { .. } => E::ERRCODE_UNDEFINED_COLUMN,
+            Error::InvalidName(_) | Error::AmbiguousName(_) => E::ERRCODE_INVALID_NAME,
+            Error::NameTooLong { .. } => E::ERRCODE_NAME_TOO_LONG,
+            Error::DestinationExists(_) => E::ERRCODE_DUPLICATE_TABLE,
+            Error::SchemaMissing(_) => E::ERRCODE_INVALID_SCHEMA_NAME,
+            Error::BrokenDestination { .. } => E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Error::RowCount { .. } => E::ERRCODE_DATA_EXCEPTION,
+            Error::InUse { .. } => E::ERRCODE_LOCK_NOT_AVAILABLE,
+            Error::Dependent { .. } => E::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+            Error::ReadOnly(_) | Error::Standby(_) => E::ERRCODE_READ_ONLY_SQL_TRANSACTION,
+            Error::NoDescriptor => E::ERRCODE_INSUFFICIENT_RESOURCES,
+            Error::Internal(_) => E::ERRCODE_INTERNAL_ERROR,
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        match self {
+            Error::Postgres(report) | Error::Index { report, .. } => report.detail.clone(),
+            Error::Remote { source_label, doing, report } => {
+                let mut detail = format!("Reported by {source_label} (SQLSTATE {}) while {doing}.", report.sqlstate);
+                if let Some(more) = &report.detail {
+                    detail = format!("{more}\n{detail}");
+                }
+                Some(detail)
+            }
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Error::Postgres(report) | Error::Remote { report, .. } => return report.hint.clone(),
+            Error::UnknownJob(_) => "The view job_status and the table refresh_config list what is managed.".into(),
+            Error::JobExists(_) => "Call the destroyer of its method first, or choose another p_dest_table.".into(),
+            Error::UnknownSource(_) => "Add it to dblink_mapping_mimeo: data_source is a libpq connection string or \
+                 the name of a foreign server."
+                .into(),
+            Error::PasswordRequired(_) => "A job of a role that is not a superuser connects with the password that \
+                 dblink_mapping_mimeo or the user mapping gives, and the source must ask for it. A superuser may set \
+                 dblink_mapping_mimeo.password_required to false."
+                .into(),
+            Error::SourceTableMissing { .. } => "Give it as schema.table, exactly as it is spelled there.".into(),
+            Error::SourcePrivilege { fix, .. } => format!("Run on the source: {fix}"),
+            Error::UnknownTypes { .. } => "Create the types or their extension here, or leave the columns out with \
+                 p_filter."
+                .into(),
+            Error::UnknownCollations { .. } => "Create them here with CREATE COLLATION, or leave the columns out with \
+                 p_filter."
+                .into(),
+            Error::DestinationExists(_) => "Drop or rename it, or choose another p_dest_table.".into(),
+            Error::SchemaMissing(schema) => {
+                format!("CREATE SCHEMA {};", crate::backend::name::quote(schema))
+            }
+            Error::AmbiguousName(_) => "Write it as \"schema\".\"table\", each part in double quotes.".into(),
+            Error::BrokenDestination { hint, .. } => hint.clone(),
+            Error::Index { report, .. } => report
+                .hint
+                .clone()
+                .unwrap_or_else(|| "Make what it needs here, or call with p_index := false.".into()),
+            Error::InUse { .. } => "The old data stays. pg_locks shows who holds it; mimeo.swap_max_wait says how \
+                 long to wait."
+                .into(),
+            Error::Dependent { .. } => "Drop it, refresh, and create it again.".into(),
+            Error::Standby(_) => "Call it on the primary.".into(),
+            Error::Unreachable { .. } => "Check that the source is up, that its pg_hba.conf lets this host in, and the \
+                 row of this data source in dblink_mapping_mimeo."
+                .into(),
+            _ => return None,
+        };
+        Some(hint)
+    }
+
+    /// The same error, which also tells what mimeo was doing.
+    pub fn while_doing(self, doing: &str) -> Error {
+        let mut report = self.report();
+        report.detail = Some(match report.detail {
+            Some(detail) => format!("{detail}\n{doing}"),
+            None => doing.to_string(),
+        });
+        Error::Postgres(report)
+    }
+
+    /// What a user sees of it.
+    pub fn report(&self) -> Report {
+        Report {
+            sqlstate: self.sqlstate_text(),
+            message: self.to_string(),
+            detail: self.detail(),
+            hint: self.hint(),
+        }
+    }
+
+    /// Five characters, whichever side the error comes from.
+    pub fn sqlstate_text(&self) -> String {
+        match self {
+            Error::Remote { report, .. } | Error::Postgres(report) => report.sqlstate.clone(),
+            other => encode_sqlstate(other.sqlstate()),
+        }
+    }
+}
+
+impl From<Error> for ErrorReport {
+    #[track_caller]
+    fn from(error: Error) -> ErrorReport {
+        let mut report = ErrorReport::new(error.sqlstate(), error.to_string(), "mimeo");
+        if let Some(detail) = error.detail() {
+            report = report.set_detail(detail);
+        }
+        if let Some(hint) = error.hint() {
+            report = report.set_hint(hint);
+        }
+        report
+    }
+}
+
+impl From<pgrx::spi::SpiError> for Error {
+    fn from(error: pgrx::spi::SpiError) -> Error {
+        Error::Internal(error.to_string())
+    }
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Error {
+        Error::Internal(error.to_string())
+    }
+}
+
+impl From<CaughtError> for Error {
+    fn from(caught: CaughtError) -> Error {
+        let (CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic { ereport: report, .. }) = &caught;
+        Error::Postgres(Report {
+            sqlstate: encode_sqlstate(report.sql_error_code()),
+            message: report.message().to_string(),
+            detail: report.detail().map(str::to_string),
+            hint: report.hint().map(str::to_string),
+        })
+    }
+}
+
+/// PostgreSQL packs five characters into six bits each (MAKE_SQLSTATE in elog.h).
+fn decode_sqlstate(text: &str) -> PgSqlErrorCode {
+    let packed = text.bytes().take(5).enumerate().fold(0i32, |packed, (i, byte)| {
+        packed | ((i32::from(byte) - i32::from(b'0')) & 0x3f) << (6 * i)
+    });
+    PgSqlErrorCode::from(packed as isize)
+}
+
+fn encode_sqlstate(code: PgSqlErrorCode) -> String {
+    let packed = code as i32;
+    (0..5).map(|i| char::from((((packed >> (6 * i)) & 0x3f) as u8) + b'0')).collect()
+}

@@ -1,0 +1,193 @@
+//! The rows of refresh_config and dblink_mapping_mimeo. They are read and written by fixed statements, as the
+//! owner of the tables, whoever calls.
+
+use crate::backend::identity::{act_as, Identity};
+use crate::backend::name::{readings, Name};
+use crate::backend::relation;
+use crate::backend::spi;
+use crate::error::{Error, Result};
+use pgrx::datum::{DatumWithOid, JsonB};
+use serde::de::DeserializeOwned;
+use serde::Deserialize;
+
+/// What every job has, whatever its method.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Job {
+    /// `schema.table`, as the row holds it.
+    pub dest_table: String,
+    pub source_table: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(rename = "dblink")]
+    pub data_source_id: i32,
+    pub filter: Option<Vec<String>>,
+    pub condition: Option<String>,
+    pub check_stats: Option<bool>,
+    pub post_script: Option<Vec<String>>,
+    /// What only the method itself reads: see its own types.
+    pub state: serde_json::Value,
+}
+
+/// A job to be written.
+pub struct NewJob<'a> {
+    pub dest_table: String,
+    pub source_table: String,
+    pub kind: &'a str,
+    pub data_source_id: i32,
+    pub filter: Option<Vec<String>>,
+    pub condition: Option<&'a str>,
+    pub jobmon: Option<bool>,
+}
+
+/// The extension's own tables, and who they belong to.
+pub struct Catalog {
+    schema: String,
+    owner: pgrx::pg_sys::Oid,
+}
+
+impl Catalog {
+    pub fn find() -> Result<Catalog> {
+        let schema = spi::text(
+            "SELECT n.nspname::text FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n
+                 ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
+              WHERE e.extname OPERATOR(pg_catalog.=) 'mimeo'",
+            &[],
+        )?;
+        let schema = schema.ok_or_else(|| Error::Internal("the extension mimeo is not created here".to_string()))?;
+        let table = relation::find(&Name::new(&schema, "refresh_config"))?
+            .ok_or_else(|| Error::Internal("refresh_config is missing".to_string()))?;
+        Ok(Catalog { schema, owner: table.owner })
+    }
+
+    pub fn table(&self, name: &str) -> Name {
+        Name::new(&self.schema, name)
+    }
+
+    pub fn act_as_owner(&self) -> Result<Identity> {
+        act_as(self.owner, false)
+    }
+
+    /// The job that a user names: `schema.table` exactly or properly quoted, or a bare name along the search_path
+    /// that is in force. Its destination comes with it, split into schema and table.
+    ///
+    /// # Errors
+    /// UnknownJob.
+    pub fn job(&self, written: &str) -> Result<(Job, Name)> {
+        let visible = relation::find_as_written(written)?.map(|relation| relation.name());
+        let mut candidates = vec![written.to_string()];
+        candidates.extend(visible.as_ref().map(Name::plain));
+        for (schema, name) in readings(written)? {
+            candidates.extend(schema.map(|schema| Name::new(schema, name).plain()));
+        }
+        for dest_table in candidates {
+            if let Some(job) = self.row(&dest_table)? {
+                let name = match visible {
+                    Some(visible) if visible.plain() == dest_table => visible,
+                    _ => destination_name(&dest_table)?,
+                };
+                return Ok((job, name));
+            }
+        }
+        Err(Error::UnknownJob(written.to_string()))
+    }
+
+    pub fn row(&self, dest_table: &str) -> Result<Option<Job>> {
+        let _identity = self.act_as_owner()?;
+        let table = self.table("refresh_config");
+        spi::json(
+            &format!("SELECT to_jsonb(c)::text FROM {table} c WHERE c.dest_table = $1"),
+            &[dest_table.into()],
+        )
+    }
+
+    /// The row of dblink_mapping_mimeo, as the type that knows how to connect.
+    ///
+    /// # Errors
+    /// UnknownSource.
+    pub fn mapping<T: DeserializeOwned>(&self, data_source_id: i32) -> Result<T> {
+        let _identity = self.act_as_owner()?;
+        let table = self.table("dblink_mapping_mimeo");
+        spi::json(
+            &format!("SELECT to_json(m)::text FROM {table} m WHERE m.data_source_id = $1"),
+            &[data_source_id.into()],
+        )?
+        .ok_or(Error::UnknownSource(data_source_id))
+    }
+
+    /// # Errors
+    /// JobExists.
+    pub fn insert(&self, job: &NewJob<'_>) -> Result<()> {
+        if self.row(&job.dest_table)?.is_some() {
+            return Err(Error::JobExists(job.dest_table.clone()));
+        }
+        let _identity = self.act_as_owner()?;
+        let table = self.table("refresh_config");
+        let check_stats = (job.kind == "snap").then_some(true);
+        spi::run(
+            &format!(
+                "INSERT INTO {table} (dest_table, source_table, type, dblink, filter, condition, jobmon, check_stats)
+                 VALUES ($1, $2, $3, $4, $5, $6, coalesce($7, false), $8)"
+            ),
+            &[
+                job.dest_table.as_str().into(),
+                job.source_table.as_str().into(),
+                job.kind.into(),
+                job.data_source_id.into(),
+                job.filter.clone().into(),
+                job.condition.map(str::to_string).into(),
+                job.jobmon.into(),
+                check_stats.into(),
+            ],
+        )?;
+        Ok(())
+    }
+
+    /// Records that a job has run just now, and what its method wants to find next time.
+    pub fn record_run(&self, dest_table: &str, state: Option<&serde_json::Value>) -> Result<()> {
+        let _identity = self.act_as_owner()?;
+        let table = self.table("refresh_config");
+        let state: DatumWithOid<'_> = match state {
+            Some(state) => JsonB(state.clone()).into(),
+            None => DatumWithOid::null::<JsonB>(),
+        };
+        spi::run(
+            &format!(
+                "UPDATE {table} SET last_run = clock_timestamp(), state = coalesce($2, state) WHERE dest_table = $1"
+            ),
+            &[dest_table.into(), state],
+        )?;
+        Ok(())
+    }
+
+    /// Keeps what a method wants to find at the first run.
+    pub fn record_state(&self, dest_table: &str, state: &serde_json::Value) -> Result<()> {
+        let _identity = self.act_as_owner()?;
+        let table = self.table("refresh_config");
+        spi::run(
+            &format!("UPDATE {table} SET state = $2 WHERE dest_table = $1"),
+            &[dest_table.into(), JsonB(state.clone()).into()],
+        )?;
+        Ok(())
+    }
+
+    pub fn delete(&self, dest_table: &str) -> Result<()> {
+        let _identity = self.act_as_owner()?;
+        let table = self.table("refresh_config");
+        spi::run(&format!("DELETE FROM {table} WHERE dest_table = $1"), &[dest_table.into()])?;
+        Ok(())
+    }
+}
+
+/// A row's `schema.table` in its two parts: the reading of which there is a relation, else the first.
+fn destination_name(dest_table: &str) -> Result<Name> {
+    let names: Vec<Name> = readings(dest_table)?
+        .into_iter()
+        .filter_map(|(schema, name)| schema.map(|schema| Name::new(schema, name)))
+        .collect();
+    for name in &names {
+        if relation::find(name)?.is_some() {
+            return Ok(name.clone());
+        }
+    }
+    names.into_iter().next().ok_or_else(|| Error::InvalidName(dest_table.to_string()))
+}

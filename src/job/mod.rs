@@ -1,0 +1,5 @@
+//! What is configured, and what happened.
+
+pub mod config;
+pub mod history;
+pub mod lock;

@@ -1,0 +1,25 @@
+//! mimeo copies single tables from other PostgreSQL databases, by pulling.
+//!
+//! Floors, top to bottom: api → method → source | destination | job → shape, backend → error, settings. Nothing
+//! imports upward, and source and destination do not know each other.
+
+mod api;
+mod backend;
+mod destination;
+mod error;
+mod job;
+mod method;
+mod settings;
+mod shape;
+mod source;
+
+pgrx::pg_module_magic!();
+
+pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", bootstrap);
+pgrx::extension_sql_file!("../sql/views.sql", name = "views", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
+
+#[pgrx::pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::register();
+}

@@ -1,0 +1,63 @@
+//! snapshot_destroyer.
+
+use crate::backend::identity::{pin_settings, require_writable};
+use crate::backend::name::{quote, Name};
+use crate::backend::relation::{self, lock_exclusively, Patience};
+use crate::backend::spi;
+use crate::destination::dependents::Family;
+use crate::destination::twins::{self, Twins};
+use crate::error::Result;
+use crate::job::config::Catalog;
+use crate::job::lock::{self, Wait};
+use crate::method::{about, require_method, Method};
+use crate::settings;
+use pgrx::notice;
+
+/// Ends a snapshot job. With `keep` the live twin becomes a plain table under the view's name, with the view's
+/// grants and comments and with the views on it; without, view and twins go. The caller must own them.
+pub fn destroy(destination: &str, keep: bool, debug: bool) -> Result<()> {
+    require_writable("snapshot_destroyer")?;
+    let catalog = Catalog::find()?;
+    let (job, name) = catalog.job(destination)?;
+    require_method(&job, Method::Snapshot)?;
+    lock::take(&job.dest_table, Wait::Unlimited)?;
+    about(&format!("Destroying snapshot {}.", job.dest_table), || {
+        let _pinned = pin_settings()?;
+        if relation::find(&name)?.is_none() {
+            notice!("{} is gone already, only the job is removed", job.dest_table);
+            if !keep {
+                drop_twins(&name)?;
+            }
+        } else if keep {
+            keep_live_twin(&name, debug)?;
+        } else {
+            spi::run(&format!("DROP VIEW {name}"), &[])?;
+            drop_twins(&name)?;
+        }
+        catalog.delete(&job.dest_table)
+    })
+}
+
+fn drop_twins(name: &Name) -> Result<()> {
+    for twin in twins::names(name) {
+        spi::run(&format!("DROP TABLE IF EXISTS {twin}"), &[])?;
+    }
+    Ok(())
+}
+
+fn keep_live_twin(name: &Name, debug: bool) -> Result<()> {
+    let twins = Twins::find(name)?;
+    let patience = Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() };
+    let family = Family::of(twins.view.oid)?;
+    lock_exclusively(&family.oids(), name, patience, "destroyed")?;
+    family.drop_and_remake(name, || {
+        spi::run(&format!("ALTER TABLE {} RENAME TO {}", twins.live.name(), quote(&name.name)), &[])?;
+        spi::run(&format!("COMMENT ON TABLE {name} IS NULL"), &[])?;
+        spi::run(&format!("DROP TABLE {}", twins.idle.name()), &[])?;
+        Ok(())
+    })?;
+    if debug {
+        notice!("{}: {} is now the table", name.plain(), twins.live.name().plain());
+    }
+    Ok(())
+}

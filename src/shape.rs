@@ -1,0 +1,322 @@
+//! The words both sides share about a table: its columns, their types, its key, its indexes.
+//! `DESCRIBE` asks any PostgreSQL server for them, this one as well as a source.
+
+use crate::backend::name::Name;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// One query, one parameter ($1: the OID of a relation), one JSON text that `Shape` reads. To be run with
+/// pg_catalog as the whole search_path, so that every other name comes qualified. `to_jsonb(a)` lets it run on
+/// servers whose catalogs lack the younger columns.
+pub const DESCRIBE: &str = r"
+WITH RECURSIVE reach(oid) AS (
+    SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
+    UNION
+    SELECT x.oid FROM reach r JOIN pg_type t ON t.oid = r.oid CROSS JOIN LATERAL (
+        SELECT t.typelem WHERE t.typelem <> 0
+        UNION ALL SELECT t.typbasetype WHERE t.typtype = 'd'
+        UNION ALL SELECT a.atttypid FROM pg_attribute a
+                   WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+        UNION ALL SELECT g.rngsubtype FROM pg_range g WHERE g.rngtypid = t.oid
+    ) x(oid)
+)
+SELECT json_build_object(
+    'oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'kind', c.relkind,
+    'columns', (SELECT coalesce(json_agg(json_build_object(
+            'name', a.attname, 'number', a.attnum, 'type', format_type(a.atttypid, NULL),
+            'type_oid', a.atttypid::bigint, 'typmod', a.atttypmod, 'not_null', a.attnotnull,
+            'generated', to_jsonb(a) ->> 'attgenerated', 'identity', to_jsonb(a) ->> 'attidentity',
+            'collation', (SELECT json_build_array(cn.nspname, co.collname)
+                            FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace
+                           WHERE co.oid = a.attcollation AND a.attcollation <> t.typcollation)
+        ) ORDER BY a.attnum), '[]')
+        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+    'types', (SELECT coalesce(json_object_agg(t.oid::bigint, json_build_object(
+            'name', format_type(t.oid, NULL), 'kind', t.typtype, 'element', t.typelem::bigint,
+            'base', t.typbasetype::bigint, 'binary', t.typsend <> 0 AND t.typreceive <> 0,
+            'subtype', (SELECT g.rngsubtype::bigint FROM pg_range g WHERE g.rngtypid = t.oid),
+            'labels', (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid),
+            'attributes', (SELECT json_agg(json_build_array(a.attname, a.atttypid::bigint) ORDER BY a.attnum)
+                             FROM pg_attribute a WHERE t.typtype = 'c' AND a.attrelid = t.typrelid
+                              AND a.attnum > 0 AND NOT a.attisdropped))), '{}')
+        FROM reach r JOIN pg_type t ON t.oid = r.oid),
+    'indexes', (SELECT coalesce(json_agg(json_build_object(
+            'name', i.relname, 'definition', pg_get_indexdef(x.indexrelid), 'primary', x.indisprimary,
+            'unique', x.indisunique, 'immediate', x.indimmediate, 'partial', x.indpred IS NOT NULL,
+            'expressions', x.indexprs IS NOT NULL,
+            'columns', (SELECT coalesce(json_agg(a.attname ORDER BY k.ordinality), '[]')
+                          FROM unnest(x.indkey::int2[]) WITH ORDINALITY k
+                          JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.unnest
+                         WHERE k.ordinality <= coalesce((to_jsonb(x) ->> 'indnkeyatts')::int, x.indnatts))
+        ) ORDER BY x.indisprimary DESC, x.indexrelid), '[]')
+        FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+       WHERE x.indrelid = c.oid AND x.indisvalid)
+)::text
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
+
+/// Types with OIDs below this have the same OID and meaning on every PostgreSQL server (FirstGenbkiObjectId).
+const FIRST_ASSIGNED_OID: u32 = 10_000;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Column {
+    pub name: String,
+    /// pg_attribute.attnum: it survives a rename.
+    pub number: i16,
+    /// As format_type prints it, without length or precision.
+    #[serde(rename = "type")]
+    pub type_name: String,
+    pub type_oid: u32,
+    pub typmod: i32,
+    pub not_null: bool,
+    /// pg_attribute.attgenerated: empty, s or v.
+    pub generated: Option<String>,
+    /// pg_attribute.attidentity: empty, a or d.
+    pub identity: Option<String>,
+    /// Schema and name, if it is not the type's own.
+    pub collation: Option<(String, String)>,
+}
+
+impl Column {
+    /// Whether values and their order mean the same in both, whatever the column's name, number and NOT NULL.
+    pub fn same_type(&self, other: &Column) -> bool {
+        self.type_name == other.type_name && self.typmod == other.typmod && self.collation == other.collation
+    }
+}
+
+/// A type that a column uses, directly or inside another type.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Type {
+    pub name: String,
+    /// pg_type.typtype
+    pub kind: char,
+    pub element: u32,
+    pub base: u32,
+    /// It has functions for COPY's binary format.
+    pub binary: bool,
+    pub subtype: Option<u32>,
+    pub labels: Option<Vec<String>>,
+    pub attributes: Option<Vec<(String, u32)>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IndexDefinition {
+    pub name: String,
+    /// As pg_get_indexdef prints it.
+    pub definition: String,
+    pub primary: bool,
+    pub unique: bool,
+    pub immediate: bool,
+    pub partial: bool,
+    pub expressions: bool,
+    /// The key columns, in order; without expressions.
+    pub columns: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Shape {
+    pub oid: u32,
+    pub schema: String,
+    pub name: String,
+    /// pg_class.relkind
+    pub kind: char,
+    pub columns: Vec<Column>,
+    pub types: BTreeMap<u32, Type>,
+    /// Valid ones only, the primary key first.
+    pub indexes: Vec<IndexDefinition>,
+}
+
+impl Shape {
+    pub fn table(&self) -> Name {
+        Name::new(&self.schema, &self.name)
+    }
+
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// What identifies a row: the primary key, else the first unique index, neither partial nor on expressions
+    /// nor deferrable, whose columns are all NOT NULL.
+    pub fn key(&self) -> Option<&IndexDefinition> {
+        let usable = |index: &&IndexDefinition| {
+            index.unique
+                && index.immediate
+                && !index.partial
+                && !index.expressions
+                && index.columns.iter().all(|name| self.column(name).is_some_and(|column| column.not_null))
+        };
+        self.indexes.iter().find(|index| index.primary).or_else(|| self.indexes.iter().find(usable))
+    }
+
+    /// Whether a column of ours can take the binary form of a column of `other`: the types are the same, as far
+    /// as the wire shows. Arrays and composites carry the OIDs of what they hold, so there only types with fixed
+    /// OIDs will do.
+    pub fn takes_binary(&self, own: &Column, other: &Shape, theirs: &Column) -> bool {
+        self.binary_type(own.type_oid, other, theirs.type_oid, false)
+    }
+
+    fn binary_type(&self, own_oid: u32, other: &Shape, their_oid: u32, inside: bool) -> bool {
+        let (Some(own), Some(theirs)) = (self.types.get(&own_oid), other.types.get(&their_oid)) else {
+            return false;
+        };
+        if !own.binary || !theirs.binary || own.kind != theirs.kind {
+            return false;
+        }
+        if own_oid < FIRST_ASSIGNED_OID {
+            // An OID means another object over there; its name does not.
+            return own_oid == their_oid && !holds_local_oids(&own.name);
+        }
+        if inside {
+            return false;
+        }
+        match own.kind {
+            'd' => self.binary_type(own.base, other, theirs.base, false),
+            'e' => own.name == theirs.name,
+            'c' => match (&own.attributes, &theirs.attributes) {
+                (Some(own), Some(theirs)) => {
+                    own.len() == theirs.len()
+                        && own.iter().zip(theirs).all(|(a, b)| self.binary_type(a.1, other, b.1, true))
+                }
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// The types that are not the same on every server, so that a change of one (a renamed label, say) can be
+    /// noticed.
+    pub fn assigned_types(&self) -> BTreeMap<u32, Type> {
+        self.types
+            .iter()
+            .filter(|(oid, _)| **oid >= FIRST_ASSIGNED_OID)
+            .map(|(oid, assigned)| (*oid, assigned.clone()))
+            .collect()
+    }
+}
+
+fn holds_local_oids(type_name: &str) -> bool {
+    let element = type_name.strip_suffix("[]").unwrap_or(type_name);
+    element.starts_with("reg") || element == "aclitem"
+}
+
+/// What changed from one list of source columns to the next.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    pub added: Vec<String>,
+    pub dropped: Vec<String>,
+    /// Old and new name of a column that kept its number and type.
+    pub renamed: Vec<(String, String)>,
+    pub retyped: Vec<String>,
+    /// NOT NULL was set or dropped.
+    pub nullability: Vec<String>,
+    pub reordered: bool,
+}
+
+impl Difference {
+    pub fn between(old: &[Column], new: &[Column]) -> Difference {
+        let mut difference = Difference::default();
+        let named = |columns: &[Column], name: &str| columns.iter().find(|c| c.name == name).cloned();
+        for column in new {
+            match named(old, &column.name) {
+                Some(before) => {
+                    if !before.same_type(column) {
+                        difference.retyped.push(column.name.clone());
+                    }
+                    if before.not_null != column.not_null {
+                        difference.nullability.push(column.name.clone());
+                    }
+                }
+                None => {
+                    let before = old.iter().find(|before| {
+                        before.number == column.number
+                            && before.same_type(column)
+                            && named(new, &before.name).is_none()
+                    });
+                    match before {
+                        Some(before) => difference.renamed.push((before.name.clone(), column.name.clone())),
+                        None => difference.added.push(column.name.clone()),
+                    }
+                }
+            }
+        }
+        for column in old {
+            let renamed = difference.renamed.iter().any(|(before, _)| *before == column.name);
+            if !renamed && named(new, &column.name).is_none() {
+                difference.dropped.push(column.name.clone());
+            }
+        }
+        let order = |columns: &[Column], others: &[Column]| -> Vec<String> {
+            let known = |c: &&Column| others.iter().any(|o| o.name == c.name);
+            columns.iter().filter(known).map(|c| c.name.clone()).collect()
+        };
+        difference.reordered = order(old, new) != order(new, old);
+        difference
+    }
+
+    pub fn is_empty(&self) -> bool {
+        *self == Difference::default()
+    }
+
+    /// For the history and for notices: `added c; dropped d`.
+    pub fn summary(&self) -> String {
+        let mut parts = Vec::new();
+        let mut list = |verb: &str, names: &[String]| {
+            if !names.is_empty() {
+                parts.push(format!("{verb} {}", names.join(", ")));
+            }
+        };
+        list("added", &self.added);
+        list("dropped", &self.dropped);
+        let renamed: Vec<_> = self.renamed.iter().map(|(old, new)| format!("{old} to {new}")).collect();
+        list("renamed", &renamed);
+        list("retyped", &self.retyped);
+        list("changed NOT NULL of", &self.nullability);
+        if self.reordered {
+            parts.push("reordered".to_string());
+        }
+        parts.join("; ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(name: &str, number: i16, type_name: &str) -> Column {
+        Column {
+            name: name.into(),
+            number,
+            type_name: type_name.into(),
+            type_oid: 23,
+            typmod: -1,
+            not_null: false,
+            generated: None,
+            identity: None,
+            collation: None,
+        }
+    }
+
+    #[test]
+    fn a_rename_is_not_a_drop_and_an_add() {
+        let old = [column("a", 1, "integer"), column("b", 2, "text")];
+        let new = [column("a", 1, "integer"), column("c", 2, "text")];
+        let difference = Difference::between(&old, &new);
+        assert_eq!(difference.renamed, vec![("b".to_string(), "c".to_string())]);
+        assert!(difference.added.is_empty() && difference.dropped.is_empty());
+    }
+
+    #[test]
+    fn a_dropped_and_added_column_of_the_same_name_is_a_new_column_only_if_its_type_differs() {
+        let old = [column("a", 1, "integer"), column("b", 2, "text")];
+        let new = [column("a", 1, "integer"), column("b", 3, "bigint")];
+        assert_eq!(Difference::between(&old, &new).retyped, vec!["b".to_string()]);
+    }
+
+    #[test]
+    fn an_order_changed_by_hand_is_seen() {
+        let old = [column("a", 1, "integer"), column("b", 2, "text")];
+        let new = [column("b", 1, "text"), column("a", 2, "integer")];
+        assert!(Difference::between(&old, &new).reordered);
+        assert!(Difference::between(&old, &old).is_empty());
+    }
+}

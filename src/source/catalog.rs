@@ -1,0 +1,128 @@
+//! What a source says about one of its tables.
+
+use crate::backend::name::{quote, readings, Name};
+use crate::error::{Error, Result};
+use crate::shape::{Shape, DESCRIBE};
+use crate::source::connection::Connection;
+use serde::Deserialize;
+
+/// A table of a source, found and readable.
+#[derive(Debug, Clone, Deserialize)]
+pub struct SourceTable {
+    pub oid: u32,
+    pub schema: String,
+    pub name: String,
+    schema_usage: bool,
+    /// On the table, or on each column.
+    readable: bool,
+    /// Names of the columns that the role may read, if it may not read the table as a whole.
+    readable_columns: Vec<String>,
+}
+
+impl SourceTable {
+    pub fn table(&self) -> Name {
+        Name::new(&self.schema, &self.name)
+    }
+}
+
+/// $1: the readings of the name, best first, as JSON. The search_path is the source role's own, so every
+/// operator is spelled out.
+const FIND: &str = r"
+SELECT pg_catalog.json_build_object('oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname,
+       'schema_usage', pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
+       'readable', pg_catalog.has_table_privilege(c.oid, 'SELECT'),
+       'readable_columns', (SELECT coalesce(pg_catalog.json_agg(a.attname), '[]') FROM pg_catalog.pg_attribute a
+            WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid AND a.attnum OPERATOR(pg_catalog.>) 0
+              AND NOT a.attisdropped AND pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')))::text
+  FROM pg_catalog.json_to_recordset($1::pg_catalog.json)
+       AS reading(place pg_catalog.int4, schema pg_catalog.text, name pg_catalog.text)
+  JOIN pg_catalog.pg_class c ON c.relname OPERATOR(pg_catalog.=) reading.name::pg_catalog.name
+  JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+ WHERE CASE WHEN reading.schema IS NULL THEN pg_catalog.pg_table_is_visible(c.oid)
+            ELSE n.nspname OPERATOR(pg_catalog.=) reading.schema::pg_catalog.name END
+   AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f}'::pg_catalog.char[])
+ ORDER BY reading.place LIMIT 1";
+
+impl Connection {
+    /// The table that a job names, along the source role's search_path if the name is bare.
+    ///
+    /// # Errors
+    /// SourceTableMissing; InvalidName.
+    pub fn find_table(&mut self, written: &str) -> Result<SourceTable> {
+        let readings: Vec<_> = readings(written)?
+            .into_iter()
+            .enumerate()
+            .map(|(place, (schema, name))| serde_json::json!({"place": place, "schema": schema, "name": name}))
+            .collect();
+        let readings = serde_json::Value::from(readings).to_string();
+        match self.value(FIND, &[&readings], "looking the table up")? {
+            Some(document) => Ok(serde_json::from_str(&document)?),
+            None => Err(Error::SourceTableMissing {
+                table: written.to_string(),
+                source_label: self.label().to_string(),
+            }),
+        }
+    }
+
+    /// # Errors
+    /// SourcePrivilege, with the GRANT that is missing, if the role may not read all of `columns`.
+    pub fn require_readable(&self, table: &SourceTable, columns: &[String]) -> Result<()> {
+        let mut fixes = Vec::new();
+        let role = quote(self.role());
+        if !table.schema_usage {
+            fixes.push(format!("GRANT USAGE ON SCHEMA {} TO {role};", quote(&table.schema)));
+        }
+        if !table.readable && !columns.iter().all(|column| table.readable_columns.contains(column)) {
+            fixes.push(format!("GRANT SELECT ON {} TO {role};", table.table()));
+        }
+        if fixes.is_empty() {
+            return Ok(());
+        }
+        Err(Error::SourcePrivilege {
+            role: self.role().to_string(),
+            table: table.table().plain(),
+            source_label: self.label().to_string(),
+            fix: fixes.join(" "),
+        })
+    }
+
+    /// Opens the one snapshot that covers shape and data. It lasts as long as the connection.
+    pub fn begin_snapshot(&mut self) -> Result<()> {
+        self.script(
+            "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL search_path = pg_catalog",
+            "opening a snapshot",
+        )?;
+        Ok(())
+    }
+
+    /// Ends the snapshot, while the caller waits for something.
+    pub fn end_snapshot(&mut self) -> Result<()> {
+        self.script("COMMIT", "closing a snapshot")?;
+        Ok(())
+    }
+
+    /// The shape of a table, in the open snapshot.
+    pub fn describe(&mut self, table: &SourceTable) -> Result<Shape> {
+        let document = self.value(DESCRIBE, &[&table.oid.to_string()], "reading the table's columns")?;
+        match document {
+            Some(document) => Ok(serde_json::from_str(&document)?),
+            None => Err(Error::SourceTableMissing {
+                table: table.table().plain(),
+                source_label: self.label().to_string(),
+            }),
+        }
+    }
+
+    /// From here on, names are looked up along the source role's own search_path, as the user's condition expects.
+    pub fn use_own_search_path(&mut self) -> Result<()> {
+        self.script("SET LOCAL search_path TO DEFAULT", "restoring the search_path")?;
+        Ok(())
+    }
+}
+
+/// The query whose rows are copied: these columns, qualified by the table's own name, and the user's condition as
+/// it was written.
+pub fn rows_query(table: &Name, columns: &[String], condition: Option<&str>) -> String {
+    let list: Vec<_> = columns.iter().map(|column| format!("{table}.{}", quote(column))).collect();
+    format!("SELECT {} FROM {table} {}", list.join(", "), condition.unwrap_or_default())
+}

@@ -1,0 +1,72 @@
+//! Proving that a source table has not changed since it was last copied.
+//!
+//! The counters are read before the snapshot that reads the data, in a transaction of their own: what they
+//! count was committed by then, so the data has it. A change that the counters do not show yet costs one copy
+//! more, never one less: it is in the data, or it moves the counters later.
+
+use crate::error::Result;
+use crate::source::catalog::SourceTable;
+use crate::source::connection::Connection;
+use serde::{Deserialize, Serialize};
+
+/// What stays the same as long as nothing changes the rows of a table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// OID and file of the table, its partitions and its children: TRUNCATE and rewrites change the file, ATTACH
+    /// and DETACH the list.
+    pub files: Vec<(u32, u32)>,
+    /// Rows inserted, updated and deleted, over all of them.
+    pub changes: (i64, i64, i64),
+    /// When the server started.
+    pub started: String,
+    /// When the database's counters, and those that a crash resets, were last reset.
+    pub resets: (Option<String>, Option<String>),
+}
+
+#[derive(Deserialize)]
+struct Evidence {
+    /// Why the counters prove nothing here; None if they do.
+    obstacle: Option<String>,
+    #[serde(flatten)]
+    fingerprint: Fingerprint,
+}
+
+const COUNT: &str = r"
+WITH RECURSIVE tree(oid) AS (
+    SELECT $1::pg_catalog.oid
+    UNION
+    SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree t ON i.inhparent OPERATOR(pg_catalog.=) t.oid
+)
+SELECT pg_catalog.json_build_object(
+    'obstacle', CASE
+        WHEN pg_catalog.pg_is_in_recovery() THEN 'the source is a standby'
+        WHEN NOT pg_catalog.current_setting('track_counts')::pg_catalog.bool THEN 'track_counts is off on the source'
+        WHEN pg_catalog.bool_or(c.relkind OPERATOR(pg_catalog.<>) ALL ('{r,p}'::pg_catalog.char[]))
+            THEN 'only tables have counters'
+        WHEN pg_catalog.bool_or(pg_catalog.row_security_active(c.oid)) THEN 'row security decides what is visible'
+    END,
+    'files', pg_catalog.json_agg(pg_catalog.json_build_array(c.oid::bigint, c.relfilenode::bigint)
+                                 ORDER BY c.oid),
+    'changes', pg_catalog.json_build_array(
+        coalesce(pg_catalog.sum(pg_catalog.pg_stat_get_tuples_inserted(c.oid)), 0),
+        coalesce(pg_catalog.sum(pg_catalog.pg_stat_get_tuples_updated(c.oid)), 0),
+        coalesce(pg_catalog.sum(pg_catalog.pg_stat_get_tuples_deleted(c.oid)), 0)),
+    'started', pg_catalog.pg_postmaster_start_time(),
+    'resets', pg_catalog.json_build_array(
+        (SELECT d.stats_reset FROM pg_catalog.pg_stat_database d
+          WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()),
+        (SELECT b.stats_reset FROM pg_catalog.pg_stat_bgwriter b))
+)::text
+FROM tree t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.oid";
+
+impl Connection {
+    /// The fingerprint of a table, or why there is none. To be called before the snapshot is opened.
+    pub fn fingerprint(&mut self, table: &SourceTable) -> Result<std::result::Result<Fingerprint, String>> {
+        let document = self.value(COUNT, &[&table.oid.to_string()], "reading the table's counters")?;
+        let evidence: Evidence = serde_json::from_str(&document.unwrap_or_default())?;
+        Ok(match evidence.obstacle {
+            Some(obstacle) => Err(obstacle),
+            None => Ok(evidence.fingerprint),
+        })
+    }
+}

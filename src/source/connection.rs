@@ -1,0 +1,222 @@
+//! Connecting to a source: from a row of dblink_mapping_mimeo (or a foreign server) to a session that is set up.
+
+use crate::error::{Error, Result};
+use crate::settings;
+use crate::source::libpq::{is_parameter, parse_connection_string, Link};
+use pgrx::{pg_sys, PgList};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
+use std::fmt;
+use std::time::Duration;
+
+/// A row of dblink_mapping_mimeo.
+#[derive(Clone, Deserialize)]
+pub struct Mapping {
+    pub data_source_id: i32,
+    pub data_source: String,
+    pub username: Option<String>,
+    pub pwd: Option<String>,
+    pub password_required: bool,
+}
+
+/// No password, and no connection string, which may hold one.
+impl fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "data source {}", self.data_source_id)
+    }
+}
+
+/// Who connects.
+pub struct Applicant<'a> {
+    /// The owner of the destination, whose user mapping counts for a foreign server.
+    pub owner: pg_sys::Oid,
+    /// Both the caller and the owner are superusers, who may use the server's own identity.
+    pub trusted: bool,
+    /// For application_name.
+    pub destination: &'a str,
+}
+
+/// A session on a source, set up.
+pub struct Connection {
+    pub(super) link: Link,
+    label: String,
+    role: String,
+    place: String,
+}
+
+/// The sources ask and answer in the same forms, whatever their own settings are.
+const SET_UP: &str = "SET datestyle = 'ISO, YMD'; SET intervalstyle = postgres; SET extra_float_digits = 3; \
+     SET timezone = 'GMT'; SET xmloption = content";
+
+impl Connection {
+    /// # Errors
+    /// InvalidSource, PasswordRequired, Unreachable, NoDescriptor; Remote if the session cannot be set up.
+    pub fn open(mapping: &Mapping, applicant: &Applicant<'_>) -> Result<Connection> {
+        let (mut parameters, password_required) = parameters(mapping, applicant.owner)?;
+        let label = label(mapping, &parameters);
+        let must_use_password = password_required && !applicant.trusted;
+        if must_use_password && parameters.get("password").is_none_or(String::is_empty) {
+            return Err(Error::PasswordRequired(label));
+        }
+
+        let timeout = time_limit(&parameters);
+        let defaults = [
+            ("fallback_application_name", "mimeo".to_string()),
+            ("application_name", application_name(applicant.destination)),
+            ("tcp_user_timeout", settings::tcp_user_timeout().as_millis().to_string()),
+            ("keepalives_idle", settings::keepalives_idle().as_secs().to_string()),
+        ];
+        for (keyword, value) in defaults {
+            parameters.entry(keyword.to_string()).or_insert(value);
+        }
+        parameters.insert("client_encoding".to_string(), database_encoding());
+        let parameters: Vec<_> = parameters.into_iter().collect();
+
+        let mut link = Link::open(&parameters, &label, timeout)?;
+        if must_use_password && !link.used_password() {
+            return Err(Error::PasswordRequired(label));
+        }
+        link.send_script(&format!("{SET_UP}; SELECT current_user"))?;
+        let answer = link.answers("setting the session up")?;
+        let role = answer.and_then(|answer| answer.value()).unwrap_or_default();
+        let place = place(&parameters.into_iter().collect());
+        Ok(Connection { link, label, role, place })
+    }
+
+    /// How errors and notices name the source: `data source 1 (host=… dbname=…)`, without a password.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Where the connection leads (host, port, database): a change means other data.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// The role that reads over there.
+    pub fn role(&self) -> &str {
+        &self.role
+    }
+
+    /// Runs one statement with text parameters; the first column of its first row.
+    pub fn value(&mut self, sql: &str, parameters: &[&str], doing: &str) -> Result<Option<String>> {
+        self.link.send(sql, parameters)?;
+        Ok(self.link.answers(doing)?.and_then(|answer| answer.value()))
+    }
+
+    /// Runs statements without parameters; the first column of the last one's first row.
+    pub fn script(&mut self, sql: &str, doing: &str) -> Result<Option<String>> {
+        self.link.send_script(sql)?;
+        Ok(self.link.answers(doing)?.and_then(|answer| answer.value()))
+    }
+}
+
+/// The libpq parameters of a data source, and whether a password is required.
+fn parameters(mapping: &Mapping, owner: pg_sys::Oid) -> Result<(BTreeMap<String, String>, bool)> {
+    let label = format!("data source {}", mapping.data_source_id);
+    let invalid = |reason: String| Error::InvalidSource { source_label: label.clone(), reason };
+    let text = mapping.data_source.trim();
+    let mut required = mapping.password_required;
+    let is_connection_string =
+        text.contains('=') || text.starts_with("postgresql://") || text.starts_with("postgres://");
+    let mut parameters: BTreeMap<String, String> = if is_connection_string {
+        parse_connection_string(text)
+            .ok_or_else(|| invalid("its data_source is not a connection string that libpq can read".to_string()))?
+            .into_iter()
+            .collect()
+    } else {
+        let (parameters, server_requires) = foreign_server(text, owner).map_err(|reason| invalid(reason))?;
+        required &= server_requires;
+        parameters
+    };
+    for (keyword, value) in [("user", &mapping.username), ("password", &mapping.pwd)] {
+        if let Some(value) = value.as_ref().filter(|value| !value.is_empty()) {
+            parameters.insert(keyword.to_string(), value.clone());
+        }
+    }
+    Ok((parameters, required))
+}
+
+/// The options of a foreign server and of the owner's user mapping for it, as far as libpq knows them.
+fn foreign_server(
+    name: &str,
+    owner: pg_sys::Oid,
+) -> std::result::Result<(BTreeMap<String, String>, bool), String> {
+    let c_name = CString::new(name).map_err(|_| "its name holds a NUL byte".to_string())?;
+    // SAFETY: with missing_ok the result is null or a server in the current memory context.
+    let server = unsafe { pg_sys::GetForeignServerByName(c_name.as_ptr(), true) };
+    if server.is_null() {
+        return Err(format!(
+            "its data_source is neither a connection string nor the name of a foreign server ({name})"
+        ));
+    }
+    // SAFETY: not null; the catalog functions raise their own errors.
+    let (server_id, server_options) = unsafe { ((*server).serverid, (*server).options) };
+    if !may_use_server(server_id, owner) {
+        return Err(format!(
+            "the destination's owner lacks USAGE on foreign server {name}; GRANT USAGE ON FOREIGN SERVER {} TO it",
+            crate::backend::name::quote(name)
+        ));
+    }
+    // SAFETY: raises an error if the role has no mapping; else a mapping in the current memory context.
+    let user_options = unsafe { (*pg_sys::GetUserMapping(owner, server_id)).options };
+    let mut parameters = BTreeMap::new();
+    let mut required = true;
+    for options in [server_options, user_options] {
+        // SAFETY: both are lists of DefElem whose arguments are strings, as foreign options are.
+        unsafe {
+            for option in PgList::<pg_sys::DefElem>::from_pg(options).iter_ptr() {
+                let keyword = CStr::from_ptr((*option).defname).to_string_lossy().to_string();
+                let value = CStr::from_ptr(pg_sys::defGetString(option)).to_string_lossy().to_string();
+                if keyword == "password_required" {
+                    required = value != "false";
+                } else if is_parameter(&keyword) {
+                    parameters.insert(keyword, value);
+                }
+            }
+        }
+    }
+    Ok((parameters, required))
+}
+
+fn may_use_server(server: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    crate::backend::spi::is_true(
+        "SELECT pg_catalog.has_server_privilege($1, $2, 'USAGE')",
+        &[role.into(), server.into()],
+    )
+    .unwrap_or(false)
+}
+
+fn label(mapping: &Mapping, parameters: &BTreeMap<String, String>) -> String {
+    format!("data source {} ({})", mapping.data_source_id, place(parameters))
+}
+
+fn place(parameters: &BTreeMap<String, String>) -> String {
+    ["service", "host", "hostaddr", "port", "dbname", "user"]
+        .iter()
+        .filter_map(|keyword| parameters.get(*keyword).map(|value| format!("{keyword}={value}")))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// connect_timeout counts for each host, as in libpq.
+fn time_limit(parameters: &BTreeMap<String, String>) -> Duration {
+    let hosts = parameters.get("host").or(parameters.get("hostaddr")).map_or(1, |hosts| hosts.split(',').count());
+    let seconds = parameters.get("connect_timeout").and_then(|text| text.trim().parse::<u64>().ok());
+    let one = match seconds {
+        Some(0) => Duration::from_secs(365 * 24 * 3600),
+        Some(seconds) => Duration::from_secs(seconds.max(2)),
+        None => settings::connect_timeout(),
+    };
+    one.saturating_mul(hosts as u32)
+}
+
+fn application_name(destination: &str) -> String {
+    crate::backend::name::cut_middle(&format!("mimeo/{destination}"), crate::backend::name::MAX_BYTES)
+}
+
+fn database_encoding() -> String {
+    // SAFETY: a constant string of the server.
+    unsafe { CStr::from_ptr(pg_sys::GetDatabaseEncodingName()) }.to_string_lossy().to_string()
+}

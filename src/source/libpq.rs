@@ -1,0 +1,411 @@
+//! The edge to libpq, and the only place that calls it: nonblocking, waiting on the socket and the backend's
+//! latch together, so that a cancelled query leaves at once.
+
+use crate::backend::interrupts::{self, Woken};
+use crate::error::{Error, Report, Result};
+use pgrx::pg_sys;
+use pq_sys as pq;
+use std::ffi::{CStr, CString};
+use std::os::raw::{c_char, c_int};
+use std::ptr;
+use std::time::{Duration, Instant};
+
+/// What the server sent for one statement.
+pub struct Answer(*mut pq::PGresult);
+
+impl Answer {
+    fn status(&self) -> pq::ExecStatusType {
+        // SAFETY: the result lives as long as self.
+        unsafe { pq::PQresultStatus(self.0) }
+    }
+
+    /// The first column of the first row; None if there is no row or it is NULL.
+    pub fn value(&self) -> Option<String> {
+        // SAFETY: row and column are checked against the result's size before they are read.
+        unsafe {
+            if pq::PQntuples(self.0) < 1 || pq::PQnfields(self.0) < 1 || pq::PQgetisnull(self.0, 0, 0) == 1 {
+                return None;
+            }
+            Some(text(pq::PQgetvalue(self.0, 0, 0)))
+        }
+    }
+
+    /// The rows that a COPY says it sent.
+    pub fn rows_affected(&self) -> Option<u64> {
+        // SAFETY: the string belongs to the result.
+        unsafe { text(pq::PQcmdTuples(self.0)) }.parse().ok()
+    }
+
+    fn is_error(&self) -> bool {
+        matches!(
+            self.status(),
+            pq::ExecStatusType::PGRES_FATAL_ERROR | pq::ExecStatusType::PGRES_BAD_RESPONSE
+        )
+    }
+
+    fn report(&self) -> Report {
+        let field = |code: u8| {
+            // SAFETY: the string, if any, belongs to the result.
+            let value = unsafe { pq::PQresultErrorField(self.0, c_int::from(code)) };
+            // SAFETY: as above.
+            (!value.is_null()).then(|| unsafe { text(value) })
+        };
+        Report {
+            sqlstate: field(b'C').unwrap_or_else(|| "08006".to_string()),
+            // SAFETY: as above.
+            message: field(b'M').unwrap_or_else(|| unsafe { text(pq::PQresultErrorMessage(self.0)) }),
+            detail: field(b'D'),
+            hint: field(b'H'),
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        // SAFETY: PQclear takes any result, null included, once.
+        unsafe { pq::PQclear(self.0) }
+    }
+}
+
+/// # Safety
+/// `value` is null or a string that ends with NUL.
+unsafe fn text(value: *const c_char) -> String {
+    if value.is_null() {
+        return String::new();
+    }
+    CStr::from_ptr(value).to_string_lossy().trim_end().to_string()
+}
+
+fn c(value: &str) -> Result<CString> {
+    CString::new(value).map_err(|_| Error::Internal("a NUL byte in text for the source".to_string()))
+}
+
+/// The parameters that a libpq connection string (or URI) holds: keyword and value. None if it is not one; what
+/// is wrong with it is not told, because it may hold a password.
+pub fn parse_connection_string(conninfo: &str) -> Option<Vec<(String, String)>> {
+    let conninfo = CString::new(conninfo).ok()?;
+    let mut message: *mut c_char = ptr::null_mut();
+    // SAFETY: libpq allocates both results; they are freed below.
+    let options = unsafe { pq::PQconninfoParse(conninfo.as_ptr(), &mut message) };
+    if options.is_null() {
+        // SAFETY: PQfreemem takes null too.
+        unsafe { pq::PQfreemem(message.cast()) };
+        return None;
+    }
+    let mut parameters = Vec::new();
+    let mut option = options;
+    // SAFETY: the array ends with an entry whose keyword is null.
+    unsafe {
+        while !(*option).keyword.is_null() {
+            if !(*option).val.is_null() {
+                parameters.push((text((*option).keyword), CStr::from_ptr((*option).val).to_string_lossy().into()));
+            }
+            option = option.add(1);
+        }
+        pq::PQconninfoFree(options);
+    }
+    Some(parameters)
+}
+
+/// Whether libpq knows a connection parameter of that name.
+pub fn is_parameter(keyword: &str) -> bool {
+    // SAFETY: the array is freed once, and ends with a null keyword.
+    unsafe {
+        let options = pq::PQconndefaults();
+        if options.is_null() {
+            return false;
+        }
+        let mut option = options;
+        let mut found = false;
+        while !(*option).keyword.is_null() {
+            found |= CStr::from_ptr((*option).keyword).to_bytes() == keyword.as_bytes();
+            option = option.add(1);
+        }
+        pq::PQconninfoFree(options);
+        found
+    }
+}
+
+/// One connection. Dropping it cancels what still runs over there, closes it, and gives its descriptor back.
+pub struct Link {
+    connection: *mut pq::PGconn,
+    label: String,
+    /// Whether the server may be at work for us.
+    busy: bool,
+}
+
+impl Link {
+    /// Connects with these keywords and values; `label` names the source in errors.
+    ///
+    /// # Errors
+    /// NoDescriptor, Unreachable (also after `timeout`).
+    pub fn open(parameters: &[(String, String)], label: &str, timeout: Duration) -> Result<Link> {
+        let strings = parameters
+            .iter()
+            .map(|(keyword, value)| Ok((c(keyword)?, c(value)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let mut keywords: Vec<*const c_char> = strings.iter().map(|(keyword, _)| keyword.as_ptr()).collect();
+        let mut values: Vec<*const c_char> = strings.iter().map(|(_, value)| value.as_ptr()).collect();
+        keywords.push(ptr::null());
+        values.push(ptr::null());
+
+        // SAFETY: reserves one descriptor, which Drop gives back.
+        if !unsafe { pg_sys::AcquireExternalFD() } {
+            return Err(Error::NoDescriptor);
+        }
+        // SAFETY: both arrays end with null and live through the call.
+        let connection = unsafe { pq::PQconnectStartParams(keywords.as_ptr(), values.as_ptr(), 0) };
+        let mut link = Link { connection, label: label.to_string(), busy: false };
+        link.finish_connecting(timeout)?;
+        Ok(link)
+    }
+
+    fn finish_connecting(&mut self, timeout: Duration) -> Result<()> {
+        use pq::PostgresPollingStatusType as Polling;
+        let unreachable = |link: &Link, reason: String| Error::Unreachable { source_label: link.label.clone(), reason };
+        let end = Instant::now() + timeout;
+        // SAFETY: the connection was just started (null only without memory) and is polled as libpq prescribes.
+        unsafe {
+            if self.connection.is_null() || pq::PQstatus(self.connection) == pq::ConnStatusType::CONNECTION_BAD {
+                return Err(unreachable(self, self.message()));
+            }
+        }
+        let mut polling = Polling::PGRES_POLLING_WRITING;
+        loop {
+            let write = match polling {
+                Polling::PGRES_POLLING_OK => break,
+                Polling::PGRES_POLLING_FAILED => return Err(unreachable(self, self.message())),
+                other => other == Polling::PGRES_POLLING_WRITING,
+            };
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || interrupts::wait_for_socket(self.socket()?, write, Some(left)) == Woken::TimedOut {
+                return Err(unreachable(self, format!("no answer within {} s", timeout.as_secs())));
+            }
+            // SAFETY: as above.
+            polling = unsafe { pq::PQconnectPoll(self.connection) };
+        }
+        // SAFETY: the connection is up.
+        unsafe { pq::PQsetnonblocking(self.connection, 1) };
+        Ok(())
+    }
+
+    fn socket(&self) -> Result<c_int> {
+        // SAFETY: asks an existing connection.
+        let socket = unsafe { pq::PQsocket(self.connection) };
+        if socket < 0 {
+            return Err(self.lost());
+        }
+        Ok(socket)
+    }
+
+    fn message(&self) -> String {
+        // SAFETY: the string belongs to the connection; null gives an out-of-memory text.
+        unsafe { text(pq::PQerrorMessage(self.connection)) }
+    }
+
+    fn lost(&self) -> Error {
+        Error::ConnectionLost { source_label: self.label.clone(), reason: self.message() }
+    }
+
+    /// Whether the server asked for the password that it was given.
+    pub fn used_password(&self) -> bool {
+        // SAFETY: asks an existing connection.
+        unsafe { pq::PQconnectionUsedPassword(self.connection) == 1 }
+    }
+
+    /// Sends one statement with text parameters.
+    pub fn send(&mut self, sql: &str, parameters: &[&str]) -> Result<()> {
+        let sql = c(sql)?;
+        let strings = parameters.iter().map(|value| c(value)).collect::<Result<Vec<_>>>()?;
+        let values: Vec<*const c_char> = strings.iter().map(|value| value.as_ptr()).collect();
+        // SAFETY: all arrays have the length that is passed and live through the call.
+        let sent = unsafe {
+            pq::PQsendQueryParams(
+                self.connection,
+                sql.as_ptr(),
+                values.len() as c_int,
+                ptr::null(),
+                values.as_ptr(),
+                ptr::null(),
+                ptr::null(),
+                0,
+            )
+        };
+        self.flush(sent)
+    }
+
+    /// Sends several statements without parameters at once.
+    pub fn send_script(&mut self, sql: &str) -> Result<()> {
+        let sql = c(sql)?;
+        // SAFETY: the string lives through the call.
+        let sent = unsafe { pq::PQsendQuery(self.connection, sql.as_ptr()) };
+        self.flush(sent)
+    }
+
+    fn flush(&mut self, sent: c_int) -> Result<()> {
+        if sent != 1 {
+            return Err(self.lost());
+        }
+        self.busy = true;
+        loop {
+            // SAFETY: pushes out what is buffered, as far as the socket takes it.
+            match unsafe { pq::PQflush(self.connection) } {
+                0 => return Ok(()),
+                1 => {
+                    interrupts::wait_for_socket(self.socket()?, true, None);
+                    self.consume()?;
+                }
+                _ => return Err(self.lost()),
+            }
+        }
+    }
+
+    fn consume(&mut self) -> Result<()> {
+        // SAFETY: reads what the socket holds, without waiting.
+        if unsafe { pq::PQconsumeInput(self.connection) } != 1 {
+            return Err(self.lost());
+        }
+        Ok(())
+    }
+
+    /// The next result of what was sent; None when there is no more.
+    ///
+    /// # Errors
+    /// Remote, with the SQLSTATE of the source; `doing` says what failed.
+    pub fn answer(&mut self, doing: &str) -> Result<Option<Answer>> {
+        // SAFETY: asks an existing connection.
+        while unsafe { pq::PQisBusy(self.connection) } == 1 {
+            interrupts::wait_for_socket(self.socket()?, false, None);
+            self.consume()?;
+        }
+        // SAFETY: not busy, so this does not wait.
+        let result = unsafe { pq::PQgetResult(self.connection) };
+        if result.is_null() {
+            self.busy = false;
+            return Ok(None);
+        }
+        let answer = Answer(result);
+        if answer.is_error() {
+            // SAFETY: asks an existing connection.
+            if unsafe { pq::PQstatus(self.connection) } == pq::ConnStatusType::CONNECTION_BAD {
+                return Err(Error::ConnectionLost {
+                    source_label: self.label.clone(),
+                    reason: answer.report().message,
+                });
+            }
+            return Err(Error::Remote {
+                source_label: self.label.clone(),
+                doing: doing.to_string(),
+                report: answer.report(),
+            });
+        }
+        Ok(Some(answer))
+    }
+
+    /// Reads all results, and returns the last one.
+    pub fn answers(&mut self, doing: &str) -> Result<Option<Answer>> {
+        let mut last = None;
+        while let Some(answer) = self.answer(doing)? {
+            last = Some(answer);
+        }
+        Ok(last)
+    }
+
+    /// The next message of a COPY TO STDOUT. With `wait`, None means that the COPY is over; without, it may also
+    /// mean that nothing has arrived yet.
+    pub fn copy_data(&mut self, wait: bool) -> Result<CopyData> {
+        let mut tried = false;
+        loop {
+            let mut buffer: *mut c_char = ptr::null_mut();
+            // SAFETY: on a positive result the buffer is ours, to be freed with PQfreemem.
+            let length = unsafe { pq::PQgetCopyData(self.connection, &mut buffer, 1) };
+            match length {
+                1.. => return Ok(CopyData::Bytes(Message { buffer, length: length as usize })),
+                -1 => return Ok(CopyData::End),
+                -2 => return Err(self.lost()),
+                _ if !tried => {
+                    self.consume()?;
+                    tried = true;
+                }
+                _ if !wait => return Ok(CopyData::NotYet),
+                _ => {
+                    interrupts::wait_for_socket(self.socket()?, false, None);
+                    self.consume()?;
+                }
+            }
+        }
+    }
+
+    /// Asks the server to stop, for a second at most: the network may be what hangs. libpq's cancel waits for its
+    /// own connection, so it has a thread of its own, which calls nothing of PostgreSQL's.
+    fn cancel(&mut self) {
+        struct Cancel(*mut pq::PGcancel);
+        // SAFETY: a PGcancel is a copy of what is needed, made to be used from another thread.
+        unsafe impl Send for Cancel {}
+
+        // SAFETY: asks an existing connection.
+        let cancel = Cancel(unsafe { pq::PQgetCancel(self.connection) });
+        if cancel.0.is_null() {
+            return;
+        }
+        let (done, finished) = std::sync::mpsc::channel();
+        // Signals stay with the backend's own thread: a new thread inherits the mask, which blocks them here.
+        // SAFETY: plain libc calls on local sets.
+        unsafe {
+            let mut all = std::mem::zeroed();
+            let mut before = std::mem::zeroed();
+            libc::sigfillset(&mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+            let thread = std::thread::Builder::new().stack_size(256 * 1024).spawn(move || {
+                let cancel = cancel;
+                let mut message = [0 as c_char; 256];
+                pq::PQcancel(cancel.0, message.as_mut_ptr(), message.len() as c_int);
+                pq::PQfreeCancel(cancel.0);
+                let _ = done.send(());
+            });
+            libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
+            if thread.is_ok() {
+                let _ = finished.recv_timeout(Duration::from_secs(1));
+            }
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if self.busy {
+            self.cancel();
+        }
+        // SAFETY: PQfinish takes null too; the descriptor was reserved in open.
+        unsafe {
+            pq::PQfinish(self.connection);
+            pg_sys::ReleaseExternalFD();
+        }
+    }
+}
+
+pub enum CopyData {
+    Bytes(Message),
+    NotYet,
+    End,
+}
+
+/// A message of a COPY, in libpq's own memory.
+pub struct Message {
+    buffer: *mut c_char,
+    length: usize,
+}
+
+impl Message {
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: libpq gave a buffer of this length, which lives as long as self.
+        unsafe { std::slice::from_raw_parts(self.buffer.cast(), self.length) }
+    }
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        // SAFETY: the buffer is ours, and is freed once.
+        unsafe { pq::PQfreemem(self.buffer.cast()) }
+    }
+}

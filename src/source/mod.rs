@@ -1,0 +1,7 @@
+//! All that talks to the other database. It knows nothing of local tables.
+
+pub mod catalog;
+pub mod changes;
+pub mod connection;
+pub mod copy_out;
+mod libpq;

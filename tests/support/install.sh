@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Installs what `make demo`, `make test` and `make bench` need and this machine lacks: PostgreSQL with its
+# headers, clang for bindgen, pgTAP, and cargo-pgrx in the version that Cargo.toml names.
+#
+# Usage: install.sh [build|test|bench]      (each kind includes the ones before it)
+# PG_CONFIG chooses another PostgreSQL than the newest Debian package; then its packages are the caller's.
+set -euo pipefail
+kind=${1:-test}
+here=$(cd "$(dirname "$0")/../.." && pwd)
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
+lacking() { # the packages among the arguments that are not installed
+    for package in "$@"; do
+        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' || echo "$package"
+    done
+}
+
+install_packages() {
+    local missing
+    missing=$(lacking "$@" | tr '\n' ' ')
+    [ -n "$missing" ] || return 0
+    command -v apt-get >/dev/null || { echo "mimeo: please install: $missing" >&2; exit 1; }
+    echo "mimeo: installing $missing"
+    as_root apt-get update -qq
+    # shellcheck disable=SC2086
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+}
+
+PG_MAJOR=${PG_MAJOR:-15}
+if [ -z "${PG_CONFIG:-}" ]; then
+    packages="postgresql-$PG_MAJOR postgresql-server-dev-$PG_MAJOR libpq-dev gcc make clang libclang-dev pkg-config"
+    [ "$kind" = build ] || packages="$packages postgresql-$PG_MAJOR-pgtap libtap-parser-sourcehandler-pgtap-perl"
+    [ "$kind" != bench ] || packages="$packages postgresql-$PG_MAJOR-mimeo pgcopydb"
+    # shellcheck disable=SC2086
+    install_packages $packages
+    PG_CONFIG=/usr/lib/postgresql/$PG_MAJOR/bin/pg_config
+fi
+
+version=$(sed -n 's/^pgrx *= *"=\([0-9.]*\)".*/\1/p' "$here/Cargo.toml")
+if [ "$(cargo pgrx --version 2>/dev/null)" != "cargo-pgrx $version" ]; then
+    echo "mimeo: installing cargo-pgrx $version (about four minutes, once)"
+    cargo install cargo-pgrx --version "$version" --locked --quiet
+fi
+major=$("$PG_CONFIG" --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
+config=${PGRX_HOME:-$HOME/.pgrx}/config.toml
+grep -q "^pg$major *= *\"$PG_CONFIG\"" "$config" 2>/dev/null || cargo pgrx init "--pg$major" "$PG_CONFIG" >/dev/null
