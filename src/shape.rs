@@ -1,14 +1,33 @@
 //! The words both sides share about a table: its columns, their types, its key, its indexes.
-//! `DESCRIBE` asks any PostgreSQL server for them, this one as well as a source.
+//! The queries here ask any PostgreSQL server for them, this one as well as a source.
 
 use crate::backend::name::Name;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// One query, one parameter ($1: the OID of a relation), one JSON text that `Shape` reads. To be run with
-/// pg_catalog as the whole search_path, so that every other name comes qualified. `to_jsonb(a)` lets it run on
-/// servers whose catalogs lack the younger columns.
-pub const DESCRIBE: &str = r"
+/// Columns of relations: one query, one parameter ($1: an array of OIDs), one JSON array whose elements `Shape` reads.
+/// Like the other two to be run with pg_catalog as the whole search_path, so that every other name comes qualified. `to_jsonb(a)` lets it
+/// run on servers whose catalogs lack the younger columns.
+pub const COLUMNS: &str = r"
+SELECT coalesce(json_agg(json_build_object(
+    'oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'kind', c.relkind,
+    'columns', (SELECT coalesce(json_agg(json_build_object(
+            'name', a.attname, 'number', a.attnum, 'type', format_type(a.atttypid, NULL),
+            'type_oid', a.atttypid::bigint, 'typmod', a.atttypmod, 'not_null', a.attnotnull,
+            'binary', t.typsend <> 0 AND t.typreceive <> 0,
+            'generated', to_jsonb(a) ->> 'attgenerated', 'identity', to_jsonb(a) ->> 'attidentity',
+            'collation', (SELECT json_build_array(cn.nspname, co.collname)
+                            FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace
+                           WHERE co.oid = a.attcollation AND a.attcollation <> t.typcollation)
+        ) ORDER BY a.attnum), '[]')
+        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+)), '[]')::text
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY ($1)";
+
+/// The types that the columns of a relation ($1) use, inside each other too; a JSON object by OID. Worth asking only if
+/// `Shape::uses_assigned_types`.
+pub const TYPES: &str = r"
 WITH RECURSIVE reach(oid) AS (
     SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
     UNION
@@ -20,40 +39,29 @@ WITH RECURSIVE reach(oid) AS (
         UNION ALL SELECT g.rngsubtype FROM pg_range g WHERE g.rngtypid = t.oid
     ) x(oid)
 )
-SELECT json_build_object(
-    'oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'kind', c.relkind,
-    'columns', (SELECT coalesce(json_agg(json_build_object(
-            'name', a.attname, 'number', a.attnum, 'type', format_type(a.atttypid, NULL),
-            'type_oid', a.atttypid::bigint, 'typmod', a.atttypmod, 'not_null', a.attnotnull,
-            'generated', to_jsonb(a) ->> 'attgenerated', 'identity', to_jsonb(a) ->> 'attidentity',
-            'collation', (SELECT json_build_array(cn.nspname, co.collname)
-                            FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace
-                           WHERE co.oid = a.attcollation AND a.attcollation <> t.typcollation)
-        ) ORDER BY a.attnum), '[]')
-        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
-    'types', (SELECT coalesce(json_object_agg(t.oid::bigint, json_build_object(
+SELECT coalesce(json_object_agg(t.oid::bigint, json_build_object(
             'name', format_type(t.oid, NULL), 'kind', t.typtype, 'element', t.typelem::bigint,
             'base', t.typbasetype::bigint, 'binary', t.typsend <> 0 AND t.typreceive <> 0,
             'subtype', (SELECT g.rngsubtype::bigint FROM pg_range g WHERE g.rngtypid = t.oid),
             'labels', (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid),
             'attributes', (SELECT json_agg(json_build_array(a.attname, a.atttypid::bigint) ORDER BY a.attnum)
                              FROM pg_attribute a WHERE t.typtype = 'c' AND a.attrelid = t.typrelid
-                              AND a.attnum > 0 AND NOT a.attisdropped))), '{}')
-        FROM reach r JOIN pg_type t ON t.oid = r.oid),
-    'indexes', (SELECT coalesce(json_agg(json_build_object(
+                              AND a.attnum > 0 AND NOT a.attisdropped)) ORDER BY t.oid), '{}')::text
+  FROM reach r JOIN pg_type t ON t.oid = r.oid";
+
+/// The valid indexes of a relation ($1), the primary key first; a JSON array.
+pub const INDEXES: &str = r"
+SELECT coalesce(json_agg(json_build_object(
             'name', i.relname, 'definition', pg_get_indexdef(x.indexrelid), 'primary', x.indisprimary,
             'unique', x.indisunique, 'immediate', x.indimmediate, 'partial', x.indpred IS NOT NULL,
             'expressions', x.indexprs IS NOT NULL,
             'columns', (SELECT coalesce(json_agg(a.attname ORDER BY k.ordinality), '[]')
-                          FROM unnest(x.indkey::int2[]) WITH ORDINALITY k
-                          JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.unnest
+                          FROM unnest(x.indkey::int2[]) WITH ORDINALITY k(number, ordinality)
+                          JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.number
                          WHERE k.ordinality <= coalesce((to_jsonb(x) ->> 'indnkeyatts')::int, x.indnatts))
-        ) ORDER BY x.indisprimary DESC, x.indexrelid), '[]')
-        FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
-       WHERE x.indrelid = c.oid AND x.indisvalid)
-)::text
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
+        ) ORDER BY x.indisprimary DESC, x.indexrelid), '[]')::text
+  FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+ WHERE x.indrelid = $1 AND x.indisvalid";
 
 /// Types with OIDs below this have the same OID and meaning on every PostgreSQL server (FirstGenbkiObjectId).
 const FIRST_ASSIGNED_OID: u32 = 10_000;
@@ -69,6 +77,9 @@ pub struct Column {
     pub type_oid: u32,
     pub typmod: i32,
     pub not_null: bool,
+    /// The type has functions for COPY's binary format.
+    #[serde(default)]
+    pub binary: bool,
     /// pg_attribute.attgenerated: empty, s or v.
     pub generated: Option<String>,
     /// pg_attribute.attidentity: empty, a or d.
@@ -121,8 +132,11 @@ pub struct Shape {
     /// pg_class.relkind
     pub kind: char,
     pub columns: Vec<Column>,
+    /// From `TYPES`.
+    #[serde(default)]
     pub types: BTreeMap<u32, Type>,
-    /// Valid ones only, the primary key first.
+    /// From `INDEXES`.
+    #[serde(default)]
     pub indexes: Vec<IndexDefinition>,
 }
 
@@ -131,8 +145,18 @@ impl Shape {
         Name::new(&self.schema, &self.name)
     }
 
+    /// Of a local relation.
+    pub fn local_oid(&self) -> pgrx::pg_sys::Oid {
+        self.oid.into()
+    }
+
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// Whether a column has a type whose OID is not the same on every server.
+    pub fn uses_assigned_types(&self) -> bool {
+        self.columns.iter().any(|column| column.type_oid >= FIRST_ASSIGNED_OID)
     }
 
     /// What identifies a row: the primary key, else the first unique index, neither partial nor on expressions
@@ -152,6 +176,12 @@ impl Shape {
     /// as the wire shows. Arrays and composites carry the OIDs of what they hold, so there only types with fixed
     /// OIDs will do.
     pub fn takes_binary(&self, own: &Column, other: &Shape, theirs: &Column) -> bool {
+        if own.type_oid < FIRST_ASSIGNED_OID {
+            return own.type_oid == theirs.type_oid
+                && own.binary
+                && theirs.binary
+                && !holds_local_oids(&own.type_name);
+        }
         self.binary_type(own.type_oid, other, theirs.type_oid, false)
     }
 
@@ -181,16 +211,6 @@ impl Shape {
             },
             _ => false,
         }
-    }
-
-    /// The types that are not the same on every server, so that a change of one (a renamed label, say) can be
-    /// noticed.
-    pub fn assigned_types(&self) -> BTreeMap<u32, Type> {
-        self.types
-            .iter()
-            .filter(|(oid, _)| **oid >= FIRST_ASSIGNED_OID)
-            .map(|(oid, assigned)| (*oid, assigned.clone()))
-            .collect()
     }
 }
 
@@ -290,6 +310,7 @@ mod tests {
             type_oid: 23,
             typmod: -1,
             not_null: false,
+            binary: true,
             generated: None,
             identity: None,
             collation: None,

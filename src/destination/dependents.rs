@@ -1,7 +1,7 @@
 //! A view whose columns change in more than a growth at the end has to be dropped, and everything built on it goes
 //! with it. Here that is read first, and made anew afterwards.
 
-use crate::backend::identity::act_as;
+use crate::backend::identity::{act_as, pin_settings, set_local};
 use crate::backend::name::{quote, Name};
 use crate::backend::relation::{self, oid_arg};
 use crate::backend::spi;
@@ -117,7 +117,11 @@ impl Family {
 
     /// Drops the view, lets `remake` make something else under its name, and puts everything on it again.
     pub fn drop_and_remake(&self, name: &Name, remake: impl FnOnce() -> Result<()>) -> Result<()> {
-        spi::run(&format!("DROP VIEW {name} CASCADE"), &[])?;
+        {
+            let _quiet = pin_settings()?;
+            set_local("client_min_messages", "warning")?;
+            spi::run(&format!("DROP VIEW {name} CASCADE"), &[])?;
+        }
         remake()?;
         let made = relation::find(name)?.ok_or_else(|| Error::Internal(format!("{name} was not made")))?;
         if made.kind == 'v' {
@@ -131,7 +135,7 @@ impl Family {
         self.head.privileges.apply(name, made.oid, keyword)?;
         for member in &self.members {
             caught(|| member.remake()).map_err(|error| Error::Dependent {
-                object: format!("{} {}", member.view.keyword().to_lowercase(), member.view.name()),
+                object: format!("{} {}", member.view.keyword().to_lowercase(), member.view.name().plain()),
                 view: name.plain(),
                 reason: format!(": {error}"),
             })?;
@@ -194,6 +198,7 @@ fn refuse_strangers(view: pg_sys::Oid) -> Result<()> {
         &[oid_arg(view)],
     )?;
     let Some(object) = stranger else { return Ok(()) };
-    let view = spi::text("SELECT $1::regclass::text", &[oid_arg(view)])?.unwrap_or_default();
+    let view = spi::text("SELECT concat(n.nspname, '.', c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE c.oid = $1", &[oid_arg(view)])?.unwrap_or_default();
     Err(Error::Dependent { object, view, reason: String::new() })
 }

@@ -5,14 +5,19 @@ use crate::backend::relation::oid_arg;
 use crate::backend::spi;
 use crate::backend::subtransaction::attempt;
 use crate::error::{Error, Result};
-use crate::shape::{Column, Difference, Shape, DESCRIBE};
+use crate::shape::{Column, Difference, Shape, COLUMNS, TYPES};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use serde::Deserialize;
 
-/// The shape of a local relation. Runs with pinned settings only.
-pub fn describe(oid: pg_sys::Oid) -> Result<Shape> {
-    spi::json(DESCRIBE, &[oid_arg(oid)])?.ok_or_else(|| Error::Internal(format!("relation {oid:?} is gone")))
+/// The columns of local relations, in the order of `oids`. Runs with pinned settings only.
+pub fn describe<const N: usize>(oids: [pg_sys::Oid; N]) -> Result<[Shape; N]> {
+    let mut shapes: Vec<Shape> = spi::json(COLUMNS, &[oids.to_vec().into()])?.unwrap_or_default();
+    shapes.sort_by_key(|shape| oids.iter().position(|oid| oid.to_u32() == shape.oid));
+    for shape in shapes.iter_mut().filter(|shape| shape.uses_assigned_types()) {
+        shape.types = spi::json(TYPES, &[oid_arg(shape.local_oid())])?.unwrap_or_default();
+    }
+    shapes.try_into().map_err(|_| Error::Internal("a relation is gone".to_string()))
 }
 
 /// The columns of a source as this server can hold them: their types and collations looked up by name.
@@ -100,19 +105,30 @@ pub fn create(table: &Name, columns: &[LocalColumn], comment: &str) -> Result<()
     Ok(())
 }
 
+/// Whether a table already has these columns, NOT NULL included. One that a DBA added is left alone: `before` are the
+/// source's columns when the table was last brought in line.
+pub fn conforms(current: &Shape, wanted: &[Column], before: &[Column]) -> bool {
+    current.columns.len() == wanted.len()
+        && wanted.iter().all(|source| {
+            current.column(&source.name).is_some_and(|own| {
+                own.same_type(source)
+                    && (own.not_null == source.not_null || (own.not_null && !was_required(before, &source.name)))
+            })
+        })
+}
+
+fn was_required(before: &[Column], name: &str) -> bool {
+    before.iter().any(|old| old.name == name && old.not_null)
+}
+
 /// Brings an empty table to these columns by ALTER TABLE, so that everything else on it stays: indexes, grants,
 /// comments, storage parameters. `before` are the source's columns when it was last brought in line, which is how
 /// a rename is told from a drop and an add, and a NOT NULL of the source from one that a DBA added. The order of
-/// the columns stays the table's own. The new shape, or None if nothing had to be altered.
-pub fn conform(table: &Name, current: &Shape, wanted: &[LocalColumn], before: &[Column]) -> Result<Option<Shape>> {
-    let oid = pg_sys::Oid::from(current.oid);
+/// the columns stays the table's own. Returns the new shape.
+pub fn conform(table: &Name, current: &Shape, wanted: &[LocalColumn], before: &[Column]) -> Result<Shape> {
+    let oid = current.local_oid();
     let source_columns: Vec<Column> = wanted.iter().map(|column| column.source.clone()).collect();
-    let mut altered = false;
-    let mut alter = |action: String| -> Result<()> {
-        altered = true;
-        spi::run(&format!("ALTER TABLE ONLY {table} {action}"), &[])?;
-        Ok(())
-    };
+    let alter = |action: String| spi::run(&format!("ALTER TABLE ONLY {table} {action}"), &[]);
 
     let mut columns = current.columns.clone();
     for (old, new) in Difference::between(before, &source_columns).renamed {
@@ -141,14 +157,19 @@ pub fn conform(table: &Name, current: &Shape, wanted: &[LocalColumn], before: &[
                 continue;
             }
         }
-        let was_required = before.iter().any(|old| old.name == column.source.name && old.not_null);
-        if column.source.not_null && !present.not_null {
+        let required = column.source.not_null;
+        if required && !present.not_null {
             alter(format!("ALTER COLUMN {name} SET NOT NULL"))?;
-        } else if !column.source.not_null && present.not_null && was_required && !in_primary_key(oid, &column.source)? {
+        } else if !required
+            && present.not_null
+            && was_required(before, &column.source.name)
+            && !in_primary_key(oid, &column.source)?
+        {
             alter(format!("ALTER COLUMN {name} DROP NOT NULL"))?;
         }
     }
-    Ok(if altered { Some(describe(oid)?) } else { None })
+    let [shape] = describe([oid])?;
+    Ok(shape)
 }
 
 fn in_primary_key(oid: pg_sys::Oid, column: &Column) -> Result<bool> {

@@ -1,17 +1,17 @@
 //! The two tables behind a snapshot's view: which of them is live, and the swap.
 
 use crate::backend::name::{literal, quote, quote_list, with_suffix, Name};
-use crate::backend::relation::{self, lock_exclusively, oid_arg, Patience, Relation};
+use crate::backend::relation::{lock_exclusively, oid_arg, Patience, Relation};
 use crate::backend::spi;
 use crate::destination::dependents;
 use crate::destination::table;
 use crate::error::{Error, Result};
-use crate::shape::Column;
+use crate::shape::{Column, Shape};
 use pgrx::pg_sys;
 
 /// A snapshot's view and its twins.
-#[derive(Debug, Clone)]
 pub struct Twins {
+    pub owner: pg_sys::Oid,
     pub view: Relation,
     pub live: Relation,
     pub idle: Relation,
@@ -32,65 +32,78 @@ pub fn index_prefix(twin: &Name) -> &'static str {
 }
 
 impl Twins {
-    /// Finds them; the live one is the one that the view's definition depends on.
+    /// Finds them; the live one is the one that the view's definition depends on. Runs with pinned settings only.
     ///
     /// # Errors
     /// BrokenDestination, with what to do, if the view or a twin is gone, not what it was, or somebody else's.
     pub fn find(destination: &Name) -> Result<Twins> {
-        let broken = |reason: String, hint: String| Error::BrokenDestination {
+        let broken = |reason: String, hint: Option<String>| Error::BrokenDestination {
             destination: destination.plain(),
             reason,
-            hint,
+            hint: hint.unwrap_or_else(|| {
+                "Call snapshot_destroyer and snapshot_maker again, or restore what is missing.".to_string()
+            }),
         };
-        let again = || "Call snapshot_destroyer and snapshot_maker again, or restore what is missing.".to_string();
-        let missing = |name: &Name| broken(format!("{name} is missing"), again());
-        let view = relation::find(destination)?.ok_or_else(|| missing(destination))?;
-        if view.kind != 'v' {
-            return Err(broken(format!("{destination} is not a view"), again()));
-        }
         let [first, second] = names(destination);
-        let first = relation::find(&first)?.ok_or_else(|| missing(&first))?;
-        let second = relation::find(&second)?.ok_or_else(|| missing(&second))?;
-        for twin in [&first, &second] {
-            if twin.kind != 'r' {
-                return Err(broken(format!("{} is not a plain table", twin.name()), again()));
+        let mut members: Vec<Relation> = spi::json(
+            MEMBERS,
+            &[
+                destination.schema.as_str().into(),
+                destination.name.as_str().into(),
+                first.name.as_str().into(),
+                second.name.as_str().into(),
+            ],
+        )?
+        .unwrap_or_default();
+        let mut member = |name: &Name, kind: char, what: &str| -> Result<Relation> {
+            let at = members.iter().position(|member| member.name == name.name);
+            let member = members.remove(at.ok_or_else(|| broken(format!("{} is missing", name.plain()), None))?);
+            if member.kind != kind {
+                return Err(broken(format!("{} is not a {what}", name.plain()), None));
             }
+            Ok(member)
+        };
+        let view = member(destination, 'v', "view")?;
+        let twins = [member(&first, 'r', "plain table")?, member(&second, 'r', "plain table")?];
+        for (twin, name) in twins.iter().zip([&first, &second]) {
             if twin.owner != view.owner {
-                let owner = spi::text("SELECT pg_catalog.pg_get_userbyid($1)::text", &[oid_arg(view.owner)])?;
+                let owner = spi::text("SELECT pg_get_userbyid($1)::text", &[oid_arg(view.owner)])?;
                 return Err(broken(
-                    format!("{} has another owner than the view", twin.name()),
-                    format!("ALTER TABLE {} OWNER TO {};", twin.name(), quote(&owner.unwrap_or_default())),
+                    format!("{} has another owner than the view", name.plain()),
+                    Some(format!("ALTER TABLE {name} OWNER TO {};", quote(&owner.unwrap_or_default()))),
                 ));
             }
         }
-        match (depends_on(view.oid, first.oid)?, depends_on(view.oid, second.oid)?) {
-            (true, false) => Ok(Twins { view, live: first, idle: second }),
-            (false, true) => Ok(Twins { view, live: second, idle: first }),
-            _ => Err(broken("the view does not show exactly one of the twins".to_string(), again())),
-        }
+        let [first, second] = twins;
+        let shown: Vec<String> = spi::json(SHOWN, &[oid_arg(view.oid)])?.unwrap_or_default();
+        let is_shown = |twin: &Relation| shown.contains(&twin.name);
+        let (live, idle) = match (is_shown(&first), is_shown(&second)) {
+            (true, false) => (first, second),
+            (false, true) => (second, first),
+            _ => return Err(broken("the view does not show exactly one of the twins".to_string(), None)),
+        };
+        Ok(Twins { owner: view.owner, view, live, idle })
     }
 
-    /// Points the view at the idle twin, and returns whether the view had to be made anew.
+    /// Points the view, which shows `shown` now, at the idle twin, and returns whether it had to be made anew.
     ///
     /// 1. The view that only grows by columns at its end, or not at all, is replaced: everything on it stays.
     /// 2. Any other change drops it and makes it anew, with all that depends on it.
     ///
     /// In both cases the exclusive lock comes last and without a queue of readers behind it.
-    pub fn swap(&self, columns: &[Column], patience: Patience) -> Result<bool> {
-        let name = self.view.name();
-        let shown = table::describe(self.view.oid)?;
-        let grows = shown.columns.len() <= columns.len()
-            && table::shows(&shown, &columns[..shown.columns.len().min(columns.len())]);
-        if grows {
-            lock_exclusively(&[self.view.oid], &name, patience, "swapped")?;
-            replace_view(&name, Some(self.view.oid), &self.idle.name(), columns)?;
+    pub fn swap(&self, shown: &Shape, columns: &[Column], patience: Patience) -> Result<bool> {
+        let (name, view) = (self.view.name(), self.view.oid);
+        let length = shown.columns.len();
+        if length <= columns.len() && table::shows(shown, &columns[..length]) {
+            lock_exclusively(&[view], &name, patience, "swapped")?;
+            replace_view(&name, Some(view), &self.idle.name(), columns)?;
             return Ok(false);
         }
         let family = loop {
-            let family = dependents::Family::of(self.view.oid)?;
+            let family = dependents::Family::of(view)?;
             lock_exclusively(&family.oids(), &name, patience, "swapped")?;
             // While it was not locked, somebody may have built another view on it.
-            if dependents::Family::of(self.view.oid)?.oids() == family.oids() {
+            if dependents::Family::of(view)?.oids() == family.oids() {
                 break family;
             }
         };
@@ -99,16 +112,21 @@ impl Twins {
     }
 }
 
-fn depends_on(view: pg_sys::Oid, twin: pg_sys::Oid) -> Result<bool> {
-    spi::is_true(
-        "SELECT true FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_depend d
-             ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass
-            AND d.objid OPERATOR(pg_catalog.=) r.oid
-          WHERE r.ev_class OPERATOR(pg_catalog.=) $1 AND d.refobjid OPERATOR(pg_catalog.=) $2
-            AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass LIMIT 1",
-        &[oid_arg(view), oid_arg(twin)],
-    )
-}
+/// $1: schema, $2: view, $3 and $4: twins.
+const MEMBERS: &str = r"
+SELECT json_agg(json_build_object('oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'kind', c.relkind,
+                                  'owner', c.relowner::bigint))::text
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = $1::name AND c.relname IN ($2::name, $3::name, $4::name)";
+
+/// The relations in the schema of a view ($1) that its definition depends on.
+const SHOWN: &str = r"
+SELECT json_agg(DISTINCT c.relname)::text
+  FROM pg_rewrite r
+  JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+  JOIN pg_class c ON c.oid = d.refobjid
+ WHERE r.ev_class = $1 AND r.rulename = '_RETURN' AND c.oid <> r.ev_class
+   AND c.relnamespace = (SELECT v.relnamespace FROM pg_class v WHERE v.oid = r.ev_class)";
 
 /// Makes the view, or replaces it with its options carried along: CREATE OR REPLACE VIEW would drop them.
 pub fn replace_view(view: &Name, existing: Option<pg_sys::Oid>, twin: &Name, columns: &[Column]) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use crate::backend::name::{quote, readings, Name};
 use crate::error::{Error, Result};
-use crate::shape::{Shape, DESCRIBE};
+use crate::shape::{IndexDefinition, Shape, COLUMNS, INDEXES, TYPES};
 use crate::source::connection::Connection;
 use serde::Deserialize;
 
@@ -32,7 +32,7 @@ SELECT pg_catalog.json_build_object('oid', c.oid::bigint, 'schema', n.nspname, '
        'schema_usage', pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
        'readable', pg_catalog.has_table_privilege(c.oid, 'SELECT'),
        'readable_columns', (SELECT coalesce(pg_catalog.json_agg(a.attname), '[]') FROM pg_catalog.pg_attribute a
-            WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid AND a.attnum OPERATOR(pg_catalog.>) 0
+            WHERE NOT pg_catalog.has_table_privilege(c.oid, 'SELECT') AND a.attrelid OPERATOR(pg_catalog.=) c.oid AND a.attnum OPERATOR(pg_catalog.>) 0
               AND NOT a.attisdropped AND pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')))::text
   FROM pg_catalog.json_to_recordset($1::pg_catalog.json)
        AS reading(place pg_catalog.int4, schema pg_catalog.text, name pg_catalog.text)
@@ -86,13 +86,24 @@ impl Connection {
         })
     }
 
-    /// Opens the one snapshot that covers shape and data. It lasts as long as the connection.
-    pub fn begin_snapshot(&mut self) -> Result<()> {
+    /// Opens the one snapshot that covers shape and data, which lasts until `end_snapshot` or the end of the
+    /// connection, and reads the columns of a table and the types behind them.
+    pub fn snapshot_of(&mut self, oid: u32) -> Result<Shape> {
         self.script(
             "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL search_path = pg_catalog",
             "opening a snapshot",
         )?;
-        Ok(())
+        let document = self.value(COLUMNS, &[&format!("{{{oid}}}")], "reading the table's columns")?;
+        let mut shapes: Vec<Shape> = serde_json::from_str(&document.unwrap_or_default())?;
+        let mut shape = shapes.pop().ok_or_else(|| Error::SourceTableMissing {
+            table: format!("with the OID {oid}"),
+            source_label: self.label().to_string(),
+        })?;
+        if shape.uses_assigned_types() {
+            let types = self.value(TYPES, &[&oid.to_string()], "reading the types of the columns")?;
+            shape.types = serde_json::from_str(&types.unwrap_or_default())?;
+        }
+        Ok(shape)
     }
 
     /// Ends the snapshot, while the caller waits for something.
@@ -101,16 +112,10 @@ impl Connection {
         Ok(())
     }
 
-    /// The shape of a table, in the open snapshot.
-    pub fn describe(&mut self, table: &SourceTable) -> Result<Shape> {
-        let document = self.value(DESCRIBE, &[&table.oid.to_string()], "reading the table's columns")?;
-        match document {
-            Some(document) => Ok(serde_json::from_str(&document)?),
-            None => Err(Error::SourceTableMissing {
-                table: table.table().plain(),
-                source_label: self.label().to_string(),
-            }),
-        }
+    /// The valid indexes of a table. In the open snapshot.
+    pub fn indexes(&mut self, table: &SourceTable) -> Result<Vec<IndexDefinition>> {
+        let document = self.value(INDEXES, &[&table.oid.to_string()], "reading the table's indexes")?;
+        Ok(serde_json::from_str(&document.unwrap_or_default())?)
     }
 
     /// From here on, names are looked up along the source role's own search_path, as the user's condition expects.

@@ -5,16 +5,23 @@
 //! more, never one less: it is in the data, or it moves the counters later.
 
 use crate::error::Result;
-use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
 use serde::{Deserialize, Serialize};
 
 /// What stays the same as long as nothing changes the rows of a table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fingerprint {
+    pub oid: u32,
+    /// `schema.table`
+    pub table: String,
     /// OID and file of the table, its partitions and its children: TRUNCATE and rewrites change the file, ATTACH
     /// and DETACH the list.
     pub files: Vec<(u32, u32)>,
+    /// A digest of its columns: names, types, NOT NULL, collations. Equal digests mean equal columns as long as the
+    /// types are built in ones.
+    pub columns: String,
+    /// Whether one of the columns has a type that is not.
+    pub assigned_types: bool,
     /// Rows inserted, updated and deleted, over all of them.
     pub changes: (i64, i64, i64),
     /// When the server started.
@@ -38,6 +45,10 @@ WITH RECURSIVE tree(oid) AS (
     SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree t ON i.inhparent OPERATOR(pg_catalog.=) t.oid
 )
 SELECT pg_catalog.json_build_object(
+    'oid', $1::pg_catalog.oid::bigint,
+    'table', (SELECT pg_catalog.concat(n.nspname, '.', k.relname)
+                FROM pg_catalog.pg_class k JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) k.relnamespace
+               WHERE k.oid OPERATOR(pg_catalog.=) $1::pg_catalog.oid),
     'obstacle', CASE
         WHEN pg_catalog.pg_is_in_recovery() THEN 'the source is a standby'
         WHEN NOT pg_catalog.current_setting('track_counts')::pg_catalog.bool THEN 'track_counts is off on the source'
@@ -47,23 +58,33 @@ SELECT pg_catalog.json_build_object(
     END,
     'files', pg_catalog.json_agg(pg_catalog.json_build_array(c.oid::bigint, c.relfilenode::bigint)
                                  ORDER BY c.oid),
+    'columns', (SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(' ', a.attnum, a.attname, a.atttypid,
+                       a.atttypmod, a.attcollation, a.attnotnull), ',' ORDER BY a.attnum))
+                  FROM pg_catalog.pg_attribute a WHERE a.attrelid OPERATOR(pg_catalog.=) $1::pg_catalog.oid
+                   AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped),
+    'assigned_types', EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                 WHERE a.attrelid OPERATOR(pg_catalog.=) $1::pg_catalog.oid AND a.attnum OPERATOR(pg_catalog.>) 0
+                   AND NOT a.attisdropped AND a.atttypid OPERATOR(pg_catalog.>=) 10000::pg_catalog.oid),
     'changes', pg_catalog.json_build_array(
         coalesce(pg_catalog.sum(pg_catalog.pg_stat_get_tuples_inserted(c.oid)), 0),
         coalesce(pg_catalog.sum(pg_catalog.pg_stat_get_tuples_updated(c.oid)), 0),
         coalesce(pg_catalog.sum(pg_catalog.pg_stat_get_tuples_deleted(c.oid)), 0)),
     'started', pg_catalog.pg_postmaster_start_time(),
     'resets', pg_catalog.json_build_array(
-        (SELECT d.stats_reset FROM pg_catalog.pg_stat_database d
-          WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()),
-        (SELECT b.stats_reset FROM pg_catalog.pg_stat_bgwriter b))
+        pg_catalog.pg_stat_get_db_stat_reset_time((SELECT d.oid FROM pg_catalog.pg_database d
+            WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())),
+        pg_catalog.pg_stat_get_bgwriter_stat_reset_time())
 )::text
 FROM tree t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.oid";
 
 impl Connection {
-    /// The fingerprint of a table, or why there is none. To be called before the snapshot is opened.
-    pub fn fingerprint(&mut self, table: &SourceTable) -> Result<std::result::Result<Fingerprint, String>> {
-        let document = self.value(COUNT, &[&table.oid.to_string()], "reading the table's counters")?;
-        let evidence: Evidence = serde_json::from_str(&document.unwrap_or_default())?;
+    /// The fingerprint of the table with this OID, or why there is none. To be called before the snapshot is opened.
+    pub fn fingerprint(&mut self, oid: u32) -> Result<std::result::Result<Fingerprint, String>> {
+        let document = self.value(COUNT, &[&oid.to_string()], "reading the table's counters")?;
+        // Without such a table there is nothing to read.
+        let Ok(evidence) = serde_json::from_str::<Evidence>(&document.unwrap_or_default()) else {
+            return Ok(Err("the table is another one".to_string()));
+        };
         Ok(match evidence.obstacle {
             Some(obstacle) => Err(obstacle),
             None => Ok(evidence.fingerprint),

@@ -184,8 +184,11 @@ impl Link {
             // SAFETY: as above.
             polling = unsafe { pq::PQconnectPoll(self.connection) };
         }
-        // SAFETY: the connection is up.
-        unsafe { pq::PQsetnonblocking(self.connection, 1) };
+        // SAFETY: the connection is up. Notices of the source are not ours; libpq would print them to the server's log.
+        unsafe {
+            pq::PQsetnonblocking(self.connection, 1);
+            pq::PQsetNoticeProcessor(self.connection, Some(ignore_notice), ptr::null_mut());
+        }
         Ok(())
     }
 
@@ -383,6 +386,8 @@ impl Drop for Link {
         }
     }
 }
+
+unsafe extern "C" fn ignore_notice(_: *mut std::os::raw::c_void, _: *const c_char) {}
 
 pub enum CopyData {
     Bytes(Message),

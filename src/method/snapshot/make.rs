@@ -57,8 +57,8 @@ fn make_objects(request: &Request<'_>) -> Result<Name> {
     let destination = new_destination(request.destination, &source_table.table())?;
     let _pinned = pin_settings()?;
 
-    source.begin_snapshot()?;
-    let shape = source.describe(&source_table)?;
+    let mut shape = source.snapshot_of(source_table.oid)?;
+    shape.indexes = source.indexes(&source_table)?;
     let columns = selected_columns(&shape, request.filter.as_deref(), source.label())?;
     source.require_readable(&source_table, &names(&columns))?;
     check_condition(&mut source, &source_table, &columns, request.condition)?;
@@ -91,7 +91,7 @@ fn make_objects(request: &Request<'_>) -> Result<Name> {
         }
     }
     twins::replace_view(&destination, None, &first, &columns)?;
-    let state = State { seen: None, columns };
+    let state = State { seen: None, columns, types: shape.types };
     catalog.record_state(&destination.plain(), &serde_json::to_value(&state)?)?;
     if request.debug {
         notice!("{}: twins and view made", destination.plain());

@@ -27,6 +27,9 @@ struct State {
     /// The source's columns that the twins were last brought in line with.
     #[serde(default)]
     columns: Vec<Column>,
+    /// The types of those that are not built in: a renamed label of an enum changes what is read, for one.
+    #[serde(default)]
+    types: BTreeMap<u32, Type>,
 }
 
 /// If none of it has changed, the live twin holds what the source holds.
@@ -34,9 +37,10 @@ struct State {
 struct Seen {
     /// Where the connection led.
     place: String,
+    /// As the job named it.
+    source_table: String,
     fingerprint: Fingerprint,
-    columns: Vec<Column>,
-    types: BTreeMap<u32, Type>,
+    filter: Option<Vec<String>>,
     condition: Option<String>,
     /// The live twin's OID and file: nobody emptied it or restored it from a dump.
     live: (u32, u32),
@@ -44,7 +48,7 @@ struct Seen {
     system: String,
 }
 
-/// With a filter only the key's index is copied.
+/// With a filter only the key's index is copied. `shape` has its indexes.
 fn copied_indexes<'a>(shape: &'a Shape, filter: Option<&[String]>) -> Vec<&'a IndexDefinition> {
     match filter {
         None => shape.indexes.iter().collect(),

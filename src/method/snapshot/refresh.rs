@@ -4,12 +4,12 @@ use super::{copied_indexes, copy_index, names, Seen, State};
 use crate::backend::identity::{act_as, pin_settings, require_writable};
 use crate::backend::name::Name;
 use crate::backend::parse::is_plain_condition;
-use crate::backend::relation::{lock_exclusively, lock_if_free, Patience, Relation};
+use crate::backend::relation::{lock_exclusively, lock_if_free, Patience};
 use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
 use crate::destination::copy_in;
 use crate::destination::indexes;
-use crate::destination::table::{self, LocalColumn};
+use crate::destination::table;
 use crate::destination::twins::Twins;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
@@ -19,7 +19,6 @@ use crate::method::{about, connect, require_method, selected_columns, Method};
 use crate::settings;
 use crate::shape::{Column, Difference, Shape};
 use crate::source::catalog::{rows_query, SourceTable};
-use crate::source::changes::Fingerprint;
 use crate::source::connection::Connection;
 use pgrx::{pg_sys, warning};
 use std::time::Duration;
@@ -62,15 +61,13 @@ struct Refresh<'a> {
     destination: &'a Name,
 }
 
-/// What the source is now.
+/// What the source is now, in the snapshot that is open there.
 struct Present {
     table: SourceTable,
     shape: Shape,
     columns: Vec<Column>,
-    /// Where the connection leads.
-    place: String,
-    /// Or why the counters prove nothing.
-    fingerprint: std::result::Result<Fingerprint, String>,
+    /// What to compare with next time; None if nothing there proves anything.
+    seen: Option<Seen>,
 }
 
 impl Refresh<'_> {
@@ -86,85 +83,170 @@ impl Refresh<'_> {
         let twins = Twins::find(self.destination)?;
         drop(pinned);
         let before: State = serde_json::from_value(self.job.state.clone()).unwrap_or_default();
-        let mut source = connect(self.catalog, self.job.data_source_id, twins.view.owner, &self.job.dest_table)?;
-        let _identity = act_as(twins.view.owner, true)?;
+        let mut source = connect(self.catalog, self.job.data_source_id, twins.owner, &self.job.dest_table)?;
+        let _identity = act_as(twins.owner, true)?;
 
-        run.phase("look");
-        let mut locked = lock_if_free(twins.idle.oid);
-        let present = loop {
-            let present = self.look(&mut source)?;
-            if let Some(seen) = self.unchanged(&before, &present, &twins, run)? {
-                let state = State { seen: Some(seen), ..before };
-                self.catalog.record_run(&self.job.dest_table, Some(&serde_json::to_value(&state)?))?;
-                return run.end(self.catalog, Status::Skipped);
-            }
-            if locked {
-                break present;
-            }
-            // A dump or an autovacuum is at the idle twin. No snapshot stays open on the source meanwhile.
-            source.end_snapshot()?;
-            run.phase("wait for the idle twin");
-            lock_exclusively(&[twins.idle.oid], &twins.idle.name(), self.idle_patience(), "emptied")?;
-            locked = true;
-            run.reasons.clear();
-            run.phase("look");
+        let Some(mut present) = self.look(&mut source, &before, &twins, run)? else {
+            self.catalog.record_run(&self.job.dest_table, None)?;
+            return run.end(self.catalog, Status::Skipped);
         };
 
         run.phase("prepare");
-        let local = table::localise(&present.columns, &present.table.table())?;
         let change = Difference::between(&before.columns, &present.columns);
         let reshaped = !before.columns.is_empty() && !change.is_empty();
         if reshaped {
             run.note(format!("columns of the source changed: {}", change.summary()));
         }
-        let foreign_keys = indexes::take_foreign_keys_off(&twins.idle.name(), twins.idle.oid)?;
-        let idle = self.conform_twin(&twins.idle, &local, &before, &present)?;
+        if self.options.indexes && (reshaped || before.columns.is_empty()) {
+            present.shape.indexes = source.indexes(&present.table)?;
+        }
+        let (idle_name, idle_oid) = (twins.idle.name(), twins.idle.oid);
+        let [view, live, idle] = table::describe([twins.view.oid, twins.live.oid, idle_oid])?;
+        let foreign_keys = indexes::take_foreign_keys_off(&idle_name, idle_oid)?;
+        let idle = self.empty_twin(&idle, &before, &present)?;
 
         if self.options.pull_data {
             run.phase("copy");
-            self.pull(&mut source, &present, &idle, twins.idle.oid, run)?;
+            self.pull(&mut source, &present, &idle, run)?;
         }
         drop(source);
         if run.rows > 0 {
             run.phase("index");
-            indexes::rebuild(twins.idle.oid)?;
+            indexes::rebuild(idle_oid)?;
         }
-        indexes::restore_foreign_keys(&twins.idle.name(), &foreign_keys)?;
+        indexes::restore_foreign_keys(&idle_name, &foreign_keys)?;
         run.phase("analyze");
-        table::analyze(&twins.idle.name())?;
+        table::analyze(&idle_name)?;
+        let file = live_file(idle_oid)?;
         flush_wal();
 
         run.phase("swap");
         let patience = Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() };
-        twins.swap(&present.columns, patience)?;
+        twins.swap(&view, &present.columns, patience)?;
         if lock_if_free(twins.live.oid) {
-            self.conform_twin(&twins.live, &local, &before, &present)?;
+            self.empty_twin(&live, &before, &present)?;
         }
         if reshaped {
             self.run_post_script(run)?;
         }
-        let state = State {
-            seen: if self.options.pull_data { self.seen(&present, twins.idle.oid)? } else { None },
-            columns: present.columns,
-        };
+        let seen = present.seen.filter(|_| self.options.pull_data).map(|seen| Seen { live: file, ..seen });
+        let state = State { seen, columns: present.columns, types: present.shape.types };
         self.catalog.record_run(&self.job.dest_table, Some(&serde_json::to_value(&state)?))?;
         run.end(self.catalog, Status::Ok)
     }
 
-    fn look(&self, source: &mut Connection) -> Result<Present> {
-        let table = source.find_table(&self.job.source_table)?;
-        let fingerprint =
-            if self.check_stats() { source.fingerprint(&table)? } else { Err("check_stats is off".to_string()) };
-        source.begin_snapshot()?;
-        let shape = source.describe(&table)?;
-        let columns = selected_columns(&shape, self.job.filter.as_deref(), source.label())?;
-        source.require_readable(&table, &names(&columns))?;
-        let place = source.place().to_string();
-        Ok(Present { table, shape, columns, place, fingerprint })
+    /// What the source is now; None if the live twin holds just that. With the idle twin locked: if it was not free at
+    /// once (a dump, an autovacuum), it is waited for without a snapshot open on the source.
+    fn look(
+        &self,
+        source: &mut Connection,
+        before: &State,
+        twins: &Twins,
+        run: &mut Run,
+    ) -> Result<Option<Present>> {
+        run.phase("look");
+        // The usual case costs one query over there: the table that was seen last is still the one, and unchanged.
+        let mut known = before.seen.as_ref().map(|seen| seen.fingerprint.oid);
+        let mut locked = lock_if_free(twins.idle.oid);
+        loop {
+            let mut table = None;
+            let oid = match known {
+                Some(oid) => oid,
+                None => table.insert(source.find_table(&self.job.source_table)?).oid,
+            };
+            let seen = self.see(source, oid, twins, run)?;
+            let mut described = None;
+            if self.unchanged(before, seen.as_ref(), run) {
+                if !seen.as_ref().is_some_and(|seen| seen.fingerprint.assigned_types) {
+                    return Ok(None);
+                }
+                let shape = source.snapshot_of(oid)?;
+                if shape.types == before.types {
+                    return Ok(None);
+                }
+                run.note("a type of the source has changed");
+                described = Some(shape);
+            }
+            if !locked {
+                source.end_snapshot()?;
+                run.phase("wait for the idle twin");
+                lock_exclusively(
+                    &[twins.idle.oid],
+                    &twins.idle.name(),
+                    self.idle_patience(),
+                    "emptied",
+                )?;
+                locked = true;
+                known = None;
+                run.reasons.clear();
+                run.phase("look");
+                continue;
+            }
+            let table = match table {
+                Some(table) => table,
+                None => source.find_table(&self.job.source_table)?,
+            };
+            if table.oid != oid {
+                // The name now means another table than last time.
+                known = None;
+                run.reasons.clear();
+                continue;
+            }
+            let shape = match described {
+                Some(shape) => shape,
+                None => source.snapshot_of(oid)?,
+            };
+            let columns = selected_columns(&shape, self.job.filter.as_deref(), source.label())?;
+            source.require_readable(&table, &names(&columns))?;
+            return Ok(Some(Present { table, shape, columns, seen }));
+        }
     }
 
-    fn check_stats(&self) -> bool {
-        self.options.check_stats.unwrap_or(self.job.check_stats.unwrap_or(true))
+    /// The proof to compare with the one of last time; None, and the reason in the run, if there is none.
+    fn see(&self, source: &mut Connection, oid: u32, twins: &Twins, run: &mut Run) -> Result<Option<Seen>> {
+        if !self.options.check_stats.unwrap_or(self.job.check_stats.unwrap_or(true)) {
+            run.note("copied: check_stats is off");
+            return Ok(None);
+        }
+        if self.job.condition.as_deref().is_some_and(|condition| !is_plain_condition(condition)) {
+            run.note("copied: what the condition selects may change without the table");
+            return Ok(None);
+        }
+        match source.fingerprint(oid)? {
+            Err(obstacle) => {
+                run.note(format!("copied: {obstacle}"));
+                Ok(None)
+            }
+            Ok(fingerprint) => Ok(Some(Seen {
+                place: source.place().to_string(),
+                source_table: self.job.source_table.clone(),
+                fingerprint,
+                filter: self.job.filter.clone(),
+                condition: self.job.condition.clone(),
+                live: live_file(twins.live.oid)?,
+                // SAFETY: a constant of this cluster.
+                system: unsafe { pg_sys::GetSystemIdentifier() }.to_string(),
+            })),
+        }
+    }
+
+    /// Whether the proof is the one of last time.
+    fn unchanged(&self, before: &State, now: Option<&Seen>, run: &mut Run) -> bool {
+        let Some(now) = now else { return false };
+        let reason = match &before.seen {
+            None => "copied: there is no earlier copy to compare with",
+            Some(_) if !self.options.pull_data => "emptied: p_pulldata is false",
+            Some(seen) if seen == now => "unchanged on the source",
+            Some(seen) if seen.condition != now.condition || seen.filter != now.filter => {
+                "copied: the filter or the condition has changed"
+            }
+            Some(seen) if seen.live != now.live || seen.system != now.system => {
+                "copied: the live twin is not as the last refresh left it"
+            }
+            Some(_) => "copied: the source has changed",
+        };
+        run.note(reason);
+        self.options.pull_data && before.seen.as_ref() == Some(now)
     }
 
     fn idle_patience(&self) -> Patience {
@@ -174,69 +256,19 @@ impl Refresh<'_> {
         Patience { queue: deadlock + settings::swap_lock_timeout(), give_up: settings::swap_max_wait() }
     }
 
-    /// What is the same as at the last copy, if all of it is; otherwise the run's reason tells what is not.
-    fn unchanged(
-        &self,
-        before: &State,
-        present: &Present,
-        twins: &Twins,
-        run: &mut Run,
-    ) -> Result<Option<Seen>> {
-        if let Err(obstacle) = &present.fingerprint {
-            run.note(format!("copied: {obstacle}"));
-            return Ok(None);
-        }
-        if self.job.condition.as_deref().is_some_and(|condition| !is_plain_condition(condition)) {
-            run.note("copied: what the condition selects may change without the table");
-            return Ok(None);
-        }
-        let Some(seen) = &before.seen else {
-            run.note("copied: there is no earlier copy to compare with");
-            return Ok(None);
-        };
-        let now = self.seen(present, twins.live.oid)?;
-        if now.as_ref() == Some(seen) && self.options.pull_data {
-            run.note("unchanged on the source");
-            return Ok(now);
-        }
-        run.note("copied: the source or the job has changed");
-        Ok(None)
-    }
-
-    /// What to remember once the twin `live` holds what the source now holds; None if the counters prove nothing.
-    fn seen(&self, present: &Present, live: pg_sys::Oid) -> Result<Option<Seen>> {
-        let Ok(fingerprint) = &present.fingerprint else { return Ok(None) };
-        // SAFETY: a constant of this cluster.
-        let system = unsafe { pg_sys::GetSystemIdentifier() };
-        Ok(Some(Seen {
-            place: present.place.clone(),
-            fingerprint: fingerprint.clone(),
-            columns: present.columns.clone(),
-            types: present.shape.assigned_types(),
-            condition: self.job.condition.clone(),
-            live: (live.to_u32(), table::file_of(live)?),
-            system: system.to_string(),
-        }))
-    }
-
-    /// Empties a twin and brings it to the source's shape. When the shape has changed, indexes that the source has
-    /// got since are copied too; one that cannot be made here is a warning, for the data comes first.
-    fn conform_twin(
-        &self,
-        twin: &Relation,
-        columns: &[LocalColumn],
-        before: &State,
-        present: &Present,
-    ) -> Result<Shape> {
-        let name = twin.name();
+    /// Empties a twin and brings it to the source's shape. When that has changed, indexes that the source has got
+    /// since are copied too; one that cannot be made here is a warning, for the data comes first.
+    fn empty_twin(&self, twin: &Shape, before: &State, present: &Present) -> Result<Shape> {
+        let name = twin.table();
         table::truncate(&name)?;
-        let shape = table::describe(twin.oid)?;
-        let Some(shape) = table::conform(&name, &shape, columns, &before.columns)? else { return Ok(shape) };
-        if self.options.indexes {
-            for index in copied_indexes(&present.shape, self.job.filter.as_deref()) {
-                if let Err(error) = attempt(|| copy_index(index, &present.table, &name, twin.oid)) {
-                    warning!("{}: {error}", self.job.dest_table);
-                }
+        if table::conforms(twin, &present.columns, &before.columns) {
+            return Ok(twin.clone());
+        }
+        let columns = table::localise(&present.columns, &present.table.table())?;
+        let shape = table::conform(&name, twin, &columns, &before.columns)?;
+        for index in copied_indexes(&present.shape, self.job.filter.as_deref()) {
+            if let Err(error) = attempt(|| copy_index(index, &present.table, &name, twin.local_oid())) {
+                warning!("{}: {error}", self.job.dest_table);
             }
         }
         Ok(shape)
@@ -248,7 +280,6 @@ impl Refresh<'_> {
         source: &mut Connection,
         present: &Present,
         idle: &Shape,
-        idle_oid: pg_sys::Oid,
         run: &mut Run,
     ) -> Result<()> {
         let binary = present.columns.iter().all(|column| {
@@ -263,7 +294,7 @@ impl Refresh<'_> {
         let source_label = source.label().to_string();
         let mut stream = source.copy_out(&query, binary)?;
         let mut read = |buffer: &mut [u8], at_least: usize| stream.read(buffer, at_least);
-        let loaded = copy_in::load_emptied(idle_oid, &columns, binary, &mut read)?;
+        let loaded = copy_in::load_emptied(idle.local_oid(), &columns, binary, &mut read)?;
         let (sent, bytes) = stream.totals()?;
         if sent != loaded {
             return Err(Error::RowCount { source_label, sent, loaded, table: idle.table().plain() });
@@ -282,6 +313,11 @@ impl Refresh<'_> {
         }
         Ok(())
     }
+}
+
+/// OID and file of the twin that is live.
+fn live_file(live: pg_sys::Oid) -> Result<(u32, u32)> {
+    Ok((live.to_u32(), table::file_of(live)?))
 }
 
 /// The commit, which the swapped view waits for, then has little left to write.
