@@ -111,85 +111,163 @@ unsafe fn takes_frozen_rows(relation: pg_sys::Relation) -> bool {
         && (constraints.is_null() || !(*constraints).has_generated_stored)
 }
 
+/// PostgreSQL's functions for the innermost loop, without a guard around each call: one guard is around the loop.
+mod unguarded {
+    use pgrx::pg_sys::{
+        BulkInsertState, CommandId, CopyFromState, Datum, EState, ExprContext, HeapTuple, MemoryContext, Relation,
+        ResultRelInfo, TupleDesc, TupleTableSlot, TupleTableSlotOps,
+    };
+    use std::os::raw::c_int;
+
+    unsafe extern "C-unwind" {
+        pub fn NextCopyFrom(
+            copy: CopyFromState,
+            expression: *mut ExprContext,
+            values: *mut Datum,
+            nulls: *mut bool,
+        ) -> bool;
+        pub fn ExecStoreVirtualTuple(slot: *mut TupleTableSlot) -> *mut TupleTableSlot;
+        pub fn ExecConstraints(result: *mut ResultRelInfo, slot: *mut TupleTableSlot, executor: *mut EState);
+        pub fn heap_form_tuple(descriptor: TupleDesc, values: *mut Datum, nulls: *mut bool) -> HeapTuple;
+        pub fn ExecStoreHeapTuple(
+            tuple: HeapTuple,
+            slot: *mut TupleTableSlot,
+            should_free: bool,
+        ) -> *mut TupleTableSlot;
+        pub fn MakeSingleTupleTableSlot(
+            descriptor: TupleDesc,
+            operations: *const TupleTableSlotOps,
+        ) -> *mut TupleTableSlot;
+        pub fn heap_multi_insert(
+            relation: Relation,
+            slots: *mut *mut TupleTableSlot,
+            count: c_int,
+            command: CommandId,
+            options: c_int,
+            bulk: BulkInsertState,
+        );
+        pub fn MemoryContextReset(context: MemoryContext);
+        pub fn pgstat_progress_update_param(index: c_int, value: i64);
+        pub fn ProcessInterrupts();
+    }
+}
+
+/// What the loop works with. Nothing in it has a destructor that would have to run on an error: the memory contexts
+/// and the executor end with the (sub)transaction.
+struct Writer {
+    relation: pg_sys::Relation,
+    copy: pg_sys::CopyFromState,
+    command: pg_sys::CommandId,
+    bulk: pg_sys::BulkInsertState,
+    executor: *mut pg_sys::EState,
+    expression: *mut pg_sys::ExprContext,
+    result: *mut pg_sys::ResultRelInfo,
+    /// Where NextCopyFrom puts a row.
+    row: *mut pg_sys::TupleTableSlot,
+    /// The rows of a batch; made as they are needed.
+    batch: *mut *mut pg_sys::TupleTableSlot,
+    made: usize,
+    batch_memory: pg_sys::MemoryContext,
+    written: u64,
+}
+
 /// Reads rows until the stream ends, and writes them in batches.
+unsafe fn write_frozen(relation: pg_sys::Relation, copy: pg_sys::CopyFromState) -> u64 {
+    let descriptor = (*relation).rd_att;
+    let executor = pg_sys::CreateExecutorState();
+    let result = pg_sys::palloc0(std::mem::size_of::<pg_sys::ResultRelInfo>()).cast::<pg_sys::ResultRelInfo>();
+    (*result).type_ = pg_sys::NodeTag::T_ResultRelInfo;
+    pg_sys::InitResultRelInfo(result, relation, 0, std::ptr::null_mut(), 0);
+    let mut writer = Writer {
+        relation,
+        copy,
+        command: pg_sys::GetCurrentCommandId(true),
+        bulk: pg_sys::GetBulkInsertState(),
+        executor,
+        expression: pg_sys::MakePerTupleExprContext(executor),
+        result,
+        row: pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsVirtual),
+        batch: pg_sys::palloc0(BATCH_ROWS * std::mem::size_of::<*mut pg_sys::TupleTableSlot>()).cast(),
+        made: 0,
+        batch_memory: pg_sys::AllocSetContextCreateInternal(
+            pg_sys::CurrentMemoryContext,
+            c"mimeo batch".as_ptr(),
+            0,
+            8 * 1024,
+            8 * 1024 * 1024,
+        ),
+        written: 0,
+    };
+    let state = &raw mut writer;
+    pg_sys::ffi::pg_guard_ffi_boundary(|| write_batches(&mut *state));
+
+    for slot in 0..writer.made {
+        pg_sys::ExecDropSingleTupleTableSlot(*writer.batch.add(slot));
+    }
+    pg_sys::ExecDropSingleTupleTableSlot(writer.row);
+    pg_sys::FreeBulkInsertState(writer.bulk);
+    pg_sys::FreeExecutorState(executor);
+    pg_sys::MemoryContextDelete(writer.batch_memory);
+    writer.written
+}
+
+/// The loop. It calls PostgreSQL without guards, so nothing in it may own anything or panic.
 ///
 /// 1. NextCopyFrom fills a virtual slot, and constraints (NOT NULL, CHECK) are checked on it.
 /// 2. The row becomes a tuple in the batch's memory.
 /// 3. A full batch goes to the heap in one call, and its memory is reset: it does not grow with the table.
-unsafe fn write_frozen(relation: pg_sys::Relation, copy: pg_sys::CopyFromState) -> u64 {
-    let descriptor = (*relation).rd_att;
-    let command = pg_sys::GetCurrentCommandId(true);
+unsafe fn write_batches(w: &mut Writer) {
     let flags = (pg_sys::HEAP_INSERT_FROZEN | pg_sys::HEAP_INSERT_SKIP_FSM) as c_int;
-    let bulk = pg_sys::GetBulkInsertState();
-    let executor = pg_sys::CreateExecutorState();
-    let expression = pg_sys::MakePerTupleExprContext(executor);
-    let row_memory = (*expression).ecxt_per_tuple_memory;
-    let batch_memory = pg_sys::AllocSetContextCreateInternal(
-        pg_sys::CurrentMemoryContext,
-        c"mimeo batch".as_ptr(),
-        0,
-        8 * 1024,
-        8 * 1024 * 1024,
-    );
-    let result = pg_sys::palloc0(std::mem::size_of::<pg_sys::ResultRelInfo>()).cast::<pg_sys::ResultRelInfo>();
-    (*result).type_ = pg_sys::NodeTag::T_ResultRelInfo;
-    pg_sys::InitResultRelInfo(result, relation, 0, std::ptr::null_mut(), 0);
+    let descriptor = (*w.relation).rd_att;
     let constrained = !(*descriptor).constr.is_null();
-
-    let row = pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsVirtual);
-    let mut batch: Vec<*mut pg_sys::TupleTableSlot> = (0..BATCH_ROWS)
-        .map(|_| pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsHeapTuple))
-        .collect();
+    let row_memory = (*w.expression).ecxt_per_tuple_memory;
+    let outer = pg_sys::CurrentMemoryContext;
     let mut collected = 0;
     let mut collected_bytes = 0;
-    let mut written = 0u64;
     loop {
-        pg_sys::MemoryContextReset(row_memory);
-        let outer = pg_sys::MemoryContextSwitchTo(row_memory);
-        let more = pg_sys::NextCopyFrom(copy, expression, (*row).tts_values, (*row).tts_isnull);
+        unguarded::MemoryContextReset(row_memory);
+        pg_sys::CurrentMemoryContext = row_memory;
+        let more = unguarded::NextCopyFrom(w.copy, w.expression, (*w.row).tts_values, (*w.row).tts_isnull);
         if more {
             if constrained {
-                pg_sys::ExecStoreVirtualTuple(row);
-                pg_sys::ExecConstraints(result, row, executor);
+                unguarded::ExecStoreVirtualTuple(w.row);
+                unguarded::ExecConstraints(w.result, w.row, w.executor);
+                // Emptied, so that the next row can be stored.
+                (*w.row).tts_flags |= pg_sys::TTS_FLAG_EMPTY as u16;
+                (*w.row).tts_nvalid = 0;
             }
-            pg_sys::MemoryContextSwitchTo(batch_memory);
-            let tuple = pg_sys::heap_form_tuple(descriptor, (*row).tts_values, (*row).tts_isnull);
-            (*tuple).t_tableOid = (*relation).rd_id;
-            pg_sys::ExecStoreHeapTuple(tuple, batch[collected], false);
+            if collected == w.made {
+                pg_sys::CurrentMemoryContext = outer;
+                let slot = unguarded::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsHeapTuple);
+                w.batch.add(collected).write(slot);
+                w.made += 1;
+            }
+            pg_sys::CurrentMemoryContext = w.batch_memory;
+            let tuple = unguarded::heap_form_tuple(descriptor, (*w.row).tts_values, (*w.row).tts_isnull);
+            (*tuple).t_tableOid = (*w.relation).rd_id;
+            unguarded::ExecStoreHeapTuple(tuple, *w.batch.add(collected), false);
             collected += 1;
             collected_bytes += (*tuple).t_len as usize;
-            if constrained {
-                // Emptied, so that the next row can be stored.
-                (*row).tts_flags |= pg_sys::TTS_FLAG_EMPTY as u16;
-                (*row).tts_nvalid = 0;
-            }
         }
         if collected > 0 && (!more || collected == BATCH_ROWS || collected_bytes >= BATCH_BYTES) {
-            pg_sys::MemoryContextSwitchTo(batch_memory);
-            pg_sys::heap_multi_insert(relation, batch.as_mut_ptr(), collected as c_int, command, flags, bulk);
-            for &slot in &batch[..collected] {
-                pg_sys::ExecClearTuple(slot);
-            }
-            written += collected as u64;
+            pg_sys::CurrentMemoryContext = w.batch_memory;
+            unguarded::heap_multi_insert(w.relation, w.batch, collected as c_int, w.command, flags, w.bulk);
+            w.written += collected as u64;
             (collected, collected_bytes) = (0, 0);
-            pg_sys::MemoryContextReset(batch_memory);
-            pg_sys::pgstat_progress_update_param(pg_sys::PROGRESS_COPY_TUPLES_PROCESSED as c_int, written as i64);
-            interrupts::check();
+            unguarded::MemoryContextReset(w.batch_memory);
+            unguarded::pgstat_progress_update_param(
+                pg_sys::PROGRESS_COPY_TUPLES_PROCESSED as c_int,
+                w.written as i64,
+            );
+            if pg_sys::InterruptPending != 0 {
+                unguarded::ProcessInterrupts();
+            }
         }
-        pg_sys::MemoryContextSwitchTo(outer);
         if !more {
-            break;
+            pg_sys::CurrentMemoryContext = outer;
+            return;
         }
     }
-
-    for slot in batch {
-        pg_sys::ExecDropSingleTupleTableSlot(slot);
-    }
-    pg_sys::ExecDropSingleTupleTableSlot(row);
-    pg_sys::FreeBulkInsertState(bulk);
-    pg_sys::FreeExecutorState(executor);
-    pg_sys::MemoryContextDelete(batch_memory);
-    written
 }
 
 unsafe fn column_list(columns: &[String]) -> Result<*mut pg_sys::List> {
