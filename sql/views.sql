@@ -87,7 +87,7 @@ BEGIN
         RETURN OLD;
     END IF;
     IF NEW.type <> v_type THEN
-        RAISE check_option_violation USING
+        RAISE EXCEPTION USING ERRCODE = '44000',
             MESSAGE = format('%s holds jobs of type %s only', TG_TABLE_NAME, v_type);
     END IF;
     IF TG_OP = 'UPDATE' THEN

@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Runs tests/pgtap/*.sql: each file in a database of its own on a destination cluster, beside a database of the same
+# name on a source cluster. Nobody in it is a superuser: `dba` owns the destination database and created the
+# extension, `clerk` may only do what a test grants; on the source, `owner` owns the tables and `reader` reads them.
+#
+# Usage: pgtap.sh DIR [file …]      DIR: where the clusters may be made
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+dir=$1
+shift
+[ $# -gt 0 ] || set -- "$here"/pgtap/*.sql
+PG_CONFIG=${PG_CONFIG:-/usr/lib/postgresql/${PG_MAJOR:-15}/bin/pg_config}
+
+source_port=$("$here/support/cluster.sh" start "$dir/source")
+destination_port=$("$here/support/cluster.sh" start "$dir/destination")
+on() { # on source|destination DATABASE psql-arguments…
+    local cluster=$1 database=$2
+    shift 2
+    psql -XqAt -v ON_ERROR_STOP=1 -h "$dir/$cluster" -p "$(cat "$dir/$cluster/port")" -U postgres -d "$database" "$@"
+}
+
+on source postgres <<SQL
+CREATE ROLE owner LOGIN PASSWORD 'owner secret';
+CREATE ROLE reader LOGIN PASSWORD 'reader secret';
+CREATE DATABASE template_source OWNER owner;
+SQL
+on source template_source <<SQL
+SET ROLE owner;
+CREATE SCHEMA app;
+GRANT USAGE ON SCHEMA app TO reader;
+ALTER DEFAULT PRIVILEGES IN SCHEMA app GRANT SELECT ON TABLES TO reader;
+RESET ROLE;
+CREATE EXTENSION postgres_fdw;
+CREATE SERVER itself FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '$source_port', dbname 'postgres');
+GRANT USAGE ON FOREIGN SERVER itself TO owner;
+SQL
+
+on destination postgres <<SQL
+CREATE ROLE dba LOGIN PASSWORD 'dba secret';
+CREATE ROLE clerk LOGIN PASSWORD 'clerk secret';
+CREATE DATABASE template_destination OWNER dba;
+SQL
+on destination template_destination <<SQL
+CREATE SCHEMA tap;
+CREATE EXTENSION pgtap SCHEMA tap;
+CREATE EXTENSION dblink SCHEMA tap;
+CREATE EXTENSION postgres_fdw;
+GRANT USAGE ON SCHEMA tap TO PUBLIC;
+GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO dba;
+SET ROLE dba;
+CREATE EXTENSION mimeo;
+CREATE SCHEMA app;
+RESET ROLE;
+-- What a test does on its source, as the owner of the tables there.
+CREATE FUNCTION tap.source_dsn() RETURNS text LANGUAGE sql AS \$\$
+    SELECT format('host=127.0.0.1 port=$source_port dbname=%L user=owner password=''owner secret''', current_database())
+\$\$;
+CREATE FUNCTION tap.on_source(p_sql text) RETURNS SETOF text LANGUAGE plpgsql AS \$\$
+BEGIN
+    PERFORM tap.dblink_exec(tap.source_dsn(), 'SET client_min_messages = warning; ' || p_sql);
+END
+\$\$;
+CREATE FUNCTION tap.ask_source(p_sql text) RETURNS text LANGUAGE sql AS \$\$
+    SELECT answer FROM tap.dblink(tap.source_dsn(), p_sql) AS t(answer text)
+\$\$;
+-- The last run of a job.
+CREATE FUNCTION tap.last_run(p_dest_table text) RETURNS mimeo.run_history LANGUAGE sql AS \$\$
+    SELECT * FROM mimeo.run_history WHERE dest_table = p_dest_table ORDER BY run_id DESC LIMIT 1
+\$\$;
+SQL
+
+failed=0
+for file in "$@"; do
+    name=$(basename "$file" .sql)
+    on source postgres -c "CREATE DATABASE \"$name\" TEMPLATE template_source OWNER owner"
+    on destination postgres -c "CREATE DATABASE \"$name\" TEMPLATE template_destination OWNER dba"
+    on destination postgres -c "ALTER DATABASE \"$name\" SET search_path = app, tap, public"
+    on destination "$name" <<SQL
+SET ROLE dba;
+INSERT INTO mimeo.dblink_mapping_mimeo (data_source, username, pwd)
+VALUES ('host=127.0.0.1 port=$source_port dbname=$name', 'reader', 'reader secret');
+SQL
+    PGPASSWORD='dba secret' PGOPTIONS='-c client_min_messages=warning' pg_prove --quiet \
+        -h 127.0.0.1 -p "$destination_port" -U dba -d "$name" "$file" || failed=1
+done
+exit $failed
