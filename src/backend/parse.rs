@@ -50,9 +50,10 @@ pub fn run(statement: *mut pg_sys::Node, sql: &str) -> Result<()> {
 /// Whether a condition that a user wrote is a plain comparison of columns with constants: then it selects the same
 /// rows as long as the rows are the same. Calls, subqueries, further tables and words like 'now' are not.
 pub fn is_plain_condition(condition: &str) -> bool {
-    const PLAIN: [&str; 11] = [
-        "A_EXPR", "BOOLEXPR", "NULLTEST", "BOOLEANTEST", "COLUMNREF", "A_CONST", "TYPECAST", "TYPENAME", "A_ARRAYEXPR",
-        "CASEEXPR", "CASEWHEN",
+    // The tags of nodeToString; some have changed with the versions of PostgreSQL.
+    const PLAIN: [&str; 14] = [
+        "A_EXPR", "AEXPR", "BOOLEXPR", "NULLTEST", "BOOLEANTEST", "COLUMNREF", "A_CONST", "TYPECAST", "TYPENAME",
+        "A_ARRAYEXPR", "CASEEXPR", "CASE", "CASEWHEN", "WHEN",
     ];
     let lower = condition.to_lowercase();
     if ["now", "today", "tomorrow", "yesterday"].iter().any(|word| lower.contains(word)) {

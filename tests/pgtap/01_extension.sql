@@ -1,5 +1,4 @@
 -- The extension itself: made by a database owner, closed to everybody else, and its configuration.
-BEGIN;
 SELECT plan(26);
 
 SELECT is((SELECT extowner::regrole::text FROM pg_extension WHERE extname = 'mimeo'), 'dba',
@@ -110,4 +109,3 @@ SELECT results_eq($$
 SELECT is(mimeo.concurrent_lock_check('app.nothing'), true, 'concurrent_lock_check takes a free lock');
 
 SELECT * FROM finish();
-ROLLBACK;

@@ -1,5 +1,4 @@
 -- snapshot_maker: what it makes, and what it refuses without leaving anything behind.
-BEGIN;
 SELECT plan(51);
 
 SELECT on_source($$
@@ -117,4 +116,3 @@ INSERT INTO mimeo.refresh_config_table (dest_table, source_table, dblink) VALUES
 SELECT throws_ok($$SELECT mimeo.refresh_snapshot('app.before')$$, '42809', NULL, 'refreshing a job of another method');
 
 SELECT * FROM finish();
-ROLLBACK;

@@ -57,7 +57,12 @@ CREATE FUNCTION tap.source_dsn() RETURNS text LANGUAGE sql AS \$\$
 \$\$;
 CREATE FUNCTION tap.on_source(p_sql text) RETURNS SETOF text LANGUAGE plpgsql AS \$\$
 BEGIN
-    PERFORM tap.dblink_exec(tap.source_dsn(), 'SET client_min_messages = warning; ' || p_sql);
+    PERFORM tap.dblink_connect('owner', tap.source_dsn());
+    PERFORM tap.dblink_exec('owner', 'SET client_min_messages = warning');
+    PERFORM tap.dblink_exec('owner', p_sql);
+    -- The counters of the table move now, not some seconds later.
+    PERFORM * FROM tap.dblink('owner', 'SELECT pg_stat_force_next_flush()') AS t(done text);
+    PERFORM tap.dblink_disconnect('owner');
 END
 \$\$;
 CREATE FUNCTION tap.ask_source(p_sql text) RETURNS text LANGUAGE sql AS \$\$
@@ -80,7 +85,7 @@ SET ROLE dba;
 INSERT INTO mimeo.dblink_mapping_mimeo (data_source, username, pwd)
 VALUES ('host=127.0.0.1 port=$source_port dbname=$name', 'reader', 'reader secret');
 SQL
-    PGPASSWORD='dba secret' PGOPTIONS='-c client_min_messages=warning' pg_prove --quiet \
+    PGPASSWORD='dba secret' PGOPTIONS='-c client_min_messages=warning' pg_prove --failures --comments \
         -h 127.0.0.1 -p "$destination_port" -U dba -d "$name" "$file" || failed=1
 done
 exit $failed
