@@ -31,8 +31,9 @@ GRANT USAGE ON SCHEMA app TO reader;
 ALTER DEFAULT PRIVILEGES IN SCHEMA app GRANT SELECT ON TABLES TO reader;
 RESET ROLE;
 CREATE EXTENSION postgres_fdw;
+GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO owner;
 CREATE SERVER itself FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '$source_port', dbname 'postgres');
-GRANT USAGE ON FOREIGN SERVER itself TO owner;
+ALTER SERVER itself OWNER TO owner;
 SQL
 
 on destination postgres <<SQL
