@@ -2,6 +2,7 @@
 # A PostgreSQL cluster of our own, on a free port of 127.0.0.1 and with its socket in its own folder.
 #
 # Usage: cluster.sh start DIR [initdb options]   prints the port
+#        cluster.sh standby DIR PRIMARY_DIR      a standby, to be started with restart
 #        cluster.sh restart DIR                  after a crash or a stop; same port
 #        cluster.sh stop DIR
 #        cluster.sh stop-all DIR                 all clusters below a folder
@@ -52,10 +53,19 @@ ${PG_OPTIONS:-}
 CONF
     cat >"$dir/data/pg_hba.conf" <<'HBA'
 local all postgres trust
+local replication postgres trust
 local all all scram-sha-256
 host all all 127.0.0.1/32 scram-sha-256
 HBA
     start
+    ;;
+standby)
+    primary=$1
+    mkdir -p "$dir"
+    [ "$(id -u)" != 0 ] || chown postgres "$dir"
+    as_postgres "$bin/pg_basebackup" -h "$primary" -p "$(cat "$primary/port")" -U postgres -D "$dir/data" -R -X stream -c fast
+    echo "unix_socket_directories = '$dir'" >>"$dir/data/postgresql.conf"
+    free_port >"$dir/port"
     ;;
 restart)
     start "$(cat "$dir/port")"
