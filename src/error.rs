@@ -155,18 +155,19 @@ impl Error {
             }
             Error::AmbiguousName(_) => "Write it as \"schema\".\"table\", each part in double quotes.".into(),
             Error::BrokenDestination { hint, .. } => hint.clone(),
-            Error::Index { report, .. } => report
-                .hint
-                .clone()
-                .unwrap_or_else(|| "Make what it needs here, or call with p_index := false.".into()),
+            Error::Index { report, .. } => {
+                report.hint.clone().unwrap_or_else(|| "Make what it needs here, or call with p_index := false.".into())
+            }
             Error::InUse { .. } => "The old data stays. pg_locks shows who holds it; mimeo.swap_max_wait says how \
                  long to wait."
                 .into(),
             Error::Dependent { .. } => "Drop it, refresh, and create it again.".into(),
             Error::Standby(_) => "Call it on the primary.".into(),
-            Error::Unreachable { .. } => "Check that the source is up, that its pg_hba.conf lets this host in, and the \
+            Error::Unreachable { .. } => {
+                "Check that the source is up, that its pg_hba.conf lets this host in, and the \
                  row of this data source in dblink_mapping_mimeo."
-                .into(),
+                    .into()
+            }
             _ => return None,
         };
         Some(hint)
@@ -184,12 +185,7 @@ impl Error {
 
     /// What a user sees of it.
     pub fn report(&self) -> Report {
-        Report {
-            sqlstate: self.sqlstate_text(),
-            message: self.to_string(),
-            detail: self.detail(),
-            hint: self.hint(),
-        }
+        Report { sqlstate: self.sqlstate_text(), message: self.to_string(), detail: self.detail(), hint: self.hint() }
     }
 
     /// Five characters, whichever side the error comes from.
@@ -243,9 +239,11 @@ impl From<CaughtError> for Error {
 
 /// PostgreSQL packs five characters into six bits each (MAKE_SQLSTATE in elog.h).
 fn decode_sqlstate(text: &str) -> PgSqlErrorCode {
-    let packed = text.bytes().take(5).enumerate().fold(0i32, |packed, (i, byte)| {
-        packed | ((i32::from(byte) - i32::from(b'0')) & 0x3f) << (6 * i)
-    });
+    let packed = text
+        .bytes()
+        .take(5)
+        .enumerate()
+        .fold(0i32, |packed, (i, byte)| packed | ((i32::from(byte) - i32::from(b'0')) & 0x3f) << (6 * i));
     PgSqlErrorCode::from(packed as isize)
 }
 

@@ -177,10 +177,7 @@ impl Shape {
     /// OIDs will do.
     pub fn takes_binary(&self, own: &Column, other: &Shape, theirs: &Column) -> bool {
         if own.type_oid < FIRST_ASSIGNED_OID {
-            return own.type_oid == theirs.type_oid
-                && own.binary
-                && theirs.binary
-                && !holds_local_oids(&own.type_name);
+            return own.type_oid == theirs.type_oid && own.binary && theirs.binary && !holds_local_oids(&own.type_name);
         }
         self.binary_type(own.type_oid, other, theirs.type_oid, false)
     }
@@ -248,9 +245,7 @@ impl Difference {
                 }
                 None => {
                     let before = old.iter().find(|before| {
-                        before.number == column.number
-                            && before.same_type(column)
-                            && named(new, &before.name).is_none()
+                        before.number == column.number && before.same_type(column) && named(new, &before.name).is_none()
                     });
                     match before {
                         Some(before) => difference.renamed.push((before.name.clone(), column.name.clone())),

@@ -168,9 +168,13 @@ fn a_refresh_works_from_every_kind_of_caller() {
             "after a savepoint that was rolled back",
             format!("BEGIN; SAVEPOINT s; {REFRESH}; ROLLBACK TO s; {REFRESH}; RELEASE s; COMMIT"),
         ),
-        ("a PL/pgSQL block that catches errors", "DO $$ BEGIN PERFORM mimeo.refresh_snapshot('app.t',
+        (
+            "a PL/pgSQL block that catches errors",
+            "DO $$ BEGIN PERFORM mimeo.refresh_snapshot('app.t',
              p_check_stats := false); PERFORM 1/0; EXCEPTION WHEN division_by_zero THEN
-             PERFORM mimeo.refresh_snapshot('app.t', p_check_stats := false); END $$".into()),
+             PERFORM mimeo.refresh_snapshot('app.t', p_check_stats := false); END $$"
+                .into(),
+        ),
     ];
     let mut client = scene.dba();
     client.batch_execute("SET search_path = app").unwrap();

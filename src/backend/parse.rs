@@ -52,8 +52,20 @@ pub fn run(statement: *mut pg_sys::Node, sql: &str) -> Result<()> {
 pub fn is_plain_condition(condition: &str) -> bool {
     // The tags of nodeToString; some have changed with the versions of PostgreSQL.
     const PLAIN: [&str; 14] = [
-        "A_EXPR", "AEXPR", "BOOLEXPR", "NULLTEST", "BOOLEANTEST", "COLUMNREF", "A_CONST", "TYPECAST", "TYPENAME",
-        "A_ARRAYEXPR", "CASEEXPR", "CASE", "CASEWHEN", "WHEN",
+        "A_EXPR",
+        "AEXPR",
+        "BOOLEXPR",
+        "NULLTEST",
+        "BOOLEANTEST",
+        "COLUMNREF",
+        "A_CONST",
+        "TYPECAST",
+        "TYPENAME",
+        "A_ARRAYEXPR",
+        "CASEEXPR",
+        "CASE",
+        "CASEWHEN",
+        "WHEN",
     ];
     let lower = condition.to_lowercase();
     if ["now", "today", "tomorrow", "yesterday"].iter().any(|word| lower.contains(word)) {

@@ -89,11 +89,7 @@ pub fn load_emptied(oid: pg_sys::Oid, columns: &[String], binary: bool, reader: 
             column_list(columns)?,
             options(binary)?,
         );
-        let rows = if takes_frozen_rows(relation) {
-            write_frozen(relation, copy)
-        } else {
-            pg_sys::CopyFrom(copy)
-        };
+        let rows = if takes_frozen_rows(relation) { write_frozen(relation, copy) } else { pg_sys::CopyFrom(copy) };
         pg_sys::EndCopyFrom(copy);
         pg_sys::free_parsestate(parse_state);
         pg_sys::table_close(relation, pg_sys::NoLock as i32);
@@ -255,10 +251,7 @@ unsafe fn write_batches(w: &mut Writer) {
             w.written += collected as u64;
             (collected, collected_bytes) = (0, 0);
             unguarded::MemoryContextReset(w.batch_memory);
-            unguarded::pgstat_progress_update_param(
-                pg_sys::PROGRESS_COPY_TUPLES_PROCESSED as c_int,
-                w.written as i64,
-            );
+            unguarded::pgstat_progress_update_param(pg_sys::PROGRESS_COPY_TUPLES_PROCESSED as c_int, w.written as i64);
             if pg_sys::InterruptPending != 0 {
                 unguarded::ProcessInterrupts();
             }

@@ -198,7 +198,11 @@ fn refuse_strangers(view: pg_sys::Oid) -> Result<()> {
         &[oid_arg(view)],
     )?;
     let Some(object) = stranger else { return Ok(()) };
-    let view = spi::text("SELECT concat(n.nspname, '.', c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-          WHERE c.oid = $1", &[oid_arg(view)])?.unwrap_or_default();
+    let view = spi::text(
+        "SELECT concat(n.nspname, '.', c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE c.oid = $1",
+        &[oid_arg(view)],
+    )?
+    .unwrap_or_default();
     Err(Error::Dependent { object, view, reason: String::new() })
 }

@@ -97,11 +97,7 @@ pub fn copy(index: &IndexDefinition, table: &Name, table_oid: pg_sys::Oid, name:
         }
         Ok(())
     });
-    made.map_err(|error| Error::Index {
-        index: index.name.clone(),
-        table: table.plain(),
-        report: error.report(),
-    })
+    made.map_err(|error| Error::Index { index: index.name.clone(), table: table.plain(), report: error.report() })
 }
 
 /// `name` with a number that makes it free in the table's schema.

@@ -94,10 +94,7 @@ impl Catalog {
     pub fn row(&self, dest_table: &str) -> Result<Option<Job>> {
         let _identity = self.act_as_owner()?;
         let table = self.table("refresh_config");
-        spi::json(
-            &format!("SELECT to_jsonb(c)::text FROM {table} c WHERE c.dest_table = $1"),
-            &[dest_table.into()],
-        )
+        spi::json(&format!("SELECT to_jsonb(c)::text FROM {table} c WHERE c.dest_table = $1"), &[dest_table.into()])
     }
 
     /// The row of dblink_mapping_mimeo, as the type that knows how to connect.

@@ -30,10 +30,7 @@ pub fn take(destination: &str, wait: Wait) -> Result<bool> {
     let args = &[destination.into()];
     let timeout = match wait {
         Wait::Not => {
-            return spi::is_true(
-                "SELECT pg_try_advisory_xact_lock(hashtext('mimeo refresh'), hashtext($1))",
-                args,
-            );
+            return spi::is_true("SELECT pg_try_advisory_xact_lock(hashtext('mimeo refresh'), hashtext($1))", args);
         }
         Wait::Seconds(seconds) => format!("{seconds}s"),
         Wait::Unlimited => "0".to_string(),

@@ -57,10 +57,9 @@ impl Connection {
         let readings = serde_json::Value::from(readings).to_string();
         match self.value(FIND, &[&readings], "looking the table up")? {
             Some(document) => Ok(serde_json::from_str(&document)?),
-            None => Err(Error::SourceTableMissing {
-                table: written.to_string(),
-                source_label: self.label().to_string(),
-            }),
+            None => {
+                Err(Error::SourceTableMissing { table: written.to_string(), source_label: self.label().to_string() })
+            }
         }
     }
 

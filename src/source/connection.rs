@@ -126,7 +126,7 @@ fn parameters(mapping: &Mapping, owner: pg_sys::Oid) -> Result<(BTreeMap<String,
             .into_iter()
             .collect()
     } else {
-        let (parameters, server_requires) = foreign_server(text, owner).map_err(|reason| invalid(reason))?;
+        let (parameters, server_requires) = foreign_server(text, owner).map_err(invalid)?;
         required &= server_requires;
         parameters
     };
@@ -139,10 +139,7 @@ fn parameters(mapping: &Mapping, owner: pg_sys::Oid) -> Result<(BTreeMap<String,
 }
 
 /// The options of a foreign server and of the owner's user mapping for it, as far as libpq knows them.
-fn foreign_server(
-    name: &str,
-    owner: pg_sys::Oid,
-) -> std::result::Result<(BTreeMap<String, String>, bool), String> {
+fn foreign_server(name: &str, owner: pg_sys::Oid) -> std::result::Result<(BTreeMap<String, String>, bool), String> {
     let c_name = CString::new(name).map_err(|_| "its name holds a NUL byte".to_string())?;
     // SAFETY: with missing_ok the result is null or a server in the current memory context.
     let server = unsafe { pg_sys::GetForeignServerByName(c_name.as_ptr(), true) };

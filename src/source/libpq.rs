@@ -37,10 +37,7 @@ impl Answer {
     }
 
     fn is_error(&self) -> bool {
-        matches!(
-            self.status(),
-            pq::ExecStatusType::PGRES_FATAL_ERROR | pq::ExecStatusType::PGRES_BAD_RESPONSE
-        )
+        matches!(self.status(), pq::ExecStatusType::PGRES_FATAL_ERROR | pq::ExecStatusType::PGRES_BAD_RESPONSE)
     }
 
     fn report(&self) -> Report {
@@ -140,10 +137,8 @@ impl Link {
     /// # Errors
     /// NoDescriptor, Unreachable (also after `timeout`).
     pub fn open(parameters: &[(String, String)], label: &str, timeout: Duration) -> Result<Link> {
-        let strings = parameters
-            .iter()
-            .map(|(keyword, value)| Ok((c(keyword)?, c(value)?)))
-            .collect::<Result<Vec<_>>>()?;
+        let strings =
+            parameters.iter().map(|(keyword, value)| Ok((c(keyword)?, c(value)?))).collect::<Result<Vec<_>>>()?;
         let mut keywords: Vec<*const c_char> = strings.iter().map(|(keyword, _)| keyword.as_ptr()).collect();
         let mut values: Vec<*const c_char> = strings.iter().map(|(_, value)| value.as_ptr()).collect();
         keywords.push(ptr::null());

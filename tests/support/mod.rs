@@ -105,10 +105,7 @@ pub fn pair() -> &'static Pair {
                 "CREATE ROLE owner LOGIN PASSWORD 'owner secret'; CREATE ROLE reader LOGIN PASSWORD 'reader secret'",
             )
             .unwrap();
-        pair.destination
-            .superuser("postgres")
-            .batch_execute("CREATE ROLE dba LOGIN PASSWORD 'dba secret'")
-            .unwrap();
+        pair.destination.superuser("postgres").batch_execute("CREATE ROLE dba LOGIN PASSWORD 'dba secret'").unwrap();
         pair
     })
 }
@@ -122,10 +119,7 @@ impl Scene {
     pub fn new(database: &str, rows: u32) -> Scene {
         let pair = pair();
         let create = |cluster: &Cluster, owner: &str| {
-            cluster
-                .superuser("postgres")
-                .batch_execute(&format!("CREATE DATABASE {database} OWNER {owner}"))
-                .unwrap();
+            cluster.superuser("postgres").batch_execute(&format!("CREATE DATABASE {database} OWNER {owner}")).unwrap();
         };
         create(&pair.source, "owner");
         create(&pair.destination, "dba");

@@ -137,13 +137,7 @@ impl Refresh<'_> {
 
     /// What the source is now; None if the live twin holds just that. With the idle twin locked: if it was not free at
     /// once (a dump, an autovacuum), it is waited for without a snapshot open on the source.
-    fn look(
-        &self,
-        source: &mut Connection,
-        before: &State,
-        twins: &Twins,
-        run: &mut Run,
-    ) -> Result<Option<Present>> {
+    fn look(&self, source: &mut Connection, before: &State, twins: &Twins, run: &mut Run) -> Result<Option<Present>> {
         run.phase("look");
         // The usual case costs one query over there: the table that was seen last is still the one, and unchanged.
         let mut known = before.seen.as_ref().map(|seen| seen.fingerprint.oid);
@@ -170,12 +164,7 @@ impl Refresh<'_> {
             if !locked {
                 source.end_snapshot()?;
                 run.phase("wait for the idle twin");
-                lock_exclusively(
-                    &[twins.idle.oid],
-                    &twins.idle.name(),
-                    self.idle_patience(),
-                    "emptied",
-                )?;
+                lock_exclusively(&[twins.idle.oid], &twins.idle.name(), self.idle_patience(), "emptied")?;
                 locked = true;
                 known = None;
                 run.reasons.clear();
@@ -275,16 +264,11 @@ impl Refresh<'_> {
     }
 
     /// Copies the rows, and makes sure that all of them have come.
-    fn pull(
-        &self,
-        source: &mut Connection,
-        present: &Present,
-        idle: &Shape,
-        run: &mut Run,
-    ) -> Result<()> {
-        let binary = present.columns.iter().all(|column| {
-            idle.column(&column.name).is_some_and(|own| idle.takes_binary(own, &present.shape, column))
-        });
+    fn pull(&self, source: &mut Connection, present: &Present, idle: &Shape, run: &mut Run) -> Result<()> {
+        let binary = present
+            .columns
+            .iter()
+            .all(|column| idle.column(&column.name).is_some_and(|own| idle.takes_binary(own, &present.shape, column)));
         if !binary {
             run.note("text format");
         }

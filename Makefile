@@ -1,0 +1,25 @@
+# What a user and a developer run. Everything that is missing is installed first.
+
+.PHONY: build install test demo demo-stop bench clean
+
+build:
+	@tests/support/install.sh build
+
+install: build
+	@tests/support/build.sh
+
+test:
+	@tests/support/test.sh
+
+demo:
+	@tests/demo/demo.sh
+
+demo-stop:
+	@tests/demo/demo.sh stop
+
+# make bench ROWS="100000 1000000 4000000"
+bench:
+	@tests/bench/bench.sh $(ROWS)
+
+clean:
+	cargo clean

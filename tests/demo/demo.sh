@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+# Two clusters, a table of two million rows that is written to all the time, and a snapshot of it that is read all the
+# time while it is refreshed.
+#
+# Usage: demo.sh [stop]      DEMO_DIR: where the clusters live; SCALE: pgbench's, 20 is 2,000,000 accounts
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+dir=${DEMO_DIR:-${TMPDIR:-/tmp}/mimeo_demo}
+scale=${SCALE:-20}
+PG_CONFIG=${PG_CONFIG:-/usr/lib/postgresql/${PG_MAJOR:-15}/bin/pg_config}
+bin=$("$PG_CONFIG" --bindir)
+cluster="$here/support/cluster.sh"
+
+stop() {
+    "$cluster" stop-all "$dir"
+    rm -rf "$dir"
+}
+if [ "${1:-}" = stop ]; then
+    stop
+    echo "The demo's clusters are stopped and removed."
+    exit
+fi
+
+"$here/support/install.sh" build
+echo "Building mimeo"
+"$here/support/build.sh"
+if [ -e "$dir" ]; then stop; fi
+mkdir -p "$dir"
+chmod 755 "$dir"
+background=()
+end() {
+    local status=$?
+    [ ${#background[@]} = 0 ] || kill "${background[@]}" 2>/dev/null || true
+    [ $status = 0 ] || stop
+}
+trap end EXIT
+
+echo "Starting a source and a destination cluster"
+source_port=$("$cluster" start "$dir/source")
+destination_port=$("$cluster" start "$dir/destination")
+on_source() { psql -XqAt -v ON_ERROR_STOP=1 -h "$dir/source" -p "$source_port" -U postgres -d shop "$@"; }
+as_dba() { PGPASSWORD=dba psql -Xq -v ON_ERROR_STOP=1 -h 127.0.0.1 -p "$destination_port" -U dba -d reports "$@"; }
+
+psql -Xq -h "$dir/source" -p "$source_port" -U postgres -c 'CREATE DATABASE shop'
+echo "Filling the source: pgbench, scale $scale"
+"$bin/pgbench" -i -q -s "$scale" -h "$dir/source" -p "$source_port" -U postgres shop >/dev/null 2>&1
+on_source -c "CREATE ROLE copier LOGIN PASSWORD 'copier'" -c "GRANT SELECT ON pgbench_accounts TO copier"
+psql -Xq -h "$dir/destination" -p "$destination_port" -U postgres \
+    -c "CREATE ROLE dba LOGIN PASSWORD 'dba'" -c 'CREATE DATABASE reports OWNER dba'
+
+echo "Making the job"
+as_dba -At <<SQL
+CREATE EXTENSION mimeo;
+INSERT INTO mimeo.dblink_mapping_mimeo (data_source, username, pwd)
+VALUES ('host=127.0.0.1 port=$source_port dbname=shop', 'copier', 'copier');
+SELECT mimeo.snapshot_maker('public.pgbench_accounts', 1);
+CREATE TABLE demo (step serial, what text, live text);
+CREATE FUNCTION live() RETURNS text LANGUAGE sql AS \$\$
+    SELECT c.relname FROM pg_rewrite r JOIN pg_depend d ON d.objid = r.oid JOIN pg_class c ON c.oid = d.refobjid
+     WHERE r.ev_class = 'pgbench_accounts'::regclass AND d.refclassid = 'pg_class'::regclass AND c.oid <> r.ev_class LIMIT 1
+\$\$;
+INSERT INTO demo (what, live) VALUES ('the maker pulls the first data', live());
+SQL
+step() { # what…: refreshes, and notes which twin is live
+    echo "Refreshing: $1"
+    as_dba -At -c "SELECT mimeo.refresh_snapshot('public.pgbench_accounts')" -c "INSERT INTO demo (what, live) VALUES ('$1', live())"
+}
+
+echo "Starting a writer on the source, and two readers of the view"
+writer_log=$dir/writer.log
+"$bin/pgbench" -n -c 2 -T 3600 -h "$dir/source" -p "$source_port" -U postgres shop >"$writer_log" 2>&1 &
+background+=($!)
+writer=$!
+cat >"$dir/read.sql" <<'SQL'
+\set aid random(1, 100000 * :scale)
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+SQL
+mkdir "$dir/readers"
+PGPASSWORD=dba "$bin/pgbench" -n -c 2 -j 2 -T 3600 -f "$dir/read.sql" -D scale="$scale" -l --log-prefix="$dir/readers/log" \
+    -h 127.0.0.1 -p "$destination_port" -U dba reports >"$dir/readers.log" 2>&1 &
+background+=($!)
+readers=$!
+
+for _ in 1 2 3; do step 'while the source is written to'; done
+kill "$writer" 2>/dev/null
+wait "$writer" 2>/dev/null || true
+on_source -c "DO \$\$ BEGIN PERFORM pg_stat_force_next_flush(); END \$\$" || true
+step 'the writer has stopped'
+until [ "$(as_dba -At -c "SELECT status FROM mimeo.run_history ORDER BY run_id DESC LIMIT 1")" = skipped ]; do
+    step 'nothing has changed since'
+done
+on_source -c "ALTER TABLE pgbench_accounts ADD note text DEFAULT 'new'"
+step 'a column was added on the source'
+if ! kill -0 "$readers" 2>/dev/null; then
+    cat "$dir/readers.log" >&2
+    exit 1
+fi
+kill -INT "$readers"
+wait "$readers" 2>/dev/null || true
+read -r reads longest < <(cat "$dir"/readers/log* | awk '{ n++; if ($3 > m) m = $3 } END { print n, m / 1000 }')
+differences=$(on_source -c "SELECT count(*), sum(abalance), md5(string_agg(note, '' ORDER BY aid)) FROM pgbench_accounts" |
+    { read -r there; here_too=$(as_dba -At -c "SELECT count(*), sum(abalance), md5(string_agg(note, '' ORDER BY aid)) FROM pgbench_accounts"); [ "$there" = "$here_too" ] && echo none || echo "$there and $here_too"; })
+
+echo
+as_dba -P footer=off -P border=2 <<'SQL'
+SELECT d.step, d.what, h.status, h.rows, round(extract(epoch FROM h.ended - h.started)::numeric, 2) AS seconds,
+       round((h.bytes / 1e6 / nullif(extract(epoch FROM h.ended - h.started), 0))::numeric, 1) AS "MB/s",
+       d.live AS "live twin"
+  FROM demo d JOIN (SELECT row_number() OVER (ORDER BY run_id) AS step, * FROM mimeo.run_history) h USING (step)
+ ORDER BY d.step;
+SQL
+cat <<TEXT
+Readers: $reads queries of the view meanwhile, none failed; the longest took $longest ms.
+Differences between source and destination at the end: $differences.
+
+Both clusters are up. To look around:
+  PGPASSWORD=dba psql -h 127.0.0.1 -p $destination_port -U dba reports
+  psql -h $dir/source -p $source_port -U postgres shop
+In the first one:
+  SELECT * FROM mimeo.run_history;
+  SELECT mimeo.refresh_snapshot('pgbench_accounts', p_debug := true);
+To stop and remove them: make demo-stop
+TEXT
+[ "$differences" = none ]

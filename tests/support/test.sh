@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Every test. Clusters live in a folder of this run, and are stopped whatever happens.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+started=$SECONDS
+say() { echo "== $* ($((SECONDS - started)) s)"; }
+
+say "install what is missing"
+tests/support/install.sh test
+say "format and lints"
+cargo fmt --check
+cargo clippy --release --all-targets --quiet -- -D warnings
+say "build"
+tests/support/build.sh
+
+run=$(mktemp -d "${TMPDIR:-/tmp}/mimeo_test.XXXXXX")
+chmod 755 "$run"
+trap 'tests/support/cluster.sh stop-all "$run"; rm -rf "$run"' EXIT
+export MIMEO_RUN_DIR=$run
+
+say "pure logic"
+cargo test --release --lib --quiet
+say "behaviour, in SQL"
+tests/support/pgtap.sh "$run/pgtap"
+tests/support/cluster.sh stop-all "$run/pgtap"
+say "several sessions and faults"
+cargo test --release --quiet --test '*'
+say "done"
