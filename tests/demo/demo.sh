@@ -63,7 +63,7 @@ INSERT INTO demo (what, live) VALUES ('the maker pulls the first data', live());
 SQL
 step() { # what…: refreshes, and notes which twin is live
     echo "Refreshing: $1"
-    as_dba -At -c "SELECT mimeo.refresh_snapshot('public.pgbench_accounts')" -c "INSERT INTO demo (what, live) VALUES ('$1', live())"
+    as_dba -At -o /dev/null -c "SELECT mimeo.refresh_snapshot('public.pgbench_accounts')" -c "INSERT INTO demo (what, live) VALUES ('$1', live())"
 }
 
 echo "Starting a writer on the source, and two readers of the view"
@@ -81,7 +81,13 @@ PGPASSWORD=dba "$bin/pgbench" -n -c 2 -j 2 -T 3600 -f "$dir/read.sql" -D scale="
 background+=($!)
 readers=$!
 
-for _ in 1 2 3; do step 'while the source is written to'; done
+updates() { on_source -c "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'pgbench_accounts'"; }
+for _ in 1 2 3; do
+    # Sessions report what they changed about once a second; before that a refresh has nothing to go by.
+    seen=$(updates)
+    until [ "$(updates)" != "$seen" ]; do sleep 0.1; done
+    step 'while the source is written to'
+done
 kill "$writer" 2>/dev/null
 wait "$writer" 2>/dev/null || true
 on_source -c "DO \$\$ BEGIN PERFORM pg_stat_force_next_flush(); END \$\$" || true
@@ -95,7 +101,7 @@ if ! kill -0 "$readers" 2>/dev/null; then
     cat "$dir/readers.log" >&2
     exit 1
 fi
-kill -INT "$readers"
+kill "$readers"
 wait "$readers" 2>/dev/null || true
 read -r reads longest < <(cat "$dir"/readers/log* | awk '{ n++; if ($3 > m) m = $3 } END { print n, m / 1000 }')
 differences=$(on_source -c "SELECT count(*), sum(abalance), md5(string_agg(note, '' ORDER BY aid)) FROM pgbench_accounts" |
