@@ -8,7 +8,6 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 dir=${DEMO_DIR:-${TMPDIR:-/tmp}/mimeo_demo}
 scale=${SCALE:-20}
 PG_CONFIG=${PG_CONFIG:-/usr/lib/postgresql/${PG_MAJOR:-15}/bin/pg_config}
-bin=$("$PG_CONFIG" --bindir)
 cluster="$here/support/cluster.sh"
 
 stop() {
@@ -22,6 +21,7 @@ if [ "${1:-}" = stop ]; then
 fi
 
 "$here/support/install.sh" build
+bin=$("$PG_CONFIG" --bindir)
 echo "Building mimeo"
 "$here/support/build.sh"
 if [ -e "$dir" ]; then stop; fi

@@ -12,7 +12,7 @@ set -euo pipefail
 command=$1 dir=$2
 shift 2
 PG_CONFIG=${PG_CONFIG:-/usr/lib/postgresql/${PG_MAJOR:-15}/bin/pg_config}
-bin=$("$PG_CONFIG" --bindir)
+bin=$("$PG_CONFIG" --bindir 2>/dev/null || true)
 
 # PostgreSQL refuses to run as root.
 as_postgres() { if [ "$(id -u)" = 0 ]; then (cd / && runuser -u postgres -- "$@"); else "$@"; fi; }
