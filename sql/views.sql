@@ -54,7 +54,7 @@ ALTER VIEW @extschema@.refresh_config_inserter_time ALTER COLUMN type SET DEFAUL
 
 CREATE VIEW @extschema@.refresh_config_inserter_serial AS
     SELECT dest_table, source_table, type, dblink, last_run, filter, condition, period, batch_limit, jobmon,
-           control, boundary::integer AS boundary, last_value::bigint AS last_value
+           control, boundary::integer AS boundary, trunc(last_value::numeric)::bigint AS last_value
       FROM @extschema@.refresh_config WHERE type = 'inserter_serial';
 ALTER VIEW @extschema@.refresh_config_inserter_serial ALTER COLUMN type SET DEFAULT 'inserter_serial';
 
@@ -67,7 +67,7 @@ ALTER VIEW @extschema@.refresh_config_updater_time ALTER COLUMN type SET DEFAULT
 
 CREATE VIEW @extschema@.refresh_config_updater_serial AS
     SELECT dest_table, source_table, type, dblink, last_run, filter, condition, period, batch_limit, jobmon,
-           control, pk_name, pk_type, boundary::integer AS boundary, last_value::bigint AS last_value
+           control, pk_name, pk_type, boundary::integer AS boundary, trunc(last_value::numeric)::bigint AS last_value
       FROM @extschema@.refresh_config WHERE type = 'updater_serial';
 ALTER VIEW @extschema@.refresh_config_updater_serial ALTER COLUMN type SET DEFAULT 'updater_serial';
 
@@ -95,7 +95,12 @@ BEGIN
     END IF;
     v_new := jsonb_populate_record(v_new, to_jsonb(NEW));
     v_new.boundary := coalesce(NEW.boundary::text, CASE WHEN v_time THEN '00:10:00' ELSE '0' END);
-    v_new.last_value := coalesce(NEW.last_value::text, CASE WHEN v_time THEN NULL ELSE '0' END);
+    -- What the view shows may be less exact than what the table holds.
+    IF TG_OP = 'INSERT' OR NEW.last_value IS DISTINCT FROM OLD.last_value THEN
+        v_new.last_value := coalesce(NEW.last_value::text, CASE WHEN v_time THEN NULL ELSE '0' END);
+    ELSE
+        v_new.last_value := (SELECT c.last_value FROM @extschema@.refresh_config c WHERE c.dest_table = OLD.dest_table);
+    END IF;
     v_new.jobmon := coalesce(v_new.jobmon, false);
     v_new.state := coalesce(v_new.state, '{}');
     IF v_time THEN

@@ -22,8 +22,24 @@ pub enum Error {
     UnknownJob(String),
     #[error("destination table {destination} is a job of type {found}, not {wanted}")]
     WrongMethod { destination: String, found: &'static str, wanted: &'static str },
-    #[error("replication is already defined for {0}")]
-    JobExists(String),
+    #[error("{method} replication already defined for {destination}")]
+    JobExists { method: &'static str, destination: String },
+    #[error("{0}")]
+    InvalidArgument(String),
+    #[error("{table} on {source_label} has no key that identifies its rows")]
+    NoKey { table: String, source_label: String },
+    #[error("the filter of {table} lacks {what}: {}", columns.join(", "))]
+    FilterLacks { table: String, what: &'static str, columns: Vec<String> },
+    #[error("column {column} of {table} cannot be the control column: {reason}")]
+    UnsupportedControl { table: String, column: String, reason: String },
+    #[error("destination {destination} cannot take the columns of {source_table}: {}", reasons.join("; "))]
+    Misfit { destination: String, source_table: String, reasons: Vec<String>, fixes: Vec<String> },
+    #[error("destination {destination} cannot be written to by mimeo: {reason}")]
+    UnsupportedDestination { destination: String, reason: String },
+    #[error("rows of {table} violate foreign key {constraint} with the new rows of {destination}")]
+    ForeignKey { table: String, constraint: String, destination: String },
+    #[error("must be owner of {0}")]
+    NotOwner(String),
     #[error("there is no data source with the id {0}")]
     UnknownSource(i32),
     #[error("{source_label} cannot be used: {reason}")]
@@ -90,8 +106,14 @@ impl Error {
             Error::UnknownTypes { .. } | Error::UnknownCollations { .. } => E::ERRCODE_UNDEFINED_OBJECT,
             Error::WrongMethod { .. } => E::ERRCODE_WRONG_OBJECT_TYPE,
             Error::UnsupportedSource { .. } => E::ERRCODE_WRONG_OBJECT_TYPE,
-            Error::JobExists(_) => E::ERRCODE_DUPLICATE_OBJECT,
-            Error::InvalidSource { .. } => E::ERRCODE_INVALID_PARAMETER_VALUE,
+            Error::UnsupportedControl { .. } | Error::UnsupportedDestination { .. } => E::ERRCODE_WRONG_OBJECT_TYPE,
+            Error::JobExists { .. } => E::ERRCODE_DUPLICATE_OBJECT,
+            Error::InvalidSource { .. } | Error::InvalidArgument(_) => E::ERRCODE_INVALID_PARAMETER_VALUE,
+            Error::NoKey { .. } => E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Error::FilterLacks { .. } => E::ERRCODE_INVALID_COLUMN_REFERENCE,
+            Error::Misfit { .. } => E::ERRCODE_DATATYPE_MISMATCH,
+            Error::ForeignKey { .. } => E::ERRCODE_FOREIGN_KEY_VIOLATION,
+            Error::NotOwner(_) => E::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Error::Unreachable { .. } => E::ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
             Error::PasswordRequired(_) => E::ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED,
             Error::ConnectionLost { .. } => E::ERRCODE_CONNECTION_FAILURE,
@@ -133,7 +155,17 @@ impl Error {
         let hint = match self {
             Error::Postgres(report) | Error::Remote { report, .. } => return report.hint.clone(),
             Error::UnknownJob(_) => "The view job_status and the table refresh_config list what is managed.".into(),
-            Error::JobExists(_) => "Call the destroyer of its method first, or choose another p_dest_table.".into(),
+            Error::JobExists { .. } => "Call the destroyer of its method first, or choose another p_dest_table.".into(),
+            Error::NoKey { .. } => "Give it a primary key or a unique index on NOT NULL columns, or name its key with \
+                 p_pk_name and p_pk_type."
+                .into(),
+            Error::FilterLacks { .. } => "Add them to p_filter.".into(),
+            Error::Misfit { fixes, .. } => format!("Run here: {}", fixes.join(" ")),
+            Error::ForeignKey { .. } => {
+                "The old data stays. Set truncate_cascade to empty the referencing tables too, \
+                 or remove the rows that point nowhere."
+                    .into()
+            }
             Error::UnknownSource(_) => "Add it to dblink_mapping_mimeo: data_source is a libpq connection string or \
                  the name of a foreign server."
                 .into(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 static SWAP_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(100);
 static SWAP_MAX_WAIT: GucSetting<i32> = GucSetting::<i32>::new(600_000);
+static WRITER_WAIT: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static CONNECT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10);
 static TCP_USER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static KEEPALIVES_IDLE: GucSetting<i32> = GucSetting::<i32>::new(30);
@@ -15,6 +16,10 @@ pub fn swap_lock_timeout() -> Duration {
 
 pub fn swap_max_wait() -> Duration {
     Duration::from_millis(SWAP_MAX_WAIT.get() as u64)
+}
+
+pub fn writer_wait() -> Duration {
+    Duration::from_millis(WRITER_WAIT.get() as u64)
 }
 
 pub fn connect_timeout() -> Duration {
@@ -49,6 +54,15 @@ pub fn register() {
         &SWAP_MAX_WAIT,
         0,
         i32::MAX,
+        GucFlags::UNIT_MS,
+    );
+    int(
+        c"mimeo.writer_wait",
+        c"How long an inserter or updater waits for transactions that are writing to the source table.",
+        c"After that it goes only as far as it is proven that no row can be missed.",
+        &WRITER_WAIT,
+        0,
+        3_600_000,
         GucFlags::UNIT_MS,
     );
     int(

@@ -124,6 +124,16 @@ pub struct IndexDefinition {
     pub columns: Vec<String>,
 }
 
+/// What a column of a source gets when nothing is said of it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ColumnDefault {
+    pub column: String,
+    /// As pg_get_expr prints it.
+    pub expression: String,
+    /// The expression is that of a stored generated column.
+    pub generated: bool,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Shape {
     pub oid: u32,
@@ -170,6 +180,17 @@ impl Shape {
                 && index.columns.iter().all(|name| self.column(name).is_some_and(|column| column.not_null))
         };
         self.indexes.iter().find(|index| index.primary).or_else(|| self.indexes.iter().find(usable))
+    }
+
+    /// Whether no two rows have the same values in these columns. `indexes` is filled.
+    pub fn is_unique(&self, columns: &[String]) -> bool {
+        self.indexes.iter().any(|index| {
+            index.unique
+                && index.immediate
+                && !index.partial
+                && !index.expressions
+                && index.columns.iter().all(|column| columns.contains(column))
+        })
     }
 
     /// Whether a column of ours can take the binary form of a column of `other`: the types are the same, as far

@@ -3,7 +3,7 @@
 mod support;
 
 use std::time::{Duration, Instant};
-use support::{in_background, message, one, pair, run_dir, script, sqlstate, wait_for, Cluster, Scene, REFRESH};
+use support::{in_background, message, one, pair, run_dir, script, sqlstate, stuck, wait_for, Cluster, Scene, REFRESH};
 
 #[test]
 fn a_second_refresh_ends_at_once_and_says_so() {
@@ -249,4 +249,47 @@ fn read_only_transactions_and_standbys_get_a_clear_error() {
     let outcome = client.batch_execute(REFRESH);
     assert_eq!(sqlstate(&outcome), "25006");
     assert_eq!(message(&outcome), "refresh_snapshot cannot run on a standby");
+}
+
+#[test]
+fn readers_of_a_table_do_not_wait_while_it_is_refreshed() {
+    let scene = Scene::new("table_readers", 200_000);
+    scene.dba().batch_execute("SELECT mimeo.table_maker('app.t', 1)").unwrap();
+    scene.change();
+    // The refresh has everything but the source's last rows, and readers come and go.
+    let (proxy, _, refresh) = stuck(&scene, "SELECT mimeo.refresh_table('app.t')");
+    let mut reader = scene.dba();
+    reader.batch_execute("SET lock_timeout = '1s'").unwrap();
+    assert_eq!(
+        one::<i64>(&mut reader, "SELECT count(*) FROM app.t WHERE v NOT LIKE '%!'"),
+        200_000,
+        "the old rows, all of them"
+    );
+    // One that holds the table for long delays the exchange, and nobody else.
+    reader.batch_execute("BEGIN; SELECT count(*) FROM app.t").unwrap();
+    proxy.allow(u64::MAX);
+    scene.wait_for_phase("replace");
+    let mut waiting = scene.destination_superuser();
+    wait_for("the refresh to try", || {
+        one(&mut waiting, "SELECT count(*) > 0 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted")
+    });
+    let mut other = scene.dba();
+    other.batch_execute("SET lock_timeout = '1s'").unwrap();
+    for _ in 0..20 {
+        other.batch_execute("SELECT count(*) FROM app.t").unwrap();
+    }
+    reader.batch_execute("COMMIT").unwrap();
+    assert_eq!(sqlstate(&refresh.join().unwrap().1), "00000");
+    assert_eq!(scene.changed_rows(1), 200_000);
+}
+
+#[test]
+fn an_older_repeatable_read_reader_of_a_table_sees_rows() {
+    let scene = Scene::new("table_older_reader", 1000);
+    scene.dba().batch_execute("SELECT mimeo.table_maker('app.t', 1)").unwrap();
+    let mut reader = scene.dba();
+    reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").unwrap();
+    scene.change();
+    scene.dba().batch_execute("SELECT mimeo.refresh_table('app.t')").unwrap();
+    assert_eq!(one::<i64>(&mut reader, "SELECT count(*) FROM app.t"), 1000);
 }

@@ -3,7 +3,7 @@
 
 mod support;
 
-use support::{message, one, pair, sqlstate, stuck_in_copy, wait_for, Cluster, Scene, REFRESH};
+use support::{crash, message, one, pair, sqlstate, stuck_in_copy, wait_for, Scene, REFRESH};
 
 #[test]
 fn kill_9_of_a_backend_in_mid_copy_leaves_the_old_data_live() {
@@ -12,7 +12,8 @@ fn kill_9_of_a_backend_in_mid_copy_leaves_the_old_data_live() {
     let (proxy, _, refresh) = stuck_in_copy(&scene);
     let source_pid: i32 = one(
         &mut scene.source_superuser(),
-        "SELECT pid FROM pg_stat_activity WHERE application_name = 'mimeo/app.t' AND datname = current_database()",
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'mimeo/app.t' AND datname = current_database()
+            AND backend_type = 'client backend'",
     );
     crash(&pair().source, source_pid);
     proxy.allow(u64::MAX);
@@ -48,13 +49,4 @@ fn kill_9_of_a_backend_in_mid_copy_leaves_the_old_data_live() {
     crash(&pair().source, victim_pid);
     scene.dba().batch_execute("SELECT mimeo.refresh_snapshot('app.t')").unwrap();
     assert_eq!(scene.last_status(), "ok", "counters from before a crash are not compared with those after it");
-}
-
-/// Kills a backend, and waits until its cluster has noticed, thrown out everybody else, and come back.
-fn crash(cluster: &Cluster, pid: i32) {
-    let mut witness = cluster.superuser("postgres");
-    // SAFETY: a backend of a cluster of this test's own.
-    assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
-    wait_for("the crash to be noticed", || witness.simple_query("SELECT 1").is_err());
-    cluster.wait_until_up();
 }

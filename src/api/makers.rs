@@ -1,6 +1,6 @@
 //! Makers: they set a job up and pull the first data.
 
-use crate::method::snapshot;
+use crate::method::{incremental, snapshot, table, Method, Request};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -18,7 +18,7 @@ fn snapshot_maker(
     p_jobmon: default!(Option<bool>, "NULL"),
     p_debug: default!(bool, "false"),
 ) -> Result<(), ErrorReport> {
-    snapshot::make(&snapshot::Request {
+    snapshot::make(&Request {
         source_table: p_src_table,
         data_source_id: p_dblink_id,
         destination: p_dest_table,
@@ -29,5 +29,121 @@ fn snapshot_maker(
         jobmon: p_jobmon,
         debug: p_debug,
     })?;
+    Ok(())
+}
+
+/// Makes a table job: a plain table, all of whose rows are replaced by each refresh.
+#[pg_extern]
+#[allow(clippy::too_many_arguments)]
+fn table_maker(
+    p_src_table: &str,
+    p_dblink_id: i32,
+    p_dest_table: default!(Option<&str>, "NULL"),
+    p_index: default!(bool, "true"),
+    p_filter: default!(Option<Vec<String>>, "NULL"),
+    p_condition: default!(Option<&str>, "NULL"),
+    p_sequences: default!(Option<Vec<String>>, "NULL"),
+    p_pulldata: default!(bool, "true"),
+    p_jobmon: default!(Option<bool>, "NULL"),
+    p_debug: default!(bool, "false"),
+) -> Result<(), ErrorReport> {
+    let common = Request {
+        source_table: p_src_table,
+        data_source_id: p_dblink_id,
+        destination: p_dest_table,
+        indexes: p_index,
+        filter: p_filter,
+        condition: p_condition,
+        pull_data: p_pulldata,
+        jobmon: p_jobmon,
+        debug: p_debug,
+    };
+    table::make(&table::Request { common, sequences: p_sequences })?;
+    Ok(())
+}
+
+/// Makes an inserter job: rows that are new by a time or serial column are added.
+#[pg_extern]
+#[allow(clippy::too_many_arguments)]
+fn inserter_maker(
+    p_src_table: &str,
+    p_type: &str,
+    p_control_field: &str,
+    p_dblink_id: i32,
+    p_boundary: default!(Option<&str>, "NULL"),
+    p_dest_table: default!(Option<&str>, "NULL"),
+    p_index: default!(bool, "true"),
+    p_filter: default!(Option<Vec<String>>, "NULL"),
+    p_condition: default!(Option<&str>, "NULL"),
+    p_pulldata: default!(bool, "true"),
+    p_jobmon: default!(Option<bool>, "NULL"),
+    p_debug: default!(bool, "false"),
+) -> Result<(), ErrorReport> {
+    let common = Request {
+        source_table: p_src_table,
+        data_source_id: p_dblink_id,
+        destination: p_dest_table,
+        indexes: p_index,
+        filter: p_filter,
+        condition: p_condition,
+        pull_data: p_pulldata,
+        jobmon: p_jobmon,
+        debug: p_debug,
+    };
+    incremental::make(
+        Method::Inserter,
+        &incremental::Request {
+            common,
+            p_type,
+            control: p_control_field,
+            boundary: p_boundary,
+            pk_name: None,
+            pk_type: None,
+        },
+    )?;
+    Ok(())
+}
+
+/// Makes an updater job: rows that are new or changed by a time or serial column are put in their places by key.
+#[pg_extern]
+#[allow(clippy::too_many_arguments)]
+fn updater_maker(
+    p_src_table: &str,
+    p_type: &str,
+    p_control_field: &str,
+    p_dblink_id: i32,
+    p_boundary: default!(Option<&str>, "NULL"),
+    p_dest_table: default!(Option<&str>, "NULL"),
+    p_index: default!(bool, "true"),
+    p_filter: default!(Option<Vec<String>>, "NULL"),
+    p_condition: default!(Option<&str>, "NULL"),
+    p_pulldata: default!(bool, "true"),
+    p_pk_name: default!(Option<Vec<String>>, "NULL"),
+    p_pk_type: default!(Option<Vec<String>>, "NULL"),
+    p_jobmon: default!(Option<bool>, "NULL"),
+    p_debug: default!(bool, "false"),
+) -> Result<(), ErrorReport> {
+    let common = Request {
+        source_table: p_src_table,
+        data_source_id: p_dblink_id,
+        destination: p_dest_table,
+        indexes: p_index,
+        filter: p_filter,
+        condition: p_condition,
+        pull_data: p_pulldata,
+        jobmon: p_jobmon,
+        debug: p_debug,
+    };
+    incremental::make(
+        Method::Updater,
+        &incremental::Request {
+            common,
+            p_type,
+            control: p_control_field,
+            boundary: p_boundary,
+            pk_name: p_pk_name,
+            pk_type: p_pk_type,
+        },
+    )?;
     Ok(())
 }

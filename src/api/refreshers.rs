@@ -1,7 +1,8 @@
 //! Refreshers: what cron calls.
 
 use crate::job::lock::Wait;
-use crate::method::snapshot;
+use crate::method::incremental::{self, Repull};
+use crate::method::{snapshot, table, Method};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -40,4 +41,77 @@ fn refresh_snap(
     p_debug: default!(bool, "false"),
 ) -> Result<(), ErrorReport> {
     refresh_snapshot(p_destination, p_index, p_pulldata, p_jobmon, p_lock_wait, p_check_stats, p_debug)
+}
+
+/// Refreshes a table.
+#[pg_extern]
+fn refresh_table(
+    p_destination: &str,
+    p_truncate_cascade: default!(Option<bool>, "NULL"),
+    p_jobmon: default!(Option<bool>, "NULL"),
+    p_lock_wait: default!(Option<i32>, "NULL"),
+    p_debug: default!(bool, "false"),
+) -> Result<(), ErrorReport> {
+    let _ = p_jobmon;
+    table::refresh(&table::Options {
+        destination: p_destination,
+        truncate_cascade: p_truncate_cascade,
+        lock_wait: Wait::from_argument(p_lock_wait),
+        debug: p_debug,
+    })?;
+    Ok(())
+}
+
+/// Refreshes an inserter.
+#[pg_extern]
+#[allow(clippy::too_many_arguments)]
+fn refresh_inserter(
+    p_destination: &str,
+    p_limit: default!(Option<i32>, "NULL"),
+    p_repull: default!(bool, "false"),
+    p_repull_start: default!(Option<&str>, "NULL"),
+    p_repull_end: default!(Option<&str>, "NULL"),
+    p_jobmon: default!(Option<bool>, "NULL"),
+    p_lock_wait: default!(Option<i32>, "NULL"),
+    p_debug: default!(bool, "false"),
+) -> Result<(), ErrorReport> {
+    let _ = p_jobmon;
+    incremental::refresh(
+        Method::Inserter,
+        &incremental::Options {
+            destination: p_destination,
+            limit: p_limit,
+            repull: Repull::from_arguments(p_repull, p_repull_start, p_repull_end),
+            lock_wait: Wait::from_argument(p_lock_wait),
+            debug: p_debug,
+        },
+    )?;
+    Ok(())
+}
+
+/// Refreshes an updater.
+#[pg_extern]
+#[allow(clippy::too_many_arguments)]
+fn refresh_updater(
+    p_destination: &str,
+    p_limit: default!(Option<i32>, "NULL"),
+    p_repull: default!(bool, "false"),
+    p_repull_start: default!(Option<&str>, "NULL"),
+    p_repull_end: default!(Option<&str>, "NULL"),
+    p_jobmon: default!(Option<bool>, "NULL"),
+    p_lock_wait: default!(Option<i32>, "NULL"),
+    p_debug: default!(bool, "false"),
+) -> Result<(), ErrorReport> {
+    let _ = p_jobmon;
+    incremental::refresh(
+        Method::Updater,
+        &incremental::Options {
+            destination: p_destination,
+            limit: p_limit,
+            repull: Repull::from_arguments(p_repull, p_repull_start, p_repull_end),
+            lock_wait: Wait::from_argument(p_lock_wait),
+            debug: p_debug,
+        },
+    )?;
+    Ok(())
 }

@@ -40,6 +40,21 @@ pub fn act_as(role: pg_sys::Oid, restricted: bool) -> Result<Identity> {
     Ok(identity)
 }
 
+impl Identity {
+    /// The same role without the restriction that this identity brought, for a step that runs nobody's code, as REFRESH
+    /// MATERIALIZED VIEW CONCURRENTLY makes its temporary table. What restricted the caller still does.
+    pub fn unrestricted(&self) -> Identity {
+        let mut user = pg_sys::InvalidOid;
+        let mut context = 0;
+        // SAFETY: plain assignments and a new GUC level, all undone by Drop or by the end of the (sub)transaction.
+        unsafe {
+            pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+            pg_sys::SetUserIdAndSecContext(user, self.context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
+            Identity { user, context, nest_level: pg_sys::NewGUCNestLevel() }
+        }
+    }
+}
+
 /// Pins the settings and keeps the role.
 pub fn pin_settings() -> Result<Identity> {
     let mut user = pg_sys::InvalidOid;

@@ -47,6 +47,40 @@ pub fn run(statement: *mut pg_sys::Node, sql: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether a text is one expression, which can stand in parentheses in a statement, and whether that is a constant.
+pub enum Expression {
+    Constant,
+    Other,
+}
+
+/// What `text` is; None if it is not one expression.
+pub fn expression(text: &str) -> Option<Expression> {
+    attempt(|| {
+        let select = statement(&format!("SELECT ({text})"))?.cast::<pg_sys::SelectStmt>();
+        // SAFETY: the kind of each node is checked before any field of it is read.
+        unsafe {
+            if (*select).type_ != pg_sys::NodeTag::T_SelectStmt || (*select).op != pg_sys::SetOperation::SETOP_NONE {
+                return Ok(None);
+            }
+            let targets = PgList::<pg_sys::ResTarget>::from_pg((*select).targetList);
+            let alone = targets.len() == 1
+                && (*select).fromClause.is_null()
+                && (*select).whereClause.is_null()
+                && (*select).sortClause.is_null()
+                && (*select).limitCount.is_null()
+                && (*select).limitOffset.is_null();
+            let Some(target) = targets.get_ptr(0).filter(|_| alone) else { return Ok(None) };
+            let mut node = (*target).val;
+            while (*node).type_ == pg_sys::NodeTag::T_TypeCast {
+                node = (*node.cast::<pg_sys::TypeCast>()).arg;
+            }
+            let constant = (*node).type_ == pg_sys::NodeTag::T_A_Const;
+            Ok(Some(if constant { Expression::Constant } else { Expression::Other }))
+        }
+    })
+    .unwrap_or_default()
+}
+
 /// Whether a condition that a user wrote is a plain comparison of columns with constants: then it selects the same
 /// rows as long as the rows are the same. Calls, subqueries, further tables and words like 'now' are not.
 pub fn is_plain_condition(condition: &str) -> bool {

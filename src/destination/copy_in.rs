@@ -62,9 +62,26 @@ unsafe extern "C-unwind" fn read_stream(buffer: *mut c_void, at_least: c_int, at
     }
 }
 
-/// Loads the stream into these columns of a table that this subtransaction has emptied, and that nobody reads before
-/// it ends. The rest of the columns get their defaults. Returns the number of rows.
-pub fn load_emptied(oid: pg_sys::Oid, columns: &[String], binary: bool, reader: &mut Reader<'_>) -> Result<u64> {
+/// Where rows go.
+pub struct Target<'a> {
+    pub oid: pg_sys::Oid,
+    /// The columns of the stream; the others get their defaults.
+    pub columns: &'a [String],
+    pub binary: bool,
+    /// This subtransaction has emptied or made the table, and nobody reads it before it ends.
+    pub emptied: bool,
+}
+
+/// What a load did.
+pub struct Loaded {
+    pub rows: u64,
+    /// No trigger can have changed the number of rows.
+    pub exact: bool,
+}
+
+/// Loads the stream into a table.
+pub fn load(target: &Target<'_>, reader: &mut Reader<'_>) -> Result<Loaded> {
+    let oid = target.oid;
     let _registered = Registered::new(reader);
     // SAFETY: the calls follow what COPY FROM itself does, on a relation that stays open and locked; an error
     // unwinds to the end of the (sub)transaction, which closes all of it.
@@ -86,14 +103,19 @@ pub fn load_emptied(oid: pg_sys::Oid, columns: &[String], binary: bool, reader: 
             std::ptr::null(),
             false,
             Some(read_stream),
-            column_list(columns)?,
-            options(binary)?,
+            column_list(target.columns)?,
+            options(target.binary)?,
         );
-        let rows = if takes_frozen_rows(relation) { write_frozen(relation, copy) } else { pg_sys::CopyFrom(copy) };
+        let exact = (*relation).trigdesc.is_null();
+        let rows = if target.emptied && takes_frozen_rows(relation) {
+            write_frozen(relation, copy)
+        } else {
+            pg_sys::CopyFrom(copy)
+        };
         pg_sys::EndCopyFrom(copy);
         pg_sys::free_parsestate(parse_state);
         pg_sys::table_close(relation, pg_sys::NoLock as i32);
-        Ok(rows)
+        Ok(Loaded { rows, exact })
     }
 }
 

@@ -90,7 +90,7 @@ pub fn copy(index: &IndexDefinition, table: &Name, table_oid: pg_sys::Oid, name:
         return copy(index, table, table_oid, &free_name(table, name)?);
     }
     let made = caught(|| {
-        create_from_definition(index, table, name)?;
+        create_from_definition(&index.definition, table, name)?;
         if index.primary {
             let name = quote(name);
             spi::run(&format!("ALTER TABLE {table} ADD CONSTRAINT {name} PRIMARY KEY USING INDEX {name}"), &[])?;
@@ -111,13 +111,14 @@ fn free_name(table: &Name, name: &str) -> Result<String> {
     unreachable!("the numbers do not end")
 }
 
-fn create_from_definition(index: &IndexDefinition, table: &Name, name: &str) -> Result<()> {
+/// Makes an index by the CREATE INDEX that pg_get_indexdef gave somewhere, with another table and name.
+pub fn create_from_definition(definition: &str, table: &Name, name: &str) -> Result<()> {
     let copy = |text: &str| -> Result<*mut std::os::raw::c_char> {
         let text = CString::new(text).map_err(|_| Error::InvalidName(text.to_string()))?;
         // SAFETY: copies a string into the current memory context.
         Ok(unsafe { pg_sys::pstrdup(text.as_ptr()) })
     };
-    let statement = parse::statement(&index.definition)?;
+    let statement = parse::statement(definition)?;
     // SAFETY: the parser's node lives in the current memory context, and its kind is checked before it is used.
     unsafe {
         if (*statement).type_ != pg_sys::NodeTag::T_IndexStmt {
@@ -130,5 +131,5 @@ fn create_from_definition(index: &IndexDefinition, table: &Name, name: &str) -> 
         (*create).concurrent = false;
         (*create).if_not_exists = false;
     }
-    parse::run(statement, &index.definition)
+    parse::run(statement, definition)
 }

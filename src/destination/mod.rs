@@ -2,7 +2,12 @@
 
 pub mod copy_in;
 pub mod dependents;
+pub mod fit;
 pub mod indexes;
 pub mod privileges;
+pub mod references;
+pub mod replace;
+pub mod sequences;
 pub mod table;
 pub mod twins;
+pub mod upsert;

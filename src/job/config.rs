@@ -8,7 +8,7 @@ use crate::backend::spi;
 use crate::error::{Error, Result};
 use pgrx::datum::{DatumWithOid, JsonB};
 use serde::de::DeserializeOwned;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What every job has, whatever its method.
 #[derive(Debug, Clone, Deserialize)]
@@ -22,21 +22,47 @@ pub struct Job {
     pub data_source_id: i32,
     pub filter: Option<Vec<String>>,
     pub condition: Option<String>,
+    pub batch_limit: Option<i32>,
     pub check_stats: Option<bool>,
     pub post_script: Option<Vec<String>>,
+    pub truncate_cascade: Option<bool>,
+    pub sequences: Option<Vec<String>>,
+    pub control: Option<String>,
+    pub boundary: Option<String>,
+    pub last_value: Option<String>,
+    pub dst_active: Option<bool>,
+    pub dst_start: Option<i32>,
+    pub dst_end: Option<i32>,
+    pub pk_name: Option<Vec<String>>,
     /// What only the method itself reads: see its own types.
     pub state: serde_json::Value,
 }
 
-/// A job to be written.
+/// A job to be written; None is the column's default.
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct NewJob<'a> {
     pub dest_table: String,
     pub source_table: String,
+    #[serde(rename = "type")]
     pub kind: &'a str,
+    #[serde(rename = "dblink")]
     pub data_source_id: i32,
-    pub filter: Option<Vec<String>>,
+    pub filter: Option<&'a [String]>,
     pub condition: Option<&'a str>,
-    pub jobmon: Option<bool>,
+    pub jobmon: bool,
+    pub check_stats: Option<bool>,
+    pub truncate_cascade: Option<bool>,
+    pub sequences: Option<&'a [String]>,
+    pub control: Option<&'a str>,
+    pub boundary: Option<String>,
+    pub last_value: Option<String>,
+    pub dst_active: Option<bool>,
+    pub dst_start: Option<i32>,
+    pub dst_end: Option<i32>,
+    pub pk_name: Option<Vec<String>>,
+    pub pk_type: Option<Vec<String>>,
+    /// What the method wants to find at the first run; an object.
+    pub state: serde_json::Value,
 }
 
 /// The extension's own tables, and who they belong to.
@@ -111,36 +137,35 @@ impl Catalog {
         .ok_or(Error::UnknownSource(data_source_id))
     }
 
+    /// Refuses a second job for a destination.
+    ///
     /// # Errors
     /// JobExists.
-    pub fn insert(&self, job: &NewJob<'_>) -> Result<()> {
-        if self.row(&job.dest_table)?.is_some() {
-            return Err(Error::JobExists(job.dest_table.clone()));
+    pub fn require_no_job(&self, dest_table: &str, method: &'static str) -> Result<()> {
+        match self.row(dest_table)? {
+            Some(_) => Err(Error::JobExists { method, destination: dest_table.to_string() }),
+            None => Ok(()),
         }
+    }
+
+    pub fn insert(&self, job: &NewJob<'_>) -> Result<()> {
         let _identity = self.act_as_owner()?;
         let table = self.table("refresh_config");
-        let check_stats = (job.kind == "snap").then_some(true);
+        let job = serde_json::to_value(job)?;
         spi::run(
-            &format!(
-                "INSERT INTO {table} (dest_table, source_table, type, dblink, filter, condition, jobmon, check_stats)
-                 VALUES ($1, $2, $3, $4, $5, $6, coalesce($7, false), $8)"
-            ),
-            &[
-                job.dest_table.as_str().into(),
-                job.source_table.as_str().into(),
-                job.kind.into(),
-                job.data_source_id.into(),
-                job.filter.clone().into(),
-                job.condition.map(str::to_string).into(),
-                job.jobmon.into(),
-                check_stats.into(),
-            ],
+            &format!("INSERT INTO {table} SELECT (jsonb_populate_record(NULL::{table}, $1)).*"),
+            &[JsonB(job).into()],
         )?;
         Ok(())
     }
 
-    /// Records that a job has run just now, and what its method wants to find next time.
-    pub fn record_run(&self, dest_table: &str, state: Option<&serde_json::Value>) -> Result<()> {
+    /// Records that a job has run just now, and what its method wants to find next time. None keeps what is there.
+    pub fn record_run(
+        &self,
+        dest_table: &str,
+        state: Option<&serde_json::Value>,
+        last_value: Option<&str>,
+    ) -> Result<()> {
         let _identity = self.act_as_owner()?;
         let table = self.table("refresh_config");
         let state: DatumWithOid<'_> = match state {
@@ -149,20 +174,10 @@ impl Catalog {
         };
         spi::run(
             &format!(
-                "UPDATE {table} SET last_run = clock_timestamp(), state = coalesce($2, state) WHERE dest_table = $1"
+                "UPDATE {table} SET last_run = clock_timestamp(), state = coalesce($2, state),
+                        last_value = coalesce($3, last_value) WHERE dest_table = $1"
             ),
-            &[dest_table.into(), state],
-        )?;
-        Ok(())
-    }
-
-    /// Keeps what a method wants to find at the first run.
-    pub fn record_state(&self, dest_table: &str, state: &serde_json::Value) -> Result<()> {
-        let _identity = self.act_as_owner()?;
-        let table = self.table("refresh_config");
-        spi::run(
-            &format!("UPDATE {table} SET state = $2 WHERE dest_table = $1"),
-            &[dest_table.into(), JsonB(state.clone()).into()],
+            &[dest_table.into(), state, last_value.map(str::to_string).into()],
         )?;
         Ok(())
     }

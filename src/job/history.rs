@@ -13,6 +13,10 @@ use std::time::Instant;
 pub enum Status {
     Ok,
     Skipped,
+    /// Done, but somebody should look at it.
+    Warning,
+    /// Nothing done, and nothing will be until somebody changes something.
+    Critical,
     /// Another run of the same job was under way.
     Concurrent,
 }
@@ -22,6 +26,8 @@ impl Status {
         match self {
             Status::Ok => "ok",
             Status::Skipped => "skipped",
+            Status::Warning => "warning",
+            Status::Critical => "critical",
             Status::Concurrent => "concurrent",
         }
     }

@@ -1,16 +1,26 @@
 //! How each method makes, refreshes and destroys a job, and the steps that all of them share.
 
+pub mod incremental;
 pub mod snapshot;
+pub mod table;
 
-use crate::backend::identity::{current_role, is_superuser};
+use crate::backend::identity::{current_role, is_superuser, pin_settings, require_writable, Identity};
 use crate::backend::name::{readings, Name};
-use crate::backend::relation;
+use crate::backend::relation::{self, Patience, Relation};
+use crate::backend::spi;
 use crate::backend::subtransaction::caught;
+use crate::destination::copy_in::{self, Target};
+use crate::destination::fit::{self, Fit};
+use crate::destination::{self, replace};
 use crate::error::{Error, Result};
-use crate::job::config::{Catalog, Job};
-use crate::shape::{Column, Shape};
+use crate::job::config::{Catalog, Job, NewJob};
+use crate::job::history::{Run, Status};
+use crate::job::lock::{self, Wait};
+use crate::settings;
+use crate::shape::{Column, IndexDefinition, Shape};
+use crate::source::catalog::{rows_query, SourceTable};
 use crate::source::connection::{Applicant, Connection, Mapping};
-use pgrx::pg_sys;
+use pgrx::{notice, pg_sys, warning};
 
 /// The methods, by the types that refresh_config.type holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +131,228 @@ fn new_destination(written: Option<&str>, source: &Name) -> Result<Name> {
     let name = Name::new(schema, bare);
     name.check_length()?;
     Ok(name)
+}
+
+/// The arguments that every maker has.
+pub struct Request<'a> {
+    pub source_table: &'a str,
+    pub data_source_id: i32,
+    pub destination: Option<&'a str>,
+    pub indexes: bool,
+    pub filter: Option<Vec<String>>,
+    pub condition: Option<&'a str>,
+    pub pull_data: bool,
+    pub jobmon: Option<bool>,
+    pub debug: bool,
+}
+
+impl Request<'_> {
+    fn doing(&self, method: Method) -> String {
+        format!("Making a {} of {} from data source {}.", method.name(), self.source_table, self.data_source_id)
+    }
+}
+
+/// A maker at work: what it knows of the source, all that can be refused there having been refused. Settings are
+/// pinned as long as it lasts.
+struct Making {
+    catalog: Catalog,
+    source: Connection,
+    table: SourceTable,
+    /// With its indexes; in the source's snapshot that stays open.
+    shape: Shape,
+    columns: Vec<Column>,
+    destination: Name,
+    _pinned: Identity,
+}
+
+impl Making {
+    fn begin(request: &Request<'_>) -> Result<Making> {
+        let catalog = Catalog::find()?;
+        let named_for = request.destination.unwrap_or(request.source_table);
+        let mut source = connect(&catalog, request.data_source_id, current_role(), named_for)?;
+        let table = source.find_table(request.source_table)?;
+        let destination = new_destination(request.destination, &table.table())?;
+        let pinned = pin_settings()?;
+        let mut shape = source.snapshot_of(table.oid)?;
+        shape.indexes = source.indexes(&table)?;
+        let columns = selected_columns(&shape, request.filter.as_deref(), source.label())?;
+        source.require_readable(&table, &names(&columns))?;
+        let mut making = Making { catalog, source, table, shape, columns, destination, _pinned: pinned };
+        making.check_condition(request.condition)?;
+        Ok(making)
+    }
+
+    /// Lets the source read the query that a refresh will run, before anything is made here.
+    fn check_condition(&mut self, condition: Option<&str>) -> Result<()> {
+        if condition.is_none() {
+            return Ok(());
+        }
+        self.source.use_own_search_path()?;
+        let query = rows_query(&self.table.table(), &names(&self.columns), condition);
+        self.source.value(&format!("EXPLAIN {query}"), &[], "checking the condition")?;
+        self.source.use_pinned_search_path()
+    }
+
+    /// What all jobs have in their row.
+    fn job<'a>(&self, request: &'a Request<'_>, kind: &'a str) -> NewJob<'a> {
+        NewJob {
+            dest_table: self.destination.plain(),
+            source_table: self.table.table().plain(),
+            kind,
+            data_source_id: request.data_source_id,
+            filter: request.filter.as_deref(),
+            condition: request.condition,
+            jobmon: request.jobmon.unwrap_or(false),
+            state: serde_json::json!({}),
+            ..NewJob::default()
+        }
+    }
+
+    /// A table that is there already and stays as it is; None if there is none. A NOTICE tells.
+    ///
+    /// # Errors
+    /// What `fit` and `require_loadable` refuse.
+    fn existing_destination(&self) -> Result<Option<Relation>> {
+        let Some(existing) = relation::find(&self.destination)? else { return Ok(None) };
+        let [shape] = destination::table::describe([existing.oid])?;
+        fit::require_loadable(&shape)?;
+        fit::fit(&shape, &self.shape, &self.columns)?;
+        require_owner(&existing)?;
+        notice!("destination {} exists already: it is kept as it is, and no data is pulled", self.destination.plain());
+        Ok(Some(existing))
+    }
+}
+
+/// # Errors
+/// NotOwner.
+fn require_owner(existing: &Relation) -> Result<()> {
+    // SAFETY: looks memberships up.
+    if unsafe { pg_sys::has_privs_of_role(current_role(), existing.owner) } {
+        return Ok(());
+    }
+    Err(Error::NotOwner(existing.name().plain()))
+}
+
+/// With a filter only the key's index is copied. `shape` has its indexes.
+fn copied_indexes<'a>(shape: &'a Shape, filter: Option<&[String]>) -> Vec<&'a IndexDefinition> {
+    match filter {
+        None => shape.indexes.iter().collect(),
+        Some(filter) => {
+            shape.key().filter(|key| key.columns.iter().all(|column| filter.contains(column))).into_iter().collect()
+        }
+    }
+}
+
+fn names(columns: &[Column]) -> Vec<String> {
+    columns.iter().map(|column| column.name.clone()).collect()
+}
+
+/// Streams what a query on the source returns into a local table, and makes sure that all of it has come.
+///
+/// # Errors
+/// RowCount; what the source says of the query, and what the table says of the rows.
+fn pull(source: &mut Connection, query: &str, table: &Name, target: &Target<'_>, run: &mut Run) -> Result<()> {
+    if !target.binary {
+        run.note("text format");
+    }
+    let source_label = source.label().to_string();
+    let mut stream = source.copy_out(query, target.binary)?;
+    let mut read = |buffer: &mut [u8], at_least: usize| stream.read(buffer, at_least);
+    let loaded = copy_in::load(target, &mut read)?;
+    let (sent, bytes) = stream.totals()?;
+    if loaded.exact && sent != loaded.rows {
+        return Err(Error::RowCount { source_label, sent, loaded: loaded.rows, table: table.plain() });
+    }
+    (run.rows, run.bytes) = (loaded.rows, bytes);
+    Ok(())
+}
+
+/// Replaces all rows of a table by what a query on the source returns: through a stand-in that is loaded while the
+/// table is read, if its files can be exchanged, else in place.
+fn replace_all(
+    source: &mut Connection,
+    query: &str,
+    destination: &Relation,
+    shape: &Shape,
+    fit: &Fit,
+    cascade: bool,
+    run: &mut Run,
+) -> Result<()> {
+    let target = |oid, emptied| Target { oid, columns: &fit.columns, binary: fit.binary, emptied };
+    if replace::is_exchangeable(shape)? {
+        let stand_in = replace::StandIn::make(destination)?;
+        pull(source, query, &stand_in.name, &target(stand_in.oid, true), run)?;
+        run.phase("replace");
+        let patience = Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() };
+        return stand_in.take_over(cascade, patience);
+    }
+    run.note("replaced in place");
+    let name = destination.name();
+    replace::empty_in_place(&name, cascade)?;
+    pull(source, query, &name, &target(destination.oid, false), run)?;
+    run.phase("analyze");
+    destination::table::analyze(&name)
+}
+
+/// What the refreshers of all methods do first: the job, its lock, the run. The body runs with the lock held, and
+/// returns how it ended.
+fn refresh_job(
+    function: &'static str,
+    method: Method,
+    destination: &str,
+    wait: Wait,
+    debug: bool,
+    body: impl FnOnce(&Catalog, &Job, &Name, &mut Run) -> Result<Status>,
+) -> Result<()> {
+    require_writable(function)?;
+    let catalog = Catalog::find()?;
+    let (job, name) = catalog.job(destination)?;
+    require_method(&job, method)?;
+    let mut run = Run::begin(&job.dest_table, &job.source_table, &job.kind, debug);
+    if !lock::take(&job.dest_table, wait)? {
+        warning!("another refresh of {} is running, this one does nothing", job.dest_table);
+        return run.end(&catalog, Status::Concurrent);
+    }
+    // While this call waited for the lock, the job may have been changed or destroyed.
+    let job = catalog.row(&job.dest_table)?.ok_or(Error::UnknownJob(job.dest_table))?;
+    let what = format!(
+        "Refreshing {} {} from {} on data source {}.",
+        method.name(),
+        job.dest_table,
+        job.source_table,
+        job.data_source_id
+    );
+    about(&what, || {
+        let status = body(&catalog, &job, &name, &mut run)?;
+        run.end(&catalog, status)
+    })
+}
+
+/// What the destroyers of the methods with a plain table as destination do. The caller must own it.
+fn destroy_job(function: &'static str, method: Method, destination: &str, keep: bool, debug: bool) -> Result<()> {
+    require_writable(function)?;
+    let catalog = Catalog::find()?;
+    let (job, name) = catalog.job(destination)?;
+    require_method(&job, method)?;
+    lock::take(&job.dest_table, Wait::Unlimited)?;
+    about(&format!("Destroying {} {}.", method.name(), job.dest_table), || {
+        let _pinned = pin_settings()?;
+        match relation::find(&name)? {
+            None => notice!("{} is gone already, only the job is removed", job.dest_table),
+            Some(existing) => {
+                require_owner(&existing)?;
+                if !keep {
+                    let kind = if existing.kind == 'f' { "FOREIGN TABLE" } else { "TABLE" };
+                    spi::run(&format!("DROP {kind} {name}"), &[])?;
+                }
+            }
+        }
+        catalog.delete(&job.dest_table)?;
+        if debug {
+            notice!("{}: the job is removed, the table is {}", name.plain(), if keep { "kept" } else { "dropped" });
+        }
+        Ok(())
+    })
 }
 
 /// Runs the body of a call so that every error also tells which job it belongs to.

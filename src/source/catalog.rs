@@ -2,7 +2,7 @@
 
 use crate::backend::name::{quote, readings, Name};
 use crate::error::{Error, Result};
-use crate::shape::{IndexDefinition, Shape, COLUMNS, INDEXES, TYPES};
+use crate::shape::{ColumnDefault, IndexDefinition, Shape, COLUMNS, INDEXES, TYPES};
 use crate::source::connection::Connection;
 use serde::Deserialize;
 
@@ -117,12 +117,31 @@ impl Connection {
         Ok(serde_json::from_str(&document.unwrap_or_default())?)
     }
 
+    /// The defaults and generated columns of a table. In the open snapshot, with the pinned search_path.
+    pub fn defaults(&mut self, table: &SourceTable) -> Result<Vec<ColumnDefault>> {
+        let document = self.value(DEFAULTS, &[&table.oid.to_string()], "reading the table's defaults")?;
+        Ok(serde_json::from_str(&document.unwrap_or_default())?)
+    }
+
+    /// From here on, only PostgreSQL's own names are found without a schema.
+    pub fn use_pinned_search_path(&mut self) -> Result<()> {
+        self.script("SET LOCAL search_path = pg_catalog", "pinning the search_path")?;
+        Ok(())
+    }
+
     /// From here on, names are looked up along the source role's own search_path, as the user's condition expects.
     pub fn use_own_search_path(&mut self) -> Result<()> {
         self.script("SET LOCAL search_path TO DEFAULT", "restoring the search_path")?;
         Ok(())
     }
 }
+
+/// $1: the table.
+const DEFAULTS: &str = r"
+SELECT coalesce(json_agg(json_build_object('column', a.attname, 'expression', pg_get_expr(d.adbin, d.adrelid),
+            'generated', to_jsonb(a) ->> 'attgenerated' = 's')), '[]')::text
+  FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+ WHERE d.adrelid = $1 AND coalesce(to_jsonb(a) ->> 'attgenerated', '') <> 'v'";
 
 /// The query whose rows are copied: these columns, qualified by the table's own name, and the user's condition as
 /// it was written.

@@ -1,5 +1,6 @@
 //! All that talks to the other database. It knows nothing of local tables.
 
+pub mod bounds;
 pub mod catalog;
 pub mod changes;
 pub mod connection;

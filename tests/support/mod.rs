@@ -225,10 +225,15 @@ pub type Background = JoinHandle<(Client, Result<(), postgres::Error>)>;
 
 /// Refreshes a snapshot through a network that falls silent in the middle of the copy. The backend that is stuck.
 pub fn stuck_in_copy(scene: &Scene) -> (Proxy, i32, Background) {
+    scene.change();
+    stuck(scene, REFRESH)
+}
+
+/// Runs a refresh of app.t through a network that falls silent in the middle of the copy.
+pub fn stuck(scene: &Scene, statement: &str) -> (Proxy, i32, Background) {
     let proxy = Proxy::start(pair().source.port, 300_000);
     scene.set_source(proxy.port);
-    scene.change();
-    let refresh = in_background(scene.dba(), REFRESH);
+    let refresh = in_background(scene.dba(), statement);
     let pid = scene.wait_for_phase("copy");
     wait_for("the network to be silent", || proxy.is_silent());
     (proxy, pid, refresh)
@@ -272,4 +277,13 @@ pub fn message(outcome: &Result<(), postgres::Error>) -> String {
         Ok(()) => String::new(),
         Err(error) => error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_string()),
     }
+}
+
+/// Kills a backend, and waits until its cluster has noticed, thrown out everybody else, and come back.
+pub fn crash(cluster: &Cluster, pid: i32) {
+    let mut witness = cluster.superuser("postgres");
+    // SAFETY: a backend of a cluster of this test's own.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+    wait_for("the crash to be noticed", || witness.simple_query("SELECT 1").is_err());
+    cluster.wait_until_up();
 }

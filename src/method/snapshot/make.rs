@@ -1,31 +1,15 @@
 //! snapshot_maker.
 
-use super::{copied_indexes, copy_index, names, refresh, Options, State};
-use crate::backend::identity::{current_role, pin_settings, require_writable};
+use super::{copy_index, refresh, Options, State};
+use crate::backend::identity::require_writable;
 use crate::backend::name::Name;
 use crate::backend::relation;
 use crate::destination::{table, twins};
 use crate::error::{Error, Result};
-use crate::job::config::{Catalog, NewJob};
+use crate::job::config::NewJob;
 use crate::job::lock::Wait;
-use crate::method::{about, connect, new_destination, selected_columns};
-use crate::shape::Column;
-use crate::source::catalog::{rows_query, SourceTable};
-use crate::source::connection::Connection;
+use crate::method::{about, copied_indexes, Making, Method, Request};
 use pgrx::{notice, pg_sys};
-
-/// The arguments of snapshot_maker.
-pub struct Request<'a> {
-    pub source_table: &'a str,
-    pub data_source_id: i32,
-    pub destination: Option<&'a str>,
-    pub indexes: bool,
-    pub filter: Option<Vec<String>>,
-    pub condition: Option<&'a str>,
-    pub pull_data: bool,
-    pub jobmon: Option<bool>,
-    pub debug: bool,
-}
 
 /// Makes a snapshot job and pulls its first data. The caller becomes the destination's owner.
 ///
@@ -34,8 +18,7 @@ pub struct Request<'a> {
 /// 3. The data comes through an ordinary refresh.
 pub fn make(request: &Request<'_>) -> Result<()> {
     require_writable("snapshot_maker")?;
-    let what = format!("Making a snapshot of {} from data source {}.", request.source_table, request.data_source_id);
-    let destination = about(&what, || make_objects(request))?;
+    let destination = about(&request.doing(Method::Snapshot), || make_objects(request))?;
     if request.pull_data {
         refresh(&Options {
             destination: &destination.plain(),
@@ -50,67 +33,33 @@ pub fn make(request: &Request<'_>) -> Result<()> {
 }
 
 fn make_objects(request: &Request<'_>) -> Result<Name> {
-    let catalog = Catalog::find()?;
-    let named_for = request.destination.unwrap_or(request.source_table);
-    let mut source = connect(&catalog, request.data_source_id, current_role(), named_for)?;
-    let source_table = source.find_table(request.source_table)?;
-    let destination = new_destination(request.destination, &source_table.table())?;
-    let _pinned = pin_settings()?;
-
-    let mut shape = source.snapshot_of(source_table.oid)?;
-    shape.indexes = source.indexes(&source_table)?;
-    let columns = selected_columns(&shape, request.filter.as_deref(), source.label())?;
-    source.require_readable(&source_table, &names(&columns))?;
-    check_condition(&mut source, &source_table, &columns, request.condition)?;
-
+    let making = Making::begin(request)?;
+    let destination = making.destination.clone();
     for name in twins::names(&destination).iter().chain([&destination]) {
         if relation::find(name)?.is_some() {
             return Err(Error::DestinationExists(name.plain()));
         }
     }
-    catalog.insert(&NewJob {
-        dest_table: destination.plain(),
-        source_table: source_table.table().plain(),
-        kind: "snap",
-        data_source_id: request.data_source_id,
-        filter: request.filter.clone(),
-        condition: request.condition,
-        jobmon: request.jobmon,
-    })?;
+    making.catalog.require_no_job(&destination.plain(), "Snapshot")?;
 
-    let local = table::localise(&columns, &source_table.table())?;
+    let local = table::localise(&making.columns, &making.table.table())?;
     let [first, second] = twins::names(&destination);
     for twin in [&first, &second] {
         let comment = format!("One of the two tables behind {}, kept by mimeo", destination.plain());
         table::create(twin, &local, &comment)?;
         if request.indexes {
             let oid = relation::find(twin)?.map(|twin| twin.oid).unwrap_or(pg_sys::InvalidOid);
-            for index in copied_indexes(&shape, request.filter.as_deref()) {
-                copy_index(index, &source_table, twin, oid)?;
+            for index in copied_indexes(&making.shape, request.filter.as_deref()) {
+                copy_index(index, &making.table, twin, oid)?;
             }
         }
     }
-    twins::replace_view(&destination, None, &first, &columns)?;
-    let state = State { seen: None, columns, types: shape.types };
-    catalog.record_state(&destination.plain(), &serde_json::to_value(&state)?)?;
+    twins::replace_view(&destination, None, &first, &making.columns)?;
+    let job = making.job(request, "snap");
+    let state = State { seen: None, columns: making.columns, types: making.shape.types };
+    making.catalog.insert(&NewJob { check_stats: Some(true), state: serde_json::to_value(&state)?, ..job })?;
     if request.debug {
         notice!("{}: twins and view made", destination.plain());
     }
     Ok(destination)
-}
-
-/// Lets the source read the query that a refresh will run, before anything is made here.
-fn check_condition(
-    source: &mut Connection,
-    table: &SourceTable,
-    columns: &[Column],
-    condition: Option<&str>,
-) -> Result<()> {
-    if condition.is_none() {
-        return Ok(());
-    }
-    source.use_own_search_path()?;
-    let query = rows_query(&table.table(), &names(columns), condition);
-    source.value(&format!("EXPLAIN {query}"), &[], "checking the condition")?;
-    Ok(())
 }

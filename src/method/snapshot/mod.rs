@@ -5,13 +5,13 @@ mod make;
 mod refresh;
 
 pub use destroy::destroy;
-pub use make::{make, Request};
+pub use make::make;
 pub use refresh::{refresh, Options};
 
 use crate::backend::name::Name;
 use crate::destination::{indexes, twins};
 use crate::error::Result;
-use crate::shape::{Column, IndexDefinition, Shape, Type};
+use crate::shape::{Column, IndexDefinition, Type};
 use crate::source::catalog::SourceTable;
 use crate::source::changes::Fingerprint;
 use pgrx::pg_sys;
@@ -48,21 +48,7 @@ struct Seen {
     system: String,
 }
 
-/// With a filter only the key's index is copied. `shape` has its indexes.
-fn copied_indexes<'a>(shape: &'a Shape, filter: Option<&[String]>) -> Vec<&'a IndexDefinition> {
-    match filter {
-        None => shape.indexes.iter().collect(),
-        Some(filter) => {
-            shape.key().filter(|key| key.columns.iter().all(|column| filter.contains(column))).into_iter().collect()
-        }
-    }
-}
-
 fn copy_index(index: &IndexDefinition, source: &SourceTable, twin: &Name, oid: pg_sys::Oid) -> Result<()> {
     let name = indexes::copied_name(index, &source.name, &twin.name, twins::index_prefix(twin));
     indexes::copy(index, twin, oid, &name)
-}
-
-fn names(columns: &[Column]) -> Vec<String> {
-    columns.iter().map(|column| column.name.clone()).collect()
 }

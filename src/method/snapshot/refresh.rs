@@ -1,21 +1,21 @@
 //! refresh_snapshot.
 
-use super::{copied_indexes, copy_index, names, Seen, State};
-use crate::backend::identity::{act_as, pin_settings, require_writable};
+use super::{copy_index, Seen, State};
+use crate::backend::identity::{act_as, pin_settings};
 use crate::backend::name::Name;
 use crate::backend::parse::is_plain_condition;
 use crate::backend::relation::{lock_exclusively, lock_if_free, Patience};
 use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
-use crate::destination::copy_in;
+use crate::destination::copy_in::Target;
 use crate::destination::indexes;
 use crate::destination::table;
 use crate::destination::twins::Twins;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
-use crate::job::lock::{self, Wait};
-use crate::method::{about, connect, require_method, selected_columns, Method};
+use crate::job::lock::Wait;
+use crate::method::{connect, copied_indexes, names, pull, refresh_job, selected_columns, Method};
 use crate::settings;
 use crate::shape::{Column, Difference, Shape};
 use crate::source::catalog::{rows_query, SourceTable};
@@ -35,22 +35,15 @@ pub struct Options<'a> {
 
 /// Refreshes a snapshot, unless it is proven that nothing has changed.
 pub fn refresh(options: &Options<'_>) -> Result<()> {
-    require_writable("refresh_snapshot")?;
-    let catalog = Catalog::find()?;
-    let (job, destination) = catalog.job(options.destination)?;
-    require_method(&job, Method::Snapshot)?;
-    let mut run = Run::begin(&job.dest_table, &job.source_table, &job.kind, options.debug);
-    if !lock::take(&job.dest_table, options.lock_wait)? {
-        warning!("another refresh of {} is running, this one does nothing", job.dest_table);
-        return run.end(&catalog, Status::Concurrent);
-    }
-    // While this call waited for the lock, the job may have been changed or destroyed.
-    let job = catalog.row(&job.dest_table)?.ok_or(Error::UnknownJob(job.dest_table))?;
-    let what = format!(
-        "Refreshing snapshot {} from {} on data source {}.",
-        job.dest_table, job.source_table, job.data_source_id
-    );
-    about(&what, || Refresh { options, catalog: &catalog, job: &job, destination: &destination }.run(&mut run))
+    let Options { destination, lock_wait, debug, .. } = *options;
+    refresh_job(
+        "refresh_snapshot",
+        Method::Snapshot,
+        destination,
+        lock_wait,
+        debug,
+        |catalog, job, destination, run| Refresh { options, catalog, job, destination }.run(run),
+    )
 }
 
 /// One refresh, with the job's lock held.
@@ -77,7 +70,7 @@ impl Refresh<'_> {
     /// 4. Load it without indexes, compare the counts, build the indexes, analyze.
     /// 5. Swap the view. From here to the commit its lock is held, so only brief things are left.
     /// 6. Empty the twin that was live, if nobody uses it at this instant.
-    fn run(&self, run: &mut Run) -> Result<()> {
+    fn run(&self, run: &mut Run) -> Result<Status> {
         run.phase("connect");
         let pinned = pin_settings()?;
         let twins = Twins::find(self.destination)?;
@@ -87,8 +80,8 @@ impl Refresh<'_> {
         let _identity = act_as(twins.owner, true)?;
 
         let Some(mut present) = self.look(&mut source, &before, &twins, run)? else {
-            self.catalog.record_run(&self.job.dest_table, None)?;
-            return run.end(self.catalog, Status::Skipped);
+            self.catalog.record_run(&self.job.dest_table, None, None)?;
+            return Ok(Status::Skipped);
         };
 
         run.phase("prepare");
@@ -131,8 +124,8 @@ impl Refresh<'_> {
         }
         let seen = present.seen.filter(|_| self.options.pull_data).map(|seen| Seen { live: file, ..seen });
         let state = State { seen, columns: present.columns, types: present.shape.types };
-        self.catalog.record_run(&self.job.dest_table, Some(&serde_json::to_value(&state)?))?;
-        run.end(self.catalog, Status::Ok)
+        self.catalog.record_run(&self.job.dest_table, Some(&serde_json::to_value(&state)?), None)?;
+        Ok(Status::Ok)
     }
 
     /// What the source is now; None if the live twin holds just that. With the idle twin locked: if it was not free at
@@ -269,22 +262,11 @@ impl Refresh<'_> {
             .columns
             .iter()
             .all(|column| idle.column(&column.name).is_some_and(|own| idle.takes_binary(own, &present.shape, column)));
-        if !binary {
-            run.note("text format");
-        }
         source.use_own_search_path()?;
         let columns = names(&present.columns);
         let query = rows_query(&present.table.table(), &columns, self.job.condition.as_deref());
-        let source_label = source.label().to_string();
-        let mut stream = source.copy_out(&query, binary)?;
-        let mut read = |buffer: &mut [u8], at_least: usize| stream.read(buffer, at_least);
-        let loaded = copy_in::load_emptied(idle.local_oid(), &columns, binary, &mut read)?;
-        let (sent, bytes) = stream.totals()?;
-        if sent != loaded {
-            return Err(Error::RowCount { source_label, sent, loaded, table: idle.table().plain() });
-        }
-        (run.rows, run.bytes) = (loaded, bytes);
-        Ok(())
+        let target = Target { oid: idle.local_oid(), columns: &columns, binary, emptied: true };
+        pull(source, &query, &idle.table(), &target, run)
     }
 
     /// The statements that a user wants after the columns have changed, as the destination's owner.

@@ -1,0 +1,138 @@
+//! Exchanging the files of two relations of the same physical form, as CLUSTER does after a rewrite: their rows in
+//! pg_class change places with respect to where the data lies, and everything else about them stays.
+
+use crate::error::{Error, Result};
+use pgrx::pg_sys;
+use std::ffi::CString;
+
+/// Exchanges the files of two heaps, those of their TOAST tables, and those of their indexes, pair by pair; and copies
+/// the statistics of the second to the first. Both heaps are locked exclusively by this transaction.
+pub fn exchange(first: pg_sys::Oid, second: pg_sys::Oid, indexes: &[(pg_sys::Oid, pg_sys::Oid)]) -> Result<()> {
+    // SAFETY: the relations are locked, and their forms are the same: the caller made the second after the first.
+    unsafe {
+        for &(original, copy) in indexes {
+            pg_sys::LockRelationOid(original, pg_sys::AccessExclusiveLock as i32);
+            pg_sys::LockRelationOid(copy, pg_sys::AccessExclusiveLock as i32);
+        }
+        pg_sys::LockRelationOid(second, pg_sys::AccessExclusiveLock as i32);
+        exchange_rows(first, second)?;
+        for &(original, copy) in indexes {
+            exchange_rows(original, copy)?;
+        }
+        pg_sys::CommandCounterIncrement();
+        for (to, from) in [(first, second)].iter().chain(indexes) {
+            pg_sys::RemoveStatistics(*to, 0);
+            pg_sys::CopyStatistics(*from, *to);
+        }
+        pg_sys::CommandCounterIncrement();
+    }
+    Ok(())
+}
+
+/// A copy of a relation's row in pg_class.
+unsafe fn pg_class_row(oid: pg_sys::Oid) -> Result<(pg_sys::HeapTuple, *mut pg_sys::FormData_pg_class)> {
+    let none = pg_sys::Datum::from(0);
+    let tuple = pg_sys::SearchSysCacheCopy(pg_sys::SysCacheIdentifier::RELOID as i32, oid.into(), none, none, none);
+    if tuple.is_null() {
+        return Err(Error::Internal(format!("relation {} is gone", oid.to_u32())));
+    }
+    let header = (*tuple).t_data;
+    let form = header.cast::<u8>().add((*header).t_hoff as usize).cast::<pg_sys::FormData_pg_class>();
+    Ok((tuple, form))
+}
+
+unsafe fn exchange_rows(first: pg_sys::Oid, second: pg_sys::Oid) -> Result<()> {
+    mark_as_new(first, second);
+    let catalog = pg_sys::table_open(pg_sys::RelationRelationId, pg_sys::RowExclusiveLock as i32);
+    let (tuple, a) = pg_class_row(first)?;
+    let (other_tuple, b) = pg_class_row(second)?;
+    std::mem::swap(&mut (*a).relfilenode, &mut (*b).relfilenode);
+    std::mem::swap(&mut (*a).reltablespace, &mut (*b).reltablespace);
+    std::mem::swap(&mut (*a).reltoastrelid, &mut (*b).reltoastrelid);
+    std::mem::swap(&mut (*a).relfrozenxid, &mut (*b).relfrozenxid);
+    std::mem::swap(&mut (*a).relminmxid, &mut (*b).relminmxid);
+    std::mem::swap(&mut (*a).relpages, &mut (*b).relpages);
+    std::mem::swap(&mut (*a).reltuples, &mut (*b).reltuples);
+    std::mem::swap(&mut (*a).relallvisible, &mut (*b).relallvisible);
+    #[cfg(feature = "pg18")]
+    std::mem::swap(&mut (*a).relallfrozen, &mut (*b).relallfrozen);
+    pg_sys::CatalogTupleUpdate(catalog, &mut (*tuple).t_self, tuple);
+    pg_sys::CatalogTupleUpdate(catalog, &mut (*other_tuple).t_self, other_tuple);
+    let toasts = [(first, (*a).reltoastrelid), (second, (*b).reltoastrelid)];
+    pg_sys::heap_freetuple(tuple);
+    pg_sys::heap_freetuple(other_tuple);
+    pg_sys::table_close(catalog, pg_sys::RowExclusiveLock as i32);
+
+    // A TOAST table goes when the table that it depends on goes.
+    if toasts.iter().any(|(_, toast)| *toast != pg_sys::InvalidOid) {
+        for (_, toast) in toasts.iter().filter(|(_, toast)| *toast != pg_sys::InvalidOid) {
+            pg_sys::deleteDependencyRecordsFor(pg_sys::RelationRelationId, *toast, false);
+        }
+        for (heap, toast) in toasts.iter().filter(|(_, toast)| *toast != pg_sys::InvalidOid) {
+            let address =
+                |oid| pg_sys::ObjectAddress { classId: pg_sys::RelationRelationId, objectId: oid, objectSubId: 0 };
+            pg_sys::recordDependencyOn(&address(*toast), &address(*heap), pg_sys::DependencyType::DEPENDENCY_INTERNAL);
+        }
+    }
+    #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+    {
+        // Each of the two cached entries would else keep a pointer to the other's open file.
+        pg_sys::RelationCloseSmgrByOid(first);
+        pg_sys::RelationCloseSmgrByOid(second);
+    }
+    Ok(())
+}
+
+/// Under wal_level = minimal the commit syncs the files that are new in this transaction, and the cached entries say
+/// which. The first relation's file is new from now on; the second's is what the first's was.
+unsafe fn mark_as_new(first: pg_sys::Oid, second: pg_sys::Oid) {
+    let a = pg_sys::relation_open(first, pg_sys::NoLock as i32);
+    let b = pg_sys::relation_open(second, pg_sys::NoLock as i32);
+    (*b).rd_createSubid = (*a).rd_createSubid;
+    #[cfg(any(feature = "pg14", feature = "pg15"))]
+    {
+        (*b).rd_newRelfilenodeSubid = (*a).rd_newRelfilenodeSubid;
+        (*b).rd_firstRelfilenodeSubid = (*a).rd_firstRelfilenodeSubid;
+        pg_sys::RelationAssumeNewRelfilenode(a);
+    }
+    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+    {
+        (*b).rd_newRelfilelocatorSubid = (*a).rd_newRelfilelocatorSubid;
+        (*b).rd_firstRelfilelocatorSubid = (*a).rd_firstRelfilelocatorSubid;
+        pg_sys::RelationAssumeNewRelfilelocator(a);
+    }
+    pg_sys::relation_close(a, pg_sys::NoLock as i32);
+    pg_sys::relation_close(b, pg_sys::NoLock as i32);
+}
+
+/// Gives the TOAST table that a heap got in an exchange the name that PostgreSQL would have given it.
+pub fn name_toast_table(heap: pg_sys::Oid) {
+    // SAFETY: the heap is locked exclusively, and its TOAST table with it; the names end with NUL.
+    unsafe {
+        let relation = pg_sys::table_open(heap, pg_sys::NoLock as i32);
+        let toast = (*(*relation).rd_rel).reltoastrelid;
+        pg_sys::table_close(relation, pg_sys::NoLock as i32);
+        if toast == pg_sys::InvalidOid {
+            return;
+        }
+        let index = toast_index(toast);
+        let rename = |oid, name: String, is_index| {
+            if let Ok(name) = CString::new(name) {
+                pg_sys::RenameRelationInternal(oid, name.as_ptr(), true, is_index);
+            }
+        };
+        rename(toast, format!("pg_toast_{}", heap.to_u32()), false);
+        if let Some(index) = index {
+            rename(index, format!("pg_toast_{}_index", heap.to_u32()), true);
+        }
+        pg_sys::CommandCounterIncrement();
+    }
+}
+
+unsafe fn toast_index(toast: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    let relation = pg_sys::table_open(toast, pg_sys::AccessShareLock as i32);
+    let list = pg_sys::RelationGetIndexList(relation);
+    let index = pgrx::PgList::<pg_sys::Oid>::from_pg(list).get_oid(0);
+    pg_sys::table_close(relation, pg_sys::NoLock as i32);
+    index
+}

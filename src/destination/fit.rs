@@ -1,0 +1,92 @@
+//! Whether a table that is there already can take the rows of a source, and in which form.
+
+use crate::backend::name::quote;
+use crate::backend::relation::oid_arg;
+use crate::backend::spi;
+use crate::destination::table;
+use crate::error::{Error, Result};
+use crate::shape::{Column, Shape};
+
+/// How the columns of a source go into a destination.
+pub struct Fit {
+    /// The columns to be loaded: what the destination itself generates is left out.
+    pub columns: Vec<String>,
+    /// In COPY's binary format.
+    pub binary: bool,
+}
+
+/// Matches columns by name. A destination may have more columns, and wider types.
+///
+/// # Errors
+/// Misfit, with the ALTER TABLE that mends it, for a column that is missing or has a type that does not take the
+/// source's values; UnknownTypes, UnknownCollations.
+pub fn fit(destination: &Shape, source: &Shape, columns: &[Column]) -> Result<Fit> {
+    let mut fit = Fit { columns: Vec::new(), binary: true };
+    let mut reasons = Vec::new();
+    let mut misfits = Vec::new();
+    for column in columns {
+        match destination.column(&column.name) {
+            None => {
+                reasons.push(format!("column {} is missing", column.name));
+                misfits.push(column.clone());
+            }
+            Some(own) if own.generated.as_deref().unwrap_or_default() != "" => {}
+            Some(own) if !takes(own, column)? => {
+                reasons.push(format!(
+                    "column {} is {}, and {} on the source",
+                    column.name, own.type_name, column.type_name
+                ));
+                misfits.push(column.clone());
+            }
+            Some(own) => {
+                fit.binary &= destination.takes_binary(own, source, column);
+                fit.columns.push(column.name.clone());
+            }
+        }
+    }
+    if misfits.is_empty() {
+        return Ok(fit);
+    }
+    let name = destination.table();
+    let fixes = table::localise(&misfits, &source.table())?
+        .iter()
+        .map(|wanted| {
+            let column = quote(&wanted.source.name);
+            match destination.column(&wanted.source.name) {
+                None => format!("ALTER TABLE {name} ADD COLUMN {column} {};", wanted.sql_type),
+                Some(_) => format!("ALTER TABLE {name} ALTER COLUMN {column} TYPE {};", wanted.sql_type),
+            }
+        })
+        .collect();
+    Err(Error::Misfit { destination: name.plain(), source_table: source.table().plain(), reasons, fixes })
+}
+
+/// The same type, or one that every value of the source's type can be assigned to without loss.
+fn takes(own: &Column, source: &Column) -> Result<bool> {
+    if own.type_name == source.type_name {
+        return Ok(true);
+    }
+    spi::is_true(
+        "SELECT true FROM pg_cast k
+          WHERE k.castsource = to_regtype($1) AND k.casttarget = $2::oid AND k.castcontext = 'i'",
+        &[source.type_name.as_str().into(), oid_arg(own.type_oid.into())],
+    )
+}
+
+/// Refuses a destination that rows cannot be loaded into as its owner.
+///
+/// # Errors
+/// UnsupportedDestination.
+pub fn require_loadable(destination: &Shape) -> Result<()> {
+    let refuse = |reason: &str| {
+        Err(Error::UnsupportedDestination { destination: destination.table().plain(), reason: reason.to_string() })
+    };
+    if !['r', 'p', 'f'].contains(&destination.kind) {
+        return refuse("it is not a table");
+    }
+    // COPY does not know policies.
+    if spi::is_true("SELECT row_security_active($1::oid)", &[oid_arg(destination.local_oid())])? {
+        return refuse("row security is forced on its owner");
+    }
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! Foreign keys from and to a local table, checked against rows that are about to take the place of its own.
+
+use crate::backend::name::{quote, Name};
+use crate::backend::relation::{self, oid_arg};
+use crate::backend::spi;
+use crate::error::{Error, Result};
+use pgrx::pg_sys;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct ForeignKey {
+    name: String,
+    /// The table that points, and the one that is pointed at.
+    from: Name,
+    to: Name,
+    to_itself: bool,
+    /// Columns there, here, and the operator between them.
+    columns: Vec<(String, String, String)>,
+}
+
+const KEYS: &str = r"
+SELECT coalesce(json_agg(json_build_object(
+    'name', k.conname,
+    'from', json_build_object('schema', n.nspname, 'name', c.relname),
+    'to', json_build_object('schema', m.nspname, 'name', d.relname),
+    'to_itself', k.conrelid = k.confrelid,
+    'columns', (SELECT json_agg(json_build_array(a.attname, b.attname, format('OPERATOR(%I.%s)', s.nspname, o.oprname))
+                    ORDER BY p.place)
+                  FROM unnest(k.conkey, k.confkey, k.conpfeqop) WITH ORDINALITY p(here, there, operator, place)
+                  JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = p.here
+                  JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = p.there
+                  JOIN pg_operator o ON o.oid = p.operator JOIN pg_namespace s ON s.oid = o.oprnamespace)
+    ) ORDER BY k.conname), '[]')::text
+  FROM pg_constraint k
+  JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_class d ON d.oid = k.confrelid JOIN pg_namespace m ON m.oid = d.relnamespace
+ WHERE k.contype = 'f' AND k.convalidated AND k.conparentid = 0";
+
+/// The rows that will be those of `table` must find what its own foreign keys point at.
+///
+/// # Errors
+/// ForeignKey.
+pub fn check_outgoing(table: pg_sys::Oid, rows: &Name) -> Result<()> {
+    let keys: Vec<ForeignKey> =
+        spi::json(&format!("{KEYS} AND k.conrelid = $1"), &[oid_arg(table)])?.unwrap_or_default();
+    for key in keys {
+        let to = if key.to_itself { rows } else { &key.to };
+        key.check(rows, to, &key.to)?;
+    }
+    Ok(())
+}
+
+/// The rows of other tables that point at `table` must find theirs among those that will be its own.
+///
+/// # Errors
+/// ForeignKey.
+pub fn check_incoming(table: pg_sys::Oid, rows: &Name) -> Result<()> {
+    let keys: Vec<ForeignKey> =
+        spi::json(&format!("{KEYS} AND k.confrelid = $1 AND k.conrelid <> $1"), &[oid_arg(table)])?.unwrap_or_default();
+    for key in keys {
+        key.check(&key.from, rows, &key.to)?;
+    }
+    Ok(())
+}
+
+/// Keeps others from writing to the tables that point at this one, until the end of the transaction.
+pub fn lock_referencing(table: pg_sys::Oid) -> Result<()> {
+    for oid in referencing(table, false)? {
+        // SAFETY: waits for a lock, interruptibly, that does not conflict with readers.
+        unsafe { pg_sys::LockRelationOid(oid, pg_sys::ShareRowExclusiveLock as i32) };
+    }
+    Ok(())
+}
+
+/// The tables that TRUNCATE … CASCADE empties too.
+pub fn all_referencing(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
+    referencing(table, true)
+}
+
+fn referencing(table: pg_sys::Oid, indirectly: bool) -> Result<Vec<pg_sys::Oid>> {
+    #[derive(Deserialize)]
+    struct Found(#[serde(deserialize_with = "relation::oid")] pg_sys::Oid);
+    let found: Vec<Found> = spi::json(
+        "WITH RECURSIVE found(oid, depth) AS (
+             SELECT $1, 0
+             UNION
+             SELECT k.conrelid, 1 FROM pg_constraint k JOIN found f ON k.confrelid = f.oid
+              WHERE k.contype = 'f' AND ($2 OR f.oid = $1))
+         SELECT coalesce(json_agg(DISTINCT f.oid::bigint), '[]')::text FROM found f WHERE f.oid <> $1",
+        &[oid_arg(table), indirectly.into()],
+    )?
+    .unwrap_or_default();
+    Ok(found.into_iter().map(|found| found.0).collect())
+}
+
+impl ForeignKey {
+    fn check(&self, from: &Name, to: &Name, destination: &Name) -> Result<()> {
+        let given: Vec<_> = self.columns.iter().map(|(from, _, _)| format!("f.{} IS NOT NULL", quote(from))).collect();
+        let same: Vec<_> = self
+            .columns
+            .iter()
+            .map(|(from, to, operator)| format!("t.{} {operator} f.{}", quote(to), quote(from)))
+            .collect();
+        let violated = spi::is_true(
+            &format!(
+                "SELECT true FROM {from} f WHERE {} AND NOT EXISTS (SELECT FROM {to} t WHERE {}) LIMIT 1",
+                given.join(" AND "),
+                same.join(" AND ")
+            ),
+            &[],
+        )?;
+        if !violated {
+            return Ok(());
+        }
+        Err(Error::ForeignKey {
+            table: self.from.plain(),
+            constraint: self.name.clone(),
+            destination: destination.plain(),
+        })
+    }
+}

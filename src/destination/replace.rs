@@ -1,0 +1,216 @@
+//! Replacing all rows of a table while it is read.
+//!
+//! A plain table gets them through a stand-in: a table of the same physical form beside it, with the same checks and
+//! indexes, is loaded first; then the two exchange their files, which is all that readers ever wait for. The table
+//! itself stays: its OID, grants, views, triggers, foreign keys. Any other table (partitioned, published, with
+//! triggers that want to see the rows) is emptied and loaded in place.
+
+use crate::backend::files;
+use crate::backend::identity::set_local;
+use crate::backend::name::{literal, quote, Name};
+use crate::backend::relation::{self, lock_exclusively, oid_arg, Patience, Relation};
+use crate::backend::spi;
+use crate::destination::indexes;
+use crate::destination::references;
+use crate::destination::table;
+use crate::destination::twins::view_options;
+use crate::error::{Error, Result};
+use crate::shape::Shape;
+use pgrx::pg_sys;
+use serde::Deserialize;
+
+/// A table of the same physical form as the one that it stands in for.
+pub struct StandIn {
+    original: Relation,
+    pub name: Name,
+    pub oid: pg_sys::Oid,
+}
+
+#[derive(Deserialize)]
+struct Column {
+    name: String,
+    dropped: bool,
+    sql_type: Option<String>,
+    collation: Option<String>,
+    not_null: bool,
+    generated: bool,
+    /// Of a generated column its expression, else the default.
+    expression: Option<String>,
+    /// The sequence of an identity column.
+    identity: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Form {
+    unlogged: bool,
+    tablespace: Option<String>,
+    columns: Vec<Column>,
+    /// Definitions of CHECK constraints, and the partition's own.
+    checks: Vec<String>,
+}
+
+const FORM: &str = r"
+SELECT json_build_object(
+    'unlogged', c.relpersistence = 'u',
+    'tablespace', (SELECT s.spcname FROM pg_tablespace s WHERE s.oid = c.reltablespace),
+    'columns', (SELECT json_agg(json_build_object(
+            'name', a.attname, 'dropped', a.attisdropped,
+            'sql_type', CASE WHEN NOT a.attisdropped THEN format_type(a.atttypid, a.atttypmod) END,
+            'collation', (SELECT format('%I.%I', n.nspname, o.collname) FROM pg_collation o
+                            JOIN pg_namespace n ON n.oid = o.collnamespace JOIN pg_type t ON t.oid = a.atttypid
+                           WHERE o.oid = a.attcollation AND a.attcollation <> t.typcollation),
+            'not_null', a.attnotnull, 'generated', a.attgenerated <> '',
+            'expression', (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d
+                            WHERE d.adrelid = c.oid AND d.adnum = a.attnum),
+            'identity', CASE WHEN a.attidentity <> '' THEN (
+                SELECT d.objid::regclass::text FROM pg_depend d
+                 WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+                   AND d.refobjid = c.oid AND d.refobjsubid = a.attnum AND d.deptype = 'i') END
+        ) ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0),
+    'checks', (SELECT coalesce(json_agg(k.definition), '[]') FROM (
+            SELECT pg_get_constraintdef(k.oid) AS definition FROM pg_constraint k
+             WHERE k.conrelid = c.oid AND k.contype = 'c'
+            UNION ALL SELECT format('CHECK (%s)', pg_get_partition_constraintdef(c.oid))
+             WHERE pg_get_partition_constraintdef(c.oid) IS NOT NULL) k))::text
+  FROM pg_class c WHERE c.oid = $1";
+
+/// Whether the files of a table can be exchanged: a plain heap that nobody follows row by row.
+pub fn is_exchangeable(destination: &Shape) -> Result<bool> {
+    spi::is_true(
+        "SELECT c.relkind = 'r' AND c.relpersistence IN ('p', 'u')
+                AND c.relam = (SELECT m.oid FROM pg_am m WHERE m.amname = 'heap')
+                AND NOT EXISTS (SELECT FROM pg_trigger g
+                                 WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D')
+                AND NOT EXISTS (SELECT FROM pg_index x
+                                 WHERE x.indrelid = c.oid AND NOT (x.indisvalid AND x.indisready AND x.indislive))
+                AND NOT EXISTS (SELECT FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname
+                                 WHERE n.oid = c.relnamespace AND p.tablename = c.relname)
+           FROM pg_class c WHERE c.oid = $1",
+        &[oid_arg(destination.local_oid())],
+    )
+}
+
+impl StandIn {
+    /// Makes it, empty. Until the end of the transaction nobody changes the form of the original, which can be read
+    /// and written all the time.
+    pub fn make(original: &Relation) -> Result<StandIn> {
+        // SAFETY: waits for a lock, interruptibly, that does not conflict with readers and writers.
+        unsafe { pg_sys::LockRelationOid(original.oid, pg_sys::ShareUpdateExclusiveLock as i32) };
+        let form: Form = spi::json(FORM, &[oid_arg(original.oid)])?
+            .ok_or_else(|| Error::Internal(format!("{} is gone", original.name().plain())))?;
+        let name = original.name().sibling(format!("mimeo_{}", original.oid.to_u32()));
+        let columns: Vec<_> = form.columns.iter().map(Column::definition).collect();
+        let checks: Vec<_> = form.checks.iter().map(String::as_str).collect();
+        let list = columns.iter().map(String::as_str).chain(checks).collect::<Vec<_>>().join(", ");
+        let kind = if form.unlogged { "UNLOGGED TABLE" } else { "TABLE" };
+        let options = view_options(original.oid)?;
+        let tablespace = form.tablespace.map(|name| format!(" TABLESPACE {}", quote(&name))).unwrap_or_default();
+        spi::run(&format!("CREATE {kind} {name} ({list}){options}{tablespace}"), &[])?;
+        let made = relation::find(&name)?.ok_or_else(|| Error::Internal(format!("{name} was not made")))?;
+        Ok(StandIn { original: original.clone(), name, oid: made.oid })
+    }
+
+    /// Once it is loaded: checks foreign keys, exchanges the files, and drops it. With `cascade`, tables that point
+    /// at the original are emptied; otherwise their rows must find theirs.
+    ///
+    /// 1. Indexes and statistics are made on the stand-in.
+    /// 2. Foreign keys in both directions are checked. Nobody writes to the referencing tables from here on.
+    /// 3. The exclusive lock, without a queue of readers behind it; then only catalog rows change.
+    pub fn take_over(self, cascade: bool, patience: Patience) -> Result<()> {
+        let pairs = self.make_indexes()?;
+        table::analyze(&self.name)?;
+        let (oid, name) = (self.original.oid, self.original.name());
+        references::check_outgoing(oid, &self.name)?;
+        let mut locked = vec![oid];
+        if cascade {
+            locked.extend(references::all_referencing(oid)?);
+        } else {
+            references::lock_referencing(oid)?;
+            references::check_incoming(oid, &self.name)?;
+        }
+        lock_exclusively(&locked, &name, patience, "replaced")?;
+        if cascade {
+            spi::run(&format!("TRUNCATE ONLY {name} CASCADE"), &[])?;
+        }
+        files::exchange(oid, self.oid, &pairs)?;
+        spi::run(&format!("DROP TABLE {}", self.name), &[])?;
+        files::name_toast_table(oid);
+        Ok(())
+    }
+
+    /// The original's indexes, made on the stand-in; pairs of original and copy.
+    fn make_indexes(&self) -> Result<Vec<(pg_sys::Oid, pg_sys::Oid)>> {
+        #[derive(Deserialize)]
+        struct Index {
+            #[serde(deserialize_with = "relation::oid")]
+            oid: pg_sys::Oid,
+            definition: String,
+            /// Of an exclusion constraint.
+            exclusion: Option<String>,
+            tablespace: Option<String>,
+        }
+        let originals: Vec<Index> = spi::json(
+            "SELECT json_agg(json_build_object('oid', x.indexrelid::bigint,
+                        'definition', pg_get_indexdef(x.indexrelid),
+                        'exclusion', CASE WHEN x.indisexclusion THEN (SELECT pg_get_constraintdef(k.oid)
+                            FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.contype = 'x') END,
+                        'tablespace', (SELECT s.spcname FROM pg_tablespace s WHERE s.oid = c.reltablespace))
+                    ORDER BY x.indisprimary DESC, x.indexrelid)::text
+               FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid WHERE x.indrelid = $1",
+            &[oid_arg(self.original.oid)],
+        )?
+        .unwrap_or_default();
+        let mut pairs = Vec::new();
+        for original in originals {
+            let name = format!("mimeo_{}", original.oid.to_u32());
+            set_local("default_tablespace", original.tablespace.as_deref().unwrap_or_default())?;
+            match original.exclusion {
+                Some(definition) => {
+                    spi::run(&format!("ALTER TABLE {} ADD CONSTRAINT {} {definition}", self.name, quote(&name)), &[])?;
+                }
+                None => indexes::create_from_definition(&original.definition, &self.name, &name)?,
+            }
+            let copy = relation::find(&self.name.sibling(&name))?
+                .ok_or_else(|| Error::Internal(format!("index {name} was not made")))?;
+            pairs.push((original.oid, copy.oid));
+        }
+        set_local("default_tablespace", "")?;
+        Ok(pairs)
+    }
+}
+
+impl Column {
+    fn definition(&self) -> String {
+        let name = quote(&self.name);
+        if self.dropped {
+            // Its place, which stays empty: a missing value takes no room, whatever the type.
+            return format!("{name} integer");
+        }
+        let mut text = format!("{name} {}", self.sql_type.as_deref().unwrap_or_default());
+        if let Some(collation) = &self.collation {
+            text.push_str(&format!(" COLLATE {collation}"));
+        }
+        if self.not_null {
+            text.push_str(" NOT NULL");
+        }
+        match (&self.expression, &self.identity) {
+            (Some(expression), _) if self.generated => {
+                text.push_str(&format!(" GENERATED ALWAYS AS ({expression}) STORED"));
+            }
+            (Some(expression), _) => text.push_str(&format!(" DEFAULT {expression}")),
+            (None, Some(sequence)) => {
+                text.push_str(&format!(" DEFAULT nextval({}::regclass)", literal(sequence)));
+            }
+            (None, None) => {}
+        }
+        text
+    }
+}
+
+/// Empties a table whose files cannot be exchanged, for a load in place. Readers see the old rows until the end of the
+/// transaction, unless `cascade` empties the referencing tables too.
+pub fn empty_in_place(name: &Name, cascade: bool) -> Result<()> {
+    let statement = if cascade { format!("TRUNCATE {name} CASCADE") } else { format!("DELETE FROM {name}") };
+    spi::run(&statement, &[])?;
+    Ok(())
+}

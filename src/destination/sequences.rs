@@ -1,0 +1,84 @@
+//! Setting sequences to what the tables that use them hold.
+
+use crate::backend::name::{quote, Name};
+use crate::backend::relation::{self, oid_arg};
+use crate::backend::spi;
+use crate::error::{Error, Result};
+use pgrx::pg_sys;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Use {
+    table: Name,
+    column: String,
+}
+
+/// The sequences of a table's identity columns.
+pub fn of_identity(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
+    #[derive(Deserialize)]
+    struct Found(#[serde(deserialize_with = "relation::oid")] pg_sys::Oid);
+    let found: Vec<Found> = spi::json(
+        "SELECT json_agg(d.objid::bigint)::text FROM pg_depend d
+          WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+            AND d.refobjid = $1 AND d.deptype = 'i' AND d.refobjsubid > 0",
+        &[oid_arg(table)],
+    )?
+    .unwrap_or_default();
+    Ok(found.into_iter().map(|found| found.0).collect())
+}
+
+/// The sequences of these names.
+///
+/// # Errors
+/// InvalidArgument, if one does not exist.
+pub fn find(names: &[String]) -> Result<Vec<pg_sys::Oid>> {
+    let missing = |name: &String| Error::InvalidArgument(format!("sequence {name} of the job does not exist here"));
+    names
+        .iter()
+        .map(|name| match relation::find_as_written(name)? {
+            Some(found) if found.kind == 'S' => Ok(found.oid),
+            _ => Err(missing(name)),
+        })
+        .collect()
+}
+
+/// Makes the next value of a sequence follow the furthest one in the columns that use it, by their default or as
+/// their own.
+pub fn reset(sequence: pg_sys::Oid) -> Result<()> {
+    let uses: Vec<Use> = spi::json(
+        "SELECT json_agg(DISTINCT jsonb_build_object(
+                    'table', jsonb_build_object('schema', n.nspname, 'name', c.relname), 'column', a.attname))::text
+           FROM (SELECT d.refobjid AS relation, d.refobjsubid AS number FROM pg_depend d
+                  WHERE d.classid = 'pg_class'::regclass AND d.objid = $1 AND d.refclassid = 'pg_class'::regclass
+                    AND d.deptype IN ('a', 'i')
+                 UNION ALL
+                 SELECT f.adrelid, f.adnum FROM pg_depend d JOIN pg_attrdef f ON f.oid = d.objid
+                  WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass
+                    AND d.refobjid = $1) u
+           JOIN pg_class c ON c.oid = u.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+           JOIN pg_attribute a ON a.attrelid = u.relation AND a.attnum = u.number
+          WHERE c.relkind IN ('r', 'p')",
+        &[oid_arg(sequence)],
+    )?
+    .unwrap_or_default();
+    if uses.is_empty() {
+        return Ok(());
+    }
+    let downwards =
+        spi::is_true("SELECT s.seqincrement < 0 FROM pg_sequence s WHERE s.seqrelid = $1", &[oid_arg(sequence)])?;
+    let (pick, furthest) = if downwards { ("min", "least") } else { ("max", "greatest") };
+    let values: Vec<_> = uses
+        .iter()
+        .map(|user| format!("(SELECT {pick}({})::bigint FROM {})", quote(&user.column), user.table))
+        .collect();
+    spi::text(
+        &format!(
+            "SELECT CASE WHEN v.value IS NULL THEN setval($1::oid::regclass, s.seqstart, false)
+                         ELSE setval($1::oid::regclass, v.value) END::text
+               FROM pg_sequence s, (SELECT {furthest}({}) AS value) v WHERE s.seqrelid = $1::oid",
+            values.join(", ")
+        ),
+        &[oid_arg(sequence)],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! inserter and updater: new rows, or new and changed ones, by a control column.
+
+mod bound;
+mod destroy;
+mod make;
+mod refresh;
+mod values;
+
+pub use destroy::destroy;
+pub use make::{make, Request};
+pub use refresh::{refresh, Options, Repull};
+
+use crate::error::{Error, Result};
+use crate::job::config::Job;
+use crate::method::Method;
+use crate::source::bounds::{Candidate, Kind};
+use serde::{Deserialize, Serialize};
+
+/// What an incremental job remembers from run to run, in refresh_config.state.
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+struct State {
+    /// Bounds that were not safe when they were taken, or are the newest that are; the oldest first.
+    #[serde(default)]
+    candidates: Vec<Candidate>,
+    /// Where they were taken: place, table, start of the server. Elsewhere they prove nothing.
+    #[serde(default)]
+    taken_at: String,
+    /// The last_value that the last run left. Once a user has set another, `redo` is void.
+    #[serde(default)]
+    left: Option<String>,
+    /// From where on rows may have been missed, because they were copied before all of them were safe.
+    #[serde(default)]
+    redo: Option<Redo>,
+}
+
+/// What the next refresh takes again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Redo {
+    /// Nothing has been copied yet: all, and last_value only holds the place.
+    Empty,
+    All,
+    /// This value and greater ones.
+    From(String),
+}
+
+/// The kind of a job's control column, from its type: `inserter_time` and so on.
+fn kind_of(job: &Job) -> Kind {
+    if job.kind.ends_with("_time") {
+        Kind::Time
+    } else {
+        Kind::Serial
+    }
+}
+
+/// As refresh_config.type names it.
+fn type_of(method: Method, kind: Kind) -> &'static str {
+    match (method, kind) {
+        (Method::Inserter, Kind::Time) => "inserter_time",
+        (Method::Inserter, Kind::Serial) => "inserter_serial",
+        (_, Kind::Time) => "updater_time",
+        (_, Kind::Serial) => "updater_serial",
+    }
+}
+
+/// A column of refresh_config that the method cannot do without.
+fn required<'a>(value: Option<&'a String>, column: &str, job: &Job) -> Result<&'a str> {
+    value
+        .map(String::as_str)
+        .ok_or_else(|| Error::Internal(format!("refresh_config.{column} of {} is NULL", job.dest_table)))
+}

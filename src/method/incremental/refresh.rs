@@ -1,0 +1,302 @@
+//! refresh_inserter and refresh_updater.
+
+use super::bound::{self, Bound};
+use super::values::{clocks_change, Values};
+use super::{kind_of, required, Redo, State};
+use crate::backend::identity::{act_as, Identity};
+use crate::backend::name::Name;
+use crate::destination::copy_in::Target;
+use crate::destination::fit::{self, Fit};
+use crate::destination::table;
+use crate::destination::upsert::Collected;
+use crate::error::{Error, Result};
+use crate::job::config::{Catalog, Job};
+use crate::job::history::{Run, Status};
+use crate::job::lock::Wait;
+use crate::method::{connect, names, pull, refresh_job, replace_all, selected_columns, Method};
+use crate::shape::Shape;
+use crate::source::bounds::{Range, Slice};
+use crate::source::catalog::rows_query;
+use crate::source::connection::Connection;
+use pgrx::{notice, warning};
+
+/// The arguments of refresh_inserter and refresh_updater.
+pub struct Options<'a> {
+    pub destination: &'a str,
+    pub limit: Option<i32>,
+    pub repull: Repull<'a>,
+    pub lock_wait: Wait,
+    pub debug: bool,
+}
+
+/// What is copied again, whatever last_value says.
+#[derive(Debug, Clone, Copy)]
+pub enum Repull<'a> {
+    Nothing,
+    All,
+    /// Both exclusive; one of them is there.
+    Range(Option<&'a str>, Option<&'a str>),
+}
+
+impl<'a> Repull<'a> {
+    pub fn from_arguments(repull: bool, start: Option<&'a str>, end: Option<&'a str>) -> Repull<'a> {
+        match (repull, start, end) {
+            (false, ..) => Repull::Nothing,
+            (true, None, None) => Repull::All,
+            (true, start, end) => Repull::Range(start, end),
+        }
+    }
+}
+
+/// Refreshes an inserter or an updater.
+pub fn refresh(method: Method, options: &Options<'_>) -> Result<()> {
+    let function = if method == Method::Inserter { "refresh_inserter" } else { "refresh_updater" };
+    let Options { destination, lock_wait, debug, .. } = *options;
+    refresh_job(function, method, destination, lock_wait, debug, |catalog, job, destination, run| {
+        Refresh { method, options, catalog, job, destination }.run(run)
+    })
+}
+
+/// One refresh, with the job's lock held.
+struct Refresh<'a> {
+    method: Method,
+    options: &'a Options<'a>,
+    catalog: &'a Catalog,
+    job: &'a Job,
+    destination: &'a Name,
+}
+
+/// What a refresh takes.
+struct Plan {
+    range: Range,
+    /// Rows of the range are deleted here first.
+    delete: bool,
+    /// Rows that are taken, at most.
+    limit: Option<i64>,
+}
+
+impl Refresh<'_> {
+    /// 1. The day when clocks change: a time-based job may pause.
+    /// 2. Connect, and find up to where nothing can be missed: before the snapshot that reads the data.
+    /// 3. In one snapshot: shape, the range, its greatest value, the rows.
+    /// 4. The rows go into the destination: straight (inserter), or by key (updater).
+    /// 5. last_value, in the same transaction as the data.
+    fn run(&self, run: &mut Run) -> Result<Status> {
+        let job = self.job;
+        if job.dst_active.unwrap_or(false) && clocks_change(job.dst_start.unwrap_or(30), job.dst_end.unwrap_or(230))? {
+            notice!("{} pauses while the clocks change", job.dest_table);
+            run.note("paused: the clocks change today, see dst_active");
+            self.catalog.record_run(&job.dest_table, None, None)?;
+            return Ok(Status::Skipped);
+        }
+        run.phase("connect");
+        let destination = table::find(self.destination)?;
+        let mut source = connect(self.catalog, job.data_source_id, destination.owner, &job.dest_table)?;
+        let source_table = source.find_table(&job.source_table)?;
+        let kind = kind_of(job);
+        let control = source.control(&source_table, required(job.control.as_ref(), "control", job)?)?;
+        control.require(kind, &source_table)?;
+        let values = Values::of(&control);
+        let boundary = required(job.boundary.as_ref(), "boundary", job)?;
+        let last_value = required(job.last_value.as_ref(), "last_value", job)?;
+        let start = values.read(last_value, "last_value")?;
+        let repull = match self.options.repull {
+            Repull::Range(start, end) => {
+                let read = |text: Option<&str>, what| text.map(|text| values.read(text, what)).transpose();
+                Some((read(start, "p_repull_start")?, read(end, "p_repull_end")?))
+            }
+            _ => None,
+        };
+
+        let owner = act_as(destination.owner, true)?;
+        run.phase("bound");
+        let mut state: State = serde_json::from_value(job.state.clone()).unwrap_or_default();
+        let redo = state.redo.take().filter(|_| state.left.as_deref() == Some(last_value));
+        let bound = bound::find(&mut source, &source_table, &control, kind, boundary, &mut state)?;
+        run.note(match &bound.upper {
+            Some(upper) => format!("bound {upper}: {}", bound.how),
+            None => format!("no bound: {}", bound.how),
+        });
+
+        run.phase("look");
+        let shape = source.snapshot_of(source_table.oid)?;
+        let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
+        source.require_readable(&source_table, &names(&columns))?;
+        if !columns.iter().any(|column| column.name == control.name) {
+            return Err(Error::FilterLacks {
+                table: source_table.table().plain(),
+                what: "the control column",
+                columns: vec![control.name],
+            });
+        }
+        let [local] = table::describe([destination.oid])?;
+        fit::require_loadable(&local)?;
+        let fit = fit::fit(&local, &shape, &columns)?;
+        source.use_own_search_path()?;
+        let rows = rows_query(&source_table.table(), &names(&columns), job.condition.as_deref());
+
+        let mut plan = self.plan(&bound, redo.as_ref(), &start, repull);
+        let mut status = Status::Ok;
+        if let (Some(limit), true) = (plan.limit, bound.upper.is_some()) {
+            let slice = Slice { rows: &rows, control: &control, range: &plan.range };
+            let cut = source.value(&slice.after(limit), &[], "finding the end of the batch")?;
+            if let Some(cut) = cut {
+                plan.range.upper = Some(cut);
+                run.note(format!("batch limit of {limit} rows reached"));
+                status = Status::Warning;
+            }
+        }
+        let nothing_is_safe = bound.upper.is_none() && matches!(self.options.repull, Repull::Nothing);
+        let slice = Slice { rows: &rows, control: &control, range: &plan.range };
+        let greatest = if nothing_is_safe {
+            None
+        } else {
+            source.value(&slice.greatest(), &[], "reading the greatest control value")?
+        };
+        if greatest.is_none() && status == Status::Warning {
+            let limit = plan.limit.unwrap_or_default();
+            let cut = plan.range.upper.unwrap_or_default();
+            warning!(
+                "{}: more than {limit} rows have the same {} {cut}, so no batch can end",
+                job.dest_table,
+                control.name
+            );
+            run.note(format!(
+                "more than {limit} rows have the control value {cut}: raise the limit, or refresh without it"
+            ));
+            state.redo = redo;
+            self.catalog.record_run(&job.dest_table, Some(&serde_json::to_value(&state)?), None)?;
+            return Ok(Status::Critical);
+        }
+
+        let all = matches!(self.options.repull, Repull::All);
+        if greatest.is_some() || all {
+            let query = slice.query(&fit.columns);
+            run.phase("copy");
+            if all {
+                replace_all(&mut source, &query, &destination, &local, &fit, false, run)?;
+            } else {
+                if plan.delete {
+                    values.delete(self.destination, &plan.range)?;
+                }
+                if self.method == Method::Inserter {
+                    let target =
+                        Target { oid: destination.oid, columns: &fit.columns, binary: fit.binary, emptied: false };
+                    pull(&mut source, &query, self.destination, &target, run)?;
+                } else {
+                    let shape = Shape { indexes: source.indexes(&source_table)?, ..shape };
+                    self.merge(&mut source, &query, &owner, &shape, &local, &fit, run)?;
+                }
+            }
+        } else if plan.delete {
+            values.delete(self.destination, &plan.range)?;
+        }
+        if let Some(limit) = plan.limit.filter(|limit| status == Status::Ok && run.rows as i64 * 4 >= limit * 3) {
+            run.note(format!("{} rows are three quarters of the batch limit of {limit} or more", run.rows));
+            status = Status::Warning;
+        }
+        drop(source);
+
+        let last = self.last_value(&values, &start, greatest.as_deref(), redo.as_ref())?;
+        state.redo = match (self.options.repull, &bound.upper) {
+            _ if greatest.is_none() => match self.options.repull {
+                Repull::All => Some(Redo::Empty),
+                _ if nothing_is_safe || redo == Some(Redo::Empty) => redo,
+                _ => next_redo(redo, &plan.range, &last, &values)?,
+            },
+            // Rows from the bound on may come in late, and have to be taken again.
+            (Repull::All, None) => Some(Redo::All),
+            (Repull::All, Some(safe)) => {
+                let beyond = values.is_after(&last, safe)? || (last == *safe && !control.has_no_ties());
+                beyond.then(|| Redo::From(safe.clone()))
+            }
+            (Repull::Range(..), safe) => {
+                let safe = safe.as_ref().unwrap_or(&start);
+                match redo {
+                    Some(Redo::From(earlier)) if values.is_after(&earlier, safe)? => Some(Redo::From(safe.clone())),
+                    None if values.is_after(&last, safe)? => Some(Redo::From(safe.clone())),
+                    redo => redo,
+                }
+            }
+            (Repull::Nothing, _) => next_redo(redo, &plan.range, &last, &values)?,
+        };
+        state.left = Some(last.clone());
+        self.catalog.record_run(&job.dest_table, Some(&serde_json::to_value(&state)?), Some(&last))?;
+        Ok(status)
+    }
+
+    fn plan(
+        &self,
+        bound: &Bound,
+        redo: Option<&Redo>,
+        start: &str,
+        repull: Option<(Option<String>, Option<String>)>,
+    ) -> Plan {
+        if let Some((lower, upper)) = repull {
+            return Plan { range: Range { lower, upper, from_lower: false }, delete: true, limit: None };
+        }
+        if matches!(self.options.repull, Repull::All) {
+            return Plan { range: Range::default(), delete: false, limit: None };
+        }
+        let (lower, from_lower) = match redo {
+            None => (Some(start.to_string()), false),
+            Some(Redo::All | Redo::Empty) => (None, false),
+            Some(Redo::From(value)) => (Some(value.clone()), true),
+        };
+        Plan {
+            range: Range { lower, from_lower, upper: bound.upper.clone() },
+            // An updater's rows find their places by key; one that has moved on since would be lost.
+            delete: redo.is_some() && self.method == Method::Inserter,
+            limit: self.options.limit.or(self.job.batch_limit).filter(|limit| *limit > 0).map(i64::from),
+        }
+    }
+
+    /// An updater's rows, by way of a temporary table.
+    #[allow(clippy::too_many_arguments)]
+    fn merge(
+        &self,
+        source: &mut Connection,
+        query: &str,
+        owner: &Identity,
+        shape: &Shape,
+        local: &Shape,
+        fit: &Fit,
+        run: &mut Run,
+    ) -> Result<()> {
+        let key = self.job.pk_name.clone().unwrap_or_default();
+        let missing: Vec<_> = key.iter().filter(|column| !fit.columns.contains(column)).cloned().collect();
+        if key.is_empty() || !missing.is_empty() {
+            let table = local.table().plain();
+            return Err(Error::FilterLacks { table, what: "columns of the key", columns: missing });
+        }
+        let collected = Collected::make(self.destination, &fit.columns, owner)?;
+        let target = Target { oid: collected.oid, columns: &fit.columns, binary: fit.binary, emptied: true };
+        pull(source, query, self.destination, &target, run)?;
+        run.phase("merge");
+        let control = self.job.control.as_deref().unwrap_or_default();
+        collected.merge_into(local, &fit.columns, &key, control, shape.is_unique(&key))?;
+        collected.drop()
+    }
+
+    /// After a repull of a range the true maximum that the destination holds; else the greatest value that was taken.
+    fn last_value(&self, values: &Values, start: &str, greatest: Option<&str>, redo: Option<&Redo>) -> Result<String> {
+        let last = match self.options.repull {
+            Repull::Nothing if redo == Some(&Redo::Empty) => greatest.map(str::to_string),
+            Repull::All => greatest.map(str::to_string),
+            Repull::Range(..) => values.greatest_in(self.destination)?,
+            Repull::Nothing => greatest.map(|greatest| values.greater(greatest, start)).transpose()?,
+        };
+        Ok(last.unwrap_or_else(|| start.to_string()))
+    }
+}
+
+/// What remains to be taken again after a range was: what the destination holds beyond it.
+fn next_redo(redo: Option<Redo>, done: &Range, last: &str, values: &Values) -> Result<Option<Redo>> {
+    Ok(match (redo, &done.upper) {
+        (None, _) => None,
+        (Some(Redo::Empty), _) => None,
+        (Some(_), Some(done)) if values.is_after(last, done)? => Some(Redo::From(done.clone())),
+        (Some(_), Some(_)) => None,
+        (redo, None) => redo,
+    })
+}

@@ -1,0 +1,109 @@
+//! Values of a control column as text: comparing them, and writing them so that they read the same in every session.
+
+use crate::backend::identity::{pin_settings, set_local};
+use crate::backend::name::{quote, Name};
+use crate::backend::spi;
+use crate::error::{Error, Result};
+use crate::source::bounds::{bound_type, Control, Kind, Range};
+
+/// The values of one control column.
+pub struct Values {
+    column: String,
+    /// A type of pg_catalog.
+    bound_type: &'static str,
+}
+
+impl Values {
+    pub fn of(control: &Control) -> Values {
+        Values { column: control.name.clone(), bound_type: bound_type(&control.type_name) }
+    }
+
+    /// A value that a user wrote, as the sources read it. A time without a zone is meant in the session's TimeZone, and
+    /// one with a zone, for a column that has none, is turned into it.
+    ///
+    /// # Errors
+    /// InvalidArgument, with the name of the argument.
+    pub fn read(&self, text: &str, what: &str) -> Result<String> {
+        let expression = match self.bound_type {
+            "timestamptz" => {
+                "CASE WHEN $1 ~ 'infinity' THEN $1 ELSE ($1::timestamptz AT TIME ZONE 'UTC')::text || '+00' END"
+            }
+            "timestamp" | "date" => {
+                "CASE WHEN $1 ~ ':\\S*([+-]\\d|Z)' THEN $1::timestamptz::timestamp ELSE $1::timestamp END::text"
+            }
+            _ => "$1::numeric::text",
+        };
+        let invalid = || Error::InvalidArgument(format!("{what} '{text}' is not a value of type {}", self.bound_type));
+        let read = crate::backend::subtransaction::attempt(|| {
+            let _pinned = pin_settings()?;
+            spi::text(&format!("SELECT {expression}"), &[text.into()])
+        });
+        match read {
+            Ok(Some(value)) => Ok(value),
+            Ok(None) => Err(invalid()),
+            Err(error) if error.sqlstate_text().starts_with("22") => Err(invalid()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The later of two values.
+    pub fn greater(&self, a: &str, b: &str) -> Result<String> {
+        let later = if self.is_after(b, a)? { b } else { a };
+        Ok(later.to_string())
+    }
+
+    pub fn is_after(&self, a: &str, b: &str) -> Result<bool> {
+        let t = self.bound_type;
+        spi::is_true(&format!("SELECT $1::{t} > $2::{t}"), &[a.into(), b.into()])
+    }
+
+    /// The greatest value in a local table, as the sources read it.
+    pub fn greatest_in(&self, table: &Name) -> Result<Option<String>> {
+        let _pinned = pin_settings()?;
+        set_local("timezone", "UTC")?;
+        spi::text(&format!("SELECT max({})::{}::text FROM {table}", quote(&self.column), self.bound_type), &[])
+    }
+
+    /// Deletes a range from a local table.
+    pub fn delete(&self, table: &Name, range: &Range) -> Result<usize> {
+        spi::run(&format!("DELETE FROM {table}{}", range.clause(&quote(&self.column), self.bound_type)), &[])
+    }
+
+    /// Nothing is before it.
+    pub fn beginning(kind: Kind) -> &'static str {
+        match kind {
+            Kind::Time => "0001-01-01 00:00:00+00",
+            Kind::Serial => "0",
+        }
+    }
+}
+
+/// A boundary as refresh_config keeps it; the default is 10 minutes or 10.
+///
+/// # Errors
+/// InvalidArgument.
+pub fn boundary(text: Option<&str>, kind: Kind) -> Result<String> {
+    let (sql_type, default, what) = match kind {
+        Kind::Time => ("interval", "10 minutes", "an interval"),
+        Kind::Serial => ("integer", "10", "an integer"),
+    };
+    let text = text.unwrap_or(default);
+    let read = crate::backend::subtransaction::attempt(|| {
+        let _pinned = pin_settings()?;
+        spi::text(&format!("SELECT ($1::{sql_type})::text"), &[text.into()])
+    });
+    match read {
+        Ok(Some(value)) if !value.starts_with('-') => Ok(value),
+        _ => Err(Error::InvalidArgument(format!("p_boundary '{text}' is not {what}"))),
+    }
+}
+
+/// Whether a time-based job pauses now: on a day when the clocks of this session's TimeZone change, between two times
+/// written as hours and minutes (230 is half past two).
+pub fn clocks_change(start: i32, end: i32) -> Result<bool> {
+    spi::is_true(
+        "SELECT extract(timezone FROM current_date::timestamptz) <> extract(timezone FROM (current_date + 1)::timestamptz)
+            AND to_char(clock_timestamp(), 'HH24MI')::int BETWEEN $1 AND $2",
+        &[start.into(), end.into()],
+    )
+}

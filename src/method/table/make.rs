@@ -1,0 +1,79 @@
+//! table_maker.
+
+use super::{refresh, Options};
+use crate::backend::identity::require_writable;
+use crate::backend::name::Name;
+use crate::backend::subtransaction::attempt;
+use crate::destination::{indexes, sequences, table};
+use crate::error::Result;
+use crate::job::config::NewJob;
+use crate::job::lock::Wait;
+use crate::method::{self, about, copied_indexes, Making, Method};
+use pgrx::{notice, warning};
+
+/// The arguments of table_maker.
+pub struct Request<'a> {
+    pub common: method::Request<'a>,
+    pub sequences: Option<Vec<String>>,
+}
+
+/// Makes a table job. The caller becomes the owner of a destination that is made.
+pub fn make(request: &Request<'_>) -> Result<()> {
+    require_writable("table_maker")?;
+    let common = &request.common;
+    let (destination, pull) = about(&common.doing(Method::Table), || make_objects(request))?;
+    if pull {
+        refresh(&Options {
+            destination: &destination.plain(),
+            truncate_cascade: None,
+            lock_wait: Wait::Unlimited,
+            debug: common.debug,
+        })?;
+    }
+    Ok(())
+}
+
+/// The destination, and whether data is to be pulled.
+fn make_objects(request: &Request<'_>) -> Result<(Name, bool)> {
+    let common = &request.common;
+    let mut making = Making::begin(common)?;
+    let destination = making.destination.clone();
+    making.catalog.require_no_job(&destination.plain(), "Table")?;
+    sequences::find(request.sequences.as_deref().unwrap_or_default())?;
+    let existing = making.existing_destination()?;
+    if existing.is_none() {
+        make_table(common, &mut making)?;
+    }
+    let job = making.job(common, "table");
+    making.catalog.insert(&NewJob { truncate_cascade: Some(false), sequences: request.sequences.as_deref(), ..job })?;
+    if common.debug {
+        notice!("{}: the job is recorded", destination.plain());
+    }
+    Ok((destination, common.pull_data && existing.is_none()))
+}
+
+/// The destination as a development copy: with generated expressions, identity and constant defaults, unless only
+/// some of the columns are copied.
+fn make_table(request: &method::Request<'_>, making: &mut Making) -> Result<()> {
+    let source = making.table.table();
+    let local = table::localise(&making.columns, &source)?;
+    let comment = format!("Copied from {} by mimeo", source.plain());
+    let name = making.destination.clone();
+    let defaults = if request.filter.is_none() { making.source.defaults(&making.table)? } else { Vec::new() };
+    let full = attempt(|| table::create_with_defaults(&name, &local, &defaults, &comment));
+    if let Err(error) = full {
+        if defaults.is_empty() {
+            return Err(error);
+        }
+        warning!("{}: defaults and generated columns are left out, for one cannot be made here: {error}", name.plain());
+        table::create(&name, &local, &comment)?;
+    }
+    if !request.indexes {
+        return Ok(());
+    }
+    let made = table::find(&name)?;
+    for index in copied_indexes(&making.shape, request.filter.as_deref()) {
+        indexes::copy(index, &name, made.oid, &indexes::copied_name(index, &source.name, &name.name, ""))?;
+    }
+    Ok(())
+}

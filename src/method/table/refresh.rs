@@ -1,0 +1,62 @@
+//! refresh_table.
+
+use crate::backend::identity::act_as;
+use crate::backend::name::Name;
+use crate::destination::{fit, sequences, table};
+use crate::error::Result;
+use crate::job::config::{Catalog, Job};
+use crate::job::history::{Run, Status};
+use crate::job::lock::Wait;
+use crate::method::{connect, names, refresh_job, replace_all, selected_columns, Method};
+use crate::source::catalog::rows_query;
+
+/// The arguments of refresh_table.
+pub struct Options<'a> {
+    pub destination: &'a str,
+    /// None is what the job says.
+    pub truncate_cascade: Option<bool>,
+    pub lock_wait: Wait,
+    pub debug: bool,
+}
+
+/// Replaces all rows of a table job's destination.
+///
+/// 1. The source's shape, in the snapshot that reads the data; the destination has to fit it.
+/// 2. The rows, beside those that are there, which are read meanwhile; then all of them take their place at once.
+/// 3. The sequences follow.
+pub fn refresh(options: &Options<'_>) -> Result<()> {
+    let Options { destination, lock_wait, debug, .. } = *options;
+    refresh_job("refresh_table", Method::Table, destination, lock_wait, debug, |catalog, job, name, run| {
+        refresh_locked(options, catalog, job, name, run)
+    })
+}
+
+fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, name: &Name, run: &mut Run) -> Result<Status> {
+    run.phase("connect");
+    let destination = table::find(name)?;
+    let mut source = connect(catalog, job.data_source_id, destination.owner, &job.dest_table)?;
+    let _identity = act_as(destination.owner, true)?;
+    run.phase("look");
+    let source_table = source.find_table(&job.source_table)?;
+    let shape = source.snapshot_of(source_table.oid)?;
+    let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
+    source.require_readable(&source_table, &names(&columns))?;
+    let [local] = table::describe([destination.oid])?;
+    fit::require_loadable(&local)?;
+    let fit = fit::fit(&local, &shape, &columns)?;
+    let mut following = sequences::find(job.sequences.as_deref().unwrap_or_default())?;
+    following.extend(sequences::of_identity(destination.oid)?);
+
+    run.phase("copy");
+    source.use_own_search_path()?;
+    let query = rows_query(&source_table.table(), &fit.columns, job.condition.as_deref());
+    let cascade = options.truncate_cascade.or(job.truncate_cascade).unwrap_or(false);
+    replace_all(&mut source, &query, &destination, &local, &fit, cascade, run)?;
+    drop(source);
+    run.phase("sequences");
+    for sequence in following {
+        sequences::reset(sequence)?;
+    }
+    catalog.record_run(&job.dest_table, None, None)?;
+    Ok(Status::Ok)
+}

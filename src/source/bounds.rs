@@ -1,0 +1,358 @@
+//! How far a refresh by a control column may go without ever missing a row that commits late.
+//!
+//! Two kinds of transactions can still write below a value that is visible now. Writers hold a lock on the table
+//! (taken before nextval() or now() is evaluated for the row), and pg_locks shows it to every role. For a time column,
+//! a transaction that began before may also come to the table later, with an old now(). So a candidate is taken, and
+//! after it the transactions that could still write below it; once all of these have ended, the candidate is proven.
+
+use crate::backend::name::{quote, Name};
+use crate::error::{Error, Result};
+use crate::source::catalog::SourceTable;
+use crate::source::connection::Connection;
+use serde::{Deserialize, Serialize};
+
+/// What kind of values a control column holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Serial,
+    Time,
+}
+
+impl Kind {
+    /// # Errors
+    /// InvalidArgument.
+    pub fn of(p_type: &str) -> Result<Kind> {
+        match p_type {
+            "time" => Ok(Kind::Time),
+            "serial" => Ok(Kind::Serial),
+            other => Err(Error::InvalidArgument(format!("p_type is '{other}', it must be 'time' or 'serial'"))),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Serial => "serial",
+            Kind::Time => "time",
+        }
+    }
+}
+
+/// A control column, and what the source tells of it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Control {
+    pub name: String,
+    /// As format_type prints it, without length or precision.
+    #[serde(rename = "type")]
+    pub type_name: String,
+    /// Why writers cannot be seen here; None if they can.
+    obstacle: Option<String>,
+    /// A sequence without a cache gives its values.
+    sequence: bool,
+    /// No two rows have the same value.
+    unique: bool,
+    /// The time zone of the source role, which writes zoneless times.
+    zone: String,
+    /// When the source's server started: what was seen before that is void.
+    started: String,
+    /// The table with its partitions and children.
+    tree: Vec<u32>,
+}
+
+/// $1: the table, $2: the column.
+const CONTROL: &str = r"
+WITH RECURSIVE tree(oid) AS (
+    SELECT $1::pg_catalog.oid
+    UNION
+    SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree t ON i.inhparent OPERATOR(pg_catalog.=) t.oid
+)
+SELECT pg_catalog.json_build_object(
+    'name', a.attname, 'type', pg_catalog.format_type(a.atttypid, NULL),
+    'obstacle', CASE
+        WHEN pg_catalog.pg_is_in_recovery() THEN 'the source is a standby'
+        WHEN EXISTS (SELECT FROM tree t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.oid
+                      WHERE c.relkind OPERATOR(pg_catalog.<>) ALL ('{r,p}'::pg_catalog.char[]))
+            THEN 'the source is not a table'
+    END,
+    'sequence', EXISTS (
+        SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_sequence s ON s.seqrelid OPERATOR(pg_catalog.=) d.objid
+         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+           AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+           AND d.refobjid OPERATOR(pg_catalog.=) a.attrelid AND d.refobjsubid OPERATOR(pg_catalog.=) a.attnum
+           AND d.deptype OPERATOR(pg_catalog.=) 'i'
+           AND s.seqcache OPERATOR(pg_catalog.=) 1 AND s.seqincrement OPERATOR(pg_catalog.>) 0 AND NOT s.seqcycle
+        UNION ALL
+        SELECT FROM pg_catalog.pg_attrdef f
+          JOIN pg_catalog.pg_depend d ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+                                     AND d.objid OPERATOR(pg_catalog.=) f.oid
+          JOIN pg_catalog.pg_sequence s ON s.seqrelid OPERATOR(pg_catalog.=) d.refobjid
+         WHERE f.adrelid OPERATOR(pg_catalog.=) a.attrelid AND f.adnum OPERATOR(pg_catalog.=) a.attnum
+           AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+           AND s.seqcache OPERATOR(pg_catalog.=) 1 AND s.seqincrement OPERATOR(pg_catalog.>) 0 AND NOT s.seqcycle),
+    'unique', EXISTS (SELECT FROM pg_catalog.pg_index x WHERE x.indrelid OPERATOR(pg_catalog.=) a.attrelid
+                        AND x.indisunique AND x.indisvalid AND x.indimmediate AND x.indpred IS NULL
+                        AND x.indnkeyatts OPERATOR(pg_catalog.=) 1 AND x.indkey[0] OPERATOR(pg_catalog.=) a.attnum),
+    'zone', (SELECT s.reset_val FROM pg_catalog.pg_settings s
+              WHERE pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) 'timezone'),
+    'started', pg_catalog.pg_postmaster_start_time(),
+    'tree', (SELECT pg_catalog.json_agg(t.oid::bigint) FROM tree t))::text
+  FROM pg_catalog.pg_attribute a
+ WHERE a.attrelid OPERATOR(pg_catalog.=) $1::pg_catalog.oid AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name
+   AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped";
+
+/// Of the relations in $1: the transactions that may write to them, and all that run in this database.
+const BLOCKERS: &str = r"
+SELECT pg_catalog.json_build_object(
+    'writers', (SELECT coalesce(pg_catalog.json_agg(DISTINCT l.virtualtransaction), '[]')
+                  FROM pg_catalog.pg_locks l
+                 WHERE l.locktype OPERATOR(pg_catalog.=) 'relation'
+                   AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d
+                        WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+                   AND l.relation OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[])
+                   AND l.mode OPERATOR(pg_catalog.=) ANY ('{RowExclusiveLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'::text[])
+                   AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()),
+    'running', (SELECT coalesce(pg_catalog.json_agg(DISTINCT l.virtualtransaction), '[]')
+                  FROM pg_catalog.pg_locks l
+                  LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) l.pid
+                 WHERE l.locktype OPERATOR(pg_catalog.=) 'virtualxid'
+                   AND l.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()
+                   AND (a.datname IS NULL OR a.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())))::text";
+
+/// Which of the transactions in $1 have not ended.
+const ALIVE: &str = r"
+SELECT coalesce(pg_catalog.json_agg(DISTINCT l.virtualtransaction), '[]')::text FROM pg_catalog.pg_locks l
+ WHERE l.virtualtransaction OPERATOR(pg_catalog.=) ANY ($1::text[])";
+
+/// A bound that is safe as soon as these transactions have ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// In the control column's type.
+    pub value: String,
+    /// The source's clock, in seconds since 1970.
+    pub at: f64,
+    /// Those that could write to the table when it was taken, as pg_locks.virtualtransaction names them.
+    pub writers: Vec<String>,
+    /// All that ran then; only for a time column.
+    #[serde(default)]
+    pub running: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Blockers {
+    writers: Vec<String>,
+    running: Vec<String>,
+}
+
+/// The bound that the configured boundary gives.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Margin {
+    /// None on an empty table.
+    pub value: Option<String>,
+    /// The moment that it stands for, of a time column, on the source's clock in seconds since 1970.
+    pub at: f64,
+}
+
+impl Control {
+    /// # Errors
+    /// UnsupportedControl.
+    pub fn require(&self, kind: Kind, table: &SourceTable) -> Result<()> {
+        let fits: &[&str] = match kind {
+            Kind::Serial => &["smallint", "integer", "bigint", "numeric"],
+            Kind::Time => &["timestamp with time zone", "timestamp without time zone", "date"],
+        };
+        if fits.contains(&self.type_name.as_str()) {
+            return Ok(());
+        }
+        Err(Error::UnsupportedControl {
+            table: table.table().plain(),
+            column: self.name.clone(),
+            reason: format!("its type is {}; p_type '{}' takes {}", self.type_name, kind.name(), fits.join(", ")),
+        })
+    }
+
+    pub fn obstacle(&self) -> Option<&str> {
+        self.obstacle.as_deref()
+    }
+
+    pub fn started(&self) -> &str {
+        &self.started
+    }
+
+    /// Values are given in order, so that no boundary has to be kept.
+    pub fn is_ordered(&self) -> bool {
+        self.sequence
+    }
+
+    /// No row can come to share the greatest value.
+    pub fn has_no_ties(&self) -> bool {
+        self.unique || self.sequence
+    }
+
+    /// The source's clock, in the column's type; $1 is the zone.
+    fn clock(&self, margin: &str) -> String {
+        let now = format!("(clock.now{margin})");
+        match self.type_name.as_str() {
+            "timestamp with time zone" => now,
+            "date" => format!("pg_catalog.timezone($1::text, {now})::pg_catalog.date"),
+            _ => format!("pg_catalog.timezone($1::text, {now})"),
+        }
+    }
+
+    fn greatest(&self, table: &Name) -> String {
+        let column = quote(&self.name);
+        let finite = if self.type_name == "numeric" {
+            format!(" WHERE {column} OPERATOR(pg_catalog.<>) ALL ('{{NaN,Infinity,-Infinity}}'::text[]::pg_catalog.numeric[])")
+        } else {
+            String::new()
+        };
+        format!("(SELECT pg_catalog.max({column}) FROM {table}{finite})")
+    }
+}
+
+impl Connection {
+    /// # Errors
+    /// UnsupportedControl if there is no such column.
+    pub fn control(&mut self, table: &SourceTable, column: &str) -> Result<Control> {
+        let document = self.value(CONTROL, &[&table.oid.to_string(), column], "reading the control column")?;
+        match document {
+            Some(document) => Ok(serde_json::from_str(&document)?),
+            None => Err(Error::UnsupportedControl {
+                table: table.table().plain(),
+                column: column.to_string(),
+                reason: "there is no such column".to_string(),
+            }),
+        }
+    }
+
+    /// A bound that covers all that is visible now, and those who may still write below it. None on an empty table.
+    pub fn candidate(&mut self, table: &SourceTable, control: &Control, kind: Kind) -> Result<Option<Candidate>> {
+        let (value, parameters): (String, Vec<&str>) = match kind {
+            Kind::Time => (control.clock(""), vec![control.zone.as_str()]),
+            Kind::Serial => (control.greatest(&table.table()), Vec::new()),
+        };
+        let parameters = if value.contains("$1") { parameters } else { Vec::new() };
+        let margin = self.margin_of(&value, "", &parameters)?;
+        let Some(value) = margin.value else { return Ok(None) };
+        // In a statement of its own: the locks are read after the candidate.
+        let tree: Vec<String> = control.tree.iter().map(u32::to_string).collect();
+        let document =
+            self.value(BLOCKERS, &[&format!("{{{}}}", tree.join(","))], "looking for transactions that write")?;
+        let blockers: Blockers = serde_json::from_str(&document.unwrap_or_default())?;
+        let running = if kind == Kind::Time { blockers.running } else { Vec::new() };
+        Ok(Some(Candidate { value, at: margin.at, writers: blockers.writers, running }))
+    }
+
+    /// now − boundary, or max(control) − boundary.
+    pub fn margin(&mut self, table: &SourceTable, control: &Control, kind: Kind, boundary: &str) -> Result<Margin> {
+        match kind {
+            Kind::Time => {
+                let value = control.clock(" OPERATOR(pg_catalog.-) $2::pg_catalog.interval");
+                // Both parameters are there whatever the column's type.
+                let value = format!("CASE WHEN $1::text IS NOT NULL THEN {value} END");
+                self.margin_of(&value, " OPERATOR(pg_catalog.-) $2::pg_catalog.interval", &[&control.zone, boundary])
+            }
+            Kind::Serial => {
+                let greatest = control.greatest(&table.table());
+                let value = format!("{greatest}::pg_catalog.numeric OPERATOR(pg_catalog.-) $1::pg_catalog.numeric");
+                self.margin_of(&value, "", &[boundary])
+            }
+        }
+    }
+
+    fn margin_of(&mut self, value: &str, before: &str, parameters: &[&str]) -> Result<Margin> {
+        let document = self.value(
+            &format!(
+                "SELECT pg_catalog.json_build_object('value', ({value})::text,
+                    'at', pg_catalog.date_part('epoch', clock.now{before}))::text
+                   FROM (SELECT pg_catalog.clock_timestamp() AS now OFFSET 0) clock"
+            ),
+            parameters,
+            "reading the newest control value",
+        )?;
+        Ok(serde_json::from_str(&document.unwrap_or_default())?)
+    }
+
+    /// Which of these transactions have not ended.
+    pub fn alive(&mut self, transactions: &[String]) -> Result<Vec<String>> {
+        if transactions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let list = format!("{{{}}}", transactions.join(","));
+        let document = self.value(ALIVE, &[&list], "waiting for transactions that write")?;
+        Ok(serde_json::from_str(&document.unwrap_or_default())?)
+    }
+}
+
+/// Which values of the control column a refresh takes, each bound as SQL reads it in the column's type.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Range {
+    pub lower: Option<String>,
+    /// The lower bound belongs to the range.
+    pub from_lower: bool,
+    pub upper: Option<String>,
+}
+
+impl Range {
+    /// ` WHERE …` for `column`, on either side; `bound_type` is a type of pg_catalog.
+    pub fn clause(&self, column: &str, bound_type: &str) -> String {
+        let mut parts = Vec::new();
+        let mut bound = |operator: &str, value: &Option<String>| {
+            if let Some(value) = value {
+                let value = crate::backend::name::literal(value);
+                parts.push(format!("{column} OPERATOR(pg_catalog.{operator}) {value}::pg_catalog.{bound_type}"));
+            }
+        };
+        bound(if self.from_lower { ">=" } else { ">" }, &self.lower);
+        bound("<", &self.upper);
+        if parts.is_empty() {
+            return String::new();
+        }
+        format!(" WHERE {}", parts.join(" AND "))
+    }
+}
+
+/// What a query by a control column reads: the rows of `rows_query`, within a range, in order.
+pub struct Slice<'a> {
+    /// From `rows_query`; it has the control column.
+    pub rows: &'a str,
+    pub control: &'a Control,
+    pub range: &'a Range,
+}
+
+impl Slice<'_> {
+    fn from(&self) -> String {
+        let column = self.column();
+        let clause = self.range.clause(&column, bound_type(&self.control.type_name));
+        format!("FROM ({}) \"mimeo\"{clause}", self.rows)
+    }
+
+    fn column(&self) -> String {
+        format!("\"mimeo\".{}", quote(&self.control.name))
+    }
+
+    /// These columns of the rows.
+    pub fn query(&self, columns: &[String]) -> String {
+        let list: Vec<_> = columns.iter().map(|name| format!("\"mimeo\".{}", quote(name))).collect();
+        format!("SELECT {} {} ORDER BY {}", list.join(", "), self.from(), self.column())
+    }
+
+    /// The greatest control value, as text; None without rows.
+    pub fn greatest(&self) -> String {
+        format!("SELECT pg_catalog.max({})::text {}", self.column(), self.from())
+    }
+
+    /// The control value of the row after the first `limit`, as text.
+    pub fn after(&self, limit: i64) -> String {
+        format!("SELECT {0}::text {1} ORDER BY {0} OFFSET {limit} LIMIT 1", self.column(), self.from())
+    }
+}
+
+/// The type in pg_catalog that bounds of a control column are compared in.
+pub fn bound_type(type_name: &str) -> &'static str {
+    match type_name {
+        "smallint" | "integer" | "bigint" => "int8",
+        "timestamp with time zone" => "timestamptz",
+        "timestamp without time zone" => "timestamp",
+        "date" => "date",
+        _ => "numeric",
+    }
+}

@@ -1,0 +1,227 @@
+//! Inserters and updaters under concurrent writers: no row is ever missed because it committed late (defect 13).
+
+mod support;
+
+use postgres::Client;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use support::{one, Scene};
+
+/// A source table app.w with a serial and a time column, an inserter by each, and an updater by each.
+fn scene(name: &str) -> Scene {
+    let scene = Scene::new(name, 1);
+    scene
+        .owner()
+        .batch_execute(
+            "CREATE TABLE app.w (id bigserial PRIMARY KEY, at timestamptz NOT NULL DEFAULT now(), writer int, v int DEFAULT 0);
+             CREATE INDEX ON app.w (at);
+             CREATE SEQUENCE app.revisions;
+             CREATE TABLE app.r (id int PRIMARY KEY, rev bigint NOT NULL DEFAULT nextval('app.revisions'),
+                                 at timestamptz NOT NULL DEFAULT now(), v int);
+             INSERT INTO app.r SELECT i FROM generate_series(1, 200) i",
+        )
+        .unwrap();
+    scene
+        .dba()
+        .batch_execute(
+            "SET mimeo.writer_wait = 0;
+             SELECT mimeo.inserter_maker('app.w', 'serial', 'id', 1, '0', 'app.by_id');
+             SELECT mimeo.inserter_maker('app.w', 'time', 'at', 1, '0', 'app.by_time');
+             SELECT mimeo.updater_maker('app.r', 'serial', 'rev', 1, '0', 'app.by_rev');
+             SELECT mimeo.updater_maker('app.r', 'time', 'at', 1, '0', 'app.by_changed')",
+        )
+        .unwrap();
+    scene
+}
+
+fn refresh(client: &mut Client) {
+    client
+        .batch_execute(
+            "SELECT mimeo.refresh_inserter('app.by_id'); SELECT mimeo.refresh_inserter('app.by_time');
+             SELECT mimeo.refresh_updater('app.by_rev'); SELECT mimeo.refresh_updater('app.by_changed')",
+        )
+        .unwrap();
+}
+
+fn impatient(scene: &Scene) -> Client {
+    let mut client = scene.dba();
+    client.batch_execute("SET mimeo.writer_wait = '20ms'").unwrap();
+    client
+}
+
+/// The writers whose rows have arrived.
+fn writers(client: &mut Client, table: &str) -> String {
+    one(client, &format!("SELECT coalesce(string_agg(writer::text, ' ' ORDER BY id), '') FROM app.{table}"))
+}
+
+#[test]
+fn defect_13_a_row_that_commits_late_is_found() {
+    let scene = scene("late");
+    let (mut late, mut soon, mut client) = (scene.owner(), scene.owner(), impatient(&scene));
+    late.batch_execute("BEGIN; INSERT INTO app.w (writer) VALUES (1)").unwrap();
+    soon.batch_execute("INSERT INTO app.w (writer) VALUES (2); INSERT INTO app.w (writer) VALUES (3)").unwrap();
+    refresh(&mut client);
+    for table in ["by_id", "by_time"] {
+        assert_eq!(writers(&mut client, table), "", "{table}: nothing passes an open writer");
+    }
+    late.batch_execute("COMMIT").unwrap();
+    soon.batch_execute("INSERT INTO app.w (writer) VALUES (4)").unwrap();
+    refresh(&mut client);
+    assert_eq!(writers(&mut client, "by_id"), "1 2 3", "the greatest value waits for the next one");
+    assert_eq!(writers(&mut client, "by_time"), "1 2 3 4");
+}
+
+#[test]
+fn what_was_there_before_a_writer_began_does_not_wait_for_it() {
+    let scene = scene("open_writer");
+    let (mut open, mut soon, mut client) = (scene.owner(), scene.owner(), impatient(&scene));
+    soon.batch_execute("INSERT INTO app.w (writer) VALUES (1)").unwrap();
+    soon.batch_execute("INSERT INTO app.w (writer) VALUES (2)").unwrap();
+    refresh(&mut client);
+    open.batch_execute("BEGIN; INSERT INTO app.w (writer) VALUES (3)").unwrap();
+    soon.batch_execute("INSERT INTO app.w (writer) VALUES (4)").unwrap();
+    refresh(&mut client);
+    assert_eq!(writers(&mut client, "by_id"), "1", "as far as an earlier run has proven");
+    let mut second = scene.owner();
+    second.batch_execute("BEGIN; INSERT INTO app.w (writer) VALUES (5)").unwrap();
+    refresh(&mut client);
+    open.batch_execute("COMMIT").unwrap();
+    refresh(&mut client);
+    assert_eq!(
+        writers(&mut client, "by_time"),
+        "1 2 3 4",
+        "a candidate of an earlier run counts once its writers have ended"
+    );
+    second.batch_execute("ROLLBACK").unwrap();
+    soon.batch_execute("INSERT INTO app.w (writer) VALUES (6)").unwrap();
+    refresh(&mut client);
+    assert_eq!(writers(&mut client, "by_id"), "1 2 3 4");
+    assert_eq!(writers(&mut client, "by_time"), "1 2 3 4 6");
+}
+
+#[test]
+fn an_old_transaction_that_writes_later_is_not_passed_within_the_boundary() {
+    let scene = scene("old_now");
+    let mut client = impatient(&scene);
+    client.batch_execute("UPDATE mimeo.refresh_config_inserter_time SET boundary = '1 hour'").unwrap();
+    let (mut old, mut soon) = (scene.owner(), scene.owner());
+    // It has a now(), and has not touched the table.
+    old.batch_execute("BEGIN; SELECT now()").unwrap();
+    soon.batch_execute("INSERT INTO app.w (writer) VALUES (2)").unwrap();
+    refresh(&mut client);
+    assert_eq!(writers(&mut client, "by_time"), "");
+    old.batch_execute("INSERT INTO app.w (writer) VALUES (1)").unwrap();
+    refresh(&mut client);
+    assert_eq!(writers(&mut client, "by_time"), "");
+    old.batch_execute("COMMIT").unwrap();
+    refresh(&mut client);
+    assert_eq!(one::<i64>(&mut client, "SELECT count(*) FROM app.by_time"), 2);
+    let reason: String = one(
+        &mut client,
+        "SELECT reason FROM mimeo.run_history WHERE dest_table = 'app.by_time' ORDER BY run_id DESC OFFSET 1 LIMIT 1",
+    );
+    assert!(reason.contains("older transactions are open"), "{reason}");
+}
+
+#[test]
+fn a_transaction_that_runs_for_long_without_writing_does_not_stop_replication() {
+    let scene = scene("long_runner");
+    let (mut dump, mut soon, mut client) = (scene.owner(), scene.owner(), impatient(&scene));
+    dump.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SELECT count(*) FROM app.w").unwrap();
+    soon.batch_execute("INSERT INTO app.w (writer) VALUES (1); INSERT INTO app.w (writer) VALUES (2)").unwrap();
+    refresh(&mut client);
+    assert_eq!(writers(&mut client, "by_id"), "1", "a serial column has nothing to fear from it");
+    assert_eq!(writers(&mut client, "by_time"), "1 2", "a time column falls back on its boundary, which is 0 here");
+    dump.batch_execute("COMMIT").unwrap();
+}
+
+#[test]
+fn a_prepared_transaction_is_a_writer() {
+    let scene = scene("prepared");
+    let (mut late, mut soon, mut client) = (scene.owner(), scene.owner(), impatient(&scene));
+    late.batch_execute("BEGIN; INSERT INTO app.w (writer) VALUES (1); PREPARE TRANSACTION 'late'").unwrap();
+    drop(late);
+    soon.batch_execute("INSERT INTO app.w (writer) VALUES (2); INSERT INTO app.w (writer) VALUES (3)").unwrap();
+    refresh(&mut client);
+    assert_eq!(writers(&mut client, "by_id"), "");
+    assert_eq!(writers(&mut client, "by_time"), "");
+    soon.batch_execute("COMMIT PREPARED 'late'").unwrap();
+    soon.batch_execute("INSERT INTO app.w (writer) VALUES (4)").unwrap();
+    refresh(&mut client);
+    assert_eq!(writers(&mut client, "by_id"), "1 2 3");
+    assert_eq!(writers(&mut client, "by_time"), "1 2 3 4");
+}
+
+#[test]
+fn a_maker_that_finds_an_open_writer_takes_its_rows_later() {
+    let scene = scene("maker");
+    let (mut late, mut soon, mut client) = (scene.owner(), scene.owner(), impatient(&scene));
+    late.batch_execute("BEGIN; INSERT INTO app.w (writer) VALUES (1)").unwrap();
+    soon.batch_execute("INSERT INTO app.w (writer) VALUES (2)").unwrap();
+    client
+        .batch_execute("SELECT mimeo.inserter_maker('app.w', 'serial', 'id', 1, p_dest_table := 'app.made')")
+        .unwrap();
+    assert_eq!(writers(&mut client, "made"), "2", "a maker copies all that is there");
+    late.batch_execute("COMMIT").unwrap();
+    soon.batch_execute("INSERT INTO app.w (writer) VALUES (3)").unwrap();
+    for _ in 0..2 {
+        client.batch_execute("SELECT mimeo.refresh_inserter('app.made')").unwrap();
+        assert_eq!(writers(&mut client, "made"), "1 2", "each row once");
+    }
+}
+
+/// Several writers of every kind for a while, with refreshes all the time: at the end source and destination are equal.
+/// MIMEO_LOAD_SECONDS makes it longer.
+#[test]
+fn under_load_nothing_is_missed_and_nothing_comes_twice() {
+    let seconds = std::env::var("MIMEO_LOAD_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
+    let scene = scene("load");
+    let stop = AtomicBool::new(false);
+    let mut refreshes = 0;
+    std::thread::scope(|threads| {
+        for writer in 1..=6 {
+            let (stop, mut client) = (&stop, scene.owner());
+            threads.spawn(move || {
+                let mut number: u32 = writer;
+                while !stop.load(Ordering::Relaxed) {
+                    number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    let end = ["COMMIT", "COMMIT", "COMMIT", "ROLLBACK"][(number >> 20) as usize % 4];
+                    let pause = [0.0, 0.0, 0.001, 0.03][(number >> 24) as usize % 4];
+                    let row = (number >> 8) % 200 + 1;
+                    client
+                        .batch_execute(&format!(
+                            "BEGIN; SELECT pg_sleep({pause} / 2); INSERT INTO app.w (writer) VALUES ({writer});
+                             SAVEPOINT s; INSERT INTO app.w (writer) VALUES ({writer});
+                             UPDATE app.r SET v = {row}, rev = DEFAULT, at = now() WHERE id = {row};
+                             SELECT pg_sleep({pause}); {end}"
+                        ))
+                        .unwrap();
+                }
+            });
+        }
+        let mut client = scene.dba();
+        let end = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < end {
+            refresh(&mut client);
+            refreshes += 1;
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let (mut owner, mut client) = (scene.owner(), scene.dba());
+    // The greatest value of a serial column waits for a greater one.
+    owner.batch_execute("INSERT INTO app.w (writer) VALUES (0); INSERT INTO app.r VALUES (1000)").unwrap();
+    refresh(&mut client);
+    let digest = |client: &mut Client, table: &str, filter: &str| -> String {
+        one(client, &format!("SELECT count(*) || ' ' || coalesce(md5(string_agg(t::text, ' ' ORDER BY id)), '') FROM app.{table} t {filter}"))
+    };
+    owner.batch_execute("SET timezone = 'UTC'").unwrap();
+    client.batch_execute("SET timezone = 'UTC'").unwrap();
+    let source = digest(&mut owner, "w", "WHERE writer > 0");
+    eprintln!("{refreshes} rounds of refreshes, rows and digest {source}");
+    assert_eq!(digest(&mut client, "by_id", "WHERE writer > 0"), source);
+    assert_eq!(digest(&mut client, "by_time", "WHERE writer > 0"), source);
+    let source = digest(&mut owner, "r", "WHERE id < 1000");
+    assert_eq!(digest(&mut client, "by_rev", "WHERE id < 1000"), source);
+    assert_eq!(digest(&mut client, "by_changed", "WHERE id < 1000"), source);
+    assert!(refreshes > 3);
+}
