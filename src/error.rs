@@ -90,6 +90,8 @@ pub enum Error {
     Standby(&'static str),
     #[error("too many files are open in this backend")]
     NoDescriptor,
+    #[error("the source's COPY data cannot be read")]
+    MalformedStream,
     #[error("unexpected answer: {0}")]
     Internal(String),
     #[error("{}", .0.message)]
@@ -132,6 +134,7 @@ impl Error {
             Error::InUse { .. } => E::ERRCODE_LOCK_NOT_AVAILABLE,
             Error::Dependent { .. } => E::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
             Error::ReadOnly(_) | Error::Standby(_) => E::ERRCODE_READ_ONLY_SQL_TRANSACTION,
+            Error::MalformedStream => E::ERRCODE_BAD_COPY_FILE_FORMAT,
             Error::NoDescriptor => E::ERRCODE_INSUFFICIENT_RESOURCES,
             Error::Internal(_) => E::ERRCODE_INTERNAL_ERROR,
         }

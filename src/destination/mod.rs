@@ -1,8 +1,10 @@
 //! All that touches local tables. It knows nothing of sources.
 
+mod binary;
 pub mod copy_in;
 pub mod dependents;
 pub mod fit;
+mod frozen;
 pub mod indexes;
 pub mod privileges;
 pub mod references;

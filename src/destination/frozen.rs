@@ -1,0 +1,276 @@
+//! Rows written straight to a heap that nobody reads: in batches, without indexes, and frozen, so that they are visible to
+//! every snapshot as soon as a view shows them, and leave no work to VACUUM.
+
+use crate::backend::interrupts;
+use crate::destination::binary::{Decoder, Next};
+use crate::destination::copy_in::Reader;
+use crate::error::{Error, Result};
+use pgrx::pg_sys;
+use std::os::raw::c_int;
+
+/// Rows collected before they are written, at most.
+const BATCH_ROWS: usize = 1000;
+/// Bytes of rows collected before they are written, about.
+const BATCH_BYTES: usize = 256 * 1024;
+/// Bytes of the stream that are decoded at a time, about; a larger field makes the buffer grow.
+const CHUNK: usize = 256 * 1024;
+
+/// A plain heap without triggers and without generated columns: nothing but the rows has to happen.
+pub unsafe fn takes(relation: pg_sys::Relation) -> bool {
+    let constraints = (*(*relation).rd_att).constr;
+    (*(*relation).rd_rel).relkind == pg_sys::RELKIND_RELATION as std::os::raw::c_char
+        && (*relation).rd_tableam == pg_sys::GetHeapamTableAmRoutine()
+        && (*relation).trigdesc.is_null()
+        && (constraints.is_null() || !(*constraints).has_generated_stored)
+}
+
+/// PostgreSQL's functions for the innermost loops, without a guard around each call: one guard is around the loop.
+mod unguarded {
+    use pgrx::pg_sys::{
+        BulkInsertState, CommandId, CopyFromState, Datum, EState, ExprContext, HeapTuple, MemoryContext, Relation,
+        ResultRelInfo, TupleDesc, TupleTableSlot, TupleTableSlotOps,
+    };
+    use std::os::raw::c_int;
+
+    unsafe extern "C-unwind" {
+        pub fn NextCopyFrom(
+            copy: CopyFromState,
+            expression: *mut ExprContext,
+            values: *mut Datum,
+            nulls: *mut bool,
+        ) -> bool;
+        pub fn ExecStoreVirtualTuple(slot: *mut TupleTableSlot) -> *mut TupleTableSlot;
+        pub fn ExecConstraints(result: *mut ResultRelInfo, slot: *mut TupleTableSlot, executor: *mut EState);
+        pub fn heap_form_tuple(descriptor: TupleDesc, values: *mut Datum, nulls: *mut bool) -> HeapTuple;
+        pub fn ExecStoreHeapTuple(
+            tuple: HeapTuple,
+            slot: *mut TupleTableSlot,
+            should_free: bool,
+        ) -> *mut TupleTableSlot;
+        pub fn MakeSingleTupleTableSlot(
+            descriptor: TupleDesc,
+            operations: *const TupleTableSlotOps,
+        ) -> *mut TupleTableSlot;
+        pub fn heap_multi_insert(
+            relation: Relation,
+            slots: *mut *mut TupleTableSlot,
+            count: c_int,
+            command: CommandId,
+            options: c_int,
+            bulk: BulkInsertState,
+        );
+        pub fn GetBulkInsertState() -> BulkInsertState;
+        pub fn MemoryContextReset(context: MemoryContext);
+        pub fn pgstat_progress_update_param(index: c_int, value: i64);
+        pub fn ProcessInterrupts();
+    }
+}
+
+/// What the loops work with. Nothing in it has a destructor that would have to run on an error: the memory contexts
+/// and the executor end with the (sub)transaction.
+struct Writer {
+    relation: pg_sys::Relation,
+    command: pg_sys::CommandId,
+    /// Null at first: pages stay in shared buffers, where the index builds and the first readers find them. A table that
+    /// would take more than half of them goes through a small ring of buffers from there on.
+    bulk: pg_sys::BulkInsertState,
+    written_bytes: usize,
+    executor: *mut pg_sys::EState,
+    expression: *mut pg_sys::ExprContext,
+    result: *mut pg_sys::ResultRelInfo,
+    constrained: bool,
+    /// Where a row is put before it is added.
+    row: *mut pg_sys::TupleTableSlot,
+    /// The rows of a batch; made as they are needed.
+    batch: *mut *mut pg_sys::TupleTableSlot,
+    made: usize,
+    collected: usize,
+    collected_bytes: usize,
+    batch_memory: pg_sys::MemoryContext,
+    outer: pg_sys::MemoryContext,
+    written: u64,
+}
+
+/// Writes the rows that COPY's parser finds.
+pub unsafe fn write_parsed(relation: pg_sys::Relation, copy: pg_sys::CopyFromState) -> u64 {
+    let mut writer = Writer::begin(relation);
+    let w = &raw mut writer;
+    pg_sys::ffi::pg_guard_ffi_boundary(|| {
+        let w = &mut *w;
+        w.next_row();
+        while unguarded::NextCopyFrom(copy, w.expression, (*w.row).tts_values, (*w.row).tts_isnull) {
+            w.add_row();
+            w.next_row();
+        }
+        w.flush();
+    });
+    writer.end()
+}
+
+/// Writes the rows of a stream in COPY's binary format.
+///
+/// The stream is read outside of the guard, for reading may raise Rust's own errors; what has come is decoded and
+/// written inside.
+pub unsafe fn write_binary(relation: pg_sys::Relation, mut decoder: Decoder, reader: &mut Reader<'_>) -> Result<u64> {
+    show_progress(relation);
+    let mut writer = Writer::begin(relation);
+    let mut buffer = vec![0; CHUNK];
+    let (mut filled, mut bytes) = (0, 0);
+    loop {
+        interrupts::check();
+        let came = reader(&mut buffer[filled..], 1)?;
+        filled += came;
+        bytes += came;
+        let (w, d, data) = (&raw mut writer, &raw mut decoder, &buffer[..filled]);
+        let (next, consumed) = pg_sys::ffi::pg_guard_ffi_boundary(|| write_rows(&mut *w, &mut *d, data));
+        buffer.copy_within(consumed..filled, 0);
+        filled -= consumed;
+        match next {
+            Next::End => break,
+            Next::Malformed => return Err(Error::MalformedStream),
+            _ if came == 0 => return Err(Error::MalformedStream),
+            _ if filled == buffer.len() => {
+                let more = buffer.len();
+                buffer.try_reserve_exact(more).map_err(|_| Error::MalformedStream)?;
+                buffer.resize(more * 2, 0);
+            }
+            _ => {}
+        }
+        pg_sys::pgstat_progress_update_param(pg_sys::PROGRESS_COPY_BYTES_PROCESSED as c_int, bytes as i64);
+    }
+    let w = &raw mut writer;
+    pg_sys::ffi::pg_guard_ffi_boundary(|| (*w).flush());
+    pg_sys::pgstat_progress_end_command();
+    Ok(writer.end())
+}
+
+/// Shows the load in pg_stat_progress_copy, as COPY itself does.
+unsafe fn show_progress(relation: pg_sys::Relation) {
+    pg_sys::pgstat_progress_start_command(pg_sys::ProgressCommandType::PROGRESS_COMMAND_COPY, (*relation).rd_id);
+    for (index, value) in [
+        (pg_sys::PROGRESS_COPY_COMMAND, pg_sys::PROGRESS_COPY_COMMAND_FROM),
+        (pg_sys::PROGRESS_COPY_TYPE, pg_sys::PROGRESS_COPY_TYPE_CALLBACK),
+    ] {
+        pg_sys::pgstat_progress_update_param(index as c_int, i64::from(value));
+    }
+}
+
+/// Decodes and adds the rows that are complete in `data`; what stopped it, and the bytes that are done with. Nothing here
+/// may own anything or panic.
+unsafe fn write_rows(w: &mut Writer, decoder: &mut Decoder, data: &[u8]) -> (Next, usize) {
+    let mut at = 0;
+    loop {
+        w.next_row();
+        let next = decoder.row(data, &mut at, (*w.row).tts_values, (*w.row).tts_isnull);
+        if !matches!(next, Next::Row) {
+            pg_sys::CurrentMemoryContext = w.outer;
+            return (next, at);
+        }
+        w.add_row();
+    }
+}
+
+impl Writer {
+    unsafe fn begin(relation: pg_sys::Relation) -> Writer {
+        let descriptor = (*relation).rd_att;
+        let executor = pg_sys::CreateExecutorState();
+        let result = pg_sys::palloc0(std::mem::size_of::<pg_sys::ResultRelInfo>()).cast::<pg_sys::ResultRelInfo>();
+        (*result).type_ = pg_sys::NodeTag::T_ResultRelInfo;
+        pg_sys::InitResultRelInfo(result, relation, 0, std::ptr::null_mut(), 0);
+        Writer {
+            relation,
+            command: pg_sys::GetCurrentCommandId(true),
+            bulk: std::ptr::null_mut(),
+            written_bytes: 0,
+            executor,
+            expression: pg_sys::MakePerTupleExprContext(executor),
+            result,
+            constrained: !(*descriptor).constr.is_null(),
+            row: pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsVirtual),
+            batch: pg_sys::palloc0(BATCH_ROWS * std::mem::size_of::<*mut pg_sys::TupleTableSlot>()).cast(),
+            made: 0,
+            collected: 0,
+            collected_bytes: 0,
+            batch_memory: pg_sys::AllocSetContextCreateInternal(
+                pg_sys::CurrentMemoryContext,
+                c"mimeo batch".as_ptr(),
+                0,
+                8 * 1024,
+                8 * 1024 * 1024,
+            ),
+            outer: pg_sys::CurrentMemoryContext,
+            written: 0,
+        }
+    }
+
+    /// Makes room for the values of another row, in memory that lasts until the next one.
+    unsafe fn next_row(&mut self) {
+        let memory = (*self.expression).ecxt_per_tuple_memory;
+        unguarded::MemoryContextReset(memory);
+        pg_sys::CurrentMemoryContext = memory;
+    }
+
+    /// Checks constraints on the row, and adds it to the batch as a tuple. A full batch is written.
+    unsafe fn add_row(&mut self) {
+        let descriptor = (*self.relation).rd_att;
+        if self.constrained {
+            unguarded::ExecStoreVirtualTuple(self.row);
+            unguarded::ExecConstraints(self.result, self.row, self.executor);
+            // Emptied, so that the next row can be stored.
+            (*self.row).tts_flags |= pg_sys::TTS_FLAG_EMPTY as u16;
+            (*self.row).tts_nvalid = 0;
+        }
+        if self.collected == self.made {
+            pg_sys::CurrentMemoryContext = self.outer;
+            let slot = unguarded::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsHeapTuple);
+            self.batch.add(self.collected).write(slot);
+            self.made += 1;
+        }
+        pg_sys::CurrentMemoryContext = self.batch_memory;
+        let tuple = unguarded::heap_form_tuple(descriptor, (*self.row).tts_values, (*self.row).tts_isnull);
+        (*tuple).t_tableOid = (*self.relation).rd_id;
+        unguarded::ExecStoreHeapTuple(tuple, *self.batch.add(self.collected), false);
+        self.collected += 1;
+        self.collected_bytes += (*tuple).t_len as usize;
+        if self.collected == BATCH_ROWS || self.collected_bytes >= BATCH_BYTES {
+            self.flush();
+        }
+    }
+
+    /// Writes the batch to the heap in one call, and resets its memory: it does not grow with the table.
+    unsafe fn flush(&mut self) {
+        if self.collected > 0 {
+            let flags = (pg_sys::HEAP_INSERT_FROZEN | pg_sys::HEAP_INSERT_SKIP_FSM) as c_int;
+            pg_sys::CurrentMemoryContext = self.batch_memory;
+            let count = self.collected as c_int;
+            unguarded::heap_multi_insert(self.relation, self.batch, count, self.command, flags, self.bulk);
+            self.written += self.collected as u64;
+            self.written_bytes += self.collected_bytes;
+            if self.bulk.is_null() && self.written_bytes / pg_sys::BLCKSZ as usize > pg_sys::NBuffers as usize / 2 {
+                pg_sys::CurrentMemoryContext = self.outer;
+                self.bulk = unguarded::GetBulkInsertState();
+            }
+            (self.collected, self.collected_bytes) = (0, 0);
+            unguarded::MemoryContextReset(self.batch_memory);
+            let progress = pg_sys::PROGRESS_COPY_TUPLES_PROCESSED as c_int;
+            unguarded::pgstat_progress_update_param(progress, self.written as i64);
+            if pg_sys::InterruptPending != 0 {
+                unguarded::ProcessInterrupts();
+            }
+        }
+        pg_sys::CurrentMemoryContext = self.outer;
+    }
+
+    unsafe fn end(self) -> u64 {
+        for slot in 0..self.made {
+            pg_sys::ExecDropSingleTupleTableSlot(*self.batch.add(slot));
+        }
+        pg_sys::ExecDropSingleTupleTableSlot(self.row);
+        if !self.bulk.is_null() {
+            pg_sys::FreeBulkInsertState(self.bulk);
+        }
+        pg_sys::FreeExecutorState(self.executor);
+        pg_sys::MemoryContextDelete(self.batch_memory);
+        self.written
+    }
+}
