@@ -17,9 +17,10 @@ demo:
 demo-stop:
 	@tests/demo/demo.sh stop
 
-# make bench ROWS="100000 1000000 4000000"
+# make bench ROWS="100000 1000000 4000000"      the sizes of the snapshot
 bench:
-	@tests/bench/bench.sh $(ROWS)
+	@tests/bench/snapshot.sh $(ROWS)
+	@tests/bench/methods.sh
 
 clean:
 	cargo clean

@@ -2,32 +2,11 @@
 # The same table, nine mixed columns and three indexes, copied by mimeo 2 and by its peers, in one run on one machine.
 # Prints a Markdown table: the median of several copies in seconds, and its ratio to the bare pipe, which builds no index.
 #
-# Usage: bench.sh [rows …]      REPEAT: copies of each, 3
+# Usage: snapshot.sh [rows …]      REPEAT: copies of each, 3
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
-"$here/support/install.sh" bench
-"$here/support/build.sh"
 [ $# -gt 0 ] || set -- 100000 1000000 4000000
-repeat=${REPEAT:-3}
-dir=$(mktemp -d "${TMPDIR:-/tmp}/mimeo_bench.XXXXXX")
-chmod 755 "$dir"
-cluster="$here/support/cluster.sh"
-trap '"$cluster" stop-all "$dir"; rm -rf "$dir"' EXIT
-
-PG_OPTIONS='wal_level = logical' "$cluster" start "$dir/source" >"$dir/source_port"
-"$cluster" start "$dir/destination" >"$dir/destination_port"
-source_port=$(cat "$dir/source_port") destination_port=$(cat "$dir/destination_port")
-on_source() { psql -XqAt -v ON_ERROR_STOP=1 -h "$dir/source" -p "$source_port" -U postgres "$@"; }
-on_destination() { PGOPTIONS='-c client_min_messages=error' psql -XqAt -v ON_ERROR_STOP=1 -h "$dir/destination" -p "$destination_port" -U postgres "$@"; }
-columns='id bigint, customer int, status text, amount numeric(12,2), placed timestamptz, due date, paid bool, score float8, note text'
-
-seconds() { # command…: how long it takes
-    local since
-    since=$(date +%s.%N)
-    "$@" >/dev/null 2>>"$dir/errors" || { tail -n 5 "$dir/errors" >&2; exit 1; }
-    echo "$(date +%s.%N) - $since" | bc
-}
-median() { sort -n | awk '{ a[NR] = $1 } END { printf "%.2f\n", a[int((NR + 1) / 2)] }'; }
+. "$here/bench/lib.sh"
 
 mimeo2() { on_destination -d mimeo2 -c "SELECT mimeo.refresh_snapshot('public.t', p_check_stats := false)"; }
 mimeo1() { on_destination -d mimeo1 -c "SELECT mimeo.refresh_snap('public.t', p_check_stats := false)"; }
@@ -70,28 +49,22 @@ memory() { # the largest anonymous memory of the backend during a refresh, in MB
 }
 
 for database in mimeo2 mimeo1 matview logical copydb pipe; do on_destination -d postgres -c "CREATE DATABASE $database"; done
-on_source -c "CREATE ROLE copier LOGIN PASSWORD 'copier'"
 mkdir -p "$dir/copydb_home"
 [ "$(id -u)" != 0 ] || chown -R postgres "$dir"
-mapping="host=127.0.0.1 port=$source_port dbname=postgres"
 
 echo "| rows | | seconds | to the pipe |"
 echo "|---|---|---|---|"
 for rows in "$@"; do
-    on_source -c 'DROP PUBLICATION IF EXISTS p' -c 'DROP TABLE IF EXISTS t' -c "CREATE TABLE t ($columns)" -c "INSERT INTO t
-        SELECT i, i % 50000, (ARRAY['new', 'paid', 'sent', 'returned'])[i % 4 + 1], (i % 100000) / 7.0,
-               '2020-01-01'::timestamptz + i * interval '37 s', '2020-01-01'::date + (i % 2000)::int, i % 3 = 0, random(),
-               repeat(md5(i::text), 3) FROM generate_series(1, $rows::bigint) i" \
-        -c 'ALTER TABLE t ADD PRIMARY KEY (id)' -c 'CREATE INDEX t_customer_idx ON t (customer)' \
-        -c 'CREATE INDEX t_placed_idx ON t (placed)' -c 'GRANT SELECT ON t TO copier' -c 'CREATE PUBLICATION p FOR TABLE t'
-    on_source -c 'VACUUM ANALYZE t'
-    on_destination -d mimeo2 -c 'DROP EXTENSION IF EXISTS mimeo' -c 'DROP VIEW IF EXISTS t' -c 'DROP TABLE IF EXISTS t_snap1, t_snap2' \
-        -c 'CREATE EXTENSION mimeo' -c "INSERT INTO mimeo.dblink_mapping_mimeo (data_source, username, pwd)
-        VALUES ('$mapping', 'copier', 'copier')" -c "SELECT mimeo.snapshot_maker('public.t', 1)" >/dev/null
-    on_destination -d mimeo1 -c 'DROP EXTENSION IF EXISTS mimeo' -c 'DROP VIEW IF EXISTS t' -c 'DROP TABLE IF EXISTS t_snap1, t_snap2' \
-        -c 'CREATE EXTENSION IF NOT EXISTS dblink' -c "CREATE EXTENSION mimeo VERSION '1.5.1'" \
-        -c "INSERT INTO mimeo.dblink_mapping_mimeo (data_source, username, pwd) VALUES ('$mapping', 'copier', 'copier')" \
-        -c "SELECT mimeo.snapshot_maker('public.t', 1)" >/dev/null
+    on_source -c 'DROP PUBLICATION IF EXISTS p'
+    fill_source t "$rows"
+    on_source -c 'CREATE PUBLICATION p FOR TABLE t'
+    for peer in mimeo2 mimeo1; do
+        on_destination -d $peer -c 'DROP EXTENSION IF EXISTS mimeo' -c 'DROP VIEW IF EXISTS t' -c 'DROP TABLE IF EXISTS t_snap1, t_snap2'
+    done
+    install_mimeo mimeo2 ''
+    on_destination -d mimeo1 -c 'CREATE EXTENSION IF NOT EXISTS dblink'
+    install_mimeo mimeo1 "VERSION '1.5.1'"
+    for peer in mimeo2 mimeo1; do on_destination -d $peer -c "SELECT mimeo.snapshot_maker('public.t', 1)" >/dev/null; done
     on_destination -d matview -c 'DROP EXTENSION IF EXISTS postgres_fdw CASCADE' -c 'CREATE EXTENSION postgres_fdw' \
         -c "CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '$source_port', dbname 'postgres', fetch_size '10000')" \
         -c "CREATE USER MAPPING FOR postgres SERVER s OPTIONS (user 'copier', password 'copier')" \
@@ -103,20 +76,10 @@ for rows in "$@"; do
         -c 'CREATE INDEX ON t (customer)' -c 'CREATE INDEX ON t (placed)'
     on_destination -d pipe -c 'DROP TABLE IF EXISTS t' -c "CREATE TABLE t ($columns)"
 
-    for peer in pipe mimeo2 matview copydb logical mimeo1; do
-        : >"$dir/$peer.times"
-        for _ in $(seq "$repeat"); do
-            "before_$peer"
-            seconds "$peer" >>"$dir/$peer.times"
-        done
-    done
+    run_peers pipe mimeo2 matview copydb logical mimeo1
     before_logical
-    floor=$(median <"$dir/pipe.times")
-    for peer in "pipe:psql to psql, binary, no index" "mimeo2:mimeo 2 snapshot" "matview:materialized view over postgres_fdw" \
-        "copydb:pgcopydb clone" "logical:logical replication, initial sync" "mimeo1:mimeo 1.5.1 snapshot"; do
-        time=$(median <"$dir/${peer%%:*}.times")
-        echo "| $rows | ${peer#*:} | $time | $(echo "scale=2; $time / $floor" | bc) |"
-    done
+    show "$rows" pipe "pipe:psql to psql, binary, no index" "mimeo2:mimeo 2 snapshot" "matview:materialized view over postgres_fdw" \
+        "copydb:pgcopydb clone" "logical:logical replication, initial sync" "mimeo1:mimeo 1.5.1 snapshot"
     on_destination -d mimeo2 -c "SELECT mimeo.refresh_snapshot('public.t')" >/dev/null
     for _ in 1 2 3 4 5; do on_destination -d mimeo2 -c "SELECT mimeo.refresh_snapshot('public.t')" >/dev/null; done
     skipped=$(on_destination -d mimeo2 -c "SELECT round((percentile_cont(0.5) WITHIN GROUP
