@@ -6,6 +6,8 @@ use crate::destination::binary::{Decoder, Next};
 use crate::destination::copy_in::Reader;
 use crate::error::{Error, Result};
 use pgrx::pg_sys;
+use pgrx::spi::Spi;
+use std::ffi::CString;
 use std::os::raw::c_int;
 
 /// Rows collected before they are written, at most.
@@ -60,6 +62,7 @@ mod unguarded {
             bulk: BulkInsertState,
         );
         pub fn GetBulkInsertState() -> BulkInsertState;
+        pub fn slot_getsomeattrs_int(slot: *mut TupleTableSlot, count: c_int);
         pub fn MemoryContextReset(context: MemoryContext);
         pub fn pgstat_progress_update_param(index: c_int, value: i64);
         pub fn ProcessInterrupts();
@@ -79,6 +82,10 @@ struct Writer {
     expression: *mut pg_sys::ExprContext,
     result: *mut pg_sys::ResultRelInfo,
     constrained: bool,
+    /// One for each attribute.
+    dropped: *const bool,
+    /// Attributes that are not dropped.
+    present: c_int,
     /// Where a row is put before it is added.
     row: *mut pg_sys::TupleTableSlot,
     /// The rows of a batch; made as they are needed.
@@ -144,6 +151,84 @@ pub unsafe fn write_binary(relation: pg_sys::Relation, mut decoder: Decoder, rea
     Ok(writer.end())
 }
 
+/// Writes the rows that a query returns, whose columns are those of the table, in their order.
+pub fn write_query(table: pg_sys::Oid, query: &str) -> Result<u64> {
+    let query = CString::new(query).map_err(|_| Error::Internal("a NUL byte in a query".to_string()))?;
+    // SAFETY: the relation is locked by this transaction, and stays open while the query runs; SPI is connected.
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::RowExclusiveLock as i32);
+        let writer = Writer::begin(relation);
+        let mut receiver = Receiver {
+            functions: pg_sys::DestReceiver {
+                receiveSlot: Some(receive),
+                rStartup: Some(start_up),
+                rShutdown: Some(shut_down),
+                rDestroy: Some(shut_down),
+                mydest: pg_sys::CommandDest::DestTransientRel,
+            },
+            writer,
+            columns: 0,
+        };
+        let to = &raw mut receiver;
+        let ended = Spi::connect_mut(|_| {
+            let options =
+                pg_sys::SPIExecuteOptions { dest: &raw mut (*to).functions, ..pg_sys::SPIExecuteOptions::default() };
+            pg_sys::SPI_execute_extended(query.as_ptr(), &options)
+        });
+        if ended != pg_sys::SPI_OK_SELECT as c_int || receiver.columns != receiver.writer.present {
+            return Err(Error::Internal(format!("a query that should fill a table ended with {ended}")));
+        }
+        pg_sys::ffi::pg_guard_ffi_boundary(|| (*to).writer.flush());
+        let written = receiver.writer.end();
+        pg_sys::table_close(relation, pg_sys::NoLock as i32);
+        Ok(written)
+    }
+}
+
+/// Where the executor sends the rows of a query.
+#[repr(C)]
+struct Receiver {
+    /// The first field: PostgreSQL knows the receiver by a pointer to it.
+    functions: pg_sys::DestReceiver,
+    writer: Writer,
+    /// Of the query.
+    columns: c_int,
+}
+
+/// Adds a row. The executor calls it without a guard, so nothing in it may own anything or panic.
+unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, to: *mut pg_sys::DestReceiver) -> bool {
+    let writer = &mut (*to.cast::<Receiver>()).writer;
+    let descriptor = (*writer.relation).rd_att;
+    let context = pg_sys::CurrentMemoryContext;
+    writer.next_row();
+    let wanted = (*(*slot).tts_tupleDescriptor).natts;
+    if wanted != writer.present {
+        return false;
+    }
+    if i32::from((*slot).tts_nvalid) < wanted {
+        unguarded::slot_getsomeattrs_int(slot, wanted);
+    }
+    let mut from = 0;
+    for place in 0..(*descriptor).natts as usize {
+        if *writer.dropped.add(place) {
+            (*writer.row).tts_isnull.add(place).write(true);
+            continue;
+        }
+        (*writer.row).tts_values.add(place).write((*slot).tts_values.add(from).read());
+        (*writer.row).tts_isnull.add(place).write((*slot).tts_isnull.add(from).read());
+        from += 1;
+    }
+    writer.add_row();
+    pg_sys::CurrentMemoryContext = context;
+    true
+}
+
+unsafe extern "C-unwind" fn start_up(to: *mut pg_sys::DestReceiver, _: c_int, descriptor: pg_sys::TupleDesc) {
+    (*to.cast::<Receiver>()).columns = (*descriptor).natts;
+}
+
+unsafe extern "C-unwind" fn shut_down(_: *mut pg_sys::DestReceiver) {}
+
 /// Shows the load in pg_stat_progress_copy, as COPY itself does.
 unsafe fn show_progress(relation: pg_sys::Relation) {
     pg_sys::pgstat_progress_start_command(pg_sys::ProgressCommandType::PROGRESS_COMMAND_COPY, (*relation).rd_id);
@@ -170,9 +255,22 @@ unsafe fn write_rows(w: &mut Writer, decoder: &mut Decoder, data: &[u8]) -> (Nex
     }
 }
 
+/// Which attributes are dropped, and how many are not.
+unsafe fn attributes(relation: pg_sys::Relation) -> (*const bool, c_int) {
+    let descriptor = pgrx::PgTupleDesc::from_pg_copy((*relation).rd_att);
+    let flags = pg_sys::palloc0(descriptor.len() + 1).cast::<bool>();
+    let mut present = 0;
+    for (place, attribute) in descriptor.iter().enumerate() {
+        flags.add(place).write(attribute.attisdropped);
+        present += c_int::from(!attribute.attisdropped);
+    }
+    (flags, present)
+}
+
 impl Writer {
     unsafe fn begin(relation: pg_sys::Relation) -> Writer {
         let descriptor = (*relation).rd_att;
+        let (dropped, present) = attributes(relation);
         let executor = pg_sys::CreateExecutorState();
         let result = pg_sys::palloc0(std::mem::size_of::<pg_sys::ResultRelInfo>()).cast::<pg_sys::ResultRelInfo>();
         (*result).type_ = pg_sys::NodeTag::T_ResultRelInfo;
@@ -186,6 +284,8 @@ impl Writer {
             expression: pg_sys::MakePerTupleExprContext(executor),
             result,
             constrained: !(*descriptor).constr.is_null(),
+            dropped,
+            present,
             row: pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsVirtual),
             batch: pg_sys::palloc0(BATCH_ROWS * std::mem::size_of::<*mut pg_sys::TupleTableSlot>()).cast(),
             made: 0,

@@ -106,6 +106,9 @@ impl StandIn {
         let options = view_options(original.oid)?;
         let tablespace = form.tablespace.map(|name| format!(" TABLESPACE {}", quote(&name))).unwrap_or_default();
         spi::run(&format!("CREATE {kind} {name} ({list}){options}{tablespace}"), &[])?;
+        for column in form.columns.iter().filter(|column| column.dropped) {
+            spi::run(&format!("ALTER TABLE {name} DROP COLUMN {}", quote(&column.name)), &[])?;
+        }
         let made = relation::find(&name)?.ok_or_else(|| Error::Internal(format!("{name} was not made")))?;
         Ok(StandIn { original: original.clone(), name, oid: made.oid })
     }
@@ -183,7 +186,7 @@ impl Column {
     fn definition(&self) -> String {
         let name = quote(&self.name);
         if self.dropped {
-            // Its place, which stays empty: a missing value takes no room, whatever the type.
+            // Dropped here too, once it is there: its place stays empty, whatever its type was.
             return format!("{name} integer");
         }
         let mut text = format!("{name} {}", self.sql_type.as_deref().unwrap_or_default());

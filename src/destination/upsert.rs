@@ -2,12 +2,16 @@
 
 use crate::backend::identity::{set_local, Identity};
 use crate::backend::name::{quote, quote_list, Name};
-use crate::backend::relation::oid_arg;
+use crate::backend::relation::{oid_arg, Patience, Relation};
 use crate::backend::spi;
+use crate::destination::{frozen, replace};
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 use pgrx::pg_sys;
 use std::cell::Cell;
+
+/// Fewer rows than this are merged in any case.
+const MUCH: u64 = 50_000;
 
 thread_local! {
     /// Two refreshes of one transaction must not share a name.
@@ -44,38 +48,101 @@ impl Collected {
         Ok(Collected { name, oid: oid.into() })
     }
 
-    /// Puts the rows in the place of those that have the same key. With `unique_keys` a key is there once, else the
-    /// row with the greatest `control` counts.
-    ///
-    /// 1. A destination on this server: MERGE (before PostgreSQL 15 UPDATE and INSERT). Columns that are not in
-    ///    `columns` keep their values.
-    /// 2. One with partitions on other servers: DELETE and INSERT, which foreign tables can do.
-    pub fn merge_into(
+    /// Whether so many rows are better written anew together with all others than merged one by one: a third of the
+    /// table, if its files can be exchanged.
+    pub fn is_much(&self, destination: &Shape, rows: u64) -> Result<bool> {
+        Ok(rows >= MUCH
+            && spi::is_true(
+                "SELECT c.reltuples > 0 AND $2 * 3 > c.reltuples FROM pg_class c WHERE c.oid = $1",
+                &[oid_arg(destination.local_oid()), (rows as i64).into()],
+            )?
+            && replace::is_exchangeable(destination)?)
+    }
+
+    /// The same as `merge_into`, by writing the whole table anew beside it: nobody else writes to it meanwhile, and
+    /// readers wait only for the exchange.
+    pub fn rewrite(
         &self,
-        destination: &Shape,
+        original: &Relation,
         columns: &[String],
         key: &[String],
-        control: &str,
-        unique_keys: bool,
+        rows: &str,
+        patience: Patience,
     ) -> Result<()> {
-        let name = destination.table();
+        // SAFETY: waits for a lock, interruptibly, that does not conflict with readers.
+        unsafe { pg_sys::LockRelationOid(original.oid, pg_sys::ShareRowExclusiveLock as i32) };
+        let stand_in = replace::StandIn::make(original)?;
+        let all: Vec<(String, Option<String>)> = spi::json(
+            "SELECT json_agg(json_build_array(a.attname, coalesce(pg_get_expr(d.adbin, d.adrelid),
+                        (SELECT format('nextval(%L::regclass)', s.objid::regclass) FROM pg_depend s
+                          WHERE s.classid = 'pg_class'::regclass AND s.refclassid = 'pg_class'::regclass
+                            AND s.refobjid = a.attrelid AND s.refobjsubid = a.attnum AND s.deptype = 'i')))
+                    ORDER BY a.attnum)::text
+               FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+              WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped",
+            &[oid_arg(original.oid)],
+        )?
+        .unwrap_or_default();
+        let name = original.name();
+        let new: Vec<_> = all
+            .iter()
+            .map(|(column, default)| {
+                let quoted = quote(column);
+                if columns.contains(column) {
+                    return format!("r.{quoted}");
+                }
+                let default = default.as_deref().unwrap_or("NULL");
+                format!("CASE WHEN d.tableoid IS NULL THEN {default} ELSE d.{quoted} END")
+            })
+            .collect();
+        let old: Vec<_> = all.iter().map(|(column, _)| format!("d.{}", quote(column))).collect();
+        let same = same_key(key);
+        frozen::write_query(
+            stand_in.oid,
+            &format!(
+                "SELECT {} FROM ({rows}) r LEFT JOIN {name} d ON {same}
+                 UNION ALL SELECT {} FROM {name} d WHERE NOT EXISTS (SELECT FROM {} r WHERE {same})",
+                new.join(", "),
+                old.join(", "),
+                self.name
+            ),
+        )?;
+        stand_in.take_over(false, patience)
+    }
+
+    /// The rows, one for each key.
+    pub fn rows(&self, columns: &[String], key: &[String], control: &str, unique_keys: bool) -> String {
         let list = quote_list(columns.iter().map(String::as_str));
+        if unique_keys {
+            return format!("SELECT {list} FROM {}", self.name);
+        }
         let keys = quote_list(key.iter().map(String::as_str));
-        let same: Vec<_> = key.iter().map(|column| format!("d.{0} = r.{0}", quote(column))).collect();
-        let same = same.join(" AND ");
-        let rows = if unique_keys {
-            format!("SELECT {list} FROM {}", self.name)
-        } else {
-            format!("SELECT DISTINCT ON ({keys}) {list} FROM {} ORDER BY {keys}, {} DESC", self.name, quote(control))
-        };
+        format!("SELECT DISTINCT ON ({keys}) {list} FROM {} ORDER BY {keys}, {} DESC", self.name, quote(control))
+    }
+
+    /// Prepares the joins by key that follow.
+    pub fn ready(&self, key: &[String]) -> Result<()> {
         // What sorts and hashes here is a bulk operation, like an index build.
         // SAFETY: reads a setting.
         let memory = unsafe { pg_sys::maintenance_work_mem.max(pg_sys::work_mem) };
         set_local("work_mem", &memory.to_string())?;
-        // The temporary table has no statistics, and its pages tell its size; a nested loop into a growing table would not.
+        let keys = quote_list(key.iter().map(String::as_str));
         spi::run(&format!("ANALYZE {} ({keys})", self.name), &[])?;
-        if has_foreign_parts(destination)? {
-            spi::run(&format!("DELETE FROM {name} d USING ({rows}) r WHERE {same}"), &[])?;
+        Ok(())
+    }
+
+    /// Puts `rows` in the place of those that have the same key.
+    ///
+    /// 1. A destination with columns of its own, triggers or foreign keys: MERGE (before PostgreSQL 15 UPDATE and
+    ///    INSERT), so that its columns keep their values, and nothing that points at a row is deleted with it.
+    /// 2. Any other: DELETE and INSERT, which cost less, and which foreign tables can do.
+    pub fn merge_into(&self, destination: &Shape, columns: &[String], key: &[String], rows: &str) -> Result<()> {
+        let name = destination.table();
+        let list = quote_list(columns.iter().map(String::as_str));
+        let same = same_key(key);
+        if is_plain(destination, columns.len())? || has_foreign_parts(destination)? {
+            let kept = format!("SELECT FROM {} r WHERE {same}", self.name);
+            spi::run(&format!("DELETE FROM {name} d WHERE EXISTS ({kept})"), &[])?;
             spi::run(&format!("INSERT INTO {name} ({list}) OVERRIDING SYSTEM VALUE {rows}"), &[])?;
             return Ok(());
         }
@@ -115,6 +182,22 @@ impl Collected {
         spi::run(&format!("DROP TABLE {}", self.name), &[])?;
         Ok(())
     }
+}
+
+fn same_key(key: &[String]) -> String {
+    key.iter().map(|column| format!("d.{0} = r.{0}", quote(column))).collect::<Vec<_>>().join(" AND ")
+}
+
+/// No columns but these, and no triggers, not even those of foreign keys.
+fn is_plain(destination: &Shape, columns: usize) -> Result<bool> {
+    if destination.columns.len() != columns {
+        return Ok(false);
+    }
+    spi::is_true(
+        "SELECT NOT EXISTS (SELECT FROM pg_trigger g
+                             WHERE g.tgrelid IN (SELECT $1 UNION ALL SELECT p.relid FROM pg_partition_tree($1) p))",
+        &[oid_arg(destination.local_oid())],
+    )
 }
 
 fn has_foreign_parts(destination: &Shape) -> Result<bool> {

@@ -1,5 +1,5 @@
 -- updater: new and changed rows, by a time or serial column, put in their places by key.
-SELECT plan(36);
+SELECT plan(41);
 
 SELECT on_source($$
     CREATE SEQUENCE app.revisions;
@@ -99,6 +99,25 @@ SELECT mimeo.updater_maker('app.nokey', 'serial', 'rev', 1, p_pk_name := '{id}',
 SELECT on_source($$INSERT INTO app.nokey (id, v) SELECT i % 5, 'later ' || i FROM generate_series(1, 20) i$$);
 SELECT lives_ok($$SELECT mimeo.refresh_updater('app.nokey')$$, 'a named key that is not unique');
 SELECT is((SELECT count(DISTINCT v) FROM app.nokey WHERE id = 3), 1::bigint, 'the newest row of each counts');
+
+-- So many rows that the table is written anew
+SELECT on_source($$CREATE TABLE app.big (id int PRIMARY KEY, gone int, rev bigint DEFAULT nextval('app.revisions'), v text);
+    CREATE INDEX ON app.big (v);
+    INSERT INTO app.big SELECT i, i, nextval('app.revisions'), CASE WHEN i < 50 THEN repeat('long ' || i, 5000) ELSE 'v' END FROM generate_series(1, 90000) i$$);
+SELECT mimeo.updater_maker('app.big', 'serial', 'rev', 1, p_filter := '{id,rev,v}');
+ALTER TABLE app.big ADD COLUMN dropped int, ADD COLUMN own text DEFAULT 'default';
+ALTER TABLE app.big DROP COLUMN dropped;
+UPDATE app.big SET own = 'mine' WHERE id % 10 = 0;
+ANALYZE app.big;
+SELECT on_source($$UPDATE app.big SET v = repeat('longer ' || id, 4000), rev = DEFAULT WHERE id < 20; UPDATE app.big SET v = 'changed', rev = DEFAULT WHERE id > 30000;
+    INSERT INTO app.big (id, v) SELECT i, 'inserted' FROM generate_series(90001, 90010) i; INSERT INTO app.big (id, v) VALUES (99999, 'last')$$);
+SELECT lives_ok($$SELECT mimeo.refresh_updater('app.big')$$, 'two thirds of a table have changed');
+SELECT matches((last_run('app.big')).reason, 'the table is written anew', 'so it is written anew');
+SELECT is((SELECT count(*) || md5(string_agg((id, rev, v)::text, '|' ORDER BY id)) FROM app.big),
+    ask_source($$SELECT count(*) || md5(string_agg((id, rev, v)::text, '|' ORDER BY id)) FROM app.big WHERE id < 99999$$), 'and holds what the source holds');
+SELECT results_eq($$SELECT own, count(*) FROM app.big GROUP BY 1 ORDER BY 1$$, $$VALUES ('default', 81010::bigint), ('mine', 9000)$$,
+    'its own column keeps its values, and has its default in new rows');
+SELECT is((SELECT count(*) FROM app.big WHERE id = 77), 1::bigint, 'its index finds rows');
 
 SELECT lives_ok($$SELECT mimeo.updater_destroyer('app.u', false)$$, 'the job ends');
 SELECT hasnt_table('app', 'u', 'with its table, when told so');

@@ -5,6 +5,7 @@ use super::values::{clocks_change, Values};
 use super::{kind_of, required, Redo, State};
 use crate::backend::identity::{act_as, Identity};
 use crate::backend::name::Name;
+use crate::backend::relation::{Patience, Relation};
 use crate::destination::copy_in::Target;
 use crate::destination::fit::{self, Fit};
 use crate::destination::table;
@@ -14,6 +15,7 @@ use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
 use crate::job::lock::Wait;
 use crate::method::{connect, names, pull, refresh_job, replace_all, selected_columns, Method};
+use crate::settings;
 use crate::shape::Shape;
 use crate::source::bounds::{Range, Slice};
 use crate::source::catalog::rows_query;
@@ -185,7 +187,7 @@ impl Refresh<'_> {
                     pull(&mut source, &query, self.destination, &target, run)?;
                 } else {
                     let shape = Shape { indexes: source.indexes(&source_table)?, ..shape };
-                    self.merge(&mut source, &query, &owner, &shape, &local, &fit, run)?;
+                    self.merge(&mut source, &query, &destination, &owner, &shape, &local, &fit, run)?;
                 }
             }
         } else if plan.delete {
@@ -257,6 +259,7 @@ impl Refresh<'_> {
         &self,
         source: &mut Connection,
         query: &str,
+        destination: &Relation,
         owner: &Identity,
         shape: &Shape,
         local: &Shape,
@@ -274,7 +277,15 @@ impl Refresh<'_> {
         pull(source, query, self.destination, &target, run)?;
         run.phase("merge");
         let control = self.job.control.as_deref().unwrap_or_default();
-        collected.merge_into(local, &fit.columns, &key, control, shape.is_unique(&key))?;
+        let rows = collected.rows(&fit.columns, &key, control, shape.is_unique(&key));
+        collected.ready(&key)?;
+        if collected.is_much(local, run.rows)? {
+            run.note("so many rows that the table is written anew");
+            let patience = Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() };
+            collected.rewrite(destination, &fit.columns, &key, &rows, patience)?;
+        } else {
+            collected.merge_into(local, &fit.columns, &key, &rows)?;
+        }
         collected.drop()
     }
 
