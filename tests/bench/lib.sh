@@ -8,9 +8,9 @@ chmod 755 "$dir"
 cluster="$here/support/cluster.sh"
 trap '"$cluster" stop-all "$dir"; rm -rf "$dir"' EXIT
 
-export PG_OPTIONS=$'shared_buffers = 2GB\nmax_wal_size = 8GB\nwal_level = logical'
-"$cluster" start "$dir/source" >"$dir/source_port"
-"$cluster" start "$dir/destination" >"$dir/destination_port"
+options=$'shared_buffers = 2GB\nmax_wal_size = 8GB'
+PG_OPTIONS="$options"$'\nwal_level = logical' "$cluster" start "$dir/source" >"$dir/source_port"
+PG_OPTIONS=$options "$cluster" start "$dir/destination" >"$dir/destination_port"
 source_port=$(cat "$dir/source_port") destination_port=$(cat "$dir/destination_port")
 on_source() { PGOPTIONS='-c client_min_messages=error' psql -XqAt -v ON_ERROR_STOP=1 -h "$dir/source" -p "$source_port" -U postgres "$@"; }
 on_destination() { PGOPTIONS='-c client_min_messages=error' psql -XqAt -v ON_ERROR_STOP=1 -h "$dir/destination" -p "$destination_port" -U postgres "$@"; }
@@ -36,11 +36,11 @@ fill_source() { # table rows
         -c "GRANT SELECT ON $1 TO copier"
     on_source -c "VACUUM ANALYZE $1"
 }
-run_peers() { # peer…: each copies as often as is asked; before_<peer> prepares a copy
+run_peers() { # peer…: each copies as often as is asked, in turn; before_<peer> prepares a copy
     local peer
-    for peer in "$@"; do
-        : >"$dir/$peer.times"
-        for _ in $(seq "$repeat"); do
+    for peer in "$@"; do : >"$dir/$peer.times"; done
+    for _ in $(seq "$repeat"); do
+        for peer in "$@"; do
             "before_$peer"
             seconds "$peer" >>"$dir/$peer.times"
         done
