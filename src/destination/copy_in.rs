@@ -5,7 +5,8 @@
 //! stream through a callback, with its triggers, partitions and indexes.
 
 use crate::backend::interrupts;
-use crate::destination::{binary, frozen};
+use crate::destination::binary;
+use crate::destination::frozen::{self, Written};
 use crate::error::{Error, Result};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{pg_guard, pg_sys, PgLogLevel};
@@ -72,6 +73,8 @@ pub struct Loaded {
     pub rows: u64,
     /// No trigger can have changed the number of rows.
     pub exact: bool,
+    /// The rows are in the table's indexes, which else have to be built anew.
+    pub indexed: bool,
 }
 
 /// Loads the stream into a table.
@@ -83,12 +86,12 @@ pub fn load(target: &Target<'_>, reader: &mut Reader<'_>) -> Result<Loaded> {
         let exact = (*relation).trigdesc.is_null();
         let frozen = target.emptied && frozen::takes(relation);
         let decoder = if frozen && target.binary { binary::Decoder::of(relation, target.columns) } else { None };
-        let rows = match decoder {
+        let Written { rows, indexed } = match decoder {
             Some(decoder) => frozen::write_binary(relation, decoder, reader)?,
             None => copy_from(relation, target, frozen, reader)?,
         };
         pg_sys::table_close(relation, pg_sys::NoLock as i32);
-        Ok(Loaded { rows, exact })
+        Ok(Loaded { rows, exact, indexed })
     }
 }
 
@@ -98,7 +101,7 @@ unsafe fn copy_from(
     target: &Target<'_>,
     frozen: bool,
     reader: &mut Reader<'_>,
-) -> Result<u64> {
+) -> Result<Written> {
     let _registered = Registered::new(reader);
     let parse_state = pg_sys::make_parsestate(std::ptr::null_mut());
     pg_sys::addRangeTableEntryForRelation(
@@ -119,10 +122,14 @@ unsafe fn copy_from(
         column_list(target.columns)?,
         options(target.binary)?,
     );
-    let rows = if frozen { frozen::write_parsed(relation, copy) } else { pg_sys::CopyFrom(copy) };
+    let written = if frozen {
+        frozen::write_parsed(relation, copy)
+    } else {
+        Written { rows: pg_sys::CopyFrom(copy), indexed: true }
+    };
     pg_sys::EndCopyFrom(copy);
     pg_sys::free_parsestate(parse_state);
-    Ok(rows)
+    Ok(written)
 }
 
 unsafe fn column_list(columns: &[String]) -> Result<*mut pg_sys::List> {

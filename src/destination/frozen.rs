@@ -29,8 +29,8 @@ pub unsafe fn takes(relation: pg_sys::Relation) -> bool {
 /// PostgreSQL's functions for the innermost loops, without a guard around each call: one guard is around the loop.
 mod unguarded {
     use pgrx::pg_sys::{
-        BulkInsertState, CommandId, CopyFromState, Datum, EState, ExprContext, HeapTuple, MemoryContext, Relation,
-        ResultRelInfo, TupleDesc, TupleTableSlot, TupleTableSlotOps,
+        BulkInsertState, CommandId, CopyFromState, Datum, EState, ExprContext, HeapTuple, List, MemoryContext,
+        Relation, ResultRelInfo, TupleDesc, TupleTableSlot, TupleTableSlotOps,
     };
     use std::os::raw::c_int;
 
@@ -62,11 +62,39 @@ mod unguarded {
             bulk: BulkInsertState,
         );
         pub fn GetBulkInsertState() -> BulkInsertState;
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        pub fn ExecInsertIndexTuples(
+            result: *mut ResultRelInfo,
+            slot: *mut TupleTableSlot,
+            executor: *mut EState,
+            update: bool,
+            no_error: bool,
+            conflict: *mut bool,
+            arbiters: *mut List,
+        ) -> *mut List;
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        pub fn ExecInsertIndexTuples(
+            result: *mut ResultRelInfo,
+            slot: *mut TupleTableSlot,
+            executor: *mut EState,
+            update: bool,
+            no_error: bool,
+            conflict: *mut bool,
+            arbiters: *mut List,
+            only_summarizing: bool,
+        ) -> *mut List;
         pub fn slot_getsomeattrs_int(slot: *mut TupleTableSlot, count: c_int);
         pub fn MemoryContextReset(context: MemoryContext);
         pub fn pgstat_progress_update_param(index: c_int, value: i64);
         pub fn ProcessInterrupts();
     }
+}
+
+/// What was written.
+pub struct Written {
+    pub rows: u64,
+    /// The rows are in the table's indexes, which else have to be built anew.
+    pub indexed: bool,
 }
 
 /// What the loops work with. Nothing in it has a destructor that would have to run on an error: the memory contexts
@@ -82,6 +110,10 @@ struct Writer {
     expression: *mut pg_sys::ExprContext,
     result: *mut pg_sys::ResultRelInfo,
     constrained: bool,
+    /// No constraint of the table is deferrable.
+    immediate: bool,
+    /// The rows are in the indexes.
+    indexed: bool,
     /// One for each attribute.
     dropped: *const bool,
     /// Attributes that are not dropped.
@@ -99,7 +131,7 @@ struct Writer {
 }
 
 /// Writes the rows that COPY's parser finds.
-pub unsafe fn write_parsed(relation: pg_sys::Relation, copy: pg_sys::CopyFromState) -> u64 {
+pub unsafe fn write_parsed(relation: pg_sys::Relation, copy: pg_sys::CopyFromState) -> Written {
     let mut writer = Writer::begin(relation);
     let w = &raw mut writer;
     pg_sys::ffi::pg_guard_ffi_boundary(|| {
@@ -109,7 +141,7 @@ pub unsafe fn write_parsed(relation: pg_sys::Relation, copy: pg_sys::CopyFromSta
             w.add_row();
             w.next_row();
         }
-        w.flush();
+        w.flush(true);
     });
     writer.end()
 }
@@ -118,7 +150,11 @@ pub unsafe fn write_parsed(relation: pg_sys::Relation, copy: pg_sys::CopyFromSta
 ///
 /// The stream is read outside of the guard, for reading may raise Rust's own errors; what has come is decoded and
 /// written inside.
-pub unsafe fn write_binary(relation: pg_sys::Relation, mut decoder: Decoder, reader: &mut Reader<'_>) -> Result<u64> {
+pub unsafe fn write_binary(
+    relation: pg_sys::Relation,
+    mut decoder: Decoder,
+    reader: &mut Reader<'_>,
+) -> Result<Written> {
     show_progress(relation);
     let mut writer = Writer::begin(relation);
     let mut buffer = vec![0; CHUNK];
@@ -146,7 +182,7 @@ pub unsafe fn write_binary(relation: pg_sys::Relation, mut decoder: Decoder, rea
         pg_sys::pgstat_progress_update_param(pg_sys::PROGRESS_COPY_BYTES_PROCESSED as c_int, bytes as i64);
     }
     let w = &raw mut writer;
-    pg_sys::ffi::pg_guard_ffi_boundary(|| (*w).flush());
+    pg_sys::ffi::pg_guard_ffi_boundary(|| (*w).flush(true));
     pg_sys::pgstat_progress_end_command();
     Ok(writer.end())
 }
@@ -178,8 +214,8 @@ pub fn write_query(table: pg_sys::Oid, query: &str) -> Result<u64> {
         if ended != pg_sys::SPI_OK_SELECT as c_int || receiver.columns != receiver.writer.present {
             return Err(Error::Internal(format!("a query that should fill a table ended with {ended}")));
         }
-        pg_sys::ffi::pg_guard_ffi_boundary(|| (*to).writer.flush());
-        let written = receiver.writer.end();
+        pg_sys::ffi::pg_guard_ffi_boundary(|| (*to).writer.flush(true));
+        let written = receiver.writer.end().rows;
         pg_sys::table_close(relation, pg_sys::NoLock as i32);
         Ok(written)
     }
@@ -275,6 +311,10 @@ impl Writer {
         let result = pg_sys::palloc0(std::mem::size_of::<pg_sys::ResultRelInfo>()).cast::<pg_sys::ResultRelInfo>();
         (*result).type_ = pg_sys::NodeTag::T_ResultRelInfo;
         pg_sys::InitResultRelInfo(result, relation, 0, std::ptr::null_mut(), 0);
+        pg_sys::ExecOpenIndices(result, false);
+        let indexes = (*result).ri_NumIndices as usize;
+        let immediate =
+            (0..indexes).all(|index| (*(*(*(*result).ri_IndexRelationDescs.add(index))).rd_index).indimmediate);
         Writer {
             relation,
             command: pg_sys::GetCurrentCommandId(true),
@@ -284,6 +324,8 @@ impl Writer {
             expression: pg_sys::MakePerTupleExprContext(executor),
             result,
             constrained: !(*descriptor).constr.is_null(),
+            immediate,
+            indexed: false,
             dropped,
             present,
             row: pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsVirtual),
@@ -333,17 +375,21 @@ impl Writer {
         self.collected += 1;
         self.collected_bytes += (*tuple).t_len as usize;
         if self.collected == BATCH_ROWS || self.collected_bytes >= BATCH_BYTES {
-            self.flush();
+            self.flush(false);
         }
     }
 
-    /// Writes the batch to the heap in one call, and resets its memory: it does not grow with the table.
-    unsafe fn flush(&mut self) {
+    /// Writes the batch to the heap in one call, and resets its memory: it does not grow with the table. A load that is one
+    /// single batch puts its rows into the indexes too: for so few that costs less than building them anew.
+    unsafe fn flush(&mut self, last: bool) {
         if self.collected > 0 {
             let flags = (pg_sys::HEAP_INSERT_FROZEN | pg_sys::HEAP_INSERT_SKIP_FSM) as c_int;
             pg_sys::CurrentMemoryContext = self.batch_memory;
             let count = self.collected as c_int;
             unguarded::heap_multi_insert(self.relation, self.batch, count, self.command, flags, self.bulk);
+            if last && self.written == 0 && self.immediate {
+                self.index_batch();
+            }
             self.written += self.collected as u64;
             self.written_bytes += self.collected_bytes;
             if self.bulk.is_null() && self.written_bytes / pg_sys::BLCKSZ as usize > pg_sys::NBuffers as usize / 2 {
@@ -361,7 +407,40 @@ impl Writer {
         pg_sys::CurrentMemoryContext = self.outer;
     }
 
-    unsafe fn end(self) -> u64 {
+    /// Puts the rows of the batch, which have just got their places, into the table's indexes.
+    unsafe fn index_batch(&mut self) {
+        for row in 0..self.collected {
+            let slot = *self.batch.add(row);
+            (*slot).tts_tableOid = (*self.relation).rd_id;
+            unguarded::MemoryContextReset((*self.expression).ecxt_per_tuple_memory);
+            (*self.expression).ecxt_scantuple = slot;
+            #[cfg(any(feature = "pg14", feature = "pg15"))]
+            unguarded::ExecInsertIndexTuples(
+                self.result,
+                slot,
+                self.executor,
+                false,
+                false,
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+            );
+            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+            unguarded::ExecInsertIndexTuples(
+                self.result,
+                slot,
+                self.executor,
+                false,
+                false,
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                false,
+            );
+        }
+        self.indexed = true;
+    }
+
+    unsafe fn end(self) -> Written {
+        pg_sys::ExecCloseIndices(self.result);
         for slot in 0..self.made {
             pg_sys::ExecDropSingleTupleTableSlot(*self.batch.add(slot));
         }
@@ -371,6 +450,6 @@ impl Writer {
         }
         pg_sys::FreeExecutorState(self.executor);
         pg_sys::MemoryContextDelete(self.batch_memory);
-        self.written
+        Written { rows: self.written, indexed: self.indexed || self.written == 0 }
     }
 }

@@ -247,11 +247,12 @@ fn names(columns: &[Column]) -> Vec<String> {
     columns.iter().map(|column| column.name.clone()).collect()
 }
 
-/// Streams what a query on the source returns into a local table, and makes sure that all of it has come.
+/// Streams what a query on the source returns into a local table, and makes sure that all of it has come. Returns whether
+/// the rows are in the table's indexes; else these have to be built anew.
 ///
 /// # Errors
 /// RowCount; what the source says of the query, and what the table says of the rows.
-fn pull(source: &mut Connection, query: &str, table: &Name, target: &Target<'_>, run: &mut Run) -> Result<()> {
+fn pull(source: &mut Connection, query: &str, table: &Name, target: &Target<'_>, run: &mut Run) -> Result<bool> {
     if !target.binary {
         run.note("text format");
     }
@@ -264,7 +265,7 @@ fn pull(source: &mut Connection, query: &str, table: &Name, target: &Target<'_>,
         return Err(Error::RowCount { source_label, sent, loaded: loaded.rows, table: table.plain() });
     }
     (run.rows, run.bytes) = (loaded.rows, bytes);
-    Ok(())
+    Ok(loaded.indexed)
 }
 
 /// Replaces all rows of a table by what a query on the source returns: through a stand-in that is loaded while the

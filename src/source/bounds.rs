@@ -5,11 +5,13 @@
 //! a transaction that began before may also come to the table later, with an old now(). So a candidate is taken, and
 //! after it the transactions that could still write below it; once all of these have ended, the candidate is proven.
 
+use crate::backend::interrupts;
 use crate::backend::name::{quote, Name};
 use crate::error::{Error, Result};
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// What kind of values a control column holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +124,9 @@ const ALIVE: &str = r"
 SELECT coalesce(pg_catalog.json_agg(DISTINCT l.virtualtransaction), '[]')::text FROM pg_catalog.pg_locks l
  WHERE l.virtualtransaction OPERATOR(pg_catalog.=) ANY ($1::text[])";
 
+/// How long after its first command has come in a transaction is surely to be seen in pg_locks.
+const UNTIL_SHOWN: Duration = Duration::from_millis(20);
+
 /// A bound that is safe as soon as these transactions have ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
@@ -232,7 +237,11 @@ impl Connection {
         let parameters = if value.contains("$1") { parameters } else { Vec::new() };
         let margin = self.margin_of(&value, "", &parameters)?;
         let Some(value) = margin.value else { return Ok(None) };
-        // In a statement of its own: the locks are read after the candidate.
+        // In a statement of its own: the locks are read after the candidate. A transaction's now() is the moment when its
+        // first command came in; a moment later pg_locks shows it.
+        if kind == Kind::Time {
+            interrupts::sleep(UNTIL_SHOWN);
+        }
         let tree: Vec<String> = control.tree.iter().map(u32::to_string).collect();
         let document =
             self.value(BLOCKERS, &[&format!("{{{}}}", tree.join(","))], "looking for transactions that write")?;

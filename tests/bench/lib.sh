@@ -36,12 +36,15 @@ fill_source() { # table rows
         -c "GRANT SELECT ON $1 TO copier"
     on_source -c "VACUUM ANALYZE $1"
 }
-run_peers() { # peer…: each copies as often as is asked, in turn; before_<peer> prepares a copy
+run_peers() { # peer…: each copies as often as is asked, in turn; before_<peer> prepares a copy. What others left to be
+              # written to the disk is written first.
     local peer
     for peer in "$@"; do : >"$dir/$peer.times"; done
     for _ in $(seq "$repeat"); do
         for peer in "$@"; do
             "before_$peer"
+            on_destination -d postgres -c CHECKPOINT
+            sync
             seconds "$peer" >>"$dir/$peer.times"
         done
     done

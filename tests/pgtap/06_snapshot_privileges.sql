@@ -8,27 +8,15 @@ SELECT mimeo.snapshot_maker('app.t', 1);
 
 -- Another role, with nothing but EXECUTE
 GRANT USAGE ON SCHEMA mimeo TO clerk;
-CREATE FUNCTION app.as_clerk(p_sql text) RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM tap.dblink_connect('clerk', format(
-        'host=127.0.0.1 port=%s dbname=%L user=clerk password=''clerk secret''', inet_server_port(), current_database()));
-    PERFORM * FROM tap.dblink('clerk', p_sql) AS t(x text);
-    PERFORM tap.dblink_disconnect('clerk');
-    RETURN 'done';
-EXCEPTION WHEN OTHERS THEN
-    PERFORM tap.dblink_disconnect('clerk');
-    RETURN SQLERRM;
-END
-$$;
-SELECT is(app.as_clerk($$SELECT mimeo.refresh_snapshot('app.t')$$), 'permission denied for function refresh_snapshot',
+SELECT is(as_clerk($$SELECT mimeo.refresh_snapshot('app.t')$$), 'permission denied for function refresh_snapshot',
     'without EXECUTE nobody refreshes');
 GRANT EXECUTE ON FUNCTION mimeo.refresh_snapshot TO clerk;
-SELECT is(app.as_clerk($$SELECT mimeo.refresh_snapshot('app.t', p_check_stats := false)$$), 'done',
+SELECT is(as_clerk($$SELECT mimeo.refresh_snapshot('app.t', p_check_stats := false)$$), 'done',
     'a role with nothing but EXECUTE refreshes');
 SELECT is((SELECT run_by FROM mimeo.run_history ORDER BY run_id DESC LIMIT 1), 'clerk', 'and is in the history');
 SELECT table_owner_is('app', 't_snap1', 'dba', 'the twins still belong to their owner');
-SELECT is(app.as_clerk('SELECT count(*)::text FROM app.t'), 'permission denied for schema app', 'and are not open to it');
-SELECT is(app.as_clerk('SELECT pwd FROM mimeo.dblink_mapping_mimeo'),
+SELECT is(as_clerk('SELECT count(*)::text FROM app.t'), 'permission denied for schema app', 'and are not open to it');
+SELECT is(as_clerk('SELECT pwd FROM mimeo.dblink_mapping_mimeo'),
     'permission denied for table dblink_mapping_mimeo', 'nor is the password');
 
 -- Code on a twin runs as its owner, not as the caller: clerk's rights cannot be borrowed, nor a superuser's.
@@ -45,7 +33,7 @@ DO $$ BEGIN
         WHERE c.relname LIKE 't\_snap_' AND NOT EXISTS (SELECT FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
               WHERE d.refobjid = c.oid AND r.ev_class = 'app.t'::regclass));
 END $$;
-SELECT is(app.as_clerk($$SELECT mimeo.refresh_snapshot('app.t', p_check_stats := false)$$),
+SELECT is(as_clerk($$SELECT mimeo.refresh_snapshot('app.t', p_check_stats := false)$$),
     'run by dba with pg_catalog, pg_temp', 'an index expression runs as the owner, with a pinned search_path');
 CREATE OR REPLACE FUNCTION app.who(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$
 BEGIN
@@ -53,7 +41,7 @@ BEGIN
     RETURN $1;
 END
 $$;
-SELECT alike(app.as_clerk($$SELECT mimeo.refresh_snapshot('app.t', p_check_stats := false)$$),
+SELECT alike(as_clerk($$SELECT mimeo.refresh_snapshot('app.t', p_check_stats := false)$$),
     'cannot set parameter "role" within security-restricted operation', 'and under restriction');
 DROP INDEX app.who_idx;
 
@@ -75,13 +63,13 @@ SELECT lives_ok($$SELECT pg_temp.run($q$SELECT mimeo.snapshot_maker('app.t', 1, 
 DROP OPERATOR public.= (text, text);
 
 -- Somebody who may not create
-SELECT is(app.as_clerk($$SELECT mimeo.snapshot_maker('app.t', 1, 'app.by_clerk')$$),
+SELECT is(as_clerk($$SELECT mimeo.snapshot_maker('app.t', 1, 'app.by_clerk')$$),
     'permission denied for function snapshot_maker', 'a maker needs EXECUTE');
 GRANT EXECUTE ON FUNCTION mimeo.snapshot_maker, mimeo.snapshot_destroyer TO clerk;
 GRANT USAGE ON SCHEMA app TO clerk;
-SELECT is(app.as_clerk($$SELECT mimeo.snapshot_maker('app.t', 1, 'app.by_clerk')$$),
+SELECT is(as_clerk($$SELECT mimeo.snapshot_maker('app.t', 1, 'app.by_clerk')$$),
     'permission denied for schema app', 'and CREATE in the destination schema');
-SELECT alike(app.as_clerk($$SELECT mimeo.snapshot_destroyer('app.t')$$), 'must be owner of %',
+SELECT alike(as_clerk($$SELECT mimeo.snapshot_destroyer('app.t')$$), 'must be owner of %',
     'a destroyer needs to own what it drops');
 SELECT is((SELECT count(*) FROM app.t), 10::bigint, 'and leaves it alone otherwise');
 

@@ -69,6 +69,19 @@ END
 CREATE FUNCTION tap.ask_source(p_sql text) RETURNS text LANGUAGE sql AS \$\$
     SELECT answer FROM tap.dblink(tap.source_dsn(), p_sql) AS t(answer text)
 \$\$;
+-- What clerk is told when it tries.
+CREATE FUNCTION tap.as_clerk(p_sql text) RETURNS text LANGUAGE plpgsql AS \$\$
+BEGIN
+    PERFORM tap.dblink_connect('clerk', format(
+        'host=127.0.0.1 port=%s dbname=%L user=clerk password=''clerk secret''', inet_server_port(), current_database()));
+    PERFORM * FROM tap.dblink('clerk', p_sql) AS t(x text);
+    PERFORM tap.dblink_disconnect('clerk');
+    RETURN 'done';
+EXCEPTION WHEN OTHERS THEN
+    PERFORM tap.dblink_disconnect('clerk');
+    RETURN SQLERRM;
+END
+\$\$;
 -- The last run of a job.
 CREATE FUNCTION tap.last_run(p_dest_table text) RETURNS mimeo.run_history LANGUAGE sql AS \$\$
     SELECT * FROM mimeo.run_history WHERE dest_table = p_dest_table ORDER BY run_id DESC LIMIT 1

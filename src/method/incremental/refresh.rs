@@ -121,7 +121,10 @@ impl Refresh<'_> {
         });
 
         run.phase("look");
-        let shape = source.snapshot_of(source_table.oid)?;
+        let mut shape = source.snapshot_of(source_table.oid)?;
+        if self.method == Method::Updater {
+            shape.indexes = source.indexes(&source_table)?;
+        }
         let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
         source.require_readable(&source_table, &names(&columns))?;
         if !columns.iter().any(|column| column.name == control.name) {
@@ -186,7 +189,6 @@ impl Refresh<'_> {
                         Target { oid: destination.oid, columns: &fit.columns, binary: fit.binary, emptied: false };
                     pull(&mut source, &query, self.destination, &target, run)?;
                 } else {
-                    let shape = Shape { indexes: source.indexes(&source_table)?, ..shape };
                     self.merge(&mut source, &query, &destination, &owner, &shape, &local, &fit, run)?;
                 }
             }

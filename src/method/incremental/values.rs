@@ -101,6 +101,7 @@ pub fn boundary(text: Option<&str>, kind: Kind) -> Result<String> {
 /// Whether a time-based job pauses now: on a day when the clocks of this session's TimeZone change, between two times
 /// written as hours and minutes (230 is half past two).
 pub fn clocks_change(start: i32, end: i32) -> Result<bool> {
+    let _pinned = pin_settings()?;
     spi::is_true(
         "SELECT extract(timezone FROM current_date::timestamptz) <> extract(timezone FROM (current_date + 1)::timestamptz)
             AND to_char(clock_timestamp(), 'HH24MI')::int BETWEEN $1 AND $2",

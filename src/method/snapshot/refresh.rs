@@ -98,12 +98,13 @@ impl Refresh<'_> {
         let foreign_keys = indexes::take_foreign_keys_off(&idle_name, idle_oid)?;
         let idle = self.empty_twin(&idle, &before, &present)?;
 
+        let mut indexed = true;
         if self.options.pull_data {
             run.phase("copy");
-            self.pull(&mut source, &present, &idle, run)?;
+            indexed = self.pull(&mut source, &present, &idle, run)?;
         }
         drop(source);
-        if run.rows > 0 {
+        if !indexed {
             run.phase("index");
             indexes::rebuild(idle_oid)?;
         }
@@ -257,7 +258,7 @@ impl Refresh<'_> {
     }
 
     /// Copies the rows, and makes sure that all of them have come.
-    fn pull(&self, source: &mut Connection, present: &Present, idle: &Shape, run: &mut Run) -> Result<()> {
+    fn pull(&self, source: &mut Connection, present: &Present, idle: &Shape, run: &mut Run) -> Result<bool> {
         let binary = present
             .columns
             .iter()
