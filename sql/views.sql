@@ -81,7 +81,14 @@ DECLARE
     v_new @extschema@.refresh_config;
     v_time boolean := TG_TABLE_NAME LIKE '%\_time';
     v_type text := substr(TG_TABLE_NAME, length('refresh_config_') + 1);
+    v_stored text;
 BEGIN
+    -- It writes as its owner: only for the views that it was made for.
+    IF NOT EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+                    WHERE d.classid = 'pg_class'::regclass AND d.objid = TG_RELID AND d.deptype = 'e'
+                      AND d.refclassid = 'pg_extension'::regclass AND e.extname = 'mimeo') THEN
+        RAISE insufficient_privilege USING MESSAGE = format('%s is not a view of mimeo', TG_RELID::regclass);
+    END IF;
     IF TG_OP = 'DELETE' THEN
         DELETE FROM @extschema@.refresh_config WHERE dest_table = OLD.dest_table;
         RETURN OLD;
@@ -91,15 +98,16 @@ BEGIN
             MESSAGE = format('%s holds jobs of type %s only', TG_TABLE_NAME, v_type);
     END IF;
     IF TG_OP = 'UPDATE' THEN
-        SELECT * INTO v_new FROM @extschema@.refresh_config WHERE dest_table = OLD.dest_table;
+        SELECT * INTO v_new FROM @extschema@.refresh_config WHERE dest_table = OLD.dest_table FOR UPDATE;
     END IF;
+    v_stored := v_new.last_value;
     v_new := jsonb_populate_record(v_new, to_jsonb(NEW));
     v_new.boundary := coalesce(NEW.boundary::text, CASE WHEN v_time THEN '00:10:00' ELSE '0' END);
     -- What the view shows may be less exact than what the table holds.
     IF TG_OP = 'INSERT' OR NEW.last_value IS DISTINCT FROM OLD.last_value THEN
         v_new.last_value := coalesce(NEW.last_value::text, CASE WHEN v_time THEN NULL ELSE '0' END);
     ELSE
-        v_new.last_value := (SELECT c.last_value FROM @extschema@.refresh_config c WHERE c.dest_table = OLD.dest_table);
+        v_new.last_value := v_stored;
     END IF;
     v_new.jobmon := coalesce(v_new.jobmon, false);
     v_new.state := coalesce(v_new.state, '{}');
@@ -124,3 +132,38 @@ CREATE TRIGGER write_refresh_config INSTEAD OF INSERT OR UPDATE OR DELETE ON @ex
     FOR EACH ROW EXECUTE FUNCTION @extschema@.write_refresh_config();
 CREATE TRIGGER write_refresh_config INSTEAD OF INSERT OR UPDATE OR DELETE ON @extschema@.refresh_config_updater_serial
     FOR EACH ROW EXECUTE FUNCTION @extschema@.write_refresh_config();
+
+-- A refresh works as the owner of its destination. So only who has that role's rights may say what it does: what is copied
+-- from where, with which condition, and which statements run afterwards. The rest (period, limits, last_value …) is open
+-- to everybody who may write here. It runs as whoever writes, also through the views.
+CREATE FUNCTION @extschema@.guard_refresh_config() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_harmless text[] := '{last_run,period,batch_limit,jobmon,boundary,last_value,dst_active,dst_start,dst_end,check_stats,insert_on_fetch,n_tup_ins,n_tup_upd,n_tup_del}';
+    v_owner text;
+BEGIN
+    IF TG_OP = 'UPDATE' AND to_jsonb(NEW) - v_harmless = to_jsonb(OLD) - v_harmless THEN
+        RETURN NEW;
+    END IF;
+    -- However the name is written: without quotes, spaces and capitals.
+    SELECT r.rolname INTO v_owner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
+     WHERE lower(translate(concat(n.nspname, '.', c.relname), '" ', '')) = lower(translate(NEW.dest_table, '" ', ''))
+       AND NOT pg_has_role(c.relowner, 'USAGE') LIMIT 1;
+    IF v_owner IS NOT NULL THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = format('destination %s belongs to %s, whose rights %s does not have', NEW.dest_table, v_owner, current_user),
+            HINT = 'Its owner may change this job.';
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER guard_refresh_config BEFORE INSERT OR UPDATE ON @extschema@.refresh_config
+    FOR EACH ROW EXECUTE FUNCTION @extschema@.guard_refresh_config();
+CREATE TRIGGER guard_refresh_config INSTEAD OF INSERT OR UPDATE ON @extschema@.refresh_config_inserter_time
+    FOR EACH ROW EXECUTE FUNCTION @extschema@.guard_refresh_config();
+CREATE TRIGGER guard_refresh_config INSTEAD OF INSERT OR UPDATE ON @extschema@.refresh_config_inserter_serial
+    FOR EACH ROW EXECUTE FUNCTION @extschema@.guard_refresh_config();
+CREATE TRIGGER guard_refresh_config INSTEAD OF INSERT OR UPDATE ON @extschema@.refresh_config_updater_time
+    FOR EACH ROW EXECUTE FUNCTION @extschema@.guard_refresh_config();
+CREATE TRIGGER guard_refresh_config INSTEAD OF INSERT OR UPDATE ON @extschema@.refresh_config_updater_serial
+    FOR EACH ROW EXECUTE FUNCTION @extschema@.guard_refresh_config();

@@ -15,6 +15,13 @@ pub fn exchange(first: pg_sys::Oid, second: pg_sys::Oid, indexes: &[(pg_sys::Oid
             pg_sys::LockRelationOid(copy, pg_sys::AccessExclusiveLock as i32);
         }
         pg_sys::LockRelationOid(second, pg_sys::AccessExclusiveLock as i32);
+        require_same_form(first, second)?;
+        for &(original, copy) in indexes {
+            require_same_form(original, copy)?;
+        }
+        if indexes.len() != index_count(first) {
+            return Err(Error::Internal("the indexes of a table have changed while it was replaced".to_string()));
+        }
         exchange_rows(first, second)?;
         for &(original, copy) in indexes {
             exchange_rows(original, copy)?;
@@ -27,6 +34,36 @@ pub fn exchange(first: pg_sys::Oid, second: pg_sys::Oid, indexes: &[(pg_sys::Oid
         pg_sys::CommandCounterIncrement();
     }
     Ok(())
+}
+
+/// Refuses relations whose rows do not look the same on disk, and such as this session is reading.
+unsafe fn require_same_form(first: pg_sys::Oid, second: pg_sys::Oid) -> Result<()> {
+    let a = pg_sys::relation_open(first, pg_sys::NoLock as i32);
+    let b = pg_sys::relation_open(second, pg_sys::NoLock as i32);
+    pg_sys::CheckTableNotInUse(a, c"replace the rows of".as_ptr());
+    pg_sys::CheckTableNotInUse(b, c"replace the rows of".as_ptr());
+    let (left, right) = (pgrx::PgTupleDesc::from_pg_copy((*a).rd_att), pgrx::PgTupleDesc::from_pg_copy((*b).rd_att));
+    let same = left.len() == right.len()
+        && (*(*a).rd_rel).relam == (*(*b).rd_rel).relam
+        && left.iter().zip(right.iter()).all(|(a, b)| {
+            a.attisdropped == b.attisdropped
+                && (a.attisdropped || (a.atttypid == b.atttypid && a.attlen == b.attlen && a.attalign == b.attalign))
+        });
+    drop((left, right));
+    pg_sys::relation_close(a, pg_sys::NoLock as i32);
+    pg_sys::relation_close(b, pg_sys::NoLock as i32);
+    if same {
+        return Ok(());
+    }
+    Err(Error::Internal("a table has changed while it was replaced".to_string()))
+}
+
+unsafe fn index_count(table: pg_sys::Oid) -> usize {
+    let relation = pg_sys::table_open(table, pg_sys::NoLock as i32);
+    let list = pg_sys::RelationGetIndexList(relation);
+    let count = pgrx::PgList::<pg_sys::Oid>::from_pg(list).len();
+    pg_sys::table_close(relation, pg_sys::NoLock as i32);
+    count
 }
 
 /// A copy of a relation's row in pg_class.

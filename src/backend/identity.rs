@@ -104,6 +104,19 @@ pub fn set_local(setting: &str, value: &str) -> Result<()> {
     Ok(())
 }
 
+/// From here on this transaction reads what others have committed by the time of each query, even if the caller's statement
+/// began long before; in REPEATABLE READ it keeps its one snapshot, and a write to what has changed since fails.
+pub fn read_the_latest() {
+    // SAFETY: assigns a transaction id; SPI gives read-only functions of a transaction without one the old snapshot.
+    unsafe { pg_sys::GetCurrentTransactionId() };
+}
+
+/// Whether this transaction keeps one snapshot.
+pub fn keeps_its_snapshot() -> bool {
+    // SAFETY: reads a variable.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
 pub fn current_role() -> pg_sys::Oid {
     // SAFETY: reads a backend variable.
     unsafe { pg_sys::GetUserId() }

@@ -128,6 +128,12 @@ pub struct Patience {
     pub give_up: Duration,
 }
 
+/// Takes the lock that a writer takes: until the end of the transaction nobody changes the table's columns or indexes.
+pub fn lock_to_write(oid: pg_sys::Oid) {
+    // SAFETY: waits for a lock, interruptibly; the transaction releases it.
+    unsafe { pg_sys::LockRelationOid(oid, pg_sys::RowExclusiveLock as i32) };
+}
+
 /// Takes an ACCESS EXCLUSIVE lock if it is free at this instant.
 pub fn lock_if_free(oid: pg_sys::Oid) -> bool {
     // SAFETY: never waits; the transaction releases it.

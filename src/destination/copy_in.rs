@@ -1,12 +1,11 @@
 //! Rows into a local table, out of a stream of COPY data.
 //!
-//! Into a plain table that nobody reads, the rows are written straight to the heap (`frozen`), without indexes, which
-//! are built afterwards. Any other table gets them through COPY itself (BeginCopyFrom, CopyFrom), which reads the
-//! stream through a callback, with its triggers, partitions and indexes.
+//! Into a plain table the rows are written straight to the heap (`heap`). Any other table gets them through COPY itself
+//! (BeginCopyFrom, CopyFrom), which reads the stream through a callback, with its triggers and partitions.
 
 use crate::backend::interrupts;
-use crate::destination::binary;
-use crate::destination::frozen::{self, Written};
+use crate::destination::binary::Decoder;
+use crate::destination::heap::{self, Manner, Written};
 use crate::error::{Error, Result};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{pg_guard, pg_sys, PgLogLevel};
@@ -68,6 +67,12 @@ pub struct Target<'a> {
     pub emptied: bool,
 }
 
+/// Whether the binary format can be read in this session: receive functions take text to be in the client's encoding.
+pub fn reads_binary() -> bool {
+    // SAFETY: reads two variables.
+    unsafe { pg_sys::pg_get_client_encoding() == pg_sys::GetDatabaseEncoding() }
+}
+
 /// What a load did.
 pub struct Loaded {
     pub rows: u64,
@@ -84,18 +89,19 @@ pub fn load(target: &Target<'_>, reader: &mut Reader<'_>) -> Result<Loaded> {
     unsafe {
         let relation = pg_sys::table_open(target.oid, pg_sys::RowExclusiveLock as i32);
         let exact = (*relation).trigdesc.is_null();
-        let frozen = target.emptied && frozen::takes(relation);
-        let decoder = if frozen && target.binary { binary::Decoder::of(relation, target.columns) } else { None };
+        let manner = if target.emptied { Manner::Frozen } else { Manner::Ordinary };
+        let straight = heap::takes(relation, manner);
+        let decoder = if straight && target.binary { Decoder::of(relation, target.columns) } else { None };
         let Written { rows, indexed } = match decoder {
-            Some(decoder) => frozen::write_binary(relation, decoder, reader)?,
-            None => copy_from(relation, target, frozen, reader)?,
+            Some(decoder) => heap::write_binary(relation, manner, decoder, reader)?,
+            None => copy_from(relation, target, straight && target.emptied, reader)?,
         };
         pg_sys::table_close(relation, pg_sys::NoLock as i32);
         Ok(Loaded { rows, exact, indexed })
     }
 }
 
-/// By COPY's own parser, and into the table by COPY itself, or straight if it `takes` frozen rows.
+/// By COPY's own parser, and into the table by COPY itself, or straight to the heap.
 unsafe fn copy_from(
     relation: pg_sys::Relation,
     target: &Target<'_>,
@@ -123,7 +129,7 @@ unsafe fn copy_from(
         options(target.binary)?,
     );
     let written = if frozen {
-        frozen::write_parsed(relation, copy)
+        heap::write_parsed(relation, copy)
     } else {
         Written { rows: pg_sys::CopyFrom(copy), indexed: true }
     };

@@ -3,6 +3,7 @@
 use crate::backend::name::quote;
 use crate::backend::relation::oid_arg;
 use crate::backend::spi;
+use crate::destination::copy_in::reads_binary;
 use crate::destination::table;
 use crate::error::{Error, Result};
 use crate::shape::{Column, Shape};
@@ -21,7 +22,7 @@ pub struct Fit {
 /// Misfit, with the ALTER TABLE that mends it, for a column that is missing or has a type that does not take the
 /// source's values; UnknownTypes, UnknownCollations.
 pub fn fit(destination: &Shape, source: &Shape, columns: &[Column]) -> Result<Fit> {
-    let mut fit = Fit { columns: Vec::new(), binary: true };
+    let mut fit = Fit { columns: Vec::new(), binary: reads_binary() };
     let mut reasons = Vec::new();
     let mut misfits = Vec::new();
     for column in columns {

@@ -4,7 +4,7 @@ mod binary;
 pub mod copy_in;
 pub mod dependents;
 pub mod fit;
-mod frozen;
+mod heap;
 pub mod indexes;
 pub mod privileges;
 pub mod references;

@@ -34,7 +34,7 @@ SELECT coalesce(json_agg(json_build_object(
   FROM pg_constraint k
   JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_class d ON d.oid = k.confrelid JOIN pg_namespace m ON m.oid = d.relnamespace
- WHERE k.contype = 'f' AND k.convalidated AND k.conparentid = 0";
+ WHERE k.contype = 'f' AND k.convalidated";
 
 /// The rows that will be those of `table` must find what its own foreign keys point at.
 ///
@@ -65,12 +65,31 @@ pub fn check_incoming(table: pg_sys::Oid, rows: &Name) -> Result<()> {
 
 /// Keeps others from writing to the tables that point at this one, until the end of the transaction.
 pub fn lock_referencing(table: pg_sys::Oid) -> Result<()> {
-    for oid in referencing(table, false)? {
+    lock(referencing(table, false)?);
+    Ok(())
+}
+
+/// Keeps others from writing to the tables that this one points at, until the end of the transaction.
+pub fn lock_referenced(table: pg_sys::Oid) -> Result<()> {
+    let found: Vec<Found> = spi::json(
+        "SELECT json_agg(DISTINCT k.confrelid::bigint)::text FROM pg_constraint k
+          WHERE k.contype = 'f' AND k.conrelid = $1 AND k.confrelid <> $1",
+        &[oid_arg(table)],
+    )?
+    .unwrap_or_default();
+    lock(found.into_iter().map(|found| found.0).collect());
+    Ok(())
+}
+
+fn lock(tables: Vec<pg_sys::Oid>) {
+    for oid in tables {
         // SAFETY: waits for a lock, interruptibly, that does not conflict with readers.
         unsafe { pg_sys::LockRelationOid(oid, pg_sys::ShareRowExclusiveLock as i32) };
     }
-    Ok(())
 }
+
+#[derive(Deserialize)]
+struct Found(#[serde(deserialize_with = "relation::oid")] pg_sys::Oid);
 
 /// The tables that TRUNCATE … CASCADE empties too.
 pub fn all_referencing(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
@@ -78,8 +97,6 @@ pub fn all_referencing(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
 }
 
 fn referencing(table: pg_sys::Oid, indirectly: bool) -> Result<Vec<pg_sys::Oid>> {
-    #[derive(Deserialize)]
-    struct Found(#[serde(deserialize_with = "relation::oid")] pg_sys::Oid);
     let found: Vec<Found> = spi::json(
         "WITH RECURSIVE found(oid, depth) AS (
              SELECT $1, 0

@@ -6,7 +6,7 @@
 //! triggers that want to see the rows) is emptied and loaded in place.
 
 use crate::backend::files;
-use crate::backend::identity::set_local;
+use crate::backend::identity::{keeps_its_snapshot, set_local};
 use crate::backend::name::{literal, quote, Name};
 use crate::backend::relation::{self, lock_exclusively, oid_arg, Patience, Relation};
 use crate::backend::spi;
@@ -76,6 +76,10 @@ SELECT json_build_object(
 
 /// Whether the files of a table can be exchanged: a plain heap that nobody follows row by row.
 pub fn is_exchangeable(destination: &Shape) -> Result<bool> {
+    // What such a transaction sees of the catalogs and of the rows may be out of date.
+    if keeps_its_snapshot() {
+        return Ok(false);
+    }
     spi::is_true(
         "SELECT c.relkind = 'r' AND c.relpersistence IN ('p', 'u')
                 AND c.relam = (SELECT m.oid FROM pg_am m WHERE m.amname = 'heap')
@@ -83,6 +87,9 @@ pub fn is_exchangeable(destination: &Shape) -> Result<bool> {
                                  WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D')
                 AND NOT EXISTS (SELECT FROM pg_index x
                                  WHERE x.indrelid = c.oid AND NOT (x.indisvalid AND x.indisready AND x.indislive))
+                AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)
+                AND NOT EXISTS (SELECT FROM pg_constraint k
+                                 WHERE k.contype = 'f' AND k.confrelid = c.oid AND k.conparentid <> 0)
                 AND NOT EXISTS (SELECT FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname
                                  WHERE n.oid = c.relnamespace AND p.tablename = c.relname)
            FROM pg_class c WHERE c.oid = $1",
@@ -105,7 +112,7 @@ impl StandIn {
         let kind = if form.unlogged { "UNLOGGED TABLE" } else { "TABLE" };
         let options = view_options(original.oid)?;
         let tablespace = form.tablespace.map(|name| format!(" TABLESPACE {}", quote(&name))).unwrap_or_default();
-        spi::run(&format!("CREATE {kind} {name} ({list}){options}{tablespace}"), &[])?;
+        spi::run(&format!("CREATE {kind} {name} ({list}) USING heap{options}{tablespace}"), &[])?;
         for column in form.columns.iter().filter(|column| column.dropped) {
             spi::run(&format!("ALTER TABLE {name} DROP COLUMN {}", quote(&column.name)), &[])?;
         }
@@ -123,8 +130,10 @@ impl StandIn {
         let pairs = self.make_indexes()?;
         table::analyze(&self.name)?;
         let (oid, name) = (self.original.oid, self.original.name());
+        references::lock_referenced(oid)?;
         references::check_outgoing(oid, &self.name)?;
-        let mut locked = vec![oid];
+        // The TOAST table goes with the stand-in: an autovacuum on it must not be waited for while readers are shut out.
+        let mut locked: Vec<_> = table::toast_of(oid)?.into_iter().chain([oid]).collect();
         if cascade {
             locked.extend(references::all_referencing(oid)?);
         } else {

@@ -73,7 +73,7 @@ pub fn reset(sequence: pg_sys::Oid) -> Result<()> {
         .collect();
     spi::text(
         &format!(
-            "SELECT CASE WHEN v.value IS NULL THEN setval($1::oid::regclass, s.seqstart, false)
+            "SELECT CASE WHEN v.value IS NULL OR v.value NOT BETWEEN s.seqmin AND s.seqmax THEN setval($1::oid::regclass, s.seqstart, false)
                          ELSE setval($1::oid::regclass, v.value) END::text
                FROM pg_sequence s, (SELECT {furthest}({}) AS value) v WHERE s.seqrelid = $1::oid",
             values.join(", ")

@@ -237,6 +237,13 @@ pub fn analyze(table: &Name) -> Result<()> {
     Ok(())
 }
 
+/// The TOAST table of a table, if it has one.
+pub fn toast_of(oid: pg_sys::Oid) -> Result<Option<pg_sys::Oid>> {
+    let toast = spi::text("SELECT c.reltoastrelid::text FROM pg_class c WHERE c.oid = $1", &[oid_arg(oid)])?;
+    let toast = toast.and_then(|toast| toast.parse::<u32>().ok()).unwrap_or_default();
+    Ok((toast != 0).then(|| toast.into()))
+}
+
 /// The file that holds the table: another one after every TRUNCATE and rewrite.
 pub fn file_of(oid: pg_sys::Oid) -> Result<u32> {
     let file = spi::text("SELECT c.relfilenode::text FROM pg_class c WHERE c.oid = $1", &[oid_arg(oid)])?;

@@ -4,7 +4,7 @@ use crate::backend::identity::{set_local, Identity};
 use crate::backend::name::{quote, quote_list, Name};
 use crate::backend::relation::{oid_arg, Patience, Relation};
 use crate::backend::spi;
-use crate::destination::{frozen, replace};
+use crate::destination::{heap, replace};
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 use pgrx::pg_sys;
@@ -53,7 +53,9 @@ impl Collected {
     pub fn is_much(&self, destination: &Shape, rows: u64) -> Result<bool> {
         Ok(rows >= MUCH
             && spi::is_true(
-                "SELECT c.reltuples > 0 AND $2 * 3 > c.reltuples FROM pg_class c WHERE c.oid = $1",
+                "SELECT c.reltuples > 0 AND $2 * 3 > c.reltuples
+                        AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated <> '')
+                   FROM pg_class c WHERE c.oid = $1",
                 &[oid_arg(destination.local_oid()), (rows as i64).into()],
             )?
             && replace::is_exchangeable(destination)?)
@@ -72,8 +74,8 @@ impl Collected {
         // SAFETY: waits for a lock, interruptibly, that does not conflict with readers.
         unsafe { pg_sys::LockRelationOid(original.oid, pg_sys::ShareRowExclusiveLock as i32) };
         let stand_in = replace::StandIn::make(original)?;
-        let all: Vec<(String, Option<String>)> = spi::json(
-            "SELECT json_agg(json_build_array(a.attname, coalesce(pg_get_expr(d.adbin, d.adrelid),
+        let all: Vec<(String, String, Option<String>)> = spi::json(
+            "SELECT json_agg(json_build_array(a.attname, format_type(a.atttypid, a.atttypmod), coalesce(pg_get_expr(d.adbin, d.adrelid),
                         (SELECT format('nextval(%L::regclass)', s.objid::regclass) FROM pg_depend s
                           WHERE s.classid = 'pg_class'::regclass AND s.refclassid = 'pg_class'::regclass
                             AND s.refobjid = a.attrelid AND s.refobjsubid = a.attnum AND s.deptype = 'i')))
@@ -86,18 +88,18 @@ impl Collected {
         let name = original.name();
         let new: Vec<_> = all
             .iter()
-            .map(|(column, default)| {
+            .map(|(column, sql_type, default)| {
                 let quoted = quote(column);
                 if columns.contains(column) {
                     return format!("r.{quoted}");
                 }
                 let default = default.as_deref().unwrap_or("NULL");
-                format!("CASE WHEN d.tableoid IS NULL THEN {default} ELSE d.{quoted} END")
+                format!("CASE WHEN d.tableoid IS NULL THEN CAST({default} AS {sql_type}) ELSE d.{quoted} END")
             })
             .collect();
-        let old: Vec<_> = all.iter().map(|(column, _)| format!("d.{}", quote(column))).collect();
-        let same = same_key(key);
-        frozen::write_query(
+        let old: Vec<_> = all.iter().map(|(column, ..)| format!("d.{}", quote(column))).collect();
+        let same = same_key(original.oid, key)?;
+        heap::write_query(
             stand_in.oid,
             &format!(
                 "SELECT {} FROM ({rows}) r LEFT JOIN {name} d ON {same}
@@ -139,7 +141,7 @@ impl Collected {
     pub fn merge_into(&self, destination: &Shape, columns: &[String], key: &[String], rows: &str) -> Result<()> {
         let name = destination.table();
         let list = quote_list(columns.iter().map(String::as_str));
-        let same = same_key(key);
+        let same = same_key(destination.local_oid(), key)?;
         if is_plain(destination, columns.len())? || has_foreign_parts(destination)? {
             let kept = format!("SELECT FROM {} r WHERE {same}", self.name);
             spi::run(&format!("DELETE FROM {name} d WHERE EXISTS ({kept})"), &[])?;
@@ -184,8 +186,23 @@ impl Collected {
     }
 }
 
-fn same_key(key: &[String]) -> String {
-    key.iter().map(|column| format!("d.{0} = r.{0}", quote(column))).collect::<Vec<_>>().join(" AND ")
+/// The rows of `d` and `r` have the same key, by the equality that indexes on it use.
+fn same_key(destination: pg_sys::Oid, key: &[String]) -> Result<String> {
+    let operators: Vec<String> = spi::json(
+        "SELECT json_agg(coalesce((
+                    SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+                      FROM pg_opclass c JOIN pg_amop p ON p.amopfamily = c.opcfamily AND p.amopstrategy = 3
+                                                      AND p.amoplefttype = c.opcintype AND p.amoprighttype = c.opcintype
+                      JOIN pg_operator o ON o.oid = p.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
+                     WHERE c.opcdefault AND c.opcintype = a.atttypid
+                       AND c.opcmethod = (SELECT m.oid FROM pg_am m WHERE m.amname = 'btree')), '=') ORDER BY k.place)::text
+           FROM unnest($2) WITH ORDINALITY k(name, place)
+           JOIN pg_attribute a ON a.attrelid = $1 AND a.attname = k.name::name",
+        &[oid_arg(destination), key.to_vec().into()],
+    )?
+    .unwrap_or_default();
+    let same = key.iter().zip(operators).map(|(column, operator)| format!("d.{0} {operator} r.{0}", quote(column)));
+    Ok(same.collect::<Vec<_>>().join(" AND "))
 }
 
 /// No columns but these, and no triggers, not even those of foreign keys.

@@ -4,7 +4,7 @@ pub mod incremental;
 pub mod snapshot;
 pub mod table;
 
-use crate::backend::identity::{current_role, is_superuser, pin_settings, require_writable, Identity};
+use crate::backend::identity::{current_role, is_superuser, pin_settings, read_the_latest, require_writable, Identity};
 use crate::backend::name::{readings, Name};
 use crate::backend::relation::{self, Patience, Relation};
 use crate::backend::spi;
@@ -167,6 +167,7 @@ struct Making {
 
 impl Making {
     fn begin(request: &Request<'_>) -> Result<Making> {
+        read_the_latest();
         let catalog = Catalog::find()?;
         let named_for = request.destination.unwrap_or(request.source_table);
         let mut source = connect(&catalog, request.data_source_id, current_role(), named_for)?;
@@ -306,6 +307,7 @@ fn refresh_job(
     body: impl FnOnce(&Catalog, &Job, &Name, &mut Run) -> Result<Status>,
 ) -> Result<()> {
     require_writable(function)?;
+    read_the_latest();
     let catalog = Catalog::find()?;
     let (job, name) = catalog.job(destination)?;
     require_method(&job, method)?;

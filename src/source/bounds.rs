@@ -48,16 +48,21 @@ pub struct Control {
     pub type_name: String,
     /// Why writers cannot be seen here; None if they can.
     obstacle: Option<String>,
+    /// With length or precision: what a bound has to be cut to, as the values are.
+    sql_type: String,
     /// A sequence without a cache gives its values.
     sequence: bool,
+    /// The source gives its values, by a default or a trigger, and not whoever inserts.
+    given: bool,
     /// No two rows have the same value.
     unique: bool,
     /// The time zone of the source role, which writes zoneless times.
     zone: String,
     /// When the source's server started: what was seen before that is void.
     started: String,
-    /// The table with its partitions and children.
-    tree: Vec<u32>,
+    /// What a writer has locked before it gets a value: the table, its partitions, children and ancestors, and the
+    /// sequences of the column, which a nextval() locks until its transaction ends.
+    locked: Vec<u32>,
 }
 
 /// $1: the table, $2: the column.
@@ -69,6 +74,10 @@ WITH RECURSIVE tree(oid) AS (
 )
 SELECT pg_catalog.json_build_object(
     'name', a.attname, 'type', pg_catalog.format_type(a.atttypid, NULL),
+    'sql_type', pg_catalog.format_type(a.atttypid, a.atttypmod),
+    'given', a.atthasdef OR EXISTS (SELECT FROM pg_catalog.pg_trigger g
+        WHERE g.tgrelid OPERATOR(pg_catalog.=) a.attrelid AND NOT g.tgisinternal
+          AND (g.tgtype::pg_catalog.int4 OPERATOR(pg_catalog.&) 3) OPERATOR(pg_catalog.=) 3),
     'obstacle', CASE
         WHEN pg_catalog.pg_is_in_recovery() THEN 'the source is a standby'
         WHEN EXISTS (SELECT FROM tree t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.oid
@@ -95,8 +104,19 @@ SELECT pg_catalog.json_build_object(
                         AND x.indnkeyatts OPERATOR(pg_catalog.=) 1 AND x.indkey[0] OPERATOR(pg_catalog.=) a.attnum),
     'zone', (SELECT s.reset_val FROM pg_catalog.pg_settings s
               WHERE pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) 'timezone'),
-    'started', pg_catalog.pg_postmaster_start_time(),
-    'tree', (SELECT pg_catalog.json_agg(t.oid::bigint) FROM tree t))::text
+    'started', pg_catalog.concat(pg_catalog.pg_postmaster_start_time(), ' ', pg_catalog.pg_stat_get_bgwriter_stat_reset_time()),
+    'locked', (SELECT pg_catalog.json_agg(l.oid::bigint) FROM (
+        SELECT t.oid FROM tree t
+        UNION SELECT p.relid::pg_catalog.oid FROM pg_catalog.pg_partition_ancestors($1::pg_catalog.oid::pg_catalog.regclass) p
+        UNION SELECT d.objid FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_sequence s ON s.seqrelid OPERATOR(pg_catalog.=) d.objid
+               WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+                 AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+                 AND d.refobjid OPERATOR(pg_catalog.=) a.attrelid AND d.refobjsubid OPERATOR(pg_catalog.=) a.attnum
+        UNION SELECT d.refobjid FROM pg_catalog.pg_attrdef f
+          JOIN pg_catalog.pg_depend d ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+                                     AND d.objid OPERATOR(pg_catalog.=) f.oid
+          JOIN pg_catalog.pg_sequence s ON s.seqrelid OPERATOR(pg_catalog.=) d.refobjid
+         WHERE f.adrelid OPERATOR(pg_catalog.=) a.attrelid AND f.adnum OPERATOR(pg_catalog.=) a.attnum) l))::text
   FROM pg_catalog.pg_attribute a
  WHERE a.attrelid OPERATOR(pg_catalog.=) $1::pg_catalog.oid AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name
    AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped";
@@ -182,6 +202,11 @@ impl Control {
         &self.started
     }
 
+    /// Whoever inserts may have taken the value long before.
+    pub fn is_given(&self) -> bool {
+        self.given
+    }
+
     /// Values are given in order, so that no boundary has to be kept.
     pub fn is_ordered(&self) -> bool {
         self.sequence
@@ -195,11 +220,11 @@ impl Control {
     /// The source's clock, in the column's type; $1 is the zone.
     fn clock(&self, margin: &str) -> String {
         let now = format!("(clock.now{margin})");
-        match self.type_name.as_str() {
+        let now = match self.type_name.as_str() {
             "timestamp with time zone" => now,
-            "date" => format!("pg_catalog.timezone($1::text, {now})::pg_catalog.date"),
             _ => format!("pg_catalog.timezone($1::text, {now})"),
-        }
+        };
+        format!("{now}::{}", self.sql_type)
     }
 
     fn greatest(&self, table: &Name) -> String {
@@ -242,9 +267,9 @@ impl Connection {
         if kind == Kind::Time {
             interrupts::sleep(UNTIL_SHOWN);
         }
-        let tree: Vec<String> = control.tree.iter().map(u32::to_string).collect();
+        let locked: Vec<String> = control.locked.iter().map(u32::to_string).collect();
         let document =
-            self.value(BLOCKERS, &[&format!("{{{}}}", tree.join(","))], "looking for transactions that write")?;
+            self.value(BLOCKERS, &[&format!("{{{}}}", locked.join(","))], "looking for transactions that write")?;
         let blockers: Blockers = serde_json::from_str(&document.unwrap_or_default())?;
         let running = if kind == Kind::Time { blockers.running } else { Vec::new() };
         Ok(Some(Candidate { value, at: margin.at, writers: blockers.writers, running }))
@@ -272,7 +297,9 @@ impl Connection {
             &format!(
                 "SELECT pg_catalog.json_build_object('value', ({value})::text,
                     'at', pg_catalog.date_part('epoch', clock.now{before}))::text
-                   FROM (SELECT pg_catalog.clock_timestamp() AS now OFFSET 0) clock"
+                   FROM (SELECT CASE WHEN pg_catalog.pg_is_in_recovery()
+                                     THEN least(pg_catalog.clock_timestamp(), pg_catalog.pg_last_xact_replay_timestamp())
+                                     ELSE pg_catalog.clock_timestamp() END AS now OFFSET 0) clock"
             ),
             parameters,
             "reading the newest control value",

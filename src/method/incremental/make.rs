@@ -90,7 +90,15 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
         let now = match held {
             Some(held) => Some(held),
             None => {
-                let bound = bound::find(&mut making.source, &making.table, &control, kind, &boundary, &mut state)?;
+                let bound = bound::find(
+                    &mut making.source,
+                    &making.table,
+                    &control,
+                    kind,
+                    &boundary,
+                    common.condition,
+                    &mut state,
+                )?;
                 match bound.upper {
                     Some(upper) => Some(upper),
                     None => making.source.margin(&making.table, &control, kind, &boundary)?.value,

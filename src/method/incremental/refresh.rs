@@ -5,7 +5,7 @@ use super::values::{clocks_change, Values};
 use super::{kind_of, required, Redo, State};
 use crate::backend::identity::{act_as, Identity};
 use crate::backend::name::Name;
-use crate::backend::relation::{Patience, Relation};
+use crate::backend::relation::{lock_to_write, Patience, Relation};
 use crate::destination::copy_in::Target;
 use crate::destination::fit::{self, Fit};
 use crate::destination::table;
@@ -114,7 +114,8 @@ impl Refresh<'_> {
         run.phase("bound");
         let mut state: State = serde_json::from_value(job.state.clone()).unwrap_or_default();
         let redo = state.redo.take().filter(|_| state.left.as_deref() == Some(last_value));
-        let bound = bound::find(&mut source, &source_table, &control, kind, boundary, &mut state)?;
+        let bound =
+            bound::find(&mut source, &source_table, &control, kind, boundary, job.condition.as_deref(), &mut state)?;
         run.note(match &bound.upper {
             Some(upper) => format!("bound {upper}: {}", bound.how),
             None => format!("no bound: {}", bound.how),
@@ -134,6 +135,7 @@ impl Refresh<'_> {
                 columns: vec![control.name],
             });
         }
+        lock_to_write(destination.oid);
         let [local] = table::describe([destination.oid])?;
         fit::require_loadable(&local)?;
         let fit = fit::fit(&local, &shape, &columns)?;
@@ -215,7 +217,15 @@ impl Refresh<'_> {
                 beyond.then(|| Redo::From(safe.clone()))
             }
             (Repull::Range(..), safe) => {
-                let safe = safe.as_ref().unwrap_or(&start);
+                let mut safe = safe.as_ref().unwrap_or(&start);
+                // A range that begins beyond last_value leaves a gap.
+                let gap = match &plan.range.lower {
+                    Some(lower) => values.is_after(lower, &start)? && values.is_after(&last, &start)?,
+                    None => false,
+                };
+                if gap && values.is_after(safe, &start)? {
+                    safe = &start;
+                }
                 match redo {
                     Some(Redo::From(earlier)) if values.is_after(&earlier, safe)? => Some(Redo::From(safe.clone())),
                     None if values.is_after(&last, safe)? => Some(Redo::From(safe.clone())),

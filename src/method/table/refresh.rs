@@ -2,6 +2,7 @@
 
 use crate::backend::identity::act_as;
 use crate::backend::name::Name;
+use crate::backend::relation::lock_to_write;
 use crate::destination::{fit, sequences, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
@@ -41,6 +42,7 @@ fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, name: &Na
     let shape = source.snapshot_of(source_table.oid)?;
     let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
     source.require_readable(&source_table, &names(&columns))?;
+    lock_to_write(destination.oid);
     let [local] = table::describe([destination.oid])?;
     fit::require_loadable(&local)?;
     let fit = fit::fit(&local, &shape, &columns)?;

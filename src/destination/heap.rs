@@ -1,5 +1,6 @@
-//! Rows written straight to a heap that nobody reads: in batches, without indexes, and frozen, so that they are visible to
-//! every snapshot as soon as a view shows them, and leave no work to VACUUM.
+//! Rows written straight to a heap, in batches. Into one that nobody reads they go without indexes, and frozen, so that
+//! they are visible to every snapshot as soon as a view shows them, and leave no work to VACUUM; into any other as COPY
+//! would put them, with its indexes.
 
 use crate::backend::interrupts;
 use crate::destination::binary::{Decoder, Next};
@@ -17,9 +18,21 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// Bytes of the stream that are decoded at a time, about; a larger field makes the buffer grow.
 const CHUNK: usize = 256 * 1024;
 
-/// A plain heap without triggers and without generated columns: nothing but the rows has to happen.
-pub unsafe fn takes(relation: pg_sys::Relation) -> bool {
+/// How rows get into a heap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// This subtransaction has emptied or made it, and nobody reads it.
+    Frozen,
+    Ordinary,
+}
+
+/// A plain heap without triggers and without generated columns, which is no partition and has no constraint that is
+/// checked later: nothing but the rows and their index entries has to happen.
+pub unsafe fn takes(relation: pg_sys::Relation, manner: Manner) -> bool {
     let constraints = (*(*relation).rd_att).constr;
+    if manner == Manner::Ordinary && ((*(*relation).rd_rel).relispartition || !has_immediate_indexes(relation)) {
+        return false;
+    }
     (*(*relation).rd_rel).relkind == pg_sys::RELKIND_RELATION as std::os::raw::c_char
         && (*relation).rd_tableam == pg_sys::GetHeapamTableAmRoutine()
         && (*relation).trigdesc.is_null()
@@ -90,6 +103,16 @@ mod unguarded {
     }
 }
 
+unsafe fn has_immediate_indexes(relation: pg_sys::Relation) -> bool {
+    let list = pg_sys::RelationGetIndexList(relation);
+    pgrx::PgList::<pg_sys::Oid>::from_pg(list).iter_oid().all(|oid| {
+        let index = pg_sys::index_open(oid, pg_sys::AccessShareLock as i32);
+        let immediate = (*(*index).rd_index).indimmediate;
+        pg_sys::index_close(index, pg_sys::NoLock as i32);
+        immediate
+    })
+}
+
 /// What was written.
 pub struct Written {
     pub rows: u64,
@@ -101,6 +124,7 @@ pub struct Written {
 /// and the executor end with the (sub)transaction.
 struct Writer {
     relation: pg_sys::Relation,
+    manner: Manner,
     command: pg_sys::CommandId,
     /// Null at first: pages stay in shared buffers, where the index builds and the first readers find them. A table that
     /// would take more than half of them goes through a small ring of buffers from there on.
@@ -116,8 +140,6 @@ struct Writer {
     indexed: bool,
     /// One for each attribute.
     dropped: *const bool,
-    /// Attributes that are not dropped.
-    present: c_int,
     /// Where a row is put before it is added.
     row: *mut pg_sys::TupleTableSlot,
     /// The rows of a batch; made as they are needed.
@@ -132,7 +154,7 @@ struct Writer {
 
 /// Writes the rows that COPY's parser finds.
 pub unsafe fn write_parsed(relation: pg_sys::Relation, copy: pg_sys::CopyFromState) -> Written {
-    let mut writer = Writer::begin(relation);
+    let mut writer = Writer::begin(relation, Manner::Frozen);
     let w = &raw mut writer;
     pg_sys::ffi::pg_guard_ffi_boundary(|| {
         let w = &mut *w;
@@ -152,11 +174,12 @@ pub unsafe fn write_parsed(relation: pg_sys::Relation, copy: pg_sys::CopyFromSta
 /// written inside.
 pub unsafe fn write_binary(
     relation: pg_sys::Relation,
+    manner: Manner,
     mut decoder: Decoder,
     reader: &mut Reader<'_>,
 ) -> Result<Written> {
     show_progress(relation);
-    let mut writer = Writer::begin(relation);
+    let mut writer = Writer::begin(relation, manner);
     let mut buffer = vec![0; CHUNK];
     let (mut filled, mut bytes) = (0, 0);
     loop {
@@ -193,7 +216,7 @@ pub fn write_query(table: pg_sys::Oid, query: &str) -> Result<u64> {
     // SAFETY: the relation is locked by this transaction, and stays open while the query runs; SPI is connected.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::RowExclusiveLock as i32);
-        let writer = Writer::begin(relation);
+        let writer = Writer::begin(relation, Manner::Frozen);
         let mut receiver = Receiver {
             functions: pg_sys::DestReceiver {
                 receiveSlot: Some(receive),
@@ -203,7 +226,7 @@ pub fn write_query(table: pg_sys::Oid, query: &str) -> Result<u64> {
                 mydest: pg_sys::CommandDest::DestTransientRel,
             },
             writer,
-            columns: 0,
+            same_types: false,
         };
         let to = &raw mut receiver;
         let ended = Spi::connect_mut(|_| {
@@ -211,7 +234,7 @@ pub fn write_query(table: pg_sys::Oid, query: &str) -> Result<u64> {
                 pg_sys::SPIExecuteOptions { dest: &raw mut (*to).functions, ..pg_sys::SPIExecuteOptions::default() };
             pg_sys::SPI_execute_extended(query.as_ptr(), &options)
         });
-        if ended != pg_sys::SPI_OK_SELECT as c_int || receiver.columns != receiver.writer.present {
+        if ended != pg_sys::SPI_OK_SELECT as c_int || !receiver.same_types {
             return Err(Error::Internal(format!("a query that should fill a table ended with {ended}")));
         }
         pg_sys::ffi::pg_guard_ffi_boundary(|| (*to).writer.flush(true));
@@ -227,20 +250,20 @@ struct Receiver {
     /// The first field: PostgreSQL knows the receiver by a pointer to it.
     functions: pg_sys::DestReceiver,
     writer: Writer,
-    /// Of the query.
-    columns: c_int,
+    /// The query's columns have the types of the table's.
+    same_types: bool,
 }
 
 /// Adds a row. The executor calls it without a guard, so nothing in it may own anything or panic.
 unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, to: *mut pg_sys::DestReceiver) -> bool {
+    if !(*to.cast::<Receiver>()).same_types {
+        return false;
+    }
     let writer = &mut (*to.cast::<Receiver>()).writer;
     let descriptor = (*writer.relation).rd_att;
     let context = pg_sys::CurrentMemoryContext;
     writer.next_row();
     let wanted = (*(*slot).tts_tupleDescriptor).natts;
-    if wanted != writer.present {
-        return false;
-    }
     if i32::from((*slot).tts_nvalid) < wanted {
         unguarded::slot_getsomeattrs_int(slot, wanted);
     }
@@ -259,8 +282,10 @@ unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, to: *mut 
     true
 }
 
-unsafe extern "C-unwind" fn start_up(to: *mut pg_sys::DestReceiver, _: c_int, descriptor: pg_sys::TupleDesc) {
-    (*to.cast::<Receiver>()).columns = (*descriptor).natts;
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn start_up(to: *mut pg_sys::DestReceiver, _operation: c_int, descriptor: pg_sys::TupleDesc) {
+    let to = &mut *to.cast::<Receiver>();
+    to.same_types = has_types_of(descriptor, to.writer.relation);
 }
 
 unsafe extern "C-unwind" fn shut_down(_: *mut pg_sys::DestReceiver) {}
@@ -291,22 +316,26 @@ unsafe fn write_rows(w: &mut Writer, decoder: &mut Decoder, data: &[u8]) -> (Nex
     }
 }
 
-/// Which attributes are dropped, and how many are not.
-unsafe fn attributes(relation: pg_sys::Relation) -> (*const bool, c_int) {
+/// One for each attribute.
+unsafe fn dropped_attributes(relation: pg_sys::Relation) -> *const bool {
     let descriptor = pgrx::PgTupleDesc::from_pg_copy((*relation).rd_att);
     let flags = pg_sys::palloc0(descriptor.len() + 1).cast::<bool>();
-    let mut present = 0;
     for (place, attribute) in descriptor.iter().enumerate() {
         flags.add(place).write(attribute.attisdropped);
-        present += c_int::from(!attribute.attisdropped);
     }
-    (flags, present)
+    flags
+}
+
+unsafe fn has_types_of(descriptor: pg_sys::TupleDesc, relation: pg_sys::Relation) -> bool {
+    let given = pgrx::PgTupleDesc::from_pg_copy(descriptor);
+    let wanted = pgrx::PgTupleDesc::from_pg_copy((*relation).rd_att);
+    given.iter().map(|a| a.atttypid).eq(wanted.iter().filter(|a| !a.attisdropped).map(|a| a.atttypid))
 }
 
 impl Writer {
-    unsafe fn begin(relation: pg_sys::Relation) -> Writer {
+    unsafe fn begin(relation: pg_sys::Relation, manner: Manner) -> Writer {
         let descriptor = (*relation).rd_att;
-        let (dropped, present) = attributes(relation);
+        let dropped = dropped_attributes(relation);
         let executor = pg_sys::CreateExecutorState();
         let result = pg_sys::palloc0(std::mem::size_of::<pg_sys::ResultRelInfo>()).cast::<pg_sys::ResultRelInfo>();
         (*result).type_ = pg_sys::NodeTag::T_ResultRelInfo;
@@ -317,6 +346,7 @@ impl Writer {
             (0..indexes).all(|index| (*(*(*(*result).ri_IndexRelationDescs.add(index))).rd_index).indimmediate);
         Writer {
             relation,
+            manner,
             command: pg_sys::GetCurrentCommandId(true),
             bulk: std::ptr::null_mut(),
             written_bytes: 0,
@@ -327,7 +357,6 @@ impl Writer {
             immediate,
             indexed: false,
             dropped,
-            present,
             row: pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsVirtual),
             batch: pg_sys::palloc0(BATCH_ROWS * std::mem::size_of::<*mut pg_sys::TupleTableSlot>()).cast(),
             made: 0,
@@ -383,11 +412,14 @@ impl Writer {
     /// single batch puts its rows into the indexes too: for so few that costs less than building them anew.
     unsafe fn flush(&mut self, last: bool) {
         if self.collected > 0 {
-            let flags = (pg_sys::HEAP_INSERT_FROZEN | pg_sys::HEAP_INSERT_SKIP_FSM) as c_int;
+            let flags = match self.manner {
+                Manner::Frozen => (pg_sys::HEAP_INSERT_FROZEN | pg_sys::HEAP_INSERT_SKIP_FSM) as c_int,
+                Manner::Ordinary => 0,
+            };
             pg_sys::CurrentMemoryContext = self.batch_memory;
             let count = self.collected as c_int;
             unguarded::heap_multi_insert(self.relation, self.batch, count, self.command, flags, self.bulk);
-            if last && self.written == 0 && self.immediate {
+            if self.manner == Manner::Ordinary || (last && self.written == 0 && self.immediate) {
                 self.index_batch();
             }
             self.written += self.collected as u64;
@@ -396,7 +428,15 @@ impl Writer {
                 pg_sys::CurrentMemoryContext = self.outer;
                 self.bulk = unguarded::GetBulkInsertState();
             }
-            (self.collected, self.collected_bytes) = (0, 0);
+            // A slot may hold a copy of its row in memory of its own.
+            for row in 0..self.collected {
+                let slot = *self.batch.add(row);
+                if let Some(clear) = (*(*slot).tts_ops).clear {
+                    clear(slot);
+                }
+            }
+            self.collected = 0;
+            self.collected_bytes = 0;
             unguarded::MemoryContextReset(self.batch_memory);
             let progress = pg_sys::PROGRESS_COPY_TUPLES_PROCESSED as c_int;
             unguarded::pgstat_progress_update_param(progress, self.written as i64);
