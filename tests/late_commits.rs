@@ -5,7 +5,7 @@ mod support;
 use postgres::Client;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use support::{one, Scene};
+use support::{in_background, one, sqlstate, wait_for, Scene};
 
 /// A source table app.w with a serial and a time column, an inserter by each, and an updater by each.
 fn scene(name: &str) -> Scene {
@@ -150,6 +150,40 @@ fn a_prepared_transaction_is_a_writer() {
     refresh(&mut client);
     assert_eq!(writers(&mut client, "by_id"), "1 2 3");
     assert_eq!(writers(&mut client, "by_time"), "1 2 3 4");
+}
+
+#[test]
+fn an_id_that_was_taken_before_its_insert_is_waited_for() {
+    let scene = scene("nextval_first");
+    let (mut late, mut soon, mut client) = (scene.owner(), scene.owner(), impatient(&scene));
+    late.batch_execute("BEGIN; SELECT nextval('app.w_id_seq')").unwrap();
+    soon.batch_execute("INSERT INTO app.w (writer) VALUES (2); INSERT INTO app.w (writer) VALUES (3)").unwrap();
+    refresh(&mut client);
+    assert_eq!(writers(&mut client, "by_id"), "");
+    late.batch_execute("INSERT INTO app.w (id, writer) VALUES (currval('app.w_id_seq'), 1); COMMIT").unwrap();
+    refresh(&mut client);
+    assert_eq!(writers(&mut client, "by_id"), "1 2");
+}
+
+#[test]
+fn a_statement_that_began_before_another_refresh_copies_nothing_twice() {
+    let scene = scene("stale");
+    let (mut first, mut owner) = (scene.dba(), scene.owner());
+    owner.batch_execute("INSERT INTO app.w (writer) SELECT i FROM generate_series(1, 9) i").unwrap();
+    // Its snapshot is taken, and then it waits for the lock that the first one holds.
+    first.batch_execute("SELECT pg_advisory_lock(77)").unwrap();
+    let second = in_background(
+        scene.dba(),
+        "SELECT mimeo.refresh_inserter('app.by_id') FROM (SELECT pg_advisory_lock(77) OFFSET 0) l",
+    );
+    let mut looking = scene.destination_superuser();
+    wait_for("the second refresh to wait", || {
+        one(&mut looking, "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+    });
+    first.batch_execute("SELECT mimeo.refresh_inserter('app.by_id')").unwrap();
+    first.batch_execute("SELECT pg_advisory_unlock(77)").unwrap();
+    assert_eq!(sqlstate(&second.join().unwrap().1), "00000");
+    assert_eq!(one::<i64>(&mut first, "SELECT count(*) FROM app.by_id"), 8);
 }
 
 #[test]

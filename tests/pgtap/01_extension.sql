@@ -1,5 +1,5 @@
 -- The extension itself: made by a database owner, closed to everybody else, and its configuration.
-SELECT plan(26);
+SELECT plan(30);
 
 SELECT is((SELECT extowner::regrole::text FROM pg_extension WHERE extname = 'mimeo'), 'dba',
     'a database owner who is no superuser can create the extension');
@@ -101,6 +101,16 @@ SELECT throws_ok($$INSERT INTO mimeo.refresh_config (dest_table, source_table, t
 SELECT throws_ok($$INSERT INTO mimeo.refresh_config_snap (dest_table, source_table, dblink) VALUES ('b', 'b', 77)$$,
     '23503', NULL, 'an unknown source is refused');
 SELECT throws_ok($$DELETE FROM mimeo.dblink_mapping_mimeo$$, '23503', NULL, 'a source that jobs use cannot be deleted');
+
+-- A refresh works as the owner of its destination: nobody can make it work on what belongs to others.
+SELECT throws_like(format($$INSERT INTO mimeo.refresh_config%s (dest_table, source_table, dblink%s) VALUES (%L, 'x', 1%s)$$, v, c, d, x),
+    'destination % belongs to postgres, whose rights dba does not have', 'no job on ' || d || ' by way of refresh_config' || v)
+  FROM (VALUES ('', ', type', 'pg_catalog.pg_authid', $$, 'table'$$), ('_snap', '', '"pg_catalog"."pg_class"', ''),
+               ('_inserter_serial', ', control', 'PG_CATALOG.PG_AUTHID', $$, 'rolconnlimit'$$)) t(v, c, d, x);
+CREATE VIEW app.refresh_config_x_time AS SELECT * FROM mimeo.refresh_config_inserter_time;
+CREATE TRIGGER t INSTEAD OF INSERT ON app.refresh_config_x_time FOR EACH ROW EXECUTE FUNCTION mimeo.write_refresh_config();
+SELECT throws_ok($$INSERT INTO app.refresh_config_x_time (dest_table) VALUES ('a.b')$$, '42501', NULL,
+    'the function behind the views writes for no other view');
 
 SELECT results_eq($$
     SELECT c::regclass::text FROM pg_extension e, unnest(e.extconfig) c WHERE extname = 'mimeo' ORDER BY 1$$,

@@ -1,5 +1,5 @@
 -- inserter: new rows, by a time or serial column.
-SELECT plan(79);
+SELECT plan(80);
 
 SELECT on_source($$
     CREATE TABLE app.s (id bigserial PRIMARY KEY, a int, v text);
@@ -99,6 +99,11 @@ SELECT is((SELECT last_value FROM mimeo.refresh_config_inserter_serial WHERE des
 SELECT on_source('INSERT INTO app.s (a) VALUES (1), (2)');
 SELECT mimeo.refresh_inserter('app.s');
 SELECT is((SELECT count(*) - count(DISTINCT id) FROM app.s), 0::bigint, 'after which no row comes twice');
+SELECT on_source('INSERT INTO app.s (a) SELECT generate_series(1, 100)');
+SELECT mimeo.refresh_inserter('app.s', p_repull := true, p_repull_start := (SELECT max(id) + 50 FROM app.s)::text,
+    p_repull_end := (SELECT max(id) + 60 FROM app.s)::text);
+SELECT mimeo.refresh_inserter('app.s');
+SELECT is((SELECT count(*) FROM app.s), (SELECT max(id) FROM app.s), 'a repull beyond last_value leaves no gap');
 SELECT throws_ok($$SELECT mimeo.refresh_inserter('app.s', p_repull := true, p_repull_start := 'x')$$, '22023',
     'p_repull_start ''x'' is not a value of type int8', 'a bound that is no number');
 

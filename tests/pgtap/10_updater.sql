@@ -1,5 +1,5 @@
 -- updater: new and changed rows, by a time or serial column, put in their places by key.
-SELECT plan(41);
+SELECT plan(42);
 
 SELECT on_source($$
     CREATE SEQUENCE app.revisions;
@@ -105,7 +105,8 @@ SELECT on_source($$CREATE TABLE app.big (id int PRIMARY KEY, gone int, rev bigin
     CREATE INDEX ON app.big (v);
     INSERT INTO app.big SELECT i, i, nextval('app.revisions'), CASE WHEN i < 50 THEN repeat('long ' || i, 5000) ELSE 'v' END FROM generate_series(1, 90000) i$$);
 SELECT mimeo.updater_maker('app.big', 'serial', 'rev', 1, p_filter := '{id,rev,v}');
-ALTER TABLE app.big ADD COLUMN dropped int, ADD COLUMN own text DEFAULT 'default';
+ALTER TABLE app.big ADD COLUMN dropped int, ADD COLUMN own text DEFAULT 'default',
+    ADD COLUMN loaded timestamp DEFAULT now(), ADD COLUMN number numeric(20, 5) DEFAULT random();
 ALTER TABLE app.big DROP COLUMN dropped;
 UPDATE app.big SET own = 'mine' WHERE id % 10 = 0;
 ANALYZE app.big;
@@ -117,6 +118,8 @@ SELECT is((SELECT count(*) || md5(string_agg((id, rev, v)::text, '|' ORDER BY id
     ask_source($$SELECT count(*) || md5(string_agg((id, rev, v)::text, '|' ORDER BY id)) FROM app.big WHERE id < 99999$$), 'and holds what the source holds');
 SELECT results_eq($$SELECT own, count(*) FROM app.big GROUP BY 1 ORDER BY 1$$, $$VALUES ('default', 81010::bigint), ('mine', 9000)$$,
     'its own column keeps its values, and has its default in new rows');
+SELECT is((SELECT count(*) FROM app.big WHERE loaded > localtimestamp - interval '1 hour' AND loaded <= clock_timestamp()
+    AND number BETWEEN 0 AND 1), 90010::bigint, 'and so have those whose default is of another type');
 SELECT is((SELECT count(*) FROM app.big WHERE id = 77), 1::bigint, 'its index finds rows');
 
 SELECT lives_ok($$SELECT mimeo.updater_destroyer('app.u', false)$$, 'the job ends');
