@@ -138,7 +138,7 @@ DO $$ BEGIN
 END $$;
 SELECT is((SELECT count(*) FROM app."snap1 and.More"), 1::bigint,
     'defect 6: names that contain snap1, dots, spaces and capitals are just names');
-SELECT is(pg_temp.live('app."snap1 and.More"'), 'snap1 and.More_snap1', 'defect 6: and the rows go to the idle twin each time');
+SELECT is(pg_temp.live('app."snap1 and.More"'), '"snap1 and.More_snap1"', 'defect 6: and the rows go to the idle twin each time');
 SELECT mimeo.refresh_snap('t', p_lock_wait := 5);
 SELECT mimeo.refresh_snap('t', p_lock_wait := 5);
 SELECT is((last_run('app.t')).status, 'skipped', 'refresh_snap is the same function; a bare name is found by search_path');
