@@ -169,6 +169,8 @@ fn an_id_that_was_taken_before_its_insert_is_waited_for() {
 fn a_statement_that_began_before_another_refresh_copies_nothing_twice() {
     let scene = scene("stale");
     let (mut first, mut owner) = (scene.dba(), scene.owner());
+    owner.batch_execute("INSERT INTO app.w (writer) SELECT i FROM generate_series(1, 3) i").unwrap();
+    first.batch_execute("SELECT mimeo.refresh_inserter('app.by_id')").unwrap();
     owner.batch_execute("INSERT INTO app.w (writer) SELECT i FROM generate_series(1, 9) i").unwrap();
     // Its snapshot is taken, and then it waits for the lock that the first one holds.
     first.batch_execute("SELECT pg_advisory_lock(77)").unwrap();
@@ -183,7 +185,7 @@ fn a_statement_that_began_before_another_refresh_copies_nothing_twice() {
     first.batch_execute("SELECT mimeo.refresh_inserter('app.by_id')").unwrap();
     first.batch_execute("SELECT pg_advisory_unlock(77)").unwrap();
     assert_eq!(sqlstate(&second.join().unwrap().1), "00000");
-    assert_eq!(one::<i64>(&mut first, "SELECT count(*) FROM app.by_id"), 8);
+    assert_eq!(one::<i64>(&mut first, "SELECT count(*) FROM app.by_id"), 11);
 }
 
 #[test]
