@@ -139,10 +139,12 @@ SELECT pg_catalog.json_build_object(
                    AND l.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()
                    AND (a.datname IS NULL OR a.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())))::text";
 
-/// Which of the transactions in $1 have not ended.
-const ALIVE: &str = r"
+/// Which of the transactions in $1 have not ended, and which run in the backends in $2.
+const SHOWN: &str = r"
 SELECT coalesce(pg_catalog.json_agg(DISTINCT l.virtualtransaction), '[]')::text FROM pg_catalog.pg_locks l
- WHERE l.virtualtransaction OPERATOR(pg_catalog.=) ANY ($1::text[])";
+ WHERE l.virtualtransaction OPERATOR(pg_catalog.=) ANY ($1::text[])
+    OR l.locktype OPERATOR(pg_catalog.=) 'virtualxid'
+       AND pg_catalog.split_part(l.virtualtransaction, '/', 1) OPERATOR(pg_catalog.=) ANY ($2::text[])";
 
 /// How long after its first command has come in a transaction is surely to be seen in pg_locks.
 const UNTIL_SHOWN: Duration = Duration::from_millis(20);
@@ -154,9 +156,9 @@ pub struct Candidate {
     pub value: String,
     /// The source's clock, in seconds since 1970.
     pub at: f64,
-    /// Those that could write to the table when it was taken, as pg_locks.virtualtransaction names them.
+    /// Those that could write to the table when it was taken, as pg_locks.virtualtransaction names them, and have not ended.
     pub writers: Vec<String>,
-    /// All that ran then; only for a time column.
+    /// All that ran then, and whose backends may still hold an old now(); only for a time column.
     #[serde(default)]
     pub running: Vec<String>,
 }
@@ -307,13 +309,15 @@ impl Connection {
         Ok(serde_json::from_str(&document.unwrap_or_default())?)
     }
 
-    /// Which of these transactions have not ended.
-    pub fn alive(&mut self, transactions: &[String]) -> Result<Vec<String>> {
+    /// Which of these transactions have not ended, and which other ones run in the backends of these.
+    pub fn shown(&mut self, transactions: &[&str]) -> Result<Vec<String>> {
         if transactions.is_empty() {
             return Ok(Vec::new());
         }
-        let list = format!("{{{}}}", transactions.join(","));
-        let document = self.value(ALIVE, &[&list], "waiting for transactions that write")?;
+        let backends: Vec<_> = transactions.iter().filter_map(|name| name.split('/').next()).collect();
+        let list = |items: &[&str]| format!("{{{}}}", items.join(","));
+        let document =
+            self.value(SHOWN, &[&list(transactions), &list(&backends)], "waiting for transactions that write")?;
         Ok(serde_json::from_str(&document.unwrap_or_default())?)
     }
 }

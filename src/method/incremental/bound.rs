@@ -8,6 +8,7 @@ use crate::settings;
 use crate::source::bounds::{Candidate, Control, Kind};
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// Below it nothing will appear any more.
@@ -56,20 +57,16 @@ pub fn find(
     let Some(newest) = source.candidate(table, control, kind)? else {
         return Ok(Bound { upper: None, how: "the source is empty".to_string() });
     };
-    wait_for_writers(source, &newest)?;
     state.candidates.push(newest);
+    wait_for_writers(source, &mut state.candidates)?;
 
-    let involved: Vec<String> = state
+    let settled = state.candidates.iter().rev().find(|candidate| candidate.writers.is_empty()).cloned();
+    let proven = state
         .candidates
         .iter()
-        .flat_map(|candidate| candidate.writers.iter().chain(&candidate.running))
-        .cloned()
-        .collect();
-    let alive = source.alive(&involved)?;
-    let ended = |transactions: &[String]| !transactions.iter().any(|transaction| alive.contains(transaction));
-    let settled = state.candidates.iter().rev().find(|candidate| ended(&candidate.writers)).cloned();
-    let proven =
-        state.candidates.iter().rev().find(|candidate| ended(&candidate.writers) && ended(&candidate.running)).cloned();
+        .rev()
+        .find(|candidate| candidate.writers.is_empty() && candidate.running.is_empty())
+        .cloned();
     forget(&mut state.candidates, settled.as_ref(), proven.as_ref());
 
     let Some(settled) = settled else {
@@ -124,17 +121,75 @@ pub fn find(
 }
 
 /// Waits for those who write; for those who only might, a tenth of that, because a dump among them runs for hours.
-fn wait_for_writers(source: &mut Connection, candidate: &Candidate) -> Result<()> {
+fn wait_for_writers(source: &mut Connection, candidates: &mut [Candidate]) -> Result<()> {
     let patience = settings::writer_wait();
-    for (transactions, patience) in [(&candidate.writers, patience), (&candidate.running, patience / 10)] {
+    let mut looks = Looks::default();
+    looks.look(source, candidates)?;
+    let newest = |candidates: &[Candidate]| candidates.last().cloned();
+    let write = |candidate: &Candidate| !candidate.writers.is_empty();
+    let might = |candidate: &Candidate| !candidate.running.is_empty();
+    for (busy, patience) in [(&write as &dyn Fn(&Candidate) -> bool, patience), (&might, patience / 10)] {
         let end = Instant::now() + patience;
         let mut pause = Duration::from_millis(2);
-        while !source.alive(transactions)?.is_empty() && Instant::now() < end {
+        while newest(candidates).is_some_and(|candidate| busy(&candidate)) && Instant::now() < end {
             interrupts::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(50));
+            looks.look(source, candidates)?;
         }
     }
-    Ok(())
+    looks.look(source, candidates)
+}
+
+/// A backend that has gone on by so many transactions has read a new message since.
+const TRANSACTIONS_A_MESSAGE: u64 = 8;
+
+/// What was seen of those who run.
+#[derive(Default)]
+struct Looks {
+    /// How often a transaction's backend was seen without any.
+    idle: BTreeMap<String, u32>,
+}
+
+impl Looks {
+    /// Strikes out those that have ended.
+    ///
+    /// now() is the moment when the message came in. The transaction after COMMIT AND CHAIN, or a later one of several in a
+    /// message, has a now() from before it began: so the end of a transaction that might write is not enough. Its backend
+    /// was seen without a transaction twice, or has gone on by several.
+    fn look(&mut self, source: &mut Connection, candidates: &mut [Candidate]) -> Result<()> {
+        let known: BTreeSet<String> = candidates
+            .iter()
+            .flat_map(|candidate| candidate.writers.iter().chain(&candidate.running))
+            .cloned()
+            .collect();
+        let shown = source.shown(&known.iter().map(String::as_str).collect::<Vec<_>>())?;
+        for transaction in &known {
+            if !shown.iter().any(|other| backend(other) == backend(transaction)) {
+                *self.idle.entry(transaction.clone()).or_default() += 1;
+            }
+        }
+        for candidate in candidates {
+            candidate.writers.retain(|transaction| shown.contains(transaction));
+            candidate.running.retain(|transaction| {
+                let idle = self.idle.get(transaction).copied().unwrap_or_default();
+                let gone_on = shown.iter().any(|other| {
+                    backend(other) == backend(transaction)
+                        && number(other).saturating_sub(number(transaction)) >= TRANSACTIONS_A_MESSAGE
+                });
+                idle < 2 && !gone_on
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The two parts of pg_locks.virtualtransaction.
+fn backend(transaction: &str) -> &str {
+    transaction.split('/').next().unwrap_or_default()
+}
+
+fn number(transaction: &str) -> u64 {
+    transaction.split('/').nth(1).and_then(|number| number.parse().ok()).unwrap_or_default()
 }
 
 /// Drops the candidates that no later run can need: those before the newest ones that have become safe.
