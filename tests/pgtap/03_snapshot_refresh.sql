@@ -1,5 +1,5 @@
 -- refresh_snapshot: twins that take turns, when it copies and when it may skip, what it records.
-SELECT plan(58);
+SELECT plan(64);
 
 CREATE FUNCTION pg_temp.live(p_view text) RETURNS text LANGUAGE sql AS $$
     SELECT DISTINCT d.refobjid::regclass::text FROM pg_rewrite r JOIN pg_depend d ON d.objid = r.oid
@@ -142,5 +142,26 @@ SELECT is(pg_temp.live('app."snap1 and.More"'), '"snap1 and.More_snap1"', 'defec
 SELECT mimeo.refresh_snap('t', p_lock_wait := 5);
 SELECT mimeo.refresh_snap('t', p_lock_wait := 5);
 SELECT is((last_run('app.t')).status, 'skipped', 'refresh_snap is the same function; a bare name is found by search_path');
+
+-- Statistics
+SELECT on_source($$CREATE TABLE app.stats (id int PRIMARY KEY, v text); INSERT INTO app.stats SELECT i, i % 10 FROM generate_series(1, 20000) i$$);
+SELECT mimeo.snapshot_maker('app.stats', 1);
+SELECT on_source($$UPDATE app.stats SET v = 'new' WHERE id <= 100$$);
+SELECT mimeo.refresh_snapshot('app.stats');
+SELECT matches((last_run('app.stats')).reason, 'statistics kept', 'few rows have changed: the statistics go along');
+SELECT is((SELECT array_length(most_common_vals::text::text[], 1) FROM pg_stats WHERE tablename = pg_temp.live('app.stats') AND attname = 'v'), 10,
+    'and the planner has them');
+SELECT on_source($$UPDATE app.stats SET v = 'new' WHERE id <= 1950$$);
+SELECT mimeo.refresh_snapshot('app.stats');
+SELECT doesnt_match((last_run('app.stats')).reason, 'statistics kept', 'more than a tenth since they were made: they are made anew');
+SELECT is((SELECT 'new' = ANY (most_common_vals::text::text[]) FROM pg_stats WHERE tablename = pg_temp.live('app.stats') AND attname = 'v'), true,
+    'and say so');
+SELECT on_source($$UPDATE app.stats SET v = 'newer' WHERE id <= 10$$);
+DO $$ BEGIN
+    EXECUTE format('CREATE INDEX ON app.%I (upper(v))', CASE pg_temp.live('app.stats') WHEN 'stats_snap1' THEN 'stats_snap2' ELSE 'stats_snap1' END);
+    PERFORM mimeo.refresh_snapshot('app.stats');
+END $$;
+SELECT doesnt_match((last_run('app.stats')).reason, 'statistics kept', 'an index on an expression needs its own');
+SELECT is((SELECT count(*) FROM pg_stats s JOIN pg_indexes i ON i.indexname = s.tablename WHERE i.tablename = pg_temp.live('app.stats')), 1::bigint, 'and gets them');
 
 SELECT * FROM finish();

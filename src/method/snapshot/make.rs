@@ -56,7 +56,7 @@ fn make_objects(request: &Request<'_>) -> Result<Name> {
     }
     twins::replace_view(&destination, None, &first, &making.columns)?;
     let job = making.job(request, "snap");
-    let state = State { seen: None, columns: making.columns, types: making.shape.types };
+    let state = State { columns: making.columns, types: making.shape.types, ..State::default() };
     making.catalog.insert(&NewJob { check_stats: Some(true), state: serde_json::to_value(&state)?, ..job })?;
     if request.debug {
         notice!("{}: twins and view made", destination.plain());

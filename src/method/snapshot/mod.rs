@@ -30,6 +30,37 @@ struct State {
     /// The types of those that are not built in: a renamed label of an enum changes what is read, for one.
     #[serde(default)]
     types: BTreeMap<u32, Type>,
+    /// What the live twin's statistics were made from.
+    #[serde(default)]
+    analyzed: Option<Analyzed>,
+}
+
+/// What a twin held when it was analyzed. As long as few rows have changed since, its statistics will do for the other.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Analyzed {
+    fingerprint: Fingerprint,
+    rows: u64,
+    filter: Option<Vec<String>>,
+    condition: Option<String>,
+    /// OID and file of the twin that has them now.
+    live: (u32, u32),
+}
+
+impl Analyzed {
+    /// Whether fewer than a tenth of the rows have changed, which is when autovacuum would analyze a table again.
+    fn still_holds(&self, now: &Analyzed) -> bool {
+        let total = |fingerprint: &Fingerprint| {
+            let (inserted, updated, deleted) = fingerprint.changes;
+            inserted + updated + deleted
+        };
+        let same = Fingerprint { changes: now.fingerprint.changes, ..self.fingerprint.clone() } == now.fingerprint;
+        let few = |changes: u64| changes * 10 < self.rows;
+        same && self.filter == now.filter
+            && self.condition == now.condition
+            && self.live == now.live
+            && few(total(&now.fingerprint).abs_diff(total(&self.fingerprint)))
+            && few(now.rows.abs_diff(self.rows))
+    }
 }
 
 /// If none of it has changed, the live twin holds what the source holds.
@@ -51,4 +82,34 @@ struct Seen {
 fn copy_index(index: &IndexDefinition, source: &SourceTable, twin: &Name, oid: pg_sys::Oid) -> Result<()> {
     let name = indexes::copied_name(index, &source.name, &twin.name, twins::index_prefix(twin));
     indexes::copy(index, twin, oid, &name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn analyzed(rows: u64, updated: i64) -> Analyzed {
+        let fingerprint = Fingerprint {
+            oid: 1,
+            table: "app.t".into(),
+            files: vec![(1, 1)],
+            columns: String::new(),
+            assigned_types: false,
+            changes: (100, updated, 0),
+            started: String::new(),
+            resets: (None, None),
+        };
+        Analyzed { fingerprint, rows, filter: None, condition: None, live: (2, 2) }
+    }
+
+    #[test]
+    fn statistics_hold_until_a_tenth_has_changed() {
+        let before = analyzed(1000, 0);
+        assert!(before.still_holds(&analyzed(1000, 99)));
+        assert!(!before.still_holds(&analyzed(1000, 100)));
+        assert!(!before.still_holds(&analyzed(900, 0)));
+        let truncated = Fingerprint { files: vec![(1, 2)], ..before.fingerprint.clone() };
+        assert!(!before.still_holds(&Analyzed { fingerprint: truncated, ..before.clone() }));
+        assert!(!before.still_holds(&Analyzed { live: (2, 3), ..before.clone() }));
+    }
 }

@@ -1,6 +1,6 @@
 //! refresh_snapshot.
 
-use super::{copy_index, Seen, State};
+use super::{copy_index, Analyzed, Seen, State};
 use crate::backend::identity::{act_as, pin_settings};
 use crate::backend::name::Name;
 use crate::backend::parse::is_plain_condition;
@@ -8,9 +8,8 @@ use crate::backend::relation::{lock_exclusively, lock_if_free, Patience};
 use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
 use crate::destination::copy_in::{reads_binary, Target};
-use crate::destination::indexes;
-use crate::destination::table;
 use crate::destination::twins::Twins;
+use crate::destination::{indexes, statistics, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
@@ -19,6 +18,7 @@ use crate::method::{connect, copied_indexes, names, pull, refresh_job, selected_
 use crate::settings;
 use crate::shape::{Column, Difference, Shape};
 use crate::source::catalog::{rows_query, SourceTable};
+use crate::source::changes::Fingerprint;
 use crate::source::connection::Connection;
 use pgrx::{pg_sys, warning};
 use std::time::Duration;
@@ -59,6 +59,8 @@ struct Present {
     table: SourceTable,
     shape: Shape,
     columns: Vec<Column>,
+    /// None if there are no counters there.
+    fingerprint: Option<Fingerprint>,
     /// What to compare with next time; None if nothing there proves anything.
     seen: Option<Seen>,
 }
@@ -110,7 +112,7 @@ impl Refresh<'_> {
         }
         indexes::restore_foreign_keys(&idle_name, &foreign_keys)?;
         run.phase("analyze");
-        table::analyze(&idle_name)?;
+        let analyzed = self.analyze(&before, &present, &twins, indexed, run)?;
         let file = live_file(idle_oid)?;
         flush_wal();
 
@@ -124,7 +126,8 @@ impl Refresh<'_> {
             self.run_post_script(run)?;
         }
         let seen = present.seen.filter(|_| self.options.pull_data).map(|seen| Seen { live: file, ..seen });
-        let state = State { seen, columns: present.columns, types: present.shape.types };
+        let analyzed = analyzed.map(|analyzed| Analyzed { live: file, ..analyzed });
+        let state = State { seen, columns: present.columns, types: present.shape.types, analyzed };
         self.catalog.record_run(&self.job.dest_table, Some(&serde_json::to_value(&state)?), None)?;
         Ok(Status::Ok)
     }
@@ -142,7 +145,8 @@ impl Refresh<'_> {
                 Some(oid) => oid,
                 None => table.insert(source.find_table(&self.job.source_table)?).oid,
             };
-            let seen = self.see(source, oid, twins, run)?;
+            let counted = source.fingerprint(oid)?;
+            let seen = self.see(source.place(), &counted, twins, run)?;
             let mut described = None;
             if self.unchanged(before, seen.as_ref(), run) {
                 if !seen.as_ref().is_some_and(|seen| seen.fingerprint.assigned_types) {
@@ -181,12 +185,18 @@ impl Refresh<'_> {
             };
             let columns = selected_columns(&shape, self.job.filter.as_deref(), source.label())?;
             source.require_readable(&table, &names(&columns))?;
-            return Ok(Some(Present { table, shape, columns, seen }));
+            return Ok(Some(Present { table, shape, columns, fingerprint: counted.ok(), seen }));
         }
     }
 
     /// The proof to compare with the one of last time; None, and the reason in the run, if there is none.
-    fn see(&self, source: &mut Connection, oid: u32, twins: &Twins, run: &mut Run) -> Result<Option<Seen>> {
+    fn see(
+        &self,
+        place: &str,
+        counted: &std::result::Result<Fingerprint, String>,
+        twins: &Twins,
+        run: &mut Run,
+    ) -> Result<Option<Seen>> {
         if !self.options.check_stats.unwrap_or(self.job.check_stats.unwrap_or(true)) {
             run.note("copied: check_stats is off");
             return Ok(None);
@@ -195,15 +205,15 @@ impl Refresh<'_> {
             run.note("copied: what the condition selects may change without the table");
             return Ok(None);
         }
-        match source.fingerprint(oid)? {
+        match counted {
             Err(obstacle) => {
                 run.note(format!("copied: {obstacle}"));
                 Ok(None)
             }
             Ok(fingerprint) => Ok(Some(Seen {
-                place: source.place().to_string(),
+                place: place.to_string(),
                 source_table: self.job.source_table.clone(),
-                fingerprint,
+                fingerprint: fingerprint.clone(),
                 filter: self.job.filter.clone(),
                 condition: self.job.condition.clone(),
                 live: live_file(twins.live.oid)?,
@@ -230,6 +240,40 @@ impl Refresh<'_> {
         };
         run.note(reason);
         self.options.pull_data && before.seen.as_ref() == Some(now)
+    }
+
+    /// Gives the loaded twin its statistics: those of the live one, if the source has hardly changed since they were made,
+    /// else new ones. Returns what they were made from.
+    fn analyze(
+        &self,
+        before: &State,
+        present: &Present,
+        twins: &Twins,
+        indexed: bool,
+        run: &mut Run,
+    ) -> Result<Option<Analyzed>> {
+        let now = match &present.fingerprint {
+            None => None,
+            Some(fingerprint) => Some(Analyzed {
+                fingerprint: fingerprint.clone(),
+                rows: run.rows,
+                filter: self.job.filter.clone(),
+                condition: self.job.condition.clone(),
+                live: live_file(twins.live.oid)?,
+            }),
+        };
+        let kept = match (&before.analyzed, &now) {
+            (Some(before), Some(now)) if !indexed && before.still_holds(now) => Some(before),
+            _ => None,
+        };
+        if let Some(kept) = kept {
+            if statistics::carry_over(twins.live.oid, twins.idle.oid, run.rows)? {
+                run.note("statistics kept, for few rows have changed since they were made");
+                return Ok(Some(kept.clone()));
+            }
+        }
+        table::analyze(&twins.idle.name())?;
+        Ok(now)
     }
 
     fn idle_patience(&self) -> Patience {
