@@ -87,6 +87,7 @@ CREATE TABLE @extschema@.run_history (
     reason text,
     rows bigint NOT NULL DEFAULT 0,
     bytes bigint NOT NULL DEFAULT 0,
+    queue_rows bigint,
     phases jsonb NOT NULL DEFAULT '[]',
     sqlstate text,
     error text,
@@ -97,6 +98,7 @@ CREATE TABLE @extschema@.run_history (
 CREATE INDEX run_history_dest_table_idx ON @extschema@.run_history (dest_table, started);
 CREATE INDEX run_history_started_idx ON @extschema@.run_history (started);
 COMMENT ON TABLE @extschema@.run_history IS 'One row a run';
+COMMENT ON COLUMN @extschema@.run_history.queue_rows IS 'dml and logdel: changes that wait on the source after the run';
 COMMENT ON COLUMN @extschema@.run_history.phases IS 'What the run spent its time on: [{"phase": …, "ms": …}, …]';
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.dblink_mapping_mimeo', '');

@@ -56,6 +56,20 @@ pub enum Error {
     SourceTableMissing { table: String, source_label: String },
     #[error("role {role} may not read {table} on {source_label}")]
     SourcePrivilege { role: String, table: String, source_label: String, fix: String },
+    #[error("role {role} may not {action} on {source_label}")]
+    SourceRight { role: String, action: String, source_label: String, fix: String },
+    #[error("the queue {queue} does not exist on {source_label}")]
+    QueueMissing { queue: String, source_label: String },
+    #[error("{table} has {most} destinations already")]
+    TooManyDestinations { table: String, most: u32 },
+    #[error("columns of the key of {table} may be NULL: {}", columns.join(", "))]
+    NullableKey { table: String, columns: Vec<String> },
+    // Monitors match this text.
+    #[error(
+        "Unable to drop the mimeo trigger on source table ({table}). Mimeo role must be the owner of the table to \
+             automatically drop it. Manually drop the mimeo trigger first, then run destroyer function again."
+    )]
+    TriggerOwner { table: String, fix: String },
     #[error("{table} on {source_label} cannot be copied: {reason}")]
     UnsupportedSource { table: String, source_label: String, reason: String },
     #[error("the filter names columns that {table} does not have: {}", columns.join(", "))]
@@ -123,7 +137,12 @@ impl Error {
                 decode_sqlstate(&report.sqlstate)
             }
             Error::SourceTableMissing { .. } => E::ERRCODE_UNDEFINED_TABLE,
-            Error::SourcePrivilege { .. } => E::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Error::SourcePrivilege { .. } | Error::SourceRight { .. } | Error::TriggerOwner { .. } => {
+                E::ERRCODE_INSUFFICIENT_PRIVILEGE
+            }
+            Error::QueueMissing { .. } => E::ERRCODE_UNDEFINED_TABLE,
+            Error::TooManyDestinations { .. } => E::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            Error::NullableKey { .. } => E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Error::UnknownFilterColumns { .. } => E::ERRCODE_UNDEFINED_COLUMN,
             Error::InvalidName(_) | Error::AmbiguousName(_) => E::ERRCODE_INVALID_NAME,
             Error::NameTooLong { .. } => E::ERRCODE_NAME_TOO_LONG,
@@ -177,7 +196,23 @@ impl Error {
                  dblink_mapping_mimeo.password_required to false."
                 .into(),
             Error::SourceTableMissing { .. } => "Give it as schema.table, exactly as it is spelled there.".into(),
-            Error::SourcePrivilege { fix, .. } => format!("Run on the source: {fix}"),
+            Error::SourcePrivilege { fix, .. } | Error::SourceRight { fix, .. } | Error::TriggerOwner { fix, .. } => {
+                format!("Run on the source: {fix}")
+            }
+            Error::QueueMissing { .. } => {
+                "Changes may have been missed. Call the destroyer and the maker of its method again.".into()
+            }
+            Error::NullableKey { columns, .. } => format!(
+                "On the source: {}",
+                columns
+                    .iter()
+                    .map(|column| format!(
+                        "ALTER TABLE … ALTER COLUMN {} SET NOT NULL;",
+                        crate::backend::name::quote(column)
+                    ))
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            ),
             Error::UnknownTypes { .. } => "Create the types or their extension here, or leave the columns out with \
                  p_filter."
                 .into(),

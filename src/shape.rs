@@ -63,6 +63,19 @@ SELECT coalesce(json_agg(json_build_object(
   FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
  WHERE x.indrelid = $1 AND x.indisvalid";
 
+/// The operators by which unique indexes compare columns of a relation ($1) with themselves, in the order of their names
+/// ($2: an array); a JSON array.
+pub const KEY_OPERATORS: &str = r"
+SELECT json_agg(coalesce((
+            SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+              FROM pg_opclass c JOIN pg_amop p ON p.amopfamily = c.opcfamily AND p.amopstrategy = 3
+                                              AND p.amoplefttype = c.opcintype AND p.amoprighttype = c.opcintype
+              JOIN pg_operator o ON o.oid = p.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
+             WHERE c.opcdefault AND c.opcintype = a.atttypid
+               AND c.opcmethod = (SELECT m.oid FROM pg_am m WHERE m.amname = 'btree')), 'OPERATOR(pg_catalog.=)') ORDER BY k.place)::text
+  FROM unnest($2) WITH ORDINALITY k(name, place)
+  JOIN pg_attribute a ON a.attrelid = $1 AND a.attname = k.name::name";
+
 /// Types with OIDs below this have the same OID and meaning on every PostgreSQL server (FirstGenbkiObjectId).
 const FIRST_ASSIGNED_OID: u32 = 10_000;
 

@@ -1,6 +1,6 @@
 //! Destroyers: they end a job.
 
-use crate::method::{incremental, snapshot, table, Method};
+use crate::method::{incremental, replay, snapshot, table, Method};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -45,5 +45,27 @@ fn updater_destroyer(
     p_debug: default!(bool, "false"),
 ) -> Result<(), ErrorReport> {
     incremental::destroy(Method::Updater, p_dest_table, p_keep_table, p_debug)?;
+    Ok(())
+}
+
+/// Ends a dml job: queue and triggers on the source go, and the destination is kept unless told otherwise.
+#[pg_extern]
+fn dml_destroyer(
+    p_dest_table: &str,
+    p_keep_table: default!(bool, "true"),
+    p_debug: default!(bool, "false"),
+) -> Result<(), ErrorReport> {
+    replay::destroy(Method::Dml, p_dest_table, p_keep_table, p_debug)?;
+    Ok(())
+}
+
+/// Ends a logdel job: queue and triggers on the source go, and the destination is kept unless told otherwise.
+#[pg_extern]
+fn logdel_destroyer(
+    p_dest_table: &str,
+    p_keep_table: default!(bool, "true"),
+    p_debug: default!(bool, "false"),
+) -> Result<(), ErrorReport> {
+    replay::destroy(Method::Logdel, p_dest_table, p_keep_table, p_debug)?;
     Ok(())
 }

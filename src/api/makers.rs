@@ -1,6 +1,7 @@
 //! Makers: they set a job up and pull the first data.
 
-use crate::method::{incremental, snapshot, table, Method, Request};
+use crate::method::keyed::GivenKey;
+use crate::method::{incremental, replay, snapshot, table, Method, Request};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -97,8 +98,7 @@ fn inserter_maker(
             p_type,
             control: p_control_field,
             boundary: p_boundary,
-            pk_name: None,
-            pk_type: None,
+            key: GivenKey::default(),
         },
     )?;
     Ok(())
@@ -141,9 +141,72 @@ fn updater_maker(
             p_type,
             control: p_control_field,
             boundary: p_boundary,
-            pk_name: p_pk_name,
-            pk_type: p_pk_type,
+            key: GivenKey { names: p_pk_name, types: p_pk_type },
         },
     )?;
+    Ok(())
+}
+
+/// Makes a dml job: triggers on the source queue what changes, and inserts, updates and deletes are replayed.
+#[pg_extern]
+#[allow(clippy::too_many_arguments)]
+fn dml_maker(
+    p_src_table: &str,
+    p_dblink_id: i32,
+    p_dest_table: default!(Option<&str>, "NULL"),
+    p_index: default!(bool, "true"),
+    p_filter: default!(Option<Vec<String>>, "NULL"),
+    p_condition: default!(Option<&str>, "NULL"),
+    p_pulldata: default!(bool, "true"),
+    p_pk_name: default!(Option<Vec<String>>, "NULL"),
+    p_pk_type: default!(Option<Vec<String>>, "NULL"),
+    p_jobmon: default!(Option<bool>, "NULL"),
+    p_debug: default!(bool, "false"),
+) -> Result<(), ErrorReport> {
+    let common = Request {
+        source_table: p_src_table,
+        data_source_id: p_dblink_id,
+        destination: p_dest_table,
+        indexes: p_index,
+        filter: p_filter,
+        condition: p_condition,
+        pull_data: p_pulldata,
+        jobmon: p_jobmon,
+        debug: p_debug,
+    };
+    let key = GivenKey { names: p_pk_name, types: p_pk_type };
+    replay::make(Method::Dml, &replay::Request { common, key })?;
+    Ok(())
+}
+
+/// Makes a logdel job: as dml, and deleted rows stay, with the time in mimeo_source_deleted.
+#[pg_extern]
+#[allow(clippy::too_many_arguments)]
+fn logdel_maker(
+    p_src_table: &str,
+    p_dblink_id: i32,
+    p_dest_table: default!(Option<&str>, "NULL"),
+    p_index: default!(bool, "true"),
+    p_filter: default!(Option<Vec<String>>, "NULL"),
+    p_condition: default!(Option<&str>, "NULL"),
+    p_pulldata: default!(bool, "true"),
+    p_pk_name: default!(Option<Vec<String>>, "NULL"),
+    p_pk_type: default!(Option<Vec<String>>, "NULL"),
+    p_jobmon: default!(Option<bool>, "NULL"),
+    p_debug: default!(bool, "false"),
+) -> Result<(), ErrorReport> {
+    let common = Request {
+        source_table: p_src_table,
+        data_source_id: p_dblink_id,
+        destination: p_dest_table,
+        indexes: p_index,
+        filter: p_filter,
+        condition: p_condition,
+        pull_data: p_pulldata,
+        jobmon: p_jobmon,
+        debug: p_debug,
+    };
+    let key = GivenKey { names: p_pk_name, types: p_pk_type };
+    replay::make(Method::Logdel, &replay::Request { common, key })?;
     Ok(())
 }

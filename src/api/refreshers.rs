@@ -2,7 +2,7 @@
 
 use crate::job::lock::Wait;
 use crate::method::incremental::{self, Repull};
-use crate::method::{snapshot, table, Method};
+use crate::method::{replay, snapshot, table, Method};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -109,6 +109,58 @@ fn refresh_updater(
             destination: p_destination,
             limit: p_limit,
             repull: Repull::from_arguments(p_repull, p_repull_start, p_repull_end),
+            lock_wait: Wait::from_argument(p_lock_wait),
+            debug: p_debug,
+        },
+    )?;
+    Ok(())
+}
+
+/// Refreshes a dml job.
+#[pg_extern]
+fn refresh_dml(
+    p_destination: &str,
+    p_limit: default!(Option<i32>, "NULL"),
+    p_repull: default!(bool, "false"),
+    p_jobmon: default!(Option<bool>, "NULL"),
+    p_lock_wait: default!(Option<i32>, "NULL"),
+    p_insert_on_fetch: default!(Option<bool>, "NULL"),
+    p_debug: default!(bool, "false"),
+) -> Result<(), ErrorReport> {
+    let _ = p_jobmon;
+    replay::refresh(
+        Method::Dml,
+        &replay::Options {
+            destination: p_destination,
+            limit: p_limit,
+            repull: p_repull,
+            insert_on_fetch: p_insert_on_fetch,
+            lock_wait: Wait::from_argument(p_lock_wait),
+            debug: p_debug,
+        },
+    )?;
+    Ok(())
+}
+
+/// Refreshes a logdel job.
+#[pg_extern]
+fn refresh_logdel(
+    p_destination: &str,
+    p_limit: default!(Option<i32>, "NULL"),
+    p_repull: default!(bool, "false"),
+    p_jobmon: default!(Option<bool>, "NULL"),
+    p_lock_wait: default!(Option<i32>, "NULL"),
+    p_insert_on_fetch: default!(Option<bool>, "NULL"),
+    p_debug: default!(bool, "false"),
+) -> Result<(), ErrorReport> {
+    let _ = p_jobmon;
+    replay::refresh(
+        Method::Logdel,
+        &replay::Options {
+            destination: p_destination,
+            limit: p_limit,
+            repull: p_repull,
+            insert_on_fetch: p_insert_on_fetch,
             lock_wait: Wait::from_argument(p_lock_wait),
             debug: p_debug,
         },

@@ -3,12 +3,23 @@
 
 use crate::error::Result;
 use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys;
 use pgrx::spi::Spi;
 use serde::de::DeserializeOwned;
 
 /// Runs a statement that changes something; the number of rows it touched.
 pub fn run(sql: &str, args: &[DatumWithOid<'_>]) -> Result<usize> {
     Spi::connect_mut(|client| Ok(client.update(sql, None, args)?.len()))
+}
+
+/// Runs `body` with a snapshot of its own, for the moments when a transaction has none: just before its commit.
+pub fn with_snapshot<T>(body: impl FnOnce() -> T) -> T {
+    // SAFETY: pushed and popped in pairs; an error ends the transaction, which pops all.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+    let result = body();
+    // SAFETY: as above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    result
 }
 
 /// The first column of the first row, as text; None if there is no row or it is NULL. The statement sees

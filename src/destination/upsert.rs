@@ -6,7 +6,7 @@ use crate::backend::relation::{oid_arg, Patience, Relation};
 use crate::backend::spi;
 use crate::destination::{heap, replace};
 use crate::error::{Error, Result};
-use crate::shape::Shape;
+use crate::shape::{Shape, KEY_OPERATORS};
 use pgrx::pg_sys;
 use std::cell::Cell;
 
@@ -48,6 +48,64 @@ impl Collected {
         Ok(Collected { name, oid: oid.into() })
     }
 
+    /// Takes rows off again that `condition` does not select: it sees them as `r`.
+    pub fn retain(&self, condition: &str) -> Result<()> {
+        spi::run(&format!("DELETE FROM {} r WHERE NOT ({condition})", self.name), &[])?;
+        Ok(())
+    }
+
+    /// Whether there is a row with the key of `alias`, in SQL.
+    pub fn holds(&self, destination: pg_sys::Oid, key: &[String]) -> Result<String> {
+        Ok(format!("EXISTS (SELECT FROM {} r WHERE {})", self.name, same_key(destination, key)?))
+    }
+
+    /// Whether a row of a destination has the key of `r`, in SQL.
+    pub fn is_in(&self, destination: &Shape, key: &[String]) -> Result<String> {
+        let same = same_key(destination.local_oid(), key)?;
+        Ok(format!("EXISTS (SELECT FROM {} d WHERE {same})", destination.table()))
+    }
+
+    /// Puts `rows` in the place of all rows of a destination.
+    pub fn replace_all(
+        &self,
+        original: &Relation,
+        destination: &Shape,
+        columns: &[String],
+        key: &[String],
+        rows: &str,
+        patience: Patience,
+    ) -> Result<()> {
+        if replace::is_exchangeable(destination)? && !has_generated(destination) {
+            return self.rewrite(original, columns, key, rows, "false", patience);
+        }
+        replace::empty_in_place(&destination.table(), false)?;
+        let list = quote_list(columns.iter().map(String::as_str));
+        spi::run(&format!("INSERT INTO {} ({list}) OVERRIDING SYSTEM VALUE {rows}", destination.table()), &[])?;
+        Ok(())
+    }
+
+    /// Deletes the rows of a destination whose keys these are.
+    pub fn delete_from(&self, destination: &Shape, key: &[String]) -> Result<()> {
+        let held = self.holds(destination.local_oid(), key)?;
+        spi::run(&format!("DELETE FROM {} d WHERE {held}", destination.table()), &[])?;
+        Ok(())
+    }
+
+    /// Writes one more column of these rows to those of a destination with the same keys that have none in it.
+    pub fn stamp(&self, destination: &Shape, key: &[String], column: &str) -> Result<()> {
+        let same = same_key(destination.local_oid(), key)?;
+        let column = quote(column);
+        spi::run(
+            &format!(
+                "UPDATE {} d SET {column} = r.{column} FROM {} r WHERE {same} AND d.{column} IS NULL",
+                destination.table(),
+                self.name
+            ),
+            &[],
+        )?;
+        Ok(())
+    }
+
     /// Whether so many rows are better written anew together with all others than merged one by one: a third of the
     /// table, if its files can be exchanged.
     pub fn is_much(&self, destination: &Shape, rows: u64) -> Result<bool> {
@@ -62,13 +120,14 @@ impl Collected {
     }
 
     /// The same as `merge_into`, by writing the whole table anew beside it: nobody else writes to it meanwhile, and
-    /// readers wait only for the exchange.
+    /// readers wait only for the exchange. Of the rows that are not replaced, seen as `d`, those stay that `kept` selects.
     pub fn rewrite(
         &self,
         original: &Relation,
         columns: &[String],
         key: &[String],
         rows: &str,
+        kept: &str,
         patience: Patience,
     ) -> Result<()> {
         // SAFETY: waits for a lock, interruptibly, that does not conflict with readers.
@@ -103,7 +162,7 @@ impl Collected {
             stand_in.oid,
             &format!(
                 "SELECT {} FROM ({rows}) r LEFT JOIN {name} d ON {same}
-                 UNION ALL SELECT {} FROM {name} d WHERE NOT EXISTS (SELECT FROM {} r WHERE {same})",
+                 UNION ALL SELECT {} FROM {name} d WHERE ({kept}) AND NOT EXISTS (SELECT FROM {} r WHERE {same})",
                 new.join(", "),
                 old.join(", "),
                 self.name
@@ -150,7 +209,8 @@ impl Collected {
         }
         let changed: Vec<_> = columns
             .iter()
-            .filter(|column| !key.contains(column))
+            // The key's too: equal values may look different.
+            .filter(|name| destination.column(name).is_none_or(|own| own.identity.as_deref() != Some("a")))
             .map(|column| format!("{0} = r.{0}", quote(column)))
             .collect();
         let changed = changed.join(", ");
@@ -188,19 +248,8 @@ impl Collected {
 
 /// The rows of `d` and `r` have the same key, by the equality that indexes on it use.
 fn same_key(destination: pg_sys::Oid, key: &[String]) -> Result<String> {
-    let operators: Vec<String> = spi::json(
-        "SELECT json_agg(coalesce((
-                    SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
-                      FROM pg_opclass c JOIN pg_amop p ON p.amopfamily = c.opcfamily AND p.amopstrategy = 3
-                                                      AND p.amoplefttype = c.opcintype AND p.amoprighttype = c.opcintype
-                      JOIN pg_operator o ON o.oid = p.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
-                     WHERE c.opcdefault AND c.opcintype = a.atttypid
-                       AND c.opcmethod = (SELECT m.oid FROM pg_am m WHERE m.amname = 'btree')), '=') ORDER BY k.place)::text
-           FROM unnest($2) WITH ORDINALITY k(name, place)
-           JOIN pg_attribute a ON a.attrelid = $1 AND a.attname = k.name::name",
-        &[oid_arg(destination), key.to_vec().into()],
-    )?
-    .unwrap_or_default();
+    let operators: Vec<String> =
+        spi::json(KEY_OPERATORS, &[oid_arg(destination), key.to_vec().into()])?.unwrap_or_default();
     let same = key.iter().zip(operators).map(|(column, operator)| format!("d.{0} {operator} r.{0}", quote(column)));
     Ok(same.collect::<Vec<_>>().join(" AND "))
 }
@@ -215,6 +264,10 @@ fn is_plain(destination: &Shape, columns: usize) -> Result<bool> {
                              WHERE g.tgrelid IN (SELECT $1 UNION ALL SELECT p.relid FROM pg_partition_tree($1) p))",
         &[oid_arg(destination.local_oid())],
     )
+}
+
+fn has_generated(destination: &Shape) -> bool {
+    destination.columns.iter().any(|column| column.generated.as_deref().unwrap_or_default() != "")
 }
 
 fn has_foreign_parts(destination: &Shape) -> Result<bool> {

@@ -34,6 +34,7 @@ pub struct Job {
     pub dst_start: Option<i32>,
     pub dst_end: Option<i32>,
     pub pk_name: Option<Vec<String>>,
+    pub insert_on_fetch: Option<bool>,
     /// What only the method itself reads: see its own types.
     pub state: serde_json::Value,
 }
@@ -61,6 +62,7 @@ pub struct NewJob<'a> {
     pub dst_end: Option<i32>,
     pub pk_name: Option<Vec<String>>,
     pub pk_type: Option<Vec<String>>,
+    pub insert_on_fetch: Option<bool>,
     /// What the method wants to find at the first run; an object.
     pub state: serde_json::Value,
 }
@@ -83,6 +85,11 @@ impl Catalog {
         let table = relation::find(&Name::new(&schema, "refresh_config"))?
             .ok_or_else(|| Error::Internal("refresh_config is missing".to_string()))?;
         Ok(Catalog { schema, owner: table.owner })
+    }
+
+    /// The extension's schema.
+    pub fn schema(&self) -> &str {
+        &self.schema
     }
 
     pub fn table(&self, name: &str) -> Name {

@@ -44,6 +44,8 @@ pub struct Run {
     phases: Vec<serde_json::Value>,
     pub rows: u64,
     pub bytes: u64,
+    /// What is still in the queue on the source.
+    pub queue_rows: Option<u64>,
     /// Why it was skipped, or why not; what changed.
     pub reasons: Vec<String>,
 }
@@ -60,6 +62,7 @@ impl Run {
             phases: Vec::new(),
             rows: 0,
             bytes: 0,
+            queue_rows: None,
             reasons: Vec::new(),
         }
     }
@@ -108,7 +111,7 @@ impl Run {
         let _identity = catalog.act_as_owner()?;
         let table = catalog.table("run_history");
         let reason = (!self.reasons.is_empty()).then(|| self.reasons.join("; "));
-        let args: [DatumWithOid<'_>; 9] = [
+        let args: [DatumWithOid<'_>; 10] = [
             self.dest_table.as_str().into(),
             self.source_table.as_str().into(),
             self.kind.as_str().into(),
@@ -118,11 +121,12 @@ impl Run {
             (self.bytes as i64).into(),
             JsonB(serde_json::Value::from(self.phases.clone())).into(),
             seconds.into(),
+            self.queue_rows.map(|rows| rows as i64).into(),
         ];
         spi::run(
             &format!(
-                "INSERT INTO {table} (dest_table, source_table, type, status, reason, rows, bytes, phases, started)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp() - make_interval(secs => $9))"
+                "INSERT INTO {table} (dest_table, source_table, type, status, reason, rows, bytes, phases, started, queue_rows)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp() - make_interval(secs => $9), $10)"
             ),
             &args,
         )?;

@@ -1,6 +1,8 @@
 //! How each method makes, refreshes and destroys a job, and the steps that all of them share.
 
 pub mod incremental;
+pub mod keyed;
+pub mod replay;
 pub mod snapshot;
 pub mod table;
 

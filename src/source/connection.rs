@@ -43,6 +43,8 @@ pub struct Connection {
     label: String,
     role: String,
     place: String,
+    /// With the password: to connect once more.
+    pub(super) parameters: Vec<(String, String)>,
 }
 
 /// The sources ask and answer in the same forms, whatever their own settings are.
@@ -80,8 +82,8 @@ impl Connection {
         link.send_script(&format!("{SET_UP}; SELECT current_user"))?;
         let answer = link.answers("setting the session up")?;
         let role = answer.and_then(|answer| answer.value()).unwrap_or_default();
-        let place = place(&parameters.into_iter().collect());
-        Ok(Connection { link, label, role, place })
+        let place = place(&parameters.iter().cloned().collect());
+        Ok(Connection { link, label, role, place, parameters })
     }
 
     /// How errors and notices name the source: `data source 1 (host=… dbname=…)`, without a password.
@@ -103,6 +105,13 @@ impl Connection {
     pub fn value(&mut self, sql: &str, parameters: &[&str], doing: &str) -> Result<Option<String>> {
         self.link.send(sql, parameters)?;
         Ok(self.link.answers(doing)?.and_then(|answer| answer.value()))
+    }
+
+    /// After an error: reads what is left of its answer, and ends the transaction.
+    pub fn roll_back(&mut self) -> Result<()> {
+        while self.link.answer("ending a transaction").is_ok_and(|answer| answer.is_some()) {}
+        self.script("ROLLBACK", "ending a transaction")?;
+        Ok(())
     }
 
     /// Runs statements without parameters; the first column of the last one's first row.

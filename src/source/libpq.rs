@@ -123,6 +123,34 @@ pub fn is_parameter(keyword: &str) -> bool {
     }
 }
 
+/// Connects, runs statements and closes, in a few seconds at most, without a look at what the backend is at: for the end of a
+/// transaction. False if it did not work out.
+pub fn run_detached(parameters: &[(String, String)], script: &str) -> bool {
+    let limits = [("connect_timeout", "5"), ("tcp_user_timeout", "5000"), ("application_name", "mimeo")];
+    let kept = parameters.iter().filter(|(keyword, _)| limits.iter().all(|(limited, _)| keyword != limited));
+    let pairs: Vec<_> = kept.map(|(k, v)| (k.as_str(), v.as_str())).chain(limits).collect();
+    let strings = |of: fn(&(&str, &str)) -> String| -> Vec<CString> {
+        pairs.iter().filter_map(|pair| CString::new(of(pair)).ok()).collect()
+    };
+    let (keywords, values) = (strings(|pair| pair.0.to_string()), strings(|pair| pair.1.to_string()));
+    let Ok(script) = CString::new(format!("SET statement_timeout = '10s'; {script}")) else { return false };
+    if keywords.len() != values.len() {
+        return false;
+    }
+    let array = |strings: &[CString]| -> Vec<*const c_char> {
+        strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+    };
+    // SAFETY: both arrays end with null and live through the call; the result and the connection are freed once.
+    unsafe {
+        let connection = pq::PQconnectdbParams(array(&keywords).as_ptr(), array(&values).as_ptr(), 0);
+        let answer = Answer(pq::PQexec(connection, script.as_ptr()));
+        let done = answer.status() == pq::ExecStatusType::PGRES_COMMAND_OK;
+        drop(answer);
+        pq::PQfinish(connection);
+        done
+    }
+}
+
 /// One connection. Dropping it cancels what still runs over there, closes it, and gives its descriptor back.
 pub struct Link {
     connection: *mut pq::PGconn,

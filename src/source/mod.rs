@@ -6,3 +6,5 @@ pub mod changes;
 pub mod connection;
 pub mod copy_out;
 mod libpq;
+pub mod queue;
+pub mod undo;

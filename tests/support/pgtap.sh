@@ -28,8 +28,9 @@ on source template_source <<SQL
 SET ROLE owner;
 CREATE SCHEMA app;
 GRANT USAGE ON SCHEMA app TO reader;
-ALTER DEFAULT PRIVILEGES IN SCHEMA app GRANT SELECT ON TABLES TO reader;
+ALTER DEFAULT PRIVILEGES IN SCHEMA app GRANT SELECT, TRIGGER ON TABLES TO reader;
 RESET ROLE;
+CREATE SCHEMA mimeo AUTHORIZATION reader;
 CREATE EXTENSION postgres_fdw;
 GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO owner;
 CREATE SERVER itself FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '$source_port', dbname 'postgres');
@@ -68,6 +69,23 @@ END
 \$\$;
 CREATE FUNCTION tap.ask_source(p_sql text) RETURNS text LANGUAGE sql AS \$\$
     SELECT answer FROM tap.dblink(tap.source_dsn(), p_sql) AS t(answer text)
+\$\$;
+-- The same as the role that mimeo has there.
+CREATE FUNCTION tap.as_reader(p_sql text) RETURNS text LANGUAGE sql AS \$\$
+    SELECT tap.dblink_exec(replace(tap.source_dsn(), 'owner', 'reader'), p_sql)
+\$\$;
+CREATE FUNCTION tap.ask_reader(p_sql text) RETURNS text LANGUAGE sql AS \$\$
+    SELECT answer FROM tap.dblink(replace(tap.source_dsn(), 'owner', 'reader'), p_sql) AS t(answer text)
+\$\$;
+-- Whether source and destination hold the same rows, in these columns and where the source is asked so.
+CREATE FUNCTION tap.same_rows(p_table text, p_columns text = 't.*', p_source text = NULL, p_where text = 'true') RETURNS text LANGUAGE plpgsql AS \$\$
+DECLARE
+    v_query text := 'SELECT count(*) || '' '' || md5(coalesce(string_agg(r::text, ''|'' ORDER BY r::text COLLATE "C"), '''')) FROM (SELECT %s FROM %s t WHERE %s) r';
+    v_here text;
+BEGIN
+    EXECUTE format(v_query, p_columns, p_table, 'true') INTO v_here;
+    RETURN tap.is(v_here, tap.ask_source(format(v_query, p_columns, coalesce(p_source, p_table), p_where)), p_table || ' holds what the source holds');
+END
 \$\$;
 -- What clerk is told when it tries.
 CREATE FUNCTION tap.as_clerk(p_sql text) RETURNS text LANGUAGE plpgsql AS \$\$

@@ -3,15 +3,12 @@
 use super::values::{boundary, Values};
 use super::{bound, refresh, type_of, Options, Redo, Repull, State};
 use crate::backend::identity::require_writable;
-use crate::backend::name::{quote_list, with_suffix, Name};
-use crate::backend::relation;
-use crate::backend::spi;
-use crate::destination::{indexes, table};
+use crate::backend::name::Name;
 use crate::error::{Error, Result};
 use crate::job::config::NewJob;
 use crate::job::lock::Wait;
-use crate::method::{self, about, copied_indexes, Making, Method};
-use crate::shape::Column;
+use crate::method::keyed::{self, GivenKey};
+use crate::method::{self, about, Making, Method};
 use crate::source::bounds::Kind;
 use pgrx::notice;
 
@@ -22,8 +19,7 @@ pub struct Request<'a> {
     pub control: &'a str,
     pub boundary: Option<&'a str>,
     /// Only of an updater.
-    pub pk_name: Option<Vec<String>>,
-    pub pk_type: Option<Vec<String>>,
+    pub key: GivenKey,
 }
 
 /// Makes an inserter or updater job. The caller becomes the owner of a destination that is made.
@@ -67,7 +63,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
     if !copied(&control.name) {
         return lacks("the control column", vec![control.name]);
     }
-    let key = if method == Method::Updater { Some(key(request, &making)?) } else { None };
+    let key = if method == Method::Updater { Some(keyed::key(&request.key, &making)?) } else { None };
     if let Some(key) = &key {
         let missing: Vec<_> = key.iter().map(|column| column.name.clone()).filter(|name| !copied(name)).collect();
         if !missing.is_empty() {
@@ -77,7 +73,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
 
     let existing = making.existing_destination()?;
     if existing.is_none() {
-        make_table(common, &making, key.as_deref())?;
+        keyed::make_table(common, &making, key.as_deref(), None)?;
     }
     let pull = common.pull_data && existing.is_none();
     let values = Values::of(&control);
@@ -122,10 +118,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
         dst_start: time.then_some(30),
         dst_end: time.then_some(230),
         pk_name: key.as_ref().map(|key| key.iter().map(|column| column.name.clone()).collect()),
-        pk_type: key.as_ref().map(|key| match &request.pk_type {
-            Some(given) => given.clone(),
-            None => key.iter().map(|column| column.type_name.clone()).collect(),
-        }),
+        pk_type: key.as_ref().map(|key| request.key.types_of(key)),
         state: serde_json::to_value(&state)?,
         ..job
     })?;
@@ -133,72 +126,4 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
         notice!("{}: the job is recorded", destination.plain());
     }
     Ok((destination, pull))
-}
-
-/// The columns that identify a row: as the user says, else as the source's indexes do.
-///
-/// # Errors
-/// InvalidArgument, NoKey.
-fn key(request: &Request<'_>, making: &Making) -> Result<Vec<Column>> {
-    let invalid = |reason: &str| Err(Error::InvalidArgument(reason.to_string()));
-    let names = match (&request.pk_name, &request.pk_type) {
-        (None, None) => match making.shape.key() {
-            Some(index) => index.columns.clone(),
-            None => {
-                return Err(Error::NoKey {
-                    table: making.table.table().plain(),
-                    source_label: making.source.label().to_string(),
-                })
-            }
-        },
-        (Some(names), Some(types)) if names.len() == types.len() && !names.is_empty() => names.clone(),
-        (Some(_), Some(_)) => return invalid("p_pk_name and p_pk_type must name as many columns as types"),
-        _ => return invalid("p_pk_name and p_pk_type must be given both, or neither"),
-    };
-    let columns: Vec<Column> = names.iter().filter_map(|name| making.shape.column(name)).cloned().collect();
-    if columns.len() != names.len() {
-        return invalid(&format!(
-            "p_pk_name names columns that {} does not have: {}",
-            making.table.table().plain(),
-            names.iter().filter(|name| making.shape.column(name).is_none()).cloned().collect::<Vec<_>>().join(", ")
-        ));
-    }
-    Ok(columns)
-}
-
-/// The destination, with the source's indexes, and one on a key that has none there.
-fn make_table(request: &method::Request<'_>, making: &Making, key: Option<&[Column]>) -> Result<()> {
-    let name = &making.destination;
-    let source = making.table.table();
-    let local = table::localise(&making.columns, &source)?;
-    let comment = format!("Copied from {} by mimeo", source.plain());
-    table::create(name, &local, &comment)?;
-    if !request.indexes {
-        return Ok(());
-    }
-    let made = table::find(name)?;
-    for index in copied_indexes(&making.shape, request.filter.as_deref()) {
-        indexes::copy(index, name, made.oid, &indexes::copied_name(index, &source.name, &name.name, ""))?;
-    }
-    let Some(key) = key else { return Ok(()) };
-    let columns: Vec<String> = key.iter().map(|column| column.name.clone()).collect();
-    let has_index = spi::is_true(
-        "SELECT true FROM pg_index x WHERE x.indrelid = $1 AND x.indisunique AND x.indpred IS NULL
-            AND (SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_attribute a
-                  WHERE a.attrelid = x.indrelid AND a.attnum = ANY (x.indkey))
-              = (SELECT array_agg(c ORDER BY c::name) FROM unnest($2) c)",
-        &[relation::oid_arg(made.oid), columns.clone().into()],
-    )?;
-    if !has_index {
-        let index = with_suffix(&format!("{}_{}", name.name, columns.join("_")), "_pk");
-        spi::run(
-            &format!(
-                "CREATE UNIQUE INDEX {} ON {name} ({})",
-                crate::backend::name::quote(&index),
-                quote_list(columns.iter().map(String::as_str))
-            ),
-            &[],
-        )?;
-    }
-    Ok(())
 }

@@ -294,7 +294,7 @@ impl Refresh<'_> {
         if collected.is_much(local, run.rows)? {
             run.note("so many rows that the table is written anew");
             let patience = Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() };
-            collected.rewrite(destination, &fit.columns, &key, &rows, patience)?;
+            collected.rewrite(destination, &fit.columns, &key, &rows, "true", patience)?;
         } else {
             collected.merge_into(local, &fit.columns, &key, &rows)?;
         }

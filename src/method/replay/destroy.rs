@@ -1,0 +1,65 @@
+//! dml_destroyer and logdel_destroyer.
+
+use super::State;
+use crate::backend::identity::{pin_settings, require_writable};
+use crate::backend::name::quote;
+use crate::backend::relation::{self, Patience};
+use crate::backend::spi;
+use crate::error::{Error, Result};
+use crate::job::config::Catalog;
+use crate::job::lock::{self, Wait};
+use crate::method::{about, connect, require_method, require_owner, Method};
+use crate::settings;
+use pgrx::notice;
+
+/// Ends a job: trigger, function and queue on the source go, in one transaction there. The destination stays as it is, or
+/// is dropped without `keep`. Everything here is done first, so that only the commit is left once the source has changed.
+pub fn destroy(method: Method, destination: &str, keep: bool, debug: bool) -> Result<()> {
+    let function = if method == Method::Dml { "dml_destroyer" } else { "logdel_destroyer" };
+    require_writable(function)?;
+    let catalog = Catalog::find()?;
+    let (job, name) = catalog.job(destination)?;
+    require_method(&job, method)?;
+    lock::take(&job.dest_table, Wait::Unlimited)?;
+    about(&format!("Destroying {} {}.", method.name(), job.dest_table), || {
+        let pinned = pin_settings()?;
+        let existing = relation::find(&name)?;
+        let owner = match &existing {
+            Some(existing) => {
+                require_owner(existing)?;
+                existing.owner
+            }
+            None => crate::backend::identity::current_role(),
+        };
+        drop(pinned);
+        let mut source = connect(&catalog, job.data_source_id, owner, &job.dest_table)?;
+        let state = State::of(&job)?;
+        let objects = &state.objects;
+        source.require_droppable(objects, &job.source_table)?;
+
+        let _pinned = pin_settings()?;
+        match existing {
+            None => notice!("{} is gone already, only the job is removed", job.dest_table),
+            Some(existing) if !keep => {
+                let kind = if existing.kind == 'f' { "FOREIGN TABLE" } else { "TABLE" };
+                spi::run(&format!("DROP {kind} {name}"), &[])?;
+            }
+            Some(_) => {}
+        }
+        catalog.delete(&job.dest_table)?;
+        let patience = Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() };
+        source.change_source(&objects.removal(), patience, "removing the queue and its triggers").map_err(|error| {
+            match error.sqlstate_text().as_str() {
+                "42501" => Error::TriggerOwner {
+                    table: job.source_table.clone(),
+                    fix: format!("{} -- as the owner of function {}", objects.removal(), quote(&objects.function.name)),
+                },
+                _ => error,
+            }
+        })?;
+        if debug {
+            notice!("{}: the job is removed, the table is {}", name.plain(), if keep { "kept" } else { "dropped" });
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,156 @@
+//! dml_maker and logdel_maker.
+
+use super::{refresh, Options, State, DELETED};
+use crate::backend::identity::require_writable;
+use crate::backend::name::{quote, Name};
+use crate::backend::relation::Patience;
+use crate::backend::spi;
+use crate::destination::table;
+use crate::error::{Error, Result};
+use crate::job::config::{Catalog, NewJob};
+use crate::job::lock::Wait;
+use crate::method::keyed::{self, GivenKey};
+use crate::method::{self, about, names, Making, Method};
+use crate::settings;
+use crate::source::queue::Capture;
+use crate::source::undo::{undo_later, undo_now};
+use pgrx::notice;
+
+/// The arguments of dml_maker and logdel_maker.
+pub struct Request<'a> {
+    pub common: method::Request<'a>,
+    pub key: GivenKey,
+}
+
+/// Makes a dml or logdel job. The caller becomes the owner of a destination that is made.
+///
+/// 1. The source is looked at, and everything that can be refused is refused.
+/// 2. A destination that is there is kept, else a table with the source's columns and indexes is made.
+/// 3. Queue and triggers are made on the source, in one transaction there. If this one comes to nothing, they go again.
+/// 4. All rows are pulled, unless the destination was there.
+pub fn make(method: Method, request: &Request<'_>) -> Result<()> {
+    let function = if method == Method::Dml { "dml_maker" } else { "logdel_maker" };
+    require_writable(function)?;
+    let made = about(&request.common.doing(method), || {
+        let (destination, pull) = make_objects(method, request)?;
+        if pull {
+            refresh(
+                method,
+                &Options {
+                    destination: &destination.plain(),
+                    limit: None,
+                    repull: true,
+                    insert_on_fetch: None,
+                    lock_wait: Wait::Unlimited,
+                    debug: request.common.debug,
+                },
+            )?;
+        }
+        Ok(())
+    });
+    if made.is_err() {
+        undo_now();
+    }
+    made
+}
+
+/// The destination, and whether data is to be pulled.
+fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
+    let common = &request.common;
+    let mut making = Making::begin(common)?;
+    let (table_name, destination) = (making.table.table(), making.destination.clone());
+    let (title, kind) = if method == Method::Dml { ("Dml", "dml") } else { ("Logdel", "logdel") };
+    making.catalog.require_no_job(&destination.plain(), title)?;
+    let keeps_rows = method == Method::Logdel;
+    let unsupported = |source_label: &str, reason: String| {
+        Err(Error::UnsupportedSource { table: table_name.plain(), source_label: source_label.to_string(), reason })
+    };
+    if !['r', 'p'].contains(&making.shape.kind) {
+        return unsupported(making.source.label(), format!("a {kind} job needs a plain or partitioned table"));
+    }
+    if keeps_rows && making.columns.iter().any(|column| column.name == DELETED) {
+        return unsupported(making.source.label(), format!("it has a column {DELETED} of its own"));
+    }
+    let key = keyed::key(&request.key, &making)?;
+    let key_names = names(&key);
+    let missing: Vec<_> = key_names.iter().filter(|name| !names(&making.columns).contains(name)).cloned().collect();
+    if !missing.is_empty() {
+        return Err(Error::FilterLacks { table: table_name.plain(), what: "columns of the key", columns: missing });
+    }
+    let nullable: Vec<_> = key.iter().filter(|column| !column.not_null).map(|column| column.name.clone()).collect();
+    if !nullable.is_empty() {
+        return Err(Error::NullableKey { table: table_name.plain(), columns: nullable });
+    }
+    let schema = making.catalog.schema().to_string();
+    let members = making.source.members(&making.table, None)?;
+    making.source.require_capture_rights(&schema, &members, making.shape.kind == 'p')?;
+
+    let existing = making.existing_destination()?;
+    match &existing {
+        None => {
+            let extra = keeps_rows.then(|| format!("{} timestamptz", quote(DELETED)));
+            keyed::make_table(common, &making, Some(&key), extra.as_deref())?;
+        }
+        Some(existing) if keeps_rows => {
+            let [shape] = table::describe([existing.oid])?;
+            require_stamp(&shape)?;
+        }
+        Some(_) => {}
+    }
+
+    let objects = making.source.free_objects(&schema, &table_name)?;
+    // What a condition looks at may be more than what is copied.
+    let compared = common.filter.as_ref().filter(|_| common.condition.is_none()).map(|_| names(&making.columns));
+    let dest_table = destination.plain();
+    let wanted = dest_table.clone();
+    undo_later(&making.source, objects.removal(), move || {
+        spi::with_snapshot(|| Catalog::find().and_then(|catalog| catalog.row(&wanted)))
+            .map_or(true, |job| job.is_some())
+    });
+    let capture = Capture {
+        table: &making.table,
+        shape: &making.shape,
+        key: &key_names,
+        compared: compared.as_deref(),
+        keeps_rows,
+        destination: &dest_table,
+    };
+    let patience = Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() };
+    making.source.make_queue(&objects, &capture, &members, patience)?;
+
+    let state = State {
+        position: None,
+        system: String::new(),
+        members: super::places(&members, making.shape.kind == 'p'),
+        copy_all: None,
+        objects,
+    };
+    let queue = state.objects.queue.plain();
+    let job = making.job(common, kind);
+    making.catalog.insert(&NewJob {
+        control: Some(&queue),
+        pk_type: Some(request.key.types_of(&key)),
+        pk_name: Some(key_names),
+        insert_on_fetch: Some(true),
+        state: serde_json::to_value(&state)?,
+        ..job
+    })?;
+    if common.debug {
+        notice!("{dest_table}: the queue {queue} and its triggers are made, and the job is recorded");
+    }
+    Ok((destination, common.pull_data && existing.is_none()))
+}
+
+/// # Errors
+/// BrokenDestination, if there is no place for the time of a deletion.
+pub fn require_stamp(destination: &crate::shape::Shape) -> Result<()> {
+    if destination.column(DELETED).is_some_and(|column| column.type_name == "timestamp with time zone") {
+        return Ok(());
+    }
+    let name = destination.table();
+    Err(Error::BrokenDestination {
+        destination: name.plain(),
+        reason: format!("it has no column {DELETED} of type timestamptz"),
+        hint: format!("ALTER TABLE {name} ADD COLUMN {} timestamptz;", quote(DELETED)),
+    })
+}

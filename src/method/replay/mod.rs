@@ -1,0 +1,70 @@
+//! dml and logdel: triggers on the source queue the keys that change, and a refresh replays them.
+//!
+//! Exactly once: a refresh reads, in one snapshot of the source, the queue and the rows that its keys have now, applies them
+//! here, and stores that snapshot and the last row of the queue with the data, in one transaction. Nothing is removed from the
+//! queue yet. The next refresh removes what the stored snapshot saw, and only then goes on.
+
+mod destroy;
+mod make;
+mod refresh;
+
+pub use destroy::destroy;
+pub use make::{make, Request};
+pub use refresh::{refresh, Options};
+
+use crate::error::{Error, Result};
+use crate::job::config::Job;
+use crate::source::queue::{Member, Objects};
+use pgrx::pg_sys;
+use serde::{Deserialize, Serialize};
+
+/// In a logdel destination: when the row was deleted on the source; NULL as long as it lives.
+const DELETED: &str = "mimeo_source_deleted";
+
+/// What a job remembers from run to run, in refresh_config.state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct State {
+    objects: Objects,
+    /// What the last refresh has applied.
+    #[serde(default)]
+    position: Option<Position>,
+    /// The source cluster.
+    #[serde(default)]
+    system: String,
+    /// OID and file of the source table and of what belongs to it; the files count only in a partitioned table.
+    #[serde(default)]
+    members: Vec<(u32, u32)>,
+    /// All rows have to be copied next time, and why.
+    #[serde(default)]
+    copy_all: Option<String>,
+}
+
+/// Up to where a queue was applied.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Position {
+    /// Of the source, as pg_current_snapshot() gave it.
+    snapshot: String,
+    /// mimeo_seq of the last row that was applied.
+    last: i64,
+    /// The transaction here that applied it: as long as that has not committed, nothing may be removed on the source.
+    transaction: u64,
+    /// It has been removed there already, or there was nothing.
+    removed: bool,
+}
+
+impl State {
+    fn of(job: &Job) -> Result<State> {
+        serde_json::from_value(job.state.clone())
+            .map_err(|_| Error::Internal(format!("the state of {} in refresh_config cannot be read", job.dest_table)))
+    }
+}
+
+/// As `State::members` holds them.
+fn places(members: &[Member], partitioned: bool) -> Vec<(u32, u32)> {
+    members.iter().map(|member| (member.oid, if partitioned { member.file } else { 0 })).collect()
+}
+
+fn current_transaction() -> u64 {
+    // SAFETY: assigns a transaction id if there is none yet.
+    unsafe { pg_sys::GetTopFullTransactionId().value }
+}

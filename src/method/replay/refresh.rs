@@ -1,0 +1,463 @@
+//! refresh_dml and refresh_logdel.
+
+use super::make::require_stamp;
+use super::{current_transaction, places, Position, State, DELETED};
+use crate::backend::identity::{act_as, Identity};
+use crate::backend::name::{quote, quote_list, Name};
+use crate::backend::relation::{lock_to_write, Patience, Relation};
+use crate::backend::spi;
+use crate::destination::copy_in::Target;
+use crate::destination::fit::{self, Fit};
+use crate::destination::table;
+use crate::destination::upsert::Collected;
+use crate::error::{Error, Result};
+use crate::job::config::{Catalog, Job};
+use crate::job::history::{Run, Status};
+use crate::job::lock::Wait;
+use crate::method::{connect, names, pull, refresh_job, replace_all, selected_columns, Method};
+use crate::settings;
+use crate::shape::Shape;
+use crate::source::catalog::{rows_query, SourceTable};
+use crate::source::connection::Connection;
+use crate::source::queue::{is_deaf, untriggered, Changes, Member, Summary};
+use pgrx::{pg_sys, warning};
+
+/// The arguments of refresh_dml and refresh_logdel.
+pub struct Options<'a> {
+    pub destination: &'a str,
+    /// Rows of the queue, at most.
+    pub limit: Option<i32>,
+    pub repull: bool,
+    /// None is what the job says.
+    pub insert_on_fetch: Option<bool>,
+    pub lock_wait: Wait,
+    pub debug: bool,
+}
+
+/// Refreshes a dml or logdel job.
+pub fn refresh(method: Method, options: &Options<'_>) -> Result<()> {
+    let function = if method == Method::Dml { "refresh_dml" } else { "refresh_logdel" };
+    let Options { destination, lock_wait, debug, .. } = *options;
+    refresh_job(function, method, destination, lock_wait, debug, |catalog, job, destination, run| {
+        Refresh { method, options, catalog, job, destination }.run(run)
+    })
+}
+
+/// One refresh, with the job's lock held.
+struct Refresh<'a> {
+    method: Method,
+    options: &'a Options<'a>,
+    catalog: &'a Catalog,
+    job: &'a Job,
+    destination: &'a Name,
+}
+
+/// What the source is now, in the snapshot that is open there.
+struct Present {
+    table: SourceTable,
+    shape: Shape,
+    members: Vec<Member>,
+    /// Tables that have come to belong to it, and hold rows whose keys nobody queued.
+    added: Vec<Name>,
+    /// Such partitions that cannot be read by themselves.
+    added_unreadable: Vec<u32>,
+    operators: Vec<String>,
+    summary: Summary,
+}
+
+/// Both sides, when the rows are about to come.
+struct Work<'a> {
+    present: &'a Present,
+    destination: &'a Relation,
+    owner: &'a Identity,
+    local: Shape,
+    fit: Fit,
+    key: Vec<String>,
+    /// From `rows_query`.
+    rows: String,
+    /// A row may come several times.
+    joined: bool,
+}
+
+/// What is taken.
+enum Extent {
+    /// The keys of the queue up to this row of it.
+    Changes(i64),
+    All,
+}
+
+impl Refresh<'_> {
+    /// 1. Connect, and remove from the queue what a committed refresh has applied.
+    /// 2. In one snapshot: the shape, the triggers, what the queue holds, the rows of its keys, and the keys without rows.
+    /// 3. The rows replace those of the same keys here; those of the other keys go, or are marked as deleted.
+    /// 4. The snapshot, in the same transaction as the data.
+    fn run(&self, run: &mut Run) -> Result<Status> {
+        let job = self.job;
+        run.phase("connect");
+        let destination = table::find(self.destination)?;
+        let mut source = connect(self.catalog, job.data_source_id, destination.owner, &job.dest_table)?;
+        let owner = act_as(destination.owner, true)?;
+        let mut state = State::of(job)?;
+        let table = source.find_table(&job.source_table)?;
+
+        run.phase("queue");
+        self.remove_applied(&mut source, &mut state)?;
+        let limit = self.options.limit.or(job.batch_limit).filter(|limit| *limit > 0).map(i64::from);
+        let present = self.look(&mut source, table, &state, limit)?;
+        let partitioned = present.shape.kind == 'p';
+        if is_deaf(&present.members, partitioned) {
+            let reason =
+                "triggers of the source table are disabled or gone, so changes are missed: enable them, or call \
+                          the destroyer and the maker again";
+            warning!("{}: {reason}", job.dest_table);
+            run.note(reason);
+            state.copy_all = Some("triggers were disabled".to_string());
+            self.catalog.record_run(&job.dest_table, Some(&serde_json::to_value(&state)?), None)?;
+            return Ok(Status::Critical);
+        }
+        let mut status = Status::Ok;
+        let unexpected = self.why_all(&state, &present, partitioned);
+        if let Some(reason) = &unexpected {
+            run.note(format!("all rows are copied: {reason}"));
+            status = Status::Warning;
+        }
+        let summary = &present.summary;
+        if self.options.repull && unexpected.is_none() {
+            run.note("all rows are copied, as asked for");
+        } else if summary.truncated.is_some() {
+            run.note("the source was truncated");
+        }
+        let all = self.options.repull || unexpected.is_some() || summary.truncated.is_some();
+        let last = summary.last.or(state.position.as_ref().map(|position| position.last)).unwrap_or(0);
+        let until = if all { last } else { summary.cut.unwrap_or(last) };
+        let taken = match limit {
+            Some(limit) if until < last => limit as u64,
+            _ => summary.rows,
+        };
+        run.queue_rows = Some(summary.rows - taken);
+        if let Some(limit) = limit.filter(|limit| !all && taken as i64 * 4 >= limit * 3) {
+            run.note(format!("{taken} queued changes are three quarters of the batch limit of {limit} or more"));
+            status = Status::Warning;
+        }
+
+        if all || summary.rows > 0 || !present.added.is_empty() || !present.added_unreadable.is_empty() {
+            run.note(format!("{taken} queued changes"));
+            let work = self.prepare(&mut source, &present, &destination, &owner, taken)?;
+            let extent = if all { Extent::All } else { Extent::Changes(until) };
+            match self.method {
+                Method::Dml => self.apply_dml(source, &work, &extent, run)?,
+                _ => self.apply_logdel(source, &work, &extent, run)?,
+            }
+        }
+
+        state.position = Some(Position {
+            snapshot: summary.snapshot.clone(),
+            last: until,
+            transaction: current_transaction(),
+            removed: summary.rows == 0,
+        });
+        state.system = summary.system.clone();
+        state.members = places(&present.members, partitioned);
+        state.copy_all = None;
+        self.catalog.record_run(&job.dest_table, Some(&serde_json::to_value(&state)?), None)?;
+        Ok(status)
+    }
+
+    /// Removes on the source what is applied here and safe on disk.
+    fn remove_applied(&self, source: &mut Connection, state: &mut State) -> Result<()> {
+        let Some(position) = &mut state.position else { return Ok(()) };
+        if position.removed || position.transaction == current_transaction() {
+            return Ok(());
+        }
+        // The commit may have been asynchronous.
+        // SAFETY: flushes the WAL that is written so far.
+        unsafe { pg_sys::XLogFlush(pg_sys::GetXLogInsertRecPtr()) };
+        source.remove_applied(&state.objects.queue, &position.snapshot, position.last)?;
+        position.removed = true;
+        Ok(())
+    }
+
+    /// Opens the snapshot. A child of the source table that has no triggers yet gets them first.
+    fn look(&self, source: &mut Connection, table: SourceTable, state: &State, limit: Option<i64>) -> Result<Present> {
+        loop {
+            let shape = source.snapshot_of(table.oid)?;
+            let members = source.members(&table, Some(&state.objects.function))?;
+            let children: Vec<_> = if shape.kind == 'p' {
+                Vec::new()
+            } else {
+                untriggered(&members).into_iter().filter(|member| member.oid != table.oid).cloned().collect()
+            };
+            if !children.is_empty() {
+                source.require_capture_rights(self.catalog.schema(), &members, false)?;
+                source.end_snapshot()?;
+                let patience = Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() };
+                for child in &children {
+                    source.add_triggers(&state.objects, child, patience)?;
+                }
+                continue;
+            }
+            let key = self.job.pk_name.clone().unwrap_or_default();
+            let timed = self.method == Method::Logdel;
+            let operators = source.key_operators(&table, &key)?;
+            let summary = source.summary(&state.objects.queue, timed, limit, &members)?;
+            if !state.system.is_empty() && summary.system != state.system {
+                source.end_snapshot()?;
+                source.adopt_queue(&state.objects.queue)?;
+                return self.look(source, table, &State { system: String::new(), ..state.clone() }, limit);
+            }
+            let known = |member: &&Member| !state.members.iter().any(|(oid, _)| *oid == member.oid);
+            let new: Vec<&Member> = members.iter().skip(1).filter(known).filter(|member| member.has_rows()).collect();
+            let (added, unreadable): (Vec<_>, Vec<_>) = new.into_iter().partition(|member| member.is_readable());
+            let (added, added_unreadable) =
+                (added.iter().map(|m| m.table()).collect(), unreadable.iter().map(|m| m.oid).collect());
+            return Ok(Present { table, shape, members, added, added_unreadable, operators, summary });
+        }
+    }
+
+    /// Why the queue does not tell all that has changed.
+    fn why_all(&self, state: &State, present: &Present, partitioned: bool) -> Option<String> {
+        let summary = &present.summary;
+        if let Some(reason) = &state.copy_all {
+            return Some(reason.clone());
+        }
+        if !state.system.is_empty() && state.system != summary.system {
+            return Some("the source is another cluster now".to_string());
+        }
+        let known = state.position.as_ref().map_or(0, |position| position.last);
+        if summary.removed.unwrap_or(0) > known {
+            return Some(
+                "changes that are not applied here were removed from the queue, by another copy of this job"
+                    .to_string(),
+            );
+        }
+        let now = places(&present.members, partitioned);
+        if state.members.iter().any(|before| !now.contains(before)) {
+            return Some("a partition or child of the source was detached, truncated or rewritten".to_string());
+        }
+        None
+    }
+
+    fn prepare<'a>(
+        &self,
+        source: &mut Connection,
+        present: &'a Present,
+        destination: &'a Relation,
+        owner: &'a Identity,
+        taken: u64,
+    ) -> Result<Work<'a>> {
+        let shape = &present.shape;
+        let columns = selected_columns(shape, self.job.filter.as_deref(), source.label())?;
+        source.require_readable(&present.table, &names(&columns))?;
+        lock_to_write(destination.oid);
+        let [local] = table::describe([destination.oid])?;
+        fit::require_loadable(&local)?;
+        if self.method == Method::Logdel {
+            require_stamp(&local)?;
+        }
+        let fit = fit::fit(&local, shape, &columns)?;
+        let key = self.job.pk_name.clone().unwrap_or_default();
+        let missing: Vec<_> = key.iter().filter(|column| !fit.columns.contains(column)).cloned().collect();
+        if !missing.is_empty() {
+            let table = local.table().plain();
+            return Err(Error::FilterLacks { table, what: "columns of the key", columns: missing });
+        }
+        let condition = self.job.condition.as_deref();
+        let joined = condition.is_some_and(|text| !text.trim_start().to_lowercase().starts_with("where"));
+        let indexes = source.indexes(&present.table)?;
+        let unique = Shape { indexes, ..shape.clone() }.is_unique(&key);
+        // The planner may know nothing of how full the queue is, or what it knew when it was empty.
+        let many = taken >= 1000 && (joined || taken as f64 * 20.0 > present.summary.tuples);
+        if !unique || many {
+            source.script("SET LOCAL enable_nestloop = off", "preparing to read the rows")?;
+        }
+        source.use_own_search_path()?;
+        let rows = rows_query(&present.table.table(), &fit.columns, condition);
+        Ok(Work { present, destination, owner, local, fit, key, rows, joined: joined || !unique })
+    }
+
+    /// Keys of rows that have come with a partition or a child.
+    fn further_keys(&self, work: &Work<'_>) -> Vec<String> {
+        let list = quote_list(work.key.iter().map(String::as_str));
+        let table = work.present.table.table();
+        let mut queries: Vec<_> =
+            work.present.added.iter().map(|added| format!("SELECT {list} FROM ONLY {added}")).collect();
+        if !work.present.added_unreadable.is_empty() {
+            let oids: Vec<_> = work.present.added_unreadable.iter().map(u32::to_string).collect();
+            queries.push(format!(
+                "SELECT {list} FROM {table} WHERE {table}.tableoid OPERATOR(pg_catalog.=) ANY ('{{{}}}'::pg_catalog.oid[])",
+                oids.join(",")
+            ));
+        }
+        queries
+    }
+
+    fn queue(&self) -> Result<Name> {
+        Ok(State::of(self.job)?.objects.queue)
+    }
+
+    fn apply_dml(&self, mut source: Connection, work: &Work<'_>, extent: &Extent, run: &mut Run) -> Result<()> {
+        let Work { local, fit, key, .. } = work;
+        let until = match extent {
+            Extent::All => {
+                let query =
+                    format!("SELECT {} FROM ({}) q", quote_list(fit.columns.iter().map(String::as_str)), work.rows);
+                run.phase("copy");
+                if self.options.insert_on_fetch.or(self.job.insert_on_fetch).unwrap_or(true) && !work.joined {
+                    return replace_all(&mut source, &query, work.destination, local, fit, false, run);
+                }
+                let collected = Collected::make(self.destination, &fit.columns, work.owner)?;
+                self.collect(&mut source, &query, &collected, &fit.columns, fit.binary, run)?;
+                drop(source);
+                run.phase("merge");
+                let rows = collected.rows(&fit.columns, key, &key[0], !work.joined);
+                collected.ready(key)?;
+                collected.replace_all(work.destination, local, &fit.columns, key, &rows, patience())?;
+                return collected.drop();
+            }
+            Extent::Changes(until) => *until,
+        };
+        let queue = self.queue()?;
+        let further = self.further_keys(work);
+        let changes = Changes {
+            queue: &queue,
+            rows: &work.rows,
+            key,
+            operators: &work.present.operators,
+            until,
+            further: &further,
+        };
+        run.phase("copy");
+        let collected = Collected::make(self.destination, &fit.columns, work.owner)?;
+        let gone = Collected::make(self.destination, key, work.owner)?;
+        self.collect(&mut source, &changes.present(&fit.columns), &collected, &fit.columns, fit.binary, run)?;
+        let before = run.rows;
+        self.collect(&mut source, &changes.gone(), &gone, key, fit.binary, run)?;
+        let deleted = run.rows - before;
+        drop(source);
+
+        run.phase("merge");
+        let rows = collected.rows(&fit.columns, key, &key[0], !work.joined);
+        collected.ready(key)?;
+        if deleted > 0 {
+            run.note(format!("{deleted} keys without a row"));
+            gone.ready(key)?;
+        }
+        if collected.is_much(local, run.rows)? {
+            run.note("so many rows that the table is written anew");
+            let kept = format!("NOT {}", gone.holds(local.local_oid(), key)?);
+            collected.rewrite(work.destination, &fit.columns, key, &rows, &kept, patience())?;
+        } else {
+            if deleted > 0 {
+                gone.delete_from(local, key)?;
+            }
+            collected.merge_into(local, &fit.columns, key, &rows)?;
+        }
+        gone.drop()?;
+        collected.drop()
+    }
+
+    fn apply_logdel(&self, mut source: Connection, work: &Work<'_>, extent: &Extent, run: &mut Run) -> Result<()> {
+        let Work { local, fit, key, .. } = work;
+        let table = work.present.table.table();
+        let summary = &work.present.summary;
+        let columns = &fit.columns;
+        let mut stamped = columns.clone();
+        stamped.push(DELETED.to_string());
+        let mut stamped_key = key.clone();
+        stamped_key.push(DELETED.to_string());
+        let queue = self.queue()?;
+        let further = self.further_keys(work);
+        let until = match extent {
+            Extent::Changes(until) => *until,
+            Extent::All => summary.last.unwrap_or(0),
+        };
+        let changes = Changes {
+            queue: &queue,
+            rows: &work.rows,
+            key,
+            operators: &work.present.operators,
+            until,
+            further: &further,
+        };
+
+        run.phase("copy");
+        let all = matches!(extent, Extent::All);
+        let empty = all && spi::is_true(&format!("SELECT NOT EXISTS (SELECT FROM {})", self.destination), &[])?;
+        let everything = format!("SELECT {} FROM ({}) q", quote_list(columns.iter().map(String::as_str)), work.rows);
+        if empty && summary.rows == 0 && !work.joined {
+            return replace_all(&mut source, &everything, work.destination, local, fit, false, run);
+        }
+        let collected = Collected::make(self.destination, &stamped, work.owner)?;
+        let left = Collected::make(self.destination, &stamped_key, work.owner)?;
+        let present = if all { everything } else { changes.present(columns) };
+        self.collect(&mut source, &present, &collected, columns, fit.binary, run)?;
+        let live = run.rows;
+        self.collect(&mut source, &changes.deleted(&table, columns), &collected, &stamped, fit.binary, run)?;
+        let deleted = run.rows - live;
+        if !all {
+            self.collect(&mut source, &changes.left(), &left, &stamped_key, fit.binary, run)?;
+        }
+        drop(source);
+
+        run.phase("merge");
+        if deleted > 0 {
+            run.note(format!("{deleted} deleted rows"));
+        }
+        collected.ready(key)?;
+        let (name, stamp) = (self.destination, quote(DELETED));
+        let oid = local.local_oid();
+        if deleted > 0 && self.job.condition.is_some() {
+            // Whether the condition ever selected a row that has come and gone is not known: only those that are here count.
+            let here = collected.is_in(local, key)?;
+            collected.retain(&format!("r.{stamp} IS NULL OR {here}"))?;
+        }
+        if all {
+            let absent = format!("d.{stamp} IS NULL AND NOT {}", collected.holds(oid, key)?);
+            let stamps = summary.truncated.is_some() || !self.options.repull;
+            if stamps {
+                let at = summary.truncated.as_deref();
+                spi::run(
+                    &format!(
+                        "UPDATE {name} d SET {stamp} = coalesce($1::timestamptz, clock_timestamp()) WHERE {absent}"
+                    ),
+                    &[at.map(str::to_string).into()],
+                )?;
+            } else {
+                spi::run(&format!("DELETE FROM {name} d WHERE {absent}"), &[])?;
+            }
+        } else {
+            left.stamp(local, key, DELETED)?;
+        }
+        let rows = collected.rows(&stamped, key, DELETED, !work.joined);
+        if collected.is_much(local, run.rows)? {
+            run.note("so many rows that the table is written anew");
+            collected.rewrite(work.destination, &stamped, key, &rows, "true", patience())?;
+        } else {
+            collected.merge_into(local, &stamped, key, &rows)?;
+        }
+        left.drop()?;
+        collected.drop()
+    }
+
+    /// Pulls rows into a temporary table; they are added to those of the run.
+    fn collect(
+        &self,
+        source: &mut Connection,
+        query: &str,
+        into: &Collected,
+        columns: &[String],
+        binary: bool,
+        run: &mut Run,
+    ) -> Result<()> {
+        let (rows, bytes) = (run.rows, run.bytes);
+        let target = Target { oid: into.oid, columns, binary, emptied: true };
+        pull(source, query, self.destination, &target, run)?;
+        run.rows += rows;
+        run.bytes += bytes;
+        Ok(())
+    }
+}
+
+fn patience() -> Patience {
+    Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() }
+}
