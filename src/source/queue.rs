@@ -4,8 +4,8 @@
 //! partitioned table has row triggers instead, which its partitions get by themselves, those to come too. The trigger
 //! function runs as the source role with a pinned search_path, so writers need no privilege on the queue.
 //!
-//! A row of the queue: the key, `mimeo_seq`, the writer's `mimeo_xid`, and `mimeo_op`: I, U, D; T for a TRUNCATE; P, the
-//! position up to which rows were removed. That of a logdel job also has the time, and of a deleted row all values.
+//! A row of the queue: the key, `mimeo_seq`, the writer's `mimeo_xid`, and `mimeo_op`: I, U, D; T for a TRUNCATE. One
+//! row with P tells in `mimeo_seq` which position of the job was the last whose rows were removed. That of a logdel job also has the time, and of a deleted row all values.
 
 use crate::backend::interrupts;
 use crate::backend::name::{literal, quote, quote_list, with_suffix, Name};
@@ -136,7 +136,7 @@ pub struct Summary {
     pub rows: u64,
     /// The greatest mimeo_seq.
     pub last: Option<i64>,
-    /// Rows up to this one may have been removed.
+    /// The position whose rows were removed last.
     pub removed: Option<i64>,
     /// When the table was truncated last.
     pub truncated: Option<String>,
@@ -279,9 +279,10 @@ impl Connection {
         }
     }
 
-    /// Removes what a committed refresh has applied: the rows that its snapshot saw, up to its last one. A queue that has
+    /// Removes what a committed refresh has applied: the rows that its snapshot saw, up to its last one; and leaves the number
+    /// of that position there. A queue that has
     /// grown and is empty then is truncated, if nobody is writing to it at this instant.
-    pub fn remove_applied(&mut self, queue: &Name, snapshot: &str, last: i64) -> Result<()> {
+    pub fn remove_applied(&mut self, queue: &Name, position: i64, snapshot: &str, last: i64) -> Result<()> {
         self.script(
             "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; SET LOCAL search_path = pg_catalog, pg_temp",
             "opening the queue",
@@ -289,15 +290,15 @@ impl Connection {
         let left = self.value(
             &format!(
                 "WITH gone AS (
-                     DELETE FROM {queue} WHERE mimeo_seq <= $1::bigint
-                        AND (mimeo_op = 'P' OR pg_visible_in_snapshot(mimeo_xid, $2::pg_snapshot)) RETURNING mimeo_op
+                     DELETE FROM {queue} WHERE mimeo_op = 'P'
+                         OR mimeo_seq <= $1::bigint AND pg_visible_in_snapshot(mimeo_xid, $2::pg_snapshot) RETURNING 1
                  ), position AS (
-                     INSERT INTO {queue} (mimeo_seq, mimeo_op) SELECT $1::bigint, 'P' WHERE (SELECT count(*) FROM gone) > 0 RETURNING 1
+                     INSERT INTO {queue} (mimeo_seq, mimeo_op) SELECT $3::bigint, 'P' FROM (SELECT count(*) FROM gone) g RETURNING 1
                  )
                  SELECT CASE WHEN pg_relation_size({}::regclass) > {BLOATED} THEN 'big' END FROM (SELECT count(*) FROM position) p",
                 literal(&queue.to_string())
             ),
-            &[&last.to_string(), snapshot],
+            &[&last.to_string(), snapshot, &position.to_string()],
             "removing what was applied from the queue",
         )?;
         self.script("COMMIT", "removing what was applied from the queue")?;

@@ -120,6 +120,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
 
     let state = State {
         position: None,
+        removed: 0,
         system: String::new(),
         members: super::places(&members, making.shape.kind == 'p'),
         copy_all: None,

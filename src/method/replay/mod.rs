@@ -28,6 +28,9 @@ struct State {
     /// What the last refresh has applied.
     #[serde(default)]
     position: Option<Position>,
+    /// The position whose rows were removed from the queue last, as far as is committed here.
+    #[serde(default)]
+    removed: i64,
     /// The source cluster.
     #[serde(default)]
     system: String,
@@ -42,6 +45,8 @@ struct State {
 /// Up to where a queue was applied.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Position {
+    /// Tells it from all others.
+    number: i64,
     /// Of the source, as pg_current_snapshot() gave it.
     snapshot: String,
     /// mimeo_seq of the last row that was applied.

@@ -128,7 +128,7 @@ impl Refresh<'_> {
             run.note("the source was truncated");
         }
         let all = self.options.repull || unexpected.is_some() || summary.truncated.is_some();
-        let last = summary.last.or(state.position.as_ref().map(|position| position.last)).unwrap_or(0);
+        let last = summary.last.unwrap_or(0);
         let until = if all { last } else { summary.cut.unwrap_or(last) };
         let taken = match limit {
             Some(limit) if until < last => limit as u64,
@@ -150,7 +150,10 @@ impl Refresh<'_> {
             }
         }
 
+        state.removed = summary.removed.unwrap_or(0);
         state.position = Some(Position {
+            // SAFETY: reads the clock.
+            number: unsafe { pg_sys::GetCurrentTimestamp() },
             snapshot: summary.snapshot.clone(),
             last: until,
             transaction: current_transaction(),
@@ -172,8 +175,9 @@ impl Refresh<'_> {
         // The commit may have been asynchronous.
         // SAFETY: flushes the WAL that is written so far.
         unsafe { pg_sys::XLogFlush(pg_sys::GetXLogInsertRecPtr()) };
-        source.remove_applied(&state.objects.queue, &position.snapshot, position.last)?;
+        source.remove_applied(&state.objects.queue, position.number, &position.snapshot, position.last)?;
         position.removed = true;
+        state.removed = position.number;
         Ok(())
     }
 
@@ -223,8 +227,9 @@ impl Refresh<'_> {
         if !state.system.is_empty() && state.system != summary.system {
             return Some("the source is another cluster now".to_string());
         }
-        let known = state.position.as_ref().map_or(0, |position| position.last);
-        if summary.removed.unwrap_or(0) > known {
+        // An earlier try may have removed the rows of the present position, and then have come to nothing here.
+        let removed = summary.removed.unwrap_or(0);
+        if removed != state.removed && state.position.as_ref().is_none_or(|position| position.number != removed) {
             return Some(
                 "changes that are not applied here were removed from the queue, by another copy of this job"
                     .to_string(),
