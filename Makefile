@@ -21,6 +21,7 @@ demo-stop:
 bench:
 	@tests/bench/snapshot.sh $(ROWS)
 	@tests/bench/methods.sh
+	@tests/bench/replay.sh
 
 clean:
 	cargo clean

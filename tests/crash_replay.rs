@@ -178,6 +178,14 @@ fn write(client: &mut Client, dice: &mut Dice, name: &str) -> Result<(), postgre
     Ok(())
 }
 
+fn commit_prepared(client: &mut Client, pattern: &str) -> Result<(), postgres::Error> {
+    let query = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND gid LIKE $1";
+    for row in client.query(query, &[&pattern])? {
+        client.batch_execute(&format!("COMMIT PREPARED '{}'", row.get::<_, String>(0)))?;
+    }
+    Ok(())
+}
+
 /// Writers of every kind, and refreshes that are killed at random, for a while. MIMEO_LOAD_SECONDS makes it longer.
 fn under_load(scene: &Scene) {
     let seconds = std::env::var("MIMEO_LOAD_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(15);
@@ -195,6 +203,13 @@ fn under_load(scene: &Scene) {
                 while !stop.load(Ordering::Relaxed) {
                     let Some(connected) = client.as_mut() else {
                         client = try_connect(&pair().source, "owner", "crash_replay");
+                        // What it had prepared when the source crashed holds up everybody.
+                        if client
+                            .as_mut()
+                            .is_some_and(|client| commit_prepared(client, &format!("w{writer}_%")).is_err())
+                        {
+                            client = None;
+                        }
                         std::thread::sleep(Duration::from_millis(20));
                         continue;
                     };
@@ -271,10 +286,7 @@ fn under_load(scene: &Scene) {
         stop_refreshing.store(true, Ordering::Relaxed);
     });
     let mut source = scene.source_superuser();
-    for row in source.query("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()", &[]).unwrap() {
-        let name: String = row.get(0);
-        source.batch_execute(&format!("COMMIT PREPARED '{name}'")).unwrap();
-    }
+    commit_prepared(&mut source, "%").unwrap();
     wait_for("the sessions on the source to end", || scene.source_sessions() == 0);
     refresh(scene);
     refresh(scene);

@@ -58,6 +58,18 @@ show() { # first column, peer of the floor, then peer:title…
         echo "| $what | ${peer#*:} | $time | $(echo "scale=2; $time / $floor" | bc) |"
     done
 }
+memory() { # command that refreshes: the largest anonymous memory of its backend, in MB
+    "$1" >/dev/null &
+    local refresh=$! pid='' most=0 now
+    while kill -0 $refresh 2>/dev/null; do
+        [ -n "$pid" ] || pid=$(on_destination -d postgres -c "SELECT pid FROM pg_stat_activity WHERE query LIKE 'mimeo refresh of%'")
+        now=$(awk '/RssAnon/ { print $2 }' "/proc/$pid/status" 2>/dev/null || true)
+        [ "${now:-0}" -le "$most" ] || most=$now
+        sleep 0.05
+    done
+    wait $refresh
+    echo "$((most / 1024))"
+}
 on_source -c "CREATE ROLE copier LOGIN PASSWORD 'copier'"
 mapping="host=127.0.0.1 port=$source_port dbname=postgres"
 install_mimeo() { # database version-clause

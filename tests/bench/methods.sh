@@ -68,19 +68,6 @@ longest_wait() { # peer: the longest query of one reader while refresh_table run
     wait $reader 2>/dev/null || true
     cat "$dir"/reader.* | awk '$3 > m { m = $3 } END { printf "%.1f", m / 1000 }'
 }
-memory_of() { # refresh: the largest anonymous memory of the backend, in MB
-    "$1" >/dev/null &
-    local refresh=$! pid='' most=0 now
-    while kill -0 $refresh 2>/dev/null; do
-        [ -n "$pid" ] || pid=$(on_destination -d postgres -c "SELECT pid FROM pg_stat_activity WHERE query LIKE 'mimeo refresh of%'")
-        now=$(awk '/RssAnon/ { print $2 }' "/proc/$pid/status" 2>/dev/null || true)
-        [ "${now:-0}" -le "$most" ] || most=$now
-        sleep 0.05
-    done
-    wait $refresh
-    echo "$((most / 1024))"
-}
-
 echo "| refresh | | seconds | to the pipe |"
 echo "|---|---|---|---|"
 run_peers pipe_whole mimeo2_table mimeo1_table
@@ -89,8 +76,8 @@ echo "| table, $rows rows | longest wait of a reader: mimeo 2 $(longest_wait mim
 run_peers pipe_new mimeo2_inserter mimeo1_inserter
 show "inserter, $rows new rows" pipe_new "pipe_new:the pipe, into the same indexes" "mimeo2_inserter:mimeo 2" "mimeo1_inserter:mimeo 1.5.1"
 before_mimeo2_inserter
-echo "| inserter, $rows new rows | memory of the backend: $(memory_of mimeo2_inserter) MB | | |"
+echo "| inserter, $rows new rows | memory of the backend: $(memory mimeo2_inserter) MB | | |"
 run_peers pipe_changed mimeo2_updater mimeo1_updater
 show "updater, $rows changed of $((rows * 2)) rows" pipe_changed "pipe_changed:the pipe, no index" "mimeo2_updater:mimeo 2" "mimeo1_updater:mimeo 1.5.1"
 before_mimeo2_updater
-echo "| updater, $rows changed of $((rows * 2)) rows | memory of the backend: $(memory_of mimeo2_updater) MB | | |"
+echo "| updater, $rows changed of $((rows * 2)) rows | memory of the backend: $(memory mimeo2_updater) MB | | |"

@@ -35,19 +35,6 @@ before_logical() {
 before_copydb() { rm -rf "$dir/copydb_work"; }
 before_pipe() { on_destination -d pipe -c 'TRUNCATE t'; }
 
-memory() { # the largest anonymous memory of the backend during a refresh, in MB
-    mimeo2 >/dev/null &
-    local refresh=$! pid='' most=0 now
-    while kill -0 $refresh 2>/dev/null; do
-        [ -n "$pid" ] || pid=$(on_destination -d postgres -c "SELECT pid FROM pg_stat_activity WHERE query LIKE 'mimeo refresh of%'")
-        now=$(awk '/RssAnon/ { print $2 }' "/proc/$pid/status" 2>/dev/null || true)
-        [ "${now:-0}" -le "$most" ] || most=$now
-        sleep 0.05
-    done
-    wait $refresh
-    echo "$((most / 1024))"
-}
-
 for database in mimeo2 mimeo1 matview logical copydb pipe; do on_destination -d postgres -c "CREATE DATABASE $database"; done
 mkdir -p "$dir/copydb_home"
 [ "$(id -u)" != 0 ] || chown -R postgres "$dir"
@@ -84,5 +71,5 @@ for rows in "$@"; do
     for _ in 1 2 3 4 5; do on_destination -d mimeo2 -c "SELECT mimeo.refresh_snapshot('public.t')" >/dev/null; done
     skipped=$(on_destination -d mimeo2 -c "SELECT round((percentile_cont(0.5) WITHIN GROUP
         (ORDER BY extract(epoch FROM ended - started)) * 1000)::numeric, 1) FROM mimeo.run_history WHERE status = 'skipped'")
-    echo "| $rows | mimeo 2, memory of the backend: $(memory) MB; a skipped refresh: $skipped ms | | |"
+    echo "| $rows | mimeo 2, memory of the backend: $(memory mimeo2) MB; a skipped refresh: $skipped ms | | |"
 done
