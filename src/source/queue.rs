@@ -1,8 +1,8 @@
 //! What a dml or logdel job has on its source: a queue of the keys that have changed, and what fills it.
 //!
-//! Triggers fire once a statement, and add the keys of all its rows in one INSERT … SELECT from the transition tables. A
-//! partitioned table has row triggers instead, which its partitions get by themselves, those to come too. The trigger
-//! function runs as the source role with a pinned search_path, so writers need no privilege on the queue.
+//! Triggers fire once a statement, and add the keys of all its rows in one INSERT … SELECT from the transition tables; one
+//! more fires for rows whose key changes. A partitioned table has row triggers instead, which its partitions get by
+//! themselves, those to come too. The trigger function runs as the source role with a pinned search_path, so writers need no privilege on the queue.
 //!
 //! A row of the queue: the key, `mimeo_seq`, the writer's `mimeo_xid`, and `mimeo_op`: I, U, D; T for a TRUNCATE. One
 //! row with P tells in `mimeo_seq` which position of the job was the last whose rows were removed. That of a logdel job also has the time, and of a deleted row all values.
@@ -98,8 +98,14 @@ impl Member {
     }
 }
 
-/// INSERT, UPDATE, DELETE, TRUNCATE.
-const TRIGGERS: u32 = 4;
+/// How many triggers a table gets.
+fn trigger_count(row_level: bool) -> u32 {
+    if row_level {
+        4
+    } else {
+        5
+    }
+}
 
 /// $1: the table, $2: schema and $3: name of the function.
 const MEMBERS: &str = r"
@@ -238,20 +244,28 @@ impl Connection {
     ) -> Result<()> {
         let operators = self.key_operators(capture.table, capture.key)?;
         self.end_snapshot()?;
-        let mut script = objects_script(objects, capture, &operators);
+        // What an earlier filter needed goes in the same transaction.
+        let mut script = format!("{} {}", objects.removal(), objects_script(objects, capture, &operators));
         if let (Some(table), 'p') = (members.first(), capture.shape.kind) {
             // Who makes a partition makes its triggers.
             script.push_str(&format!("GRANT EXECUTE ON FUNCTION {}() TO {};", objects.function, table.owner));
         }
         for member in triggered(capture, members) {
-            script.push_str(&triggers_script(objects, &member.table(), capture.shape.kind == 'p'));
+            script.push_str(&triggers_script(objects, &member.table(), capture, &operators));
         }
         self.change_source(&script, wait, "making the queue and its triggers")
     }
 
     /// Gives a table that has come to belong to the source the job's triggers.
-    pub fn add_triggers(&mut self, objects: &Objects, member: &Member, wait: Patience) -> Result<()> {
-        self.change_source(&triggers_script(objects, &member.table(), false), wait, "making triggers")
+    pub fn add_triggers(
+        &mut self,
+        objects: &Objects,
+        capture: &Capture<'_>,
+        operators: &[String],
+        member: &Member,
+        wait: Patience,
+    ) -> Result<()> {
+        self.change_source(&triggers_script(objects, &member.table(), capture, operators), wait, "making triggers")
     }
 
     /// Runs statements that lock tables of the source in one transaction, without making writers wait for long behind them:
@@ -420,13 +434,14 @@ fn triggered<'a>(capture: &Capture<'_>, members: &'a [Member]) -> &'a [Member] {
 
 /// Members of a table (not partitioned) that lack a trigger.
 pub fn untriggered(members: &[Member]) -> Vec<&Member> {
-    members.iter().filter(|member| member.firing + member.disabled < TRIGGERS).collect()
+    members.iter().filter(|member| member.firing + member.disabled < trigger_count(false)).collect()
 }
 
 /// Whether a trigger was disabled, or taken away from the table itself, and changes were missed.
 pub fn is_deaf(members: &[Member], partitioned: bool) -> bool {
     let looked_at = if partitioned { &members[..members.len().min(1)] } else { members };
-    looked_at.iter().any(|member| member.disabled > 0) || members.first().is_none_or(|table| table.firing < TRIGGERS)
+    looked_at.iter().any(|member| member.disabled > 0)
+        || members.first().is_none_or(|table| table.firing < trigger_count(partitioned))
 }
 
 fn objects_script(objects: &Objects, capture: &Capture<'_>, operators: &[String]) -> String {
@@ -450,7 +465,7 @@ fn objects_script(objects: &Objects, capture: &Capture<'_>, operators: &[String]
     };
     let comment = format!("Changes of {} that mimeo has yet to copy to {}", table.plain(), capture.destination);
     // Joins of transition tables: a plan that was made for a few rows must not meet many in nested loops.
-    let joins = if capture.keeps_rows || capture.compared.is_some() { "SET enable_nestloop = off" } else { "" };
+    let joins = if capture.compared.is_some() { "SET enable_nestloop = off" } else { "" };
     let body = if capture.shape.kind == 'p' {
         row_body(queue, capture, operators)
     } else {
@@ -511,37 +526,37 @@ fn statement_body(queue: &Name, capture: &Capture<'_>, operators: &[String]) -> 
     let (new, old) = (qualified("n", key), qualified("o", key));
     let same = same("n", "o", key, operators);
     let into = format!("INSERT INTO {queue} ({list}, mimeo_op)");
-    let gone = if capture.keeps_rows {
-        format!("INSERT INTO {queue} ({list}, mimeo_op, mimeo_row) SELECT {old}, 'D', row_to_json(o) FROM old_rows o")
-    } else {
-        format!("{into} SELECT {old}, 'D' FROM old_rows o")
+    // `old` is either a row of old_rows or OLD itself.
+    let gone = |old: &str, row: &str| {
+        if capture.keeps_rows {
+            format!("INSERT INTO {queue} ({list}, mimeo_op, mimeo_row) SELECT {old}, 'D', row_to_json({row})")
+        } else {
+            format!("{into} SELECT {old}, 'D'")
+        }
     };
-    let update = match capture.compared {
+    let unchanged = match capture.compared {
         Some(columns) => format!(
-            "{into} SELECT {new}, 'U' FROM new_rows n WHERE NOT EXISTS (SELECT FROM old_rows o
-                 WHERE {same} AND NOT ROW({})::record *<> ROW({})::record);
-             {gone} WHERE NOT EXISTS (SELECT FROM new_rows n WHERE {same});",
+            "WHERE NOT EXISTS (SELECT FROM old_rows o WHERE {same} AND NOT ROW({})::record *<> ROW({})::record)",
             qualified("n", columns),
             qualified("o", columns)
         ),
-        None if capture.keeps_rows => format!(
-            "{into} SELECT {new}, 'U' FROM new_rows n;
-             {gone} WHERE NOT EXISTS (SELECT FROM new_rows n WHERE {same});"
-        ),
-        None => format!("{into} SELECT {new}, 'U' FROM new_rows n UNION SELECT {old}, 'U' FROM old_rows o;"),
+        None => String::new(),
     };
+    let (moved, gone) = (gone(&qualified("OLD", key), "OLD"), gone(&old, "o"));
     // A table of a hierarchy is not the whole of it.
     let (extra, row) = if capture.keeps_rows { (", mimeo_row", ", row_to_json(o)") } else { ("", "") };
     let part = format!("INSERT INTO {queue} ({list}, mimeo_op{extra}) SELECT {old}, 'D'{row} FROM ONLY ");
     format!(
         "#variable_conflict use_column
          BEGIN
-             IF TG_OP = 'INSERT' THEN
+             IF TG_LEVEL = 'ROW' THEN
+                 {moved};
+             ELSIF TG_OP = 'INSERT' THEN
                  {into} SELECT {new}, 'I' FROM new_rows n;
              ELSIF TG_OP = 'UPDATE' THEN
-                 {update}
+                 {into} SELECT {new}, 'U' FROM new_rows n {unchanged};
              ELSIF TG_OP = 'DELETE' THEN
-                 {gone};
+                 {gone} FROM old_rows o;
              ELSIF EXISTS (SELECT FROM pg_inherits i WHERE TG_RELID IN (i.inhparent, i.inhrelid)) THEN
                  EXECUTE {} || TG_RELID::regclass || ' o';
              ELSE
@@ -594,26 +609,40 @@ fn row_body(queue: &Name, capture: &Capture<'_>, operators: &[String]) -> String
     )
 }
 
-fn triggers_script(objects: &Objects, table: &Name, rows: bool) -> String {
-    let function = &objects.function;
-    let mut script = String::new();
-    for (event, transition) in [
-        ("INSERT", "REFERENCING NEW TABLE AS new_rows"),
-        ("UPDATE", "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows"),
-        ("DELETE", "REFERENCING OLD TABLE AS old_rows"),
-    ] {
-        let name = quote(&format!("{}_{}", objects.trigger, event.to_lowercase()));
-        let (transition, each) = if rows { ("", "ROW") } else { (transition, "STATEMENT") };
-        script.push_str(&format!(
-            "CREATE TRIGGER {name} AFTER {event} ON {table} {transition} FOR EACH {each} EXECUTE FUNCTION {function}();\n"
-        ));
-    }
-    let name = quote(&format!("{}_truncate", objects.trigger));
-    // Before: the keys are still there.
-    script.push_str(&format!(
-        "CREATE TRIGGER {name} BEFORE TRUNCATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION {function}();\n"
-    ));
-    script
+fn triggers_script(objects: &Objects, table: &Name, capture: &Capture<'_>, operators: &[String]) -> String {
+    let updated = match capture.compared {
+        Some(_) => "AFTER UPDATE ON {} REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT",
+        None => "AFTER UPDATE ON {} REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT",
+    };
+    let moved =
+        format!("AFTER UPDATE ON {{}} FOR EACH ROW WHEN (NOT ({}))", same("NEW", "OLD", capture.key, operators));
+    // Before a TRUNCATE, the keys are still there.
+    let truncated = ("truncate", "BEFORE TRUNCATE ON {} FOR EACH STATEMENT");
+    let triggers = if capture.shape.kind == 'p' {
+        vec![
+            ("insert", "AFTER INSERT ON {} FOR EACH ROW"),
+            ("update", "AFTER UPDATE ON {} FOR EACH ROW"),
+            ("delete", "AFTER DELETE ON {} FOR EACH ROW"),
+            truncated,
+        ]
+    } else {
+        vec![
+            ("insert", "AFTER INSERT ON {} REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT"),
+            ("update", updated),
+            ("key", &moved),
+            ("delete", "AFTER DELETE ON {} REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT"),
+            truncated,
+        ]
+    };
+    let (table, function) = (table.to_string(), &objects.function);
+    triggers
+        .into_iter()
+        .map(|(event, definition)| {
+            let name = quote(&format!("{}_{event}", objects.trigger));
+            let definition = definition.replacen("{}", &table, 1);
+            format!("CREATE TRIGGER {name} {definition} EXECUTE FUNCTION {function}();\n")
+        })
+        .collect()
 }
 
 /// The queries that read a part of a queue with the rows that are now in the table. They run under the source role's own

@@ -1,5 +1,5 @@
 -- dml: inserts, updates and deletes on the source are replayed, exactly once.
-SELECT plan(65);
+SELECT plan(70);
 
 SELECT on_source($$
     CREATE TABLE app.t (id int PRIMARY KEY, v text, n numeric);
@@ -11,7 +11,7 @@ SELECT same_rows('app.t');
 SELECT results_eq($$SELECT type, control, pk_name, pk_type, insert_on_fetch FROM mimeo.refresh_config_dml$$,
     $$VALUES ('dml', 'mimeo.app_t_q', '{id}'::text[], '{integer}'::text[], true)$$, 'with the source''s key');
 SELECT is(ask_source($$SELECT string_agg(tgname, ' ' ORDER BY tgname) FROM pg_trigger WHERE tgrelid = 'app.t'::regclass$$),
-    'app_t_mimeo_trig_delete app_t_mimeo_trig_insert app_t_mimeo_trig_truncate app_t_mimeo_trig_update', 'triggers are on the source');
+    'app_t_mimeo_trig_delete app_t_mimeo_trig_insert app_t_mimeo_trig_key app_t_mimeo_trig_truncate app_t_mimeo_trig_update', 'triggers are on the source');
 SELECT is(ask_source($$SELECT proname || ' ' || prosecdef || ' ' || proconfig::text || ' ' || has_function_privilege('public', oid, 'EXECUTE')
     FROM pg_proc WHERE pronamespace = 'mimeo'::regnamespace$$), 'app_t_mimeo_queue true {"search_path=pg_catalog, pg_temp"} false',
     'their function has a pinned search_path and is for nobody else');
@@ -175,6 +175,21 @@ SELECT on_source($$UPDATE app.wide SET a = 6 WHERE id = 77$$);
 SELECT mimeo.refresh_dml('app.wide', p_insert_on_fetch := false);
 SELECT same_rows('app.wide', 'id, a');
 
+-- A filter that changes, and a condition
+UPDATE mimeo.refresh_config SET filter = '{id,a,b}' WHERE dest_table = 'app.wide';
+SELECT throws_like($$SELECT mimeo.refresh_dml('app.wide')$$, '%column b is missing%', 'a filter with a column more: the destination needs it');
+ALTER TABLE app.wide ADD COLUMN b integer;
+SELECT mimeo.refresh_dml('app.wide');
+SELECT same_rows('app.wide', 'id, a, b');
+SELECT on_source($$UPDATE app.wide SET b = 4711 WHERE id < 10$$);
+SELECT mimeo.refresh_dml('app.wide');
+SELECT same_rows('app.wide', 'id, a, b');
+SELECT is((last_run('app.wide')).rows, 9::bigint, 'and its changes are queued from then on');
+UPDATE mimeo.refresh_config SET condition = 'WHERE id < 50' WHERE dest_table = 'app.part';
+SELECT mimeo.refresh_dml('app.part');
+SELECT same_rows('app.part', 'id, a, b, c::text', 'app.wide', 'id < 50');
+UPDATE mimeo.refresh_config SET condition = 'WHERE a < 20 OR b > 1000' WHERE dest_table = 'app.part';
+
 -- Many changes: the table is written anew
 SELECT on_source($$INSERT INTO app.t SELECT i, 'many', i FROM generate_series(10, 60000) i$$);
 SELECT mimeo.refresh_dml('app.t', p_repull := true);
@@ -199,7 +214,7 @@ SELECT cmp_ok(ask_reader($$SELECT pg_relation_size('mimeo.app_t_q')$$)::bigint, 
 -- The end
 SELECT lives_ok($$SELECT mimeo.dml_destroyer('app.wide')$$, 'a job ends');
 SELECT is(ask_source($$SELECT string_agg(tgname, ' ' ORDER BY tgname) FROM pg_trigger WHERE tgrelid = 'app.wide'::regclass$$),
-    'app_wide_mimeo_trig01_delete app_wide_mimeo_trig01_insert app_wide_mimeo_trig01_truncate app_wide_mimeo_trig01_update', 'its triggers go, those of the other destination stay');
+    'app_wide_mimeo_trig01_delete app_wide_mimeo_trig01_insert app_wide_mimeo_trig01_key app_wide_mimeo_trig01_truncate app_wide_mimeo_trig01_update', 'its triggers go, those of the other destination stay');
 SELECT has_table('app', 'wide', 'the table is kept');
 SELECT lives_ok($$SELECT mimeo.dml_destroyer('app.part', false)$$, 'another one');
 SELECT hasnt_table('app', 'part', 'with its table');

@@ -1,5 +1,5 @@
 -- dml and logdel: partitioned tables and hierarchies, privileges, and what must not be missed or left behind on a source.
-SELECT plan(62);
+SELECT plan(66);
 
 -- Partitions: also those that come, go, and are truncated
 SELECT on_source($$CREATE TABLE app.p (id int, r int, v text, PRIMARY KEY (r, id)) PARTITION BY RANGE (r);
@@ -88,7 +88,7 @@ SELECT on_source($$CREATE INDEX ON app.t (lower(v)); CREATE FUNCTION app.f(text)
 SELECT throws_like($$SELECT mimeo.dml_maker('app.t', 1)$$, 'index % cannot be made here%', 'failed');
 SELECT is(pg_temp.left_there(), '0', 'failed: nothing there');
 SELECT mimeo.dml_maker('app.t', 1, p_index := false);
-SELECT is(pg_temp.left_there(), '7', 'done: a queue, its sequence, a function and four triggers');
+SELECT is(pg_temp.left_there(), '8', 'done: a queue, its sequence, a function and five triggers');
 
 -- Writers need no privilege of their own, and cannot use the function for more
 SELECT on_source($$INSERT INTO app.t VALUES (2, 'owner')$$);
@@ -129,6 +129,17 @@ UPDATE mimeo.refresh_config SET state = (SELECT state FROM kept) WHERE dest_tabl
 SELECT mimeo.refresh_dml('app.t');
 SELECT same_rows('app.t');
 SELECT matches((last_run('app.t')).reason, 'by another copy of this job', 'a destination that was restored from a backup is noticed');
+
+-- The source is another cluster
+UPDATE mimeo.refresh_config SET state = jsonb_set(state, '{system}', '"1"') WHERE dest_table = 'app.t';
+SELECT on_source($$UPDATE app.t SET v = 'restored'$$);
+SELECT mimeo.refresh_dml('app.t');
+SELECT same_rows('app.t');
+SELECT matches((last_run('app.t')).reason, 'the source is another cluster now', 'a source that was restored elsewhere is noticed');
+SELECT on_source($$UPDATE app.t SET v = 'and goes on'$$);
+SELECT mimeo.refresh_dml('app.t'); SELECT mimeo.refresh_dml('app.t');
+SELECT same_rows('app.t');
+SELECT is(ask_reader($$SELECT count(*) FROM mimeo.app_t_q$$), '1', 'and its queue is emptied');
 
 -- What is gone on the source
 SELECT as_reader('DROP TABLE mimeo.app_t_q');

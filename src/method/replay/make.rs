@@ -1,6 +1,6 @@
 //! dml_maker and logdel_maker.
 
-use super::{refresh, Options, State, DELETED};
+use super::{compared, refresh, Options, State, DELETED};
 use crate::backend::identity::require_writable;
 use crate::backend::name::{quote, Name};
 use crate::backend::relation::Patience;
@@ -99,8 +99,6 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
     }
 
     let objects = making.source.free_objects(&schema, &table_name)?;
-    // What a condition looks at may be more than what is copied.
-    let compared = common.filter.as_ref().filter(|_| common.condition.is_none()).map(|_| names(&making.columns));
     let dest_table = destination.plain();
     let wanted = dest_table.clone();
     undo_later(&making.source, objects.removal(), move || {
@@ -111,7 +109,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
         table: &making.table,
         shape: &making.shape,
         key: &key_names,
-        compared: compared.as_deref(),
+        compared: compared(common.filter.as_deref(), common.condition),
         keeps_rows,
         destination: &dest_table,
     };
@@ -123,6 +121,8 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
         removed: 0,
         system: String::new(),
         members: super::places(&members, making.shape.kind == 'p'),
+        filter: common.filter.clone(),
+        condition: common.condition.map(str::to_string),
         copy_all: None,
         objects,
     };

@@ -37,6 +37,11 @@ struct State {
     /// OID and file of the source table and of what belongs to it; the files count only in a partitioned table.
     #[serde(default)]
     members: Vec<(u32, u32)>,
+    /// What was copied so far; the triggers are made for it.
+    #[serde(default)]
+    filter: Option<Vec<String>>,
+    #[serde(default)]
+    condition: Option<String>,
     /// All rows have to be copied next time, and why.
     #[serde(default)]
     copy_all: Option<String>,
@@ -62,6 +67,11 @@ impl State {
         serde_json::from_value(job.state.clone())
             .map_err(|_| Error::Internal(format!("the state of {} in refresh_config cannot be read", job.dest_table)))
     }
+}
+
+/// The columns whose changes count, if not all do: what a condition looks at may be more than what is copied.
+fn compared<'a>(filter: Option<&'a [String]>, condition: Option<&str>) -> Option<&'a [String]> {
+    filter.filter(|_| condition.is_none())
 }
 
 /// As `State::members` holds them.

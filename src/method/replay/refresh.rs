@@ -1,7 +1,7 @@
 //! refresh_dml and refresh_logdel.
 
 use super::make::require_stamp;
-use super::{current_transaction, places, Position, State, DELETED};
+use super::{compared, current_transaction, places, Position, State, DELETED};
 use crate::backend::identity::{act_as, Identity};
 use crate::backend::name::{quote, quote_list, Name};
 use crate::backend::relation::{lock_to_write, Patience, Relation};
@@ -19,7 +19,7 @@ use crate::settings;
 use crate::shape::Shape;
 use crate::source::catalog::{rows_query, SourceTable};
 use crate::source::connection::Connection;
-use crate::source::queue::{is_deaf, untriggered, Changes, Member, Summary};
+use crate::source::queue::{is_deaf, untriggered, Capture, Changes, Member, Summary};
 use pgrx::{pg_sys, warning};
 
 /// The arguments of refresh_dml and refresh_logdel.
@@ -162,6 +162,8 @@ impl Refresh<'_> {
         state.system = summary.system.clone();
         state.members = places(&present.members, partitioned);
         state.copy_all = None;
+        state.filter = job.filter.clone();
+        state.condition = job.condition.clone();
         self.catalog.record_run(&job.dest_table, Some(&serde_json::to_value(&state)?), None)?;
         Ok(status)
     }
@@ -183,6 +185,7 @@ impl Refresh<'_> {
 
     /// Opens the snapshot. A child of the source table that has no triggers yet gets them first.
     fn look(&self, source: &mut Connection, table: SourceTable, state: &State, limit: Option<i64>) -> Result<Present> {
+        let mut remade = false;
         loop {
             let shape = source.snapshot_of(table.oid)?;
             let members = source.members(&table, Some(&state.objects.function))?;
@@ -191,18 +194,33 @@ impl Refresh<'_> {
             } else {
                 untriggered(&members).into_iter().filter(|member| member.oid != table.oid).cloned().collect()
             };
-            if !children.is_empty() {
-                source.require_capture_rights(self.catalog.schema(), &members, false)?;
-                source.end_snapshot()?;
-                let patience = Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() };
-                for child in &children {
-                    source.add_triggers(&state.objects, child, patience)?;
-                }
-                continue;
-            }
             let key = self.job.pk_name.clone().unwrap_or_default();
             let timed = self.method == Method::Logdel;
             let operators = source.key_operators(&table, &key)?;
+            let wanted = compared(self.job.filter.as_deref(), self.job.condition.as_deref());
+            let capture = Capture {
+                table: &table,
+                shape: &shape,
+                key: &key,
+                compared: wanted,
+                keeps_rows: timed,
+                destination: &self.job.dest_table,
+            };
+            if !remade && wanted != compared(state.filter.as_deref(), state.condition.as_deref()) {
+                // The triggers do not queue what the job now wants.
+                source.require_capture_rights(self.catalog.schema(), &members, shape.kind == 'p')?;
+                source.make_queue(&state.objects, &capture, &members, patience())?;
+                remade = true;
+                continue;
+            }
+            if !children.is_empty() {
+                source.require_capture_rights(self.catalog.schema(), &members, false)?;
+                source.end_snapshot()?;
+                for child in &children {
+                    source.add_triggers(&state.objects, &capture, &operators, child, patience())?;
+                }
+                continue;
+            }
             let summary = source.summary(&state.objects.queue, timed, limit, &members)?;
             if !state.system.is_empty() && summary.system != state.system {
                 source.end_snapshot()?;
@@ -226,6 +244,9 @@ impl Refresh<'_> {
         }
         if !state.system.is_empty() && state.system != summary.system {
             return Some("the source is another cluster now".to_string());
+        }
+        if state.filter != self.job.filter || state.condition != self.job.condition {
+            return Some("the filter or the condition has changed".to_string());
         }
         // An earlier try may have removed the rows of the present position, and then have come to nothing here.
         let removed = summary.removed.unwrap_or(0);
