@@ -13,7 +13,7 @@ SELECT results_eq($$SELECT type, control, pk_name, pk_type, insert_on_fetch FROM
 SELECT is(ask_source($$SELECT string_agg(tgname, ' ' ORDER BY tgname) FROM pg_trigger WHERE tgrelid = 'app.t'::regclass$$),
     'app_t_mimeo_trig_delete app_t_mimeo_trig_insert app_t_mimeo_trig_key app_t_mimeo_trig_truncate app_t_mimeo_trig_update', 'triggers are on the source');
 SELECT is(ask_source($$SELECT proname || ' ' || prosecdef || ' ' || proconfig::text || ' ' || has_function_privilege('public', oid, 'EXECUTE')
-    FROM pg_proc WHERE pronamespace = 'mimeo'::regnamespace$$), 'app_t_mimeo_queue true {"search_path=pg_catalog, pg_temp"} false',
+    FROM pg_proc WHERE pronamespace = 'mimeo'::regnamespace$$), 'app_t_mimeo_queue true {"search_path=\"\""} false',
     'their function has a pinned search_path and is for nobody else');
 SELECT is((SELECT string_agg(indexname, ' ' ORDER BY indexname) FROM pg_indexes WHERE tablename = 't' AND schemaname = 'app'), 't_id_pk t_v_idx', 'indexes are copied');
 
