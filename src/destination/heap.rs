@@ -5,6 +5,7 @@
 use crate::backend::interrupts;
 use crate::destination::binary::{Decoder, Next};
 use crate::destination::copy_in::Reader;
+use crate::destination::sorted::SortedIndexes;
 use crate::error::{Error, Result};
 use pgrx::pg_sys;
 use pgrx::spi::Spi;
@@ -134,6 +135,8 @@ struct Writer {
     expression: *mut pg_sys::ExprContext,
     result: *mut pg_sys::ResultRelInfo,
     constrained: bool,
+    /// Of an ordinary load that is more than one batch.
+    sorted: Option<SortedIndexes>,
     /// No constraint of the table is deferrable.
     immediate: bool,
     /// The rows are in the indexes.
@@ -354,6 +357,7 @@ impl Writer {
             expression: pg_sys::MakePerTupleExprContext(executor),
             result,
             constrained: !(*descriptor).constr.is_null(),
+            sorted: None,
             immediate,
             indexed: false,
             dropped,
@@ -419,8 +423,10 @@ impl Writer {
             pg_sys::CurrentMemoryContext = self.batch_memory;
             let count = self.collected as c_int;
             unguarded::heap_multi_insert(self.relation, self.batch, count, self.command, flags, self.bulk);
-            if self.manner == Manner::Ordinary || (last && self.written == 0 && self.immediate) {
-                self.index_batch();
+            if self.manner == Manner::Ordinary {
+                self.index_batch(!last || self.written > 0);
+            } else if last && self.written == 0 && self.immediate {
+                self.index_batch(false);
             }
             self.written += self.collected as u64;
             self.written_bytes += self.collected_bytes;
@@ -445,15 +451,29 @@ impl Writer {
             }
         }
         pg_sys::CurrentMemoryContext = self.outer;
+        if let Some(sorted) = &mut self.sorted {
+            if last || sorted.is_full() {
+                sorted.insert((*self.expression).ecxt_per_tuple_memory);
+            }
+        }
     }
 
-    /// Puts the rows of the batch, which have just got their places, into the table's indexes.
-    unsafe fn index_batch(&mut self) {
+    /// Puts the rows of the batch, which have just got their places, into the table's indexes; `sorted`: those that can be
+    /// are sorted first, and get theirs after the last batch.
+    unsafe fn index_batch(&mut self, sorted: bool) {
+        if sorted && self.sorted.is_none() {
+            pg_sys::CurrentMemoryContext = self.outer;
+            self.sorted = Some(SortedIndexes::take_from(self.result));
+            pg_sys::CurrentMemoryContext = self.batch_memory;
+        }
         for row in 0..self.collected {
             let slot = *self.batch.add(row);
             (*slot).tts_tableOid = (*self.relation).rd_id;
             unguarded::MemoryContextReset((*self.expression).ecxt_per_tuple_memory);
             (*self.expression).ecxt_scantuple = slot;
+            if let Some(sorted) = &mut self.sorted {
+                sorted.add(slot, self.executor);
+            }
             #[cfg(any(feature = "pg14", feature = "pg15"))]
             unguarded::ExecInsertIndexTuples(
                 self.result,
@@ -480,6 +500,9 @@ impl Writer {
     }
 
     unsafe fn end(self) -> Written {
+        if let Some(sorted) = self.sorted {
+            sorted.end();
+        }
         pg_sys::ExecCloseIndices(self.result);
         for slot in 0..self.made {
             pg_sys::ExecDropSingleTupleTableSlot(*self.batch.add(slot));

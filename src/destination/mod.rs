@@ -10,6 +10,7 @@ pub mod privileges;
 pub mod references;
 pub mod replace;
 pub mod sequences;
+mod sorted;
 pub mod statistics;
 pub mod table;
 pub mod twins;

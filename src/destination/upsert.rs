@@ -201,7 +201,7 @@ impl Collected {
         let name = destination.table();
         let list = quote_list(columns.iter().map(String::as_str));
         let same = same_key(destination.local_oid(), key)?;
-        if is_plain(destination, columns.len())? || has_foreign_parts(destination)? {
+        if is_replaceable(destination, columns.len())? {
             let kept = format!("SELECT FROM {} r WHERE {same}", self.name);
             spi::run(&format!("DELETE FROM {name} d WHERE EXISTS ({kept})"), &[])?;
             spi::run(&format!("INSERT INTO {name} ({list}) OVERRIDING SYSTEM VALUE {rows}"), &[])?;
@@ -252,6 +252,11 @@ fn same_key(destination: pg_sys::Oid, key: &[String]) -> Result<String> {
         spi::json(KEY_OPERATORS, &[oid_arg(destination), key.to_vec().into()])?.unwrap_or_default();
     let same = key.iter().zip(operators).map(|(column, operator)| format!("d.{0} {operator} r.{0}", quote(column)));
     Ok(same.collect::<Vec<_>>().join(" AND "))
+}
+
+/// Whether rows may be deleted and inserted again: nothing of the destination's own hangs on them.
+pub fn is_replaceable(destination: &Shape, columns: usize) -> Result<bool> {
+    Ok(is_plain(destination, columns)? || has_foreign_parts(destination)?)
 }
 
 /// No columns but these, and no triggers, not even those of foreign keys.

@@ -148,8 +148,6 @@ pub struct Summary {
     pub truncated: Option<String>,
     /// mimeo_seq of the last row of a batch, if there are more.
     pub cut: Option<i64>,
-    /// pg_class.reltuples of the table and all its members.
-    pub tuples: f64,
 }
 
 impl Connection {
@@ -384,7 +382,7 @@ impl Connection {
     ///
     /// # Errors
     /// QueueMissing.
-    pub fn summary(&mut self, queue: &Name, timed: bool, limit: Option<i64>, members: &[Member]) -> Result<Summary> {
+    pub fn summary(&mut self, queue: &Name, timed: bool, limit: Option<i64>) -> Result<Summary> {
         let cut = limit.map_or("NULL".to_string(), |limit| {
             format!(
                 "(SELECT mimeo_seq FROM {queue} WHERE mimeo_op <> 'P' ORDER BY mimeo_seq OFFSET {} LIMIT 1)",
@@ -396,18 +394,15 @@ impl Connection {
         } else {
             "max('truncated'::text) FILTER (WHERE mimeo_op = 'T')"
         };
-        let oids: Vec<_> = members.iter().map(|member| member.oid.to_string()).collect();
         let document = self.value(
             &format!(
                 "SELECT json_build_object('snapshot', pg_current_snapshot()::text,
                      'system', (SELECT s.system_identifier::text FROM pg_control_system() s),
                      'rows', count(*) FILTER (WHERE mimeo_op <> 'P'), 'last', max(mimeo_seq) FILTER (WHERE mimeo_op <> 'P'),
-                     'removed', max(mimeo_seq) FILTER (WHERE mimeo_op = 'P'), 'truncated', {at}, 'cut', {cut},
-                     'tuples', (SELECT coalesce(sum(c.reltuples) FILTER (WHERE c.relkind = 'r' AND c.reltuples > 0), 0) FROM pg_class c
-                                 WHERE c.oid = ANY ($1::oid[])))::text
+                     'removed', max(mimeo_seq) FILTER (WHERE mimeo_op = 'P'), 'truncated', {at}, 'cut', {cut})::text
                    FROM {queue}"
             ),
-            &[&format!("{{{}}}", oids.join(","))],
+            &[],
             "reading the queue",
         );
         match document {
@@ -671,7 +666,8 @@ impl Changes<'_> {
         )
     }
 
-    fn keys(&self) -> String {
+    /// The keys, each once.
+    pub fn keys(&self) -> String {
         let list = quote_list(self.key.iter().map(String::as_str));
         let mut query = format!("SELECT DISTINCT {list} FROM {} WHERE {}", self.queue, self.range());
         for further in self.further {
@@ -682,10 +678,12 @@ impl Changes<'_> {
 
     /// These columns of the rows that are there now, each once.
     pub fn present(&self, columns: &[String]) -> String {
+        // In the order of the key, neighbours are read together there, and written together here.
         format!(
-            "SELECT {} FROM ({}) \"mimeo_k\" JOIN ({}) \"mimeo_r\" ON {}",
+            "SELECT {} FROM ({} ORDER BY {}) \"mimeo_k\" JOIN ({}) \"mimeo_r\" ON {}",
             qualified("\"mimeo_r\"", columns),
             self.keys(),
+            quote_list(self.key.iter().map(String::as_str)),
             self.rows,
             same("\"mimeo_r\"", "\"mimeo_k\"", self.key, self.operators)
         )

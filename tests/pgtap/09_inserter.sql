@@ -1,5 +1,5 @@
 -- inserter: new rows, by a time or serial column.
-SELECT plan(80);
+SELECT plan(85);
 
 SELECT on_source($$
     CREATE TABLE app.s (id bigserial PRIMARY KEY, a int, v text);
@@ -182,5 +182,21 @@ SELECT lives_ok($$SELECT mimeo.inserter_destroyer('app.there')$$, 'the job ends'
 SELECT has_table('app', 'there', 'the table stays');
 SELECT throws_ok($$SELECT mimeo.updater_destroyer('app.s')$$, '42809',
     'destination table app.s is a job of type inserter, not updater', 'the destroyer of another method');
+
+-- Many rows, whose index entries are sorted
+SELECT on_source($$CREATE TABLE app.many (id bigserial PRIMARY KEY, a int, b text UNIQUE, c int[], d timestamptz DEFAULT clock_timestamp());
+    CREATE INDEX ON app.many (lower(b), a DESC); CREATE INDEX ON app.many (d) WHERE a % 2 = 0; CREATE INDEX ON app.many USING gin (c);
+    CREATE UNIQUE INDEX ON app.many (a, id) INCLUDE (b); CREATE INDEX ON app.many USING hash (a);
+    INSERT INTO app.many (a, b, c) SELECT i % 1000, md5(i::text), ARRAY[i % 7, i % 11] FROM generate_series(1, 100) i$$);
+SELECT mimeo.inserter_maker('app.many', 'serial', 'id', 1);
+SELECT on_source($$INSERT INTO app.many (a, b, c) SELECT i % 1000, CASE WHEN i % 1000 > 0 THEN md5(i::text) END, ARRAY[i % 7, i % 11] FROM generate_series(101, 80000) i$$);
+SELECT mimeo.refresh_inserter('app.many');
+SELECT same_rows('app.many', 't.*', p_where := 'id < 80000');
+SELECT lives_ok(format('SELECT tap.bt_index_parent_check(%L, true)', 'app.' || quote_ident(c.relname)), 'the entries are in order and complete: ' || c.relname)
+  FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid WHERE x.indrelid = 'app.many'::regclass AND c.relam = (SELECT oid FROM pg_am WHERE amname = 'btree') AND x.indisunique
+ ORDER BY 1;
+SELECT on_source($$INSERT INTO app.many (a, b) SELECT 5, 'x' || i FROM generate_series(1, 40000) i; INSERT INTO app.many (a) VALUES (1)$$);
+INSERT INTO app.many (id, b) VALUES (-1, 'x39999');
+SELECT throws_ok($$SELECT mimeo.refresh_inserter('app.many')$$, '23505', NULL, 'and uniqueness is checked');
 
 SELECT * FROM finish();

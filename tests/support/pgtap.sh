@@ -46,6 +46,8 @@ on destination template_destination <<SQL
 CREATE SCHEMA tap;
 CREATE EXTENSION pgtap SCHEMA tap;
 CREATE EXTENSION dblink SCHEMA tap;
+CREATE EXTENSION amcheck SCHEMA tap;
+GRANT EXECUTE ON FUNCTION tap.bt_index_parent_check(regclass, boolean) TO PUBLIC;
 CREATE EXTENSION postgres_fdw;
 GRANT USAGE ON SCHEMA tap TO PUBLIC;
 GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO dba;

@@ -9,7 +9,7 @@ use crate::backend::spi;
 use crate::destination::copy_in::Target;
 use crate::destination::fit::{self, Fit};
 use crate::destination::table;
-use crate::destination::upsert::Collected;
+use crate::destination::upsert::{is_replaceable, Collected};
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
@@ -221,7 +221,7 @@ impl Refresh<'_> {
                 }
                 continue;
             }
-            let summary = source.summary(&state.objects.queue, timed, limit, &members)?;
+            let summary = source.summary(&state.objects.queue, timed, limit)?;
             if !state.system.is_empty() && summary.system != state.system {
                 source.end_snapshot()?;
                 source.adopt_queue(&state.objects.queue)?;
@@ -291,11 +291,13 @@ impl Refresh<'_> {
         let joined = condition.is_some_and(|text| !text.trim_start().to_lowercase().starts_with("where"));
         let indexes = source.indexes(&present.table)?;
         let unique = Shape { indexes, ..shape.clone() }.is_unique(&key);
-        // The planner may know nothing of how full the queue is, or what it knew when it was empty.
-        let many = taken >= 1000 && (joined || taken as f64 * 20.0 > present.summary.tuples);
-        if !unique || many {
-            source.script("SET LOCAL enable_nestloop = off", "preparing to read the rows")?;
-        }
+        // The keys are few against the table, mostly, and those that change together lie together. The planner may only know
+        // how full the queue once was: by a unique index it reads the rows in linear time all the same.
+        let nested = if unique && (!joined || taken < 1000) { "on" } else { "off" };
+        source.script(
+            &format!("SET LOCAL enable_nestloop = {nested}; SET LOCAL random_page_cost = 1.1; SET LOCAL jit = off"),
+            "preparing to read the rows",
+        )?;
         source.use_own_search_path()?;
         let rows = rows_query(&present.table.table(), &fit.columns, condition);
         Ok(Work { present, destination, owner, local, fit, key, rows, joined: joined || !unique })
@@ -317,6 +319,11 @@ impl Refresh<'_> {
         queries
     }
 
+    /// Rows go into the destination while they come, rather than after all of them have.
+    fn straight(&self) -> bool {
+        self.options.insert_on_fetch.or(self.job.insert_on_fetch).unwrap_or(true)
+    }
+
     fn queue(&self) -> Result<Name> {
         Ok(State::of(self.job)?.objects.queue)
     }
@@ -328,7 +335,7 @@ impl Refresh<'_> {
                 let query =
                     format!("SELECT {} FROM ({}) q", quote_list(fit.columns.iter().map(String::as_str)), work.rows);
                 run.phase("copy");
-                if self.options.insert_on_fetch.or(self.job.insert_on_fetch).unwrap_or(true) && !work.joined {
+                if self.straight() && !work.joined {
                     return replace_all(&mut source, &query, work.destination, local, fit, false, run);
                 }
                 let collected = Collected::make(self.destination, &fit.columns, work.owner)?;
@@ -352,9 +359,31 @@ impl Refresh<'_> {
             until,
             further: &further,
         };
+        let gone = Collected::make(self.destination, key, work.owner)?;
+        if self.straight() && !work.joined && is_replaceable(local, fit.columns.len())? {
+            run.phase("keys");
+            self.collect(&mut source, &changes.keys(), &gone, key, fit.binary, run)?;
+            if !gone.is_much(local, run.rows)? {
+                run.phase("delete");
+                gone.ready(key)?;
+                gone.delete_from(local, key)?;
+                run.phase("copy");
+                let keys = std::mem::take(&mut run.rows);
+                let target =
+                    Target { oid: local.local_oid(), columns: &fit.columns, binary: fit.binary, emptied: false };
+                pull(&mut source, &changes.present(&fit.columns), self.destination, &target, run)?;
+                if keys > run.rows {
+                    run.note(format!("{} keys without a row", keys - run.rows));
+                    run.rows = keys;
+                }
+                return gone.drop();
+            }
+            run.rows = 0;
+        }
+        gone.drop()?;
+        let gone = Collected::make(self.destination, key, work.owner)?;
         run.phase("copy");
         let collected = Collected::make(self.destination, &fit.columns, work.owner)?;
-        let gone = Collected::make(self.destination, key, work.owner)?;
         self.collect(&mut source, &changes.present(&fit.columns), &collected, &fit.columns, fit.binary, run)?;
         let before = run.rows;
         self.collect(&mut source, &changes.gone(), &gone, key, fit.binary, run)?;

@@ -1,0 +1,199 @@
+//! Index entries of many rows, put into their indexes in the order of the index.
+//!
+//! Rows come in the order of the source, so each of their entries would go to another page of a large index. Sorted first,
+//! neighbours go to the same page one after the other, which is found in the processor's caches.
+
+use pgrx::pg_sys;
+use std::os::raw::c_int;
+
+/// PostgreSQL's functions without a guard around each call: the caller has one around the loop.
+mod unguarded {
+    use pgrx::pg_sys::{
+        Datum, EState, IndexInfo, IndexTuple, IndexUniqueCheck, ItemPointer, MemoryContext, Relation, TupleDesc,
+        TupleTableSlot, Tuplesortstate,
+    };
+    use std::os::raw::{c_int, c_void};
+
+    unsafe extern "C-unwind" {
+        pub fn FormIndexDatum(
+            info: *mut IndexInfo,
+            slot: *mut TupleTableSlot,
+            executor: *mut EState,
+            values: *mut Datum,
+            nulls: *mut bool,
+        );
+        pub fn tuplesort_putindextuplevalues(
+            sort: *mut Tuplesortstate,
+            index: Relation,
+            place: ItemPointer,
+            values: *const Datum,
+            nulls: *const bool,
+        );
+        pub fn tuplesort_reset(sort: *mut Tuplesortstate);
+        pub fn tuplesort_performsort(sort: *mut Tuplesortstate);
+        pub fn tuplesort_getindextuple(sort: *mut Tuplesortstate, forward: bool) -> IndexTuple;
+        pub fn index_deform_tuple(tuple: IndexTuple, descriptor: TupleDesc, values: *mut Datum, nulls: *mut bool);
+        pub fn index_insert(
+            index: Relation,
+            values: *mut Datum,
+            nulls: *mut bool,
+            place: ItemPointer,
+            heap: Relation,
+            unique: IndexUniqueCheck::Type,
+            unchanged: bool,
+            info: *mut IndexInfo,
+        ) -> bool;
+        pub fn palloc0(size: usize) -> *mut c_void;
+        pub fn MemoryContextReset(context: MemoryContext);
+        #[cfg(feature = "pg14")]
+        pub fn tuplesort_begin_index_btree(
+            heap: Relation,
+            index: Relation,
+            unique: bool,
+            memory: c_int,
+            coordinate: *mut c_void,
+            random: bool,
+        ) -> *mut Tuplesortstate;
+        #[cfg(not(feature = "pg14"))]
+        pub fn tuplesort_begin_index_btree(
+            heap: Relation,
+            index: Relation,
+            unique: bool,
+            distinct_nulls: bool,
+            memory: c_int,
+            coordinate: *mut c_void,
+            options: c_int,
+        ) -> *mut Tuplesortstate;
+        pub fn ProcessInterrupts();
+    }
+}
+
+const MOST_COLUMNS: usize = pg_sys::INDEX_MAX_KEYS as usize;
+
+#[derive(Clone, Copy)]
+struct One {
+    index: pg_sys::Relation,
+    info: *mut pg_sys::IndexInfo,
+    sort: *mut pg_sys::Tuplesortstate,
+}
+
+/// The B-trees of a table among the indexes that its executor state has open. Nothing in it has a destructor, and nothing but
+/// `end` may be called without a guard around it.
+pub struct SortedIndexes {
+    heap: pg_sys::Relation,
+    /// In memory of PostgreSQL's.
+    indexes: *mut One,
+    count: usize,
+    rows: usize,
+}
+
+/// Rows whose entries are sorted together. More would lie closer together in the index, but while entries are inserted the
+/// source reads on.
+const ROWS: usize = 32_768;
+
+impl SortedIndexes {
+    /// Takes the B-trees that are not partial out of `result`, which keeps the rest. What is allocated lives in the current
+    /// memory context.
+    pub unsafe fn take_from(result: *mut pg_sys::ResultRelInfo) -> SortedIndexes {
+        let heap = (*result).ri_RelationDesc;
+        let all = (*result).ri_NumIndices as usize;
+        let indexes = unguarded::palloc0((all + 1) * std::mem::size_of::<One>()).cast::<One>();
+        let mut count = 0;
+        let mut kept = 0;
+        for place in 0..all {
+            let index = *(*result).ri_IndexRelationDescs.add(place);
+            let info = *(*result).ri_IndexRelationInfo.add(place);
+            let tree = (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID;
+            if tree && (*info).ii_Predicate.is_null() && (*info).ii_ReadyForInserts {
+                indexes.add(count).write(One { index, info, sort: std::ptr::null_mut() });
+                count += 1;
+            } else {
+                *(*result).ri_IndexRelationDescs.add(kept) = index;
+                *(*result).ri_IndexRelationInfo.add(kept) = info;
+                kept += 1;
+            }
+        }
+        (*result).ri_NumIndices = kept as c_int;
+        let memory = (pg_sys::maintenance_work_mem / (count.max(1) as c_int)).max(64);
+        for place in 0..count {
+            let one = &mut *indexes.add(place);
+            one.sort = begin(heap, one.index, memory);
+        }
+        SortedIndexes { heap, indexes, count, rows: 0 }
+    }
+
+    /// Collects the entries of a row, which has its place in the table. The executor's scan tuple is the slot.
+    pub unsafe fn add(&mut self, slot: *mut pg_sys::TupleTableSlot, executor: *mut pg_sys::EState) {
+        let mut values = [pg_sys::Datum::null(); MOST_COLUMNS];
+        let mut nulls = [false; MOST_COLUMNS];
+        self.rows += 1;
+        for place in 0..self.count {
+            let one = &*self.indexes.add(place);
+            unguarded::FormIndexDatum(one.info, slot, executor, values.as_mut_ptr(), nulls.as_mut_ptr());
+            let row = &raw mut (*slot).tts_tid;
+            unguarded::tuplesort_putindextuplevalues(one.sort, one.index, row, values.as_ptr(), nulls.as_ptr());
+        }
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.rows >= ROWS
+    }
+
+    /// Puts all entries into their indexes. Uniqueness is checked as ever. `memory` is reset after each.
+    pub unsafe fn insert(&mut self, memory: pg_sys::MemoryContext) {
+        let outer = pg_sys::CurrentMemoryContext;
+        self.rows = 0;
+        let mut values = [pg_sys::Datum::null(); MOST_COLUMNS];
+        let mut nulls = [false; MOST_COLUMNS];
+        for place in 0..self.count {
+            let one = &*self.indexes.add(place);
+            let unique = if (*(*one.index).rd_index).indisunique {
+                pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES
+            } else {
+                pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO
+            };
+            unguarded::tuplesort_performsort(one.sort);
+            loop {
+                let tuple = unguarded::tuplesort_getindextuple(one.sort, true);
+                if tuple.is_null() {
+                    break;
+                }
+                unguarded::MemoryContextReset(memory);
+                pg_sys::CurrentMemoryContext = memory;
+                unguarded::index_deform_tuple(tuple, (*one.index).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+                let row = &raw mut (*tuple).t_tid;
+                unguarded::index_insert(
+                    one.index,
+                    values.as_mut_ptr(),
+                    nulls.as_mut_ptr(),
+                    row,
+                    self.heap,
+                    unique,
+                    false,
+                    one.info,
+                );
+                pg_sys::CurrentMemoryContext = outer;
+                if pg_sys::InterruptPending != 0 {
+                    unguarded::ProcessInterrupts();
+                }
+            }
+            unguarded::tuplesort_reset(one.sort);
+        }
+    }
+
+    /// Closes the indexes and frees what the sorts hold.
+    pub unsafe fn end(self) {
+        for place in 0..self.count {
+            let one = &*self.indexes.add(place);
+            pg_sys::tuplesort_end(one.sort);
+            pg_sys::index_close(one.index, pg_sys::RowExclusiveLock as i32);
+        }
+    }
+}
+
+unsafe fn begin(heap: pg_sys::Relation, index: pg_sys::Relation, memory: c_int) -> *mut pg_sys::Tuplesortstate {
+    #[cfg(feature = "pg14")]
+    return unguarded::tuplesort_begin_index_btree(heap, index, false, memory, std::ptr::null_mut(), false);
+    #[cfg(not(feature = "pg14"))]
+    unguarded::tuplesort_begin_index_btree(heap, index, false, false, memory, std::ptr::null_mut(), 0)
+}
