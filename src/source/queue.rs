@@ -515,6 +515,17 @@ fn same(left: &str, right: &str, columns: &[String], operators: &[String]) -> St
     parts.join(" AND ")
 }
 
+/// Whether the table that has fired a trigger has all of these columns. One that was dropped or renamed must not stop writers.
+fn are_there(columns: &[String]) -> String {
+    let names: Vec<_> = columns.iter().map(|column| literal(column)).collect();
+    format!(
+        "(SELECT count(*) FROM pg_catalog.pg_attribute a WHERE a.attrelid = TG_RELID AND NOT a.attisdropped
+             AND a.attname = ANY (ARRAY[{}]::pg_catalog.name[])) = {}",
+        names.join(", "),
+        columns.len()
+    )
+}
+
 /// The body of a function whose triggers fire once a statement.
 fn statement_body(queue: &Name, capture: &Capture<'_>, operators: &[String]) -> String {
     let key = capture.key;
@@ -530,13 +541,20 @@ fn statement_body(queue: &Name, capture: &Capture<'_>, operators: &[String]) -> 
             format!("{into} SELECT {old}, 'D'")
         }
     };
-    let unchanged = match capture.compared {
+    let all = format!("{into} SELECT {new}, 'U' FROM new_rows n");
+    let updated = match capture.compared {
         Some(columns) => format!(
-            "WHERE NOT EXISTS (SELECT FROM old_rows o WHERE {same} AND NOT ROW({})::pg_catalog.record *<> ROW({})::pg_catalog.record)",
+            "IF {} THEN
+                 {all} WHERE NOT EXISTS (SELECT FROM old_rows o
+                      WHERE {same} AND NOT ROW({})::pg_catalog.record *<> ROW({})::pg_catalog.record);
+             ELSE
+                 {all};
+             END IF",
+            are_there(columns),
             qualified("n", columns),
             qualified("o", columns)
         ),
-        None => String::new(),
+        None => all,
     };
     let (moved, gone) = (gone(&qualified("OLD", key), "OLD"), gone(&old, "o"));
     // A table of a hierarchy is not the whole of it.
@@ -551,7 +569,7 @@ fn statement_body(queue: &Name, capture: &Capture<'_>, operators: &[String]) -> 
                  IF TG_LEVEL = 'ROW' THEN
                      {moved};
                  ELSE
-                     {into} SELECT {new}, 'U' FROM new_rows n {unchanged};
+                     {updated};
                  END IF;
              ELSIF TG_OP = 'DELETE' THEN
                  {gone} FROM old_rows o;
@@ -579,7 +597,10 @@ fn row_body(queue: &Name, capture: &Capture<'_>, operators: &[String]) -> String
     };
     let unchanged = match capture.compared {
         Some(columns) => format!(
-            "IF NOT ROW({})::pg_catalog.record *<> ROW({})::pg_catalog.record THEN RETURN NULL; END IF;",
+            "IF {} THEN
+                 IF NOT ROW({})::pg_catalog.record *<> ROW({})::pg_catalog.record THEN RETURN NULL; END IF;
+             END IF;",
+            are_there(columns),
             qualified("NEW", columns),
             qualified("OLD", columns)
         ),

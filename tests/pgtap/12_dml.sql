@@ -1,5 +1,5 @@
 -- dml: inserts, updates and deletes on the source are replayed, exactly once.
-SELECT plan(70);
+SELECT plan(72);
 
 SELECT on_source($$
     CREATE TABLE app.t (id int PRIMARY KEY, v text, n numeric);
@@ -189,6 +189,12 @@ UPDATE mimeo.refresh_config SET condition = 'WHERE id < 50' WHERE dest_table = '
 SELECT mimeo.refresh_dml('app.part');
 SELECT same_rows('app.part', 'id, a, b, c::text', 'app.wide', 'id < 50');
 UPDATE mimeo.refresh_config SET condition = 'WHERE a < 20 OR b > 1000' WHERE dest_table = 'app.part';
+
+SELECT on_source($$ALTER TABLE app.wide RENAME COLUMN b TO bb; UPDATE app.wide SET a = 99 WHERE id = 3$$);
+SELECT throws_like($$SELECT mimeo.refresh_dml('app.wide')$$, 'the filter names columns that app.wide does not have: b', 'a filtered column that is renamed does not stop writers');
+SELECT on_source($$ALTER TABLE app.wide RENAME COLUMN bb TO b$$);
+SELECT mimeo.refresh_dml('app.wide');
+SELECT same_rows('app.wide', 'id, a, b');
 
 -- Many changes: the table is written anew
 SELECT on_source($$INSERT INTO app.t SELECT i, 'many', i FROM generate_series(10, 60000) i$$);
