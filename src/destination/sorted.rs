@@ -104,7 +104,8 @@ impl SortedIndexes {
             let index = *(*result).ri_IndexRelationDescs.add(place);
             let info = *(*result).ri_IndexRelationInfo.add(place);
             let tree = (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID;
-            if tree && (*info).ii_Predicate.is_null() && (*info).ii_ReadyForInserts {
+            if tree && (*info).ii_Predicate.is_null() && (*info).ii_ExclusionOps.is_null() && (*info).ii_ReadyForInserts
+            {
                 indexes.add(count).write(One { index, info, sort: std::ptr::null_mut() });
                 count += 1;
             } else {

@@ -12,6 +12,8 @@ pub struct SourceTable {
     pub oid: u32,
     pub schema: String,
     pub name: String,
+    /// pg_class.relkind
+    kind: char,
     schema_usage: bool,
     /// On the table, or on each column.
     readable: bool,
@@ -28,7 +30,7 @@ impl SourceTable {
 /// $1: the readings of the name, best first, as JSON. The search_path is the source role's own, so every
 /// operator is spelled out.
 const FIND: &str = r"
-SELECT pg_catalog.json_build_object('oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname,
+SELECT pg_catalog.json_build_object('oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'kind', c.relkind,
        'schema_usage', pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
        'readable', pg_catalog.has_table_privilege(c.oid, 'SELECT'),
        'readable_columns', (SELECT coalesce(pg_catalog.json_agg(a.attname), '[]') FROM pg_catalog.pg_attribute a
@@ -88,10 +90,33 @@ impl Connection {
     /// Opens the one snapshot that covers shape and data, which lasts until `end_snapshot` or the end of the
     /// connection, and reads the columns of a table and the types behind them.
     pub fn snapshot_of(&mut self, oid: u32) -> Result<Shape> {
+        self.begin_snapshot("")?;
+        self.shape_of(oid)
+    }
+
+    /// The same, with the table locked first as its readers lock it: nobody rewrites it after the snapshot, which would then
+    /// see no rows. A role that may only read some of its columns cannot lock it.
+    pub fn locked_snapshot_of(&mut self, table: &SourceTable) -> Result<Shape> {
+        let lock = if table.readable && table.schema_usage && ['r', 'p'].contains(&table.kind) {
+            format!("LOCK TABLE {} IN ACCESS SHARE MODE;", table.table())
+        } else {
+            String::new()
+        };
+        self.begin_snapshot(&lock)?;
+        self.shape_of(table.oid)
+    }
+
+    fn begin_snapshot(&mut self, lock: &str) -> Result<()> {
         self.script(
-            "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL search_path = pg_catalog",
+            &format!(
+                "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; {lock} SET LOCAL search_path = pg_catalog"
+            ),
             "opening a snapshot",
         )?;
+        Ok(())
+    }
+
+    fn shape_of(&mut self, oid: u32) -> Result<Shape> {
         let document = self.value(COLUMNS, &[&format!("{{{oid}}}")], "reading the table's columns")?;
         let mut shapes: Vec<Shape> = serde_json::from_str(&document.unwrap_or_default())?;
         let mut shape = shapes.pop().ok_or_else(|| Error::SourceTableMissing {

@@ -133,7 +133,9 @@ pub fn run_detached(parameters: &[(String, String)], script: &str) -> bool {
         pairs.iter().filter_map(|pair| CString::new(of(pair)).ok()).collect()
     };
     let (keywords, values) = (strings(|pair| pair.0.to_string()), strings(|pair| pair.1.to_string()));
-    let Ok(script) = CString::new(format!("SET statement_timeout = '10s'; {script}")) else { return false };
+    // It must not make others wait behind it.
+    let Ok(set_up) = CString::new("SET statement_timeout = '10s'; SET lock_timeout = '100ms'") else { return false };
+    let Ok(script) = CString::new(script) else { return false };
     if keywords.len() != values.len() {
         return false;
     }
@@ -143,9 +145,17 @@ pub fn run_detached(parameters: &[(String, String)], script: &str) -> bool {
     // SAFETY: both arrays end with null and live through the call; the result and the connection are freed once.
     unsafe {
         let connection = pq::PQconnectdbParams(array(&keywords).as_ptr(), array(&values).as_ptr(), 0);
-        let answer = Answer(pq::PQexec(connection, script.as_ptr()));
-        let done = answer.status() == pq::ExecStatusType::PGRES_COMMAND_OK;
-        drop(answer);
+        let run = |sql: &CString| Answer(pq::PQexec(connection, sql.as_ptr())).status();
+        let mut done = false;
+        if run(&set_up) == pq::ExecStatusType::PGRES_COMMAND_OK {
+            for pause in [0, 50, 200, 500, 1000, 2000] {
+                std::thread::sleep(Duration::from_millis(pause));
+                done = run(&script) == pq::ExecStatusType::PGRES_COMMAND_OK;
+                if done || pq::PQstatus(connection) != pq::ConnStatusType::CONNECTION_OK {
+                    break;
+                }
+            }
+        }
         pq::PQfinish(connection);
         done
     }

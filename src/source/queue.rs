@@ -47,6 +47,25 @@ impl Objects {
     }
 }
 
+impl Objects {
+    /// Takes them away if they are those that were made with this number.
+    pub fn removal_of(&self, number: i64) -> String {
+        let queue = &self.queue;
+        let body = format!(
+            "BEGIN
+                 IF to_regclass({}) IS NOT NULL THEN
+                     IF EXISTS (SELECT FROM {queue} WHERE mimeo_op = 'P' AND mimeo_seq = {number}) THEN
+                         {}
+                     END IF;
+                 END IF;
+             END",
+            literal(&queue.to_string()),
+            self.removal()
+        );
+        format!("DO {};", literal(&body))
+    }
+}
+
 /// What is added to the name of the last trigger.
 const LONGEST_EVENT: &str = "_truncate";
 
@@ -65,6 +84,17 @@ pub struct Capture<'a> {
     pub keeps_rows: bool,
     /// For a comment.
     pub destination: &'a str,
+    /// Triggers fire once a row, because the table is partitioned, or because statements may name its parent.
+    pub rows: bool,
+    /// Tells a queue that is made from all others.
+    pub number: i64,
+}
+
+impl Capture<'_> {
+    /// What function and triggers are made for, as the function's comment keeps it.
+    pub fn form(&self) -> String {
+        serde_json::json!({"compared": self.compared, "rows": self.rows}).to_string()
+    }
 }
 
 /// Tables that belong to a source: itself, its partitions, its children.
@@ -79,12 +109,29 @@ pub struct Member {
     readable: bool,
     triggerable: bool,
     empty: bool,
+    /// Statements may name another table, and write to this one.
+    child: bool,
+    /// The youngest of its triggers: those of a partition that is detached go, and others come when it is attached again.
+    trigger: u32,
     /// How many of the job's triggers it has that fire, and that do not.
     firing: u32,
     disabled: u32,
 }
 
 impl Member {
+    pub fn is_child(&self) -> bool {
+        self.child
+    }
+
+    /// What tells that nothing happened to it behind the triggers.
+    pub fn place(&self, partitioned: bool) -> (u32, u32, u32) {
+        if partitioned {
+            (self.oid, self.file, self.trigger)
+        } else {
+            (self.oid, 0, 0)
+        }
+    }
+
     pub fn has_rows(&self) -> bool {
         !self.empty
     }
@@ -116,6 +163,10 @@ SELECT json_agg(json_build_object('oid', c.oid::bigint, 'file', c.relfilenode::b
             'owner', c.relowner::regrole::text,
             'readable', has_table_privilege(c.oid, 'SELECT'), 'triggerable', has_table_privilege(c.oid, 'TRIGGER'),
             'empty', c.relkind <> 'r' OR pg_relation_size(c.oid) = 0,
+            'child', EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid),
+            'trigger', (SELECT coalesce(max(g.oid::bigint), 0) FROM pg_trigger g WHERE g.tgrelid = c.oid
+                          AND g.tgfoid = (SELECT p.oid FROM pg_proc p JOIN pg_namespace s ON s.oid = p.pronamespace
+                                           WHERE s.nspname = $2 AND p.proname = $3 AND p.pronargs = 0)),
             'firing', (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgenabled IN ('O', 'A')
                           AND g.tgfoid = (SELECT p.oid FROM pg_proc p JOIN pg_namespace s ON s.oid = p.pronamespace
                                            WHERE s.nspname = $2 AND p.proname = $3 AND p.pronargs = 0)),
@@ -148,6 +199,10 @@ pub struct Summary {
     pub truncated: Option<String>,
     /// mimeo_seq of the last row of a batch, if there are more.
     pub cut: Option<i64>,
+    /// `Capture::form` of what was made.
+    pub form: Option<String>,
+    /// What this snapshot sees may not be on the source's disk yet: a transaction that did not wait for it.
+    pub unflushed: bool,
 }
 
 impl Connection {
@@ -232,18 +287,19 @@ impl Connection {
         Err(Error::TooManyDestinations { table: table.plain(), most: MOST + 1 })
     }
 
-    /// Makes queue, function and triggers, in one transaction of the source.
+    /// Makes queue, function and triggers, in one transaction of the source; with `again` in place of those that are there.
     pub fn make_queue(
         &mut self,
         objects: &Objects,
         capture: &Capture<'_>,
         members: &[Member],
+        again: bool,
         wait: Patience,
     ) -> Result<()> {
         let operators = self.key_operators(capture.table, capture.key)?;
         self.end_snapshot()?;
-        // What an earlier filter needed goes in the same transaction.
-        let mut script = format!("{} {}", objects.removal(), objects_script(objects, capture, &operators));
+        let mut script = if again { objects.removal() } else { String::new() };
+        script.push_str(&objects_script(objects, capture, &operators));
         if let (Some(table), 'p') = (members.first(), capture.shape.kind) {
             // Who makes a partition makes its triggers.
             script.push_str(&format!("GRANT EXECUTE ON FUNCTION {}() TO {};", objects.function, table.owner));
@@ -292,32 +348,45 @@ impl Connection {
     }
 
     /// Removes what a committed refresh has applied: the rows that its snapshot saw, up to its last one; and leaves the number
-    /// of that position there. A queue that has
+    /// of that position there. Unless another copy of this job has done so since: then false, and nothing is changed. A queue that has
     /// grown and is empty then is truncated, if nobody is writing to it at this instant.
-    pub fn remove_applied(&mut self, queue: &Name, position: i64, snapshot: &str, last: i64) -> Result<()> {
+    pub fn remove_applied(
+        &mut self,
+        queue: &Name,
+        expected: [i64; 2],
+        position: i64,
+        snapshot: &str,
+        last: i64,
+    ) -> Result<bool> {
         self.script(
-            "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; SET LOCAL search_path = pg_catalog, pg_temp",
+            &format!(
+                "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; SET LOCAL search_path = pg_catalog, pg_temp;
+                 LOCK TABLE {queue} IN SHARE UPDATE EXCLUSIVE MODE"
+            ),
             "opening the queue",
         )?;
         let left = self.value(
             &format!(
                 "WITH gone AS (
-                     DELETE FROM {queue} WHERE mimeo_op = 'P'
-                         OR mimeo_seq <= $1::bigint AND pg_visible_in_snapshot(mimeo_xid, $2::pg_snapshot) RETURNING 1
+                     DELETE FROM {queue} WHERE (SELECT max(m.mimeo_seq) FROM {queue} m WHERE m.mimeo_op = 'P') = ANY ($4::bigint[])
+                        AND (mimeo_op = 'P' OR mimeo_seq <= $1::bigint AND pg_visible_in_snapshot(mimeo_xid, $2::pg_snapshot))
+                     RETURNING 1
                  ), position AS (
-                     INSERT INTO {queue} (mimeo_seq, mimeo_op) SELECT $3::bigint, 'P' FROM (SELECT count(*) FROM gone) g RETURNING 1
+                     INSERT INTO {queue} (mimeo_seq, mimeo_op) SELECT $3::bigint, 'P' FROM (SELECT count(*) AS n FROM gone) g
+                      WHERE g.n > 0 RETURNING 1
                  )
-                 SELECT CASE WHEN pg_relation_size({}::regclass) > {BLOATED} THEN 'big' END FROM (SELECT count(*) FROM position) p",
+                 SELECT CASE WHEN p.n = 0 THEN 'foreign' WHEN pg_relation_size({}::regclass) > {BLOATED} THEN 'big' END
+                   FROM (SELECT count(*) AS n FROM position) p",
                 literal(&queue.to_string())
             ),
-            &[&last.to_string(), snapshot, &position.to_string()],
+            &[&last.to_string(), snapshot, &position.to_string(), &format!("{{{},{}}}", expected[0], expected[1])],
             "removing what was applied from the queue",
         )?;
         self.script("COMMIT", "removing what was applied from the queue")?;
-        if left.is_some() {
+        if left.as_deref() == Some("big") {
             self.shrink(queue)?;
         }
-        Ok(())
+        Ok(left.as_deref() != Some("foreign"))
     }
 
     /// Gives the room of dead rows back at once: an old snapshot may keep VACUUM from doing so.
@@ -355,6 +424,40 @@ impl Connection {
         Ok(())
     }
 
+    /// Refuses a table with columns that JSON does not hold as they are: a type of somebody's own is written by its cast to
+    /// json, if it has one, and not as its text. In the open snapshot.
+    ///
+    /// # Errors
+    /// UnsupportedSource.
+    pub fn require_faithful_json(&mut self, table: &SourceTable) -> Result<()> {
+        let columns = self.value(
+            "SELECT string_agg(a.attname || ' (' || format_type(a.atttypid, NULL) || ')', ', ' ORDER BY a.attnum)
+               FROM pg_attribute a WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped
+                AND EXISTS (SELECT FROM pg_cast k WHERE k.castsource = a.atttypid AND k.casttarget IN ('json'::regtype, 'jsonb'::regtype)
+                             AND k.castfunc <> 0 AND a.atttypid >= 10000)",
+            &[&table.oid.to_string()],
+            "looking at the types of the columns",
+        )?;
+        match columns {
+            None => Ok(()),
+            Some(columns) => Err(Error::UnsupportedSource {
+                table: table.table().plain(),
+                source_label: self.label().to_string(),
+                reason: format!("a logdel job cannot keep the last values of {columns}"),
+            }),
+        }
+    }
+
+    /// Makes what a snapshot has seen safe on the source's disk: a crash there must not take back what was applied here. After
+    /// the snapshot.
+    pub fn flush_wal(&mut self) -> Result<()> {
+        self.script(
+            "SET synchronous_commit = local; SELECT pg_catalog.pg_logical_emit_message(true, 'mimeo', '')",
+            "flushing the WAL",
+        )?;
+        Ok(())
+    }
+
     /// Refuses to go on if the role may not take the objects away.
     ///
     /// # Errors
@@ -382,7 +485,8 @@ impl Connection {
     ///
     /// # Errors
     /// QueueMissing.
-    pub fn summary(&mut self, queue: &Name, timed: bool, limit: Option<i64>) -> Result<Summary> {
+    pub fn summary(&mut self, objects: &Objects, timed: bool, limit: Option<i64>) -> Result<Summary> {
+        let queue = &objects.queue;
         let cut = limit.map_or("NULL".to_string(), |limit| {
             format!(
                 "(SELECT mimeo_seq FROM {queue} WHERE mimeo_op <> 'P' ORDER BY mimeo_seq OFFSET {} LIMIT 1)",
@@ -399,10 +503,13 @@ impl Connection {
                 "SELECT json_build_object('snapshot', pg_current_snapshot()::text,
                      'system', (SELECT s.system_identifier::text FROM pg_control_system() s),
                      'rows', count(*) FILTER (WHERE mimeo_op <> 'P'), 'last', max(mimeo_seq) FILTER (WHERE mimeo_op <> 'P'),
-                     'removed', max(mimeo_seq) FILTER (WHERE mimeo_op = 'P'), 'truncated', {at}, 'cut', {cut})::text
+                     'removed', max(mimeo_seq) FILTER (WHERE mimeo_op = 'P'), 'truncated', {at}, 'cut', {cut},
+                     'form', (SELECT obj_description(p.oid, 'pg_proc') FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+                               WHERE n.nspname = $1 AND p.proname = $2 AND p.pronargs = 0),
+                     'unflushed', NOT pg_is_in_recovery() AND pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn())::text
                    FROM {queue}"
             ),
-            &[],
+            &[&objects.function.schema, &objects.function.name],
             "reading the queue",
         );
         match document {
@@ -428,15 +535,14 @@ fn triggered<'a>(capture: &Capture<'_>, members: &'a [Member]) -> &'a [Member] {
 }
 
 /// Members of a table (not partitioned) that lack a trigger.
-pub fn untriggered(members: &[Member]) -> Vec<&Member> {
-    members.iter().filter(|member| member.firing + member.disabled < trigger_count(false)).collect()
+pub fn untriggered(members: &[Member], rows: bool) -> Vec<&Member> {
+    members.iter().filter(|member| member.firing + member.disabled < trigger_count(rows)).collect()
 }
 
 /// Whether a trigger was disabled, or taken away from the table itself, and changes were missed.
-pub fn is_deaf(members: &[Member], partitioned: bool) -> bool {
-    let looked_at = if partitioned { &members[..members.len().min(1)] } else { members };
-    looked_at.iter().any(|member| member.disabled > 0)
-        || members.first().is_none_or(|table| table.firing < trigger_count(partitioned))
+pub fn is_deaf(members: &[Member], rows: bool) -> bool {
+    members.iter().any(|member| member.disabled > 0)
+        || members.first().is_none_or(|table| table.firing < trigger_count(rows))
 }
 
 fn objects_script(objects: &Objects, capture: &Capture<'_>, operators: &[String]) -> String {
@@ -462,24 +568,32 @@ fn objects_script(objects: &Objects, capture: &Capture<'_>, operators: &[String]
     // The shortest search_path costs a writer least; every name in the body is qualified.
     // Joins of transition tables: a plan that was made for a few rows must not meet many in nested loops.
     let joins = if capture.compared.is_some() { "SET enable_nestloop = off" } else { "" };
-    let body = if capture.shape.kind == 'p' {
-        row_body(queue, capture, operators)
+    // What the last values are written as must not depend on the writer's settings.
+    let formats = if capture.keeps_rows {
+        "SET datestyle = 'ISO, YMD' SET intervalstyle = 'postgres' SET extra_float_digits = 1"
     } else {
-        statement_body(queue, capture, operators)
+        ""
     };
+    // The order of the last values of a key counts; else numbers are taken in bulk.
+    let cache = if capture.keeps_rows { 1 } else { 50 };
+    let body =
+        if capture.rows { row_body(queue, capture, operators) } else { statement_body(queue, capture, operators) };
     format!(
         "CREATE TABLE {queue} WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000) AS
              SELECT {} FROM {table} WITH NO DATA;
-         ALTER TABLE {queue} ADD COLUMN mimeo_seq bigint GENERATED BY DEFAULT AS IDENTITY (CACHE 50),
+         ALTER TABLE {queue} ADD COLUMN mimeo_seq bigint GENERATED BY DEFAULT AS IDENTITY (CACHE {cache}),
              ADD COLUMN mimeo_xid xid8 NOT NULL DEFAULT pg_current_xact_id(), ADD COLUMN mimeo_op \"char\" NOT NULL{extra};
-         INSERT INTO {queue} (mimeo_seq, mimeo_op) VALUES (0, 'P');
+         INSERT INTO {queue} (mimeo_seq, mimeo_op) VALUES ({}, 'P');
          COMMENT ON TABLE {queue} IS {};
          CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
-             SET search_path = '' {joins} AS {};
+             SET search_path = '' {joins} {formats} AS {};
+         COMMENT ON FUNCTION {function}() IS {};
          REVOKE ALL ON FUNCTION {function}() FROM PUBLIC;\n",
         keys.join(", "),
+        capture.number,
         literal(&comment),
         literal(&body),
+        literal(&capture.form()),
     )
 }
 
@@ -526,6 +640,26 @@ fn are_there(columns: &[String]) -> String {
     )
 }
 
+/// A table of a hierarchy is not the whole of it, so its keys are queued, if the transaction sees them all; a partitioned
+/// table is.
+fn truncate_branch(queue: &Name, capture: &Capture<'_>) -> String {
+    let (extra, row) = if capture.keeps_rows { (", mimeo_row", ", row_to_json(o)") } else { ("", "") };
+    let list = quote_list(capture.key.iter().map(String::as_str));
+    let old = qualified("o", capture.key);
+    let part = format!("INSERT INTO {queue} ({list}, mimeo_op{extra}) SELECT {old}, 'D'{row} FROM ONLY ");
+    let whole = format!("ELSE INSERT INTO {queue} (mimeo_op) VALUES ('T');");
+    if capture.shape.kind == 'p' {
+        return whole;
+    }
+    format!(
+        "ELSIF current_setting('transaction_isolation') = 'read committed'
+             AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE TG_RELID IN (i.inhparent, i.inhrelid)) THEN
+             EXECUTE {} || TG_RELID::pg_catalog.regclass || ' o';
+         {whole}",
+        literal(&part)
+    )
+}
+
 /// The body of a function whose triggers fire once a statement.
 fn statement_body(queue: &Name, capture: &Capture<'_>, operators: &[String]) -> String {
     let key = capture.key;
@@ -557,9 +691,7 @@ fn statement_body(queue: &Name, capture: &Capture<'_>, operators: &[String]) -> 
         None => all,
     };
     let (moved, gone) = (gone(&qualified("OLD", key), "OLD"), gone(&old, "o"));
-    // A table of a hierarchy is not the whole of it.
-    let (extra, row) = if capture.keeps_rows { (", mimeo_row", ", row_to_json(o)") } else { ("", "") };
-    let part = format!("INSERT INTO {queue} ({list}, mimeo_op{extra}) SELECT {old}, 'D'{row} FROM ONLY ");
+    let truncated = truncate_branch(queue, capture);
     format!(
         "#variable_conflict use_column
          BEGIN
@@ -573,14 +705,10 @@ fn statement_body(queue: &Name, capture: &Capture<'_>, operators: &[String]) -> 
                  END IF;
              ELSIF TG_OP = 'DELETE' THEN
                  {gone} FROM old_rows o;
-             ELSIF EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE TG_RELID IN (i.inhparent, i.inhrelid)) THEN
-                 EXECUTE {} || TG_RELID::pg_catalog.regclass || ' o';
-             ELSE
-                 INSERT INTO {queue} (mimeo_op) VALUES ('T');
+             {truncated}
              END IF;
              RETURN NULL;
-         END",
-        literal(&part)
+         END"
     )
 }
 
@@ -595,6 +723,7 @@ fn row_body(queue: &Name, capture: &Capture<'_>, operators: &[String]) -> String
     } else {
         format!("{into} VALUES ({old}, 'D')")
     };
+    let truncated = truncate_branch(queue, capture);
     let unchanged = match capture.compared {
         Some(columns) => format!(
             "IF {} THEN
@@ -619,8 +748,7 @@ fn row_body(queue: &Name, capture: &Capture<'_>, operators: &[String]) -> String
                  END IF;
              ELSIF TG_OP = 'DELETE' THEN
                  {gone};
-             ELSE
-                 INSERT INTO {queue} (mimeo_op) VALUES ('T');
+             {truncated}
              END IF;
              RETURN NULL;
          END",
@@ -637,7 +765,7 @@ fn triggers_script(objects: &Objects, table: &Name, capture: &Capture<'_>, opera
         format!("AFTER UPDATE ON {{}} FOR EACH ROW WHEN (NOT ({}))", same("NEW", "OLD", capture.key, operators));
     // Before a TRUNCATE, the keys are still there.
     let truncated = ("truncate", "BEFORE TRUNCATE ON {} FOR EACH STATEMENT");
-    let triggers = if capture.shape.kind == 'p' {
+    let triggers = if capture.rows {
         vec![
             ("insert", "AFTER INSERT ON {} FOR EACH ROW"),
             ("update", "AFTER UPDATE ON {} FOR EACH ROW"),

@@ -6,7 +6,7 @@
 use crate::source::connection::Connection;
 use crate::source::libpq::run_detached;
 use pgrx::{register_xact_callback, PgXactCallbackEvent};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 struct Undo {
     /// With the password.
@@ -27,6 +27,13 @@ impl Undo {
 
 thread_local! {
     static PENDING: RefCell<Vec<Undo>> = const { RefCell::new(Vec::new()) };
+    /// The callbacks of this transaction are registered.
+    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// How much this transaction would take back.
+pub fn pending() -> usize {
+    PENDING.with_borrow(Vec::len)
 }
 
 /// Runs `script` on the source when this transaction is rolled back, or if `wanted` is false when it is about to commit.
@@ -37,20 +44,56 @@ pub fn undo_later(source: &Connection, script: String, wanted: impl Fn() -> bool
         script,
         wanted: Box::new(wanted),
     };
-    let first = PENDING.with_borrow_mut(|pending| {
-        pending.push(undo);
-        pending.len() == 1
+    PENDING.with_borrow_mut(|pending| pending.push(undo));
+    if REGISTERED.replace(true) {
+        return;
+    }
+    register_xact_callback(PgXactCallbackEvent::Abort, || {
+        REGISTERED.set(false);
+        undo_from(0);
     });
-    if first {
-        register_xact_callback(PgXactCallbackEvent::Abort, undo_now);
-        register_xact_callback(PgXactCallbackEvent::PreCommit, || {
-            let (_, unwanted): (Vec<_>, Vec<_>) = PENDING.take().into_iter().partition(|undo| (undo.wanted)());
-            unwanted.into_iter().for_each(Undo::run);
-        });
+    register_xact_callback(PgXactCallbackEvent::Commit, || {
+        REGISTERED.set(false);
+        PENDING.take();
+    });
+    register_xact_callback(PgXactCallbackEvent::PreCommit, undo_unwanted);
+    register_xact_callback(PgXactCallbackEvent::PrePrepare, || {
+        if pending() > 0 {
+            pgrx::error!("a transaction that has made a dml or logdel job cannot be prepared");
+        }
+    });
+}
+
+/// Before the commit. An error in it leaves the rest to the rollback.
+fn undo_unwanted() {
+    for place in (0..pending()).rev() {
+        // Taken out for the question, which runs queries, and put back at once.
+        let undo = PENDING.with_borrow_mut(|pending| pending.remove(place));
+        let wanted = {
+            let kept = Kept(Some(undo), place);
+            let answer = kept.0.as_ref().is_some_and(|undo| (undo.wanted)());
+            drop(kept);
+            answer
+        };
+        if !wanted {
+            PENDING.with_borrow_mut(|pending| pending.remove(place)).run();
+        }
     }
 }
 
-/// Takes back at once what this transaction has done so far.
-pub fn undo_now() {
-    PENDING.take().into_iter().for_each(Undo::run);
+/// Puts an entry back, also when an error unwinds.
+struct Kept(Option<Undo>, usize);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some(undo) = self.0.take() {
+            PENDING.with_borrow_mut(|pending| pending.insert(self.1, undo));
+        }
+    }
+}
+
+/// Takes back at once what was done since there were so many entries.
+pub fn undo_from(first: usize) {
+    let since = PENDING.with_borrow_mut(|pending| pending.split_off(first.min(pending.len())));
+    since.into_iter().for_each(Undo::run);
 }

@@ -1,5 +1,5 @@
 -- dml: inserts, updates and deletes on the source are replayed, exactly once.
-SELECT plan(72);
+SELECT plan(73);
 
 SELECT on_source($$
     CREATE TABLE app.t (id int PRIMARY KEY, v text, n numeric);
@@ -193,6 +193,14 @@ UPDATE mimeo.refresh_config SET condition = 'WHERE a < 20 OR b > 1000' WHERE des
 SELECT on_source($$ALTER TABLE app.wide RENAME COLUMN b TO bb; UPDATE app.wide SET a = 99 WHERE id = 3$$);
 SELECT throws_like($$SELECT mimeo.refresh_dml('app.wide')$$, 'the filter names columns that app.wide does not have: b', 'a filtered column that is renamed does not stop writers');
 SELECT on_source($$ALTER TABLE app.wide RENAME COLUMN bb TO b$$);
+SELECT mimeo.refresh_dml('app.wide');
+SELECT same_rows('app.wide', 'id, a, b');
+
+-- A filter that is changed in a transaction that is rolled back
+BEGIN; UPDATE mimeo.refresh_config SET filter = '{id,a}' WHERE dest_table = 'app.wide'; SELECT mimeo.refresh_dml('app.wide'); ROLLBACK;
+SELECT on_source($$UPDATE app.wide SET b = 815 WHERE id = 7$$);
+SELECT mimeo.refresh_dml('app.wide');
+SELECT on_source($$UPDATE app.wide SET b = 816 WHERE id = 8$$);
 SELECT mimeo.refresh_dml('app.wide');
 SELECT same_rows('app.wide', 'id, a, b');
 

@@ -1,5 +1,5 @@
 -- dml and logdel: partitioned tables and hierarchies, privileges, and what must not be missed or left behind on a source.
-SELECT plan(66);
+SELECT plan(79);
 
 -- Partitions: also those that come, go, and are truncated
 SELECT on_source($$CREATE TABLE app.p (id int, r int, v text, PRIMARY KEY (r, id)) PARTITION BY RANGE (r);
@@ -35,6 +35,29 @@ SELECT on_source($$TRUNCATE app.p; INSERT INTO app.p VALUES (1, 1, 'after')$$);
 SELECT mimeo.refresh_dml('app.p'), mimeo.refresh_logdel('app.pl');
 SELECT same_rows('app.p');
 SELECT same_rows('live', 't.*', 'app.p');
+
+-- Changes behind the triggers of a partition
+SELECT on_source($$ALTER TABLE app.p DETACH PARTITION app.p1; INSERT INTO app.p1 VALUES (77, 77, 'while detached');
+    ALTER TABLE app.p ATTACH PARTITION app.p1 FOR VALUES FROM (0) TO (100)$$);
+SELECT * FROM pg_temp.both('warningwarning');
+SELECT on_source($$ALTER TABLE app.p1 DISABLE TRIGGER USER; UPDATE app.p SET v = 'unseen' WHERE r = 77$$);
+SELECT mimeo.refresh_dml('app.p'), mimeo.refresh_logdel('app.pl');
+SELECT is((last_run('app.p')).status, 'critical', 'a trigger that is disabled on one partition is noticed');
+SELECT on_source($$ALTER TABLE app.p1 ENABLE TRIGGER USER$$);
+SELECT * FROM pg_temp.both('warningwarning');
+
+-- A partition by itself: who writes to it may name its parent
+SELECT mimeo.dml_maker('app.p1', 1);
+SELECT on_source($$UPDATE app.p SET v = 'via the parent' WHERE r = 77; UPDATE app.p1 SET v = 'directly' WHERE r = 1; INSERT INTO app.p VALUES (78, 78)$$);
+SELECT mimeo.refresh_dml('app.p1');
+SELECT same_rows('app.p1');
+SELECT on_source($$CREATE TABLE app.alone (LIKE app.p INCLUDING ALL); INSERT INTO app.alone VALUES (9001, 9001, 'x')$$);
+SELECT mimeo.dml_maker('app.alone', 1);
+SELECT on_source($$ALTER TABLE app.p ATTACH PARTITION app.alone FOR VALUES FROM (9000) TO (9100); UPDATE app.p SET v = 'via the parent' WHERE r = 9001$$);
+SELECT mimeo.refresh_dml('app.alone');
+SELECT on_source($$UPDATE app.p SET v = 'later' WHERE r = 9001$$);
+SELECT mimeo.refresh_dml('app.alone');
+SELECT same_rows('app.alone');
 
 -- A hierarchy of tables
 SELECT on_source($$CREATE TABLE app.h (id int PRIMARY KEY, v text); CREATE TABLE app.h1 (x int, PRIMARY KEY (id)) INHERITS (app.h);
@@ -87,6 +110,13 @@ SELECT is(pg_temp.left_there(), '0', 'rolled back to a savepoint');
 SELECT on_source($$CREATE INDEX ON app.t (lower(v)); CREATE FUNCTION app.f(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1'; CREATE INDEX ON app.t (app.f(v))$$);
 SELECT throws_like($$SELECT mimeo.dml_maker('app.t', 1)$$, 'index % cannot be made here%', 'failed');
 SELECT is(pg_temp.left_there(), '0', 'failed: nothing there');
+DO $$ BEGIN PERFORM mimeo.dml_maker('app.t', 1, 'app.good', p_index := false);
+    BEGIN PERFORM mimeo.dml_maker('app.nokey', 1); EXCEPTION WHEN OTHERS THEN NULL; END; END $$;
+SELECT is(pg_temp.left_there(), '8', 'a maker that fails takes away nothing that another one has made');
+SELECT mimeo.dml_destroyer('app.good');
+BEGIN; SAVEPOINT s; SELECT mimeo.dml_maker('app.t', 1, p_index := false); ROLLBACK TO s; SELECT mimeo.dml_maker('app.t', 1, p_index := false); COMMIT;
+SELECT is(ask_source('SELECT count(*) FROM pg_trigger WHERE tgrelid = ''app.t''::regclass'), '5', 'made, rolled back, and made again');
+SELECT mimeo.dml_destroyer('app.t', false);
 SELECT mimeo.dml_maker('app.t', 1, p_index := false);
 SELECT is(pg_temp.left_there(), '8', 'done: a queue, its sequence, a function and five triggers');
 
@@ -129,6 +159,15 @@ UPDATE mimeo.refresh_config SET state = (SELECT state FROM kept) WHERE dest_tabl
 SELECT mimeo.refresh_dml('app.t');
 SELECT same_rows('app.t');
 SELECT matches((last_run('app.t')).reason, 'by another copy of this job', 'a destination that was restored from a backup is noticed');
+SELECT on_source($$UPDATE app.t SET v = 'third'$$);
+SELECT mimeo.refresh_dml('app.t');
+UPDATE kept SET state = (SELECT state FROM mimeo.refresh_config WHERE dest_table = 'app.t');
+SELECT on_source($$UPDATE app.t SET v = 'fourth'$$);
+SELECT mimeo.refresh_dml('app.t'); SELECT mimeo.refresh_dml('app.t');
+UPDATE mimeo.refresh_config SET state = (SELECT state FROM kept) WHERE dest_table = 'app.t'; UPDATE app.t SET v = 'third';
+SELECT mimeo.refresh_dml('app.t');
+SELECT same_rows('app.t');
+SELECT matches((last_run('app.t')).reason, 'by another copy of this job', 'also if the backup was made before its changes were removed');
 
 -- The source is another cluster
 UPDATE mimeo.refresh_config SET state = jsonb_set(state, '{system}', '"1"') WHERE dest_table = 'app.t';

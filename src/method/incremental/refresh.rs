@@ -122,7 +122,7 @@ impl Refresh<'_> {
         });
 
         run.phase("look");
-        let mut shape = source.snapshot_of(source_table.oid)?;
+        let mut shape = source.locked_snapshot_of(&source_table)?;
         if self.method == Method::Updater {
             shape.indexes = source.indexes(&source_table)?;
         }

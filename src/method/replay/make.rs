@@ -1,6 +1,6 @@
 //! dml_maker and logdel_maker.
 
-use super::{compared, refresh, Options, State, DELETED};
+use super::{capture, compared, refresh, Options, State, DELETED};
 use crate::backend::identity::require_writable;
 use crate::backend::name::{quote, Name};
 use crate::backend::relation::Patience;
@@ -12,8 +12,7 @@ use crate::job::lock::Wait;
 use crate::method::keyed::{self, GivenKey};
 use crate::method::{self, about, names, Making, Method};
 use crate::settings;
-use crate::source::queue::Capture;
-use crate::source::undo::{undo_later, undo_now};
+use crate::source::undo::{pending, undo_from, undo_later};
 use pgrx::notice;
 
 /// The arguments of dml_maker and logdel_maker.
@@ -31,6 +30,7 @@ pub struct Request<'a> {
 pub fn make(method: Method, request: &Request<'_>) -> Result<()> {
     let function = if method == Method::Dml { "dml_maker" } else { "logdel_maker" };
     require_writable(function)?;
+    let before = pending();
     let made = about(&request.common.doing(method), || {
         let (destination, pull) = make_objects(method, request)?;
         if pull {
@@ -49,7 +49,7 @@ pub fn make(method: Method, request: &Request<'_>) -> Result<()> {
         Ok(())
     });
     if made.is_err() {
-        undo_now();
+        undo_from(before);
     }
     made
 }
@@ -84,6 +84,9 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
     let schema = making.catalog.schema().to_string();
     let members = making.source.members(&making.table, None)?;
     making.source.require_capture_rights(&schema, &members, making.shape.kind == 'p')?;
+    if keeps_rows {
+        making.source.require_faithful_json(&making.table)?;
+    }
 
     let existing = making.existing_destination()?;
     match &existing {
@@ -100,25 +103,20 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
 
     let objects = making.source.free_objects(&schema, &table_name)?;
     let dest_table = destination.plain();
-    let wanted = dest_table.clone();
-    undo_later(&making.source, objects.removal(), move || {
+    let compared = compared(common.filter.as_deref(), common.condition);
+    let capture = capture(method, &making.table, &making.shape, &members, &key_names, compared, &dest_table);
+    let number = capture.number;
+    let (wanted, queue) = (dest_table.clone(), objects.queue.plain());
+    undo_later(&making.source, objects.removal_of(number), move || {
         spi::with_snapshot(|| Catalog::find().and_then(|catalog| catalog.row(&wanted)))
-            .map_or(true, |job| job.is_some())
+            .map_or(true, |job| job.is_some_and(|job| job.control.as_ref() == Some(&queue)))
     });
-    let capture = Capture {
-        table: &making.table,
-        shape: &making.shape,
-        key: &key_names,
-        compared: compared(common.filter.as_deref(), common.condition),
-        keeps_rows,
-        destination: &dest_table,
-    };
     let patience = Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() };
-    making.source.make_queue(&objects, &capture, &members, patience)?;
+    making.source.make_queue(&objects, &capture, &members, false, patience)?;
 
     let state = State {
         position: None,
-        removed: 0,
+        removed: number,
         system: String::new(),
         members: super::places(&members, making.shape.kind == 'p'),
         filter: common.filter.clone(),

@@ -14,7 +14,10 @@ pub use refresh::{refresh, Options};
 
 use crate::error::{Error, Result};
 use crate::job::config::Job;
-use crate::source::queue::{Member, Objects};
+use crate::method::Method;
+use crate::shape::Shape;
+use crate::source::catalog::SourceTable;
+use crate::source::queue::{Capture, Member, Objects};
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
 
@@ -34,9 +37,9 @@ struct State {
     /// The source cluster.
     #[serde(default)]
     system: String,
-    /// OID and file of the source table and of what belongs to it; the files count only in a partitioned table.
+    /// `Member::place` of the source table and of what belongs to it.
     #[serde(default)]
-    members: Vec<(u32, u32)>,
+    members: Vec<(u32, u32, u32)>,
     /// What was copied so far; the triggers are made for it.
     #[serde(default)]
     filter: Option<Vec<String>>,
@@ -75,8 +78,44 @@ fn compared<'a>(filter: Option<&'a [String]>, condition: Option<&str>) -> Option
 }
 
 /// As `State::members` holds them.
-fn places(members: &[Member], partitioned: bool) -> Vec<(u32, u32)> {
-    members.iter().map(|member| (member.oid, if partitioned { member.file } else { 0 })).collect()
+fn places(members: &[Member], partitioned: bool) -> Vec<(u32, u32, u32)> {
+    members.iter().map(|member| member.place(partitioned)).collect()
+}
+
+/// What is to be queued for a job.
+#[allow(clippy::too_many_arguments)]
+fn capture<'a>(
+    method: Method,
+    table: &'a SourceTable,
+    shape: &'a Shape,
+    members: &[Member],
+    key: &'a [String],
+    compared: Option<&'a [String]>,
+    destination: &'a str,
+) -> Capture<'a> {
+    Capture {
+        table,
+        shape,
+        key,
+        compared,
+        keeps_rows: method == Method::Logdel,
+        destination,
+        rows: shape.kind == 'p' || members.first().is_some_and(Member::is_child),
+        // SAFETY: reads the clock.
+        number: unsafe { pg_sys::GetCurrentTimestamp() },
+    }
+}
+
+/// Up to where the WAL of this server has been written.
+fn end_of_wal() -> u64 {
+    // SAFETY: reads a position and a setting.
+    let (end, segment) = unsafe { (pg_sys::GetXLogInsertRecPtr(), pg_sys::wal_segment_size as u64) };
+    // Behind the header of a page that nothing has been written to yet.
+    match (end % segment, end % u64::from(pg_sys::XLOG_BLCKSZ)) {
+        (40, _) => end - 40,
+        (_, 24) => end - 24,
+        _ => end,
+    }
 }
 
 fn current_transaction() -> u64 {

@@ -1,7 +1,7 @@
 //! refresh_dml and refresh_logdel.
 
 use super::make::require_stamp;
-use super::{compared, current_transaction, places, Position, State, DELETED};
+use super::{capture, compared, current_transaction, end_of_wal, places, Position, State, DELETED};
 use crate::backend::identity::{act_as, Identity};
 use crate::backend::name::{quote, quote_list, Name};
 use crate::backend::relation::{lock_to_write, Patience, Relation};
@@ -19,7 +19,7 @@ use crate::settings;
 use crate::shape::Shape;
 use crate::source::catalog::{rows_query, SourceTable};
 use crate::source::connection::Connection;
-use crate::source::queue::{is_deaf, untriggered, Capture, Changes, Member, Summary};
+use crate::source::queue::{is_deaf, untriggered, Changes, Member, Summary};
 use pgrx::{pg_sys, warning};
 
 /// The arguments of refresh_dml and refresh_logdel.
@@ -105,7 +105,7 @@ impl Refresh<'_> {
         let limit = self.options.limit.or(job.batch_limit).filter(|limit| *limit > 0).map(i64::from);
         let present = self.look(&mut source, table, &state, limit)?;
         let partitioned = present.shape.kind == 'p';
-        if is_deaf(&present.members, partitioned) {
+        if is_deaf(&present.members, partitioned || present.members.first().is_some_and(Member::is_child)) {
             let reason =
                 "triggers of the source table are disabled or gone, so changes are missed: enable them, or call \
                           the destroyer and the maker again";
@@ -145,8 +145,12 @@ impl Refresh<'_> {
             let work = self.prepare(&mut source, &present, &destination, &owner, taken)?;
             let extent = if all { Extent::All } else { Extent::Changes(until) };
             match self.method {
-                Method::Dml => self.apply_dml(source, &work, &extent, run)?,
-                _ => self.apply_logdel(source, &work, &extent, run)?,
+                Method::Dml => self.apply_dml(&mut source, &work, &extent, run)?,
+                _ => self.apply_logdel(&mut source, &work, &extent, run)?,
+            }
+            if summary.unflushed {
+                source.end_snapshot()?;
+                source.flush_wal()?;
             }
         }
 
@@ -176,43 +180,42 @@ impl Refresh<'_> {
         }
         // The commit may have been asynchronous.
         // SAFETY: flushes the WAL that is written so far.
-        unsafe { pg_sys::XLogFlush(pg_sys::GetXLogInsertRecPtr()) };
-        source.remove_applied(&state.objects.queue, position.number, &position.snapshot, position.last)?;
-        position.removed = true;
-        state.removed = position.number;
+        unsafe { pg_sys::XLogFlush(end_of_wal()) };
+        let (queue, expected) = (&state.objects.queue, [state.removed, position.number]);
+        if source.remove_applied(queue, expected, position.number, &position.snapshot, position.last)? {
+            position.removed = true;
+            state.removed = position.number;
+        }
         Ok(())
     }
 
-    /// Opens the snapshot. A child of the source table that has no triggers yet gets them first.
+    /// Opens the snapshot. A child of the source table that has no triggers yet gets them first; and if the triggers do not
+    /// queue what the job now wants, or do not fire for all that writes to the table any more, they are made anew.
     fn look(&self, source: &mut Connection, table: SourceTable, state: &State, limit: Option<i64>) -> Result<Present> {
-        let mut remade = false;
+        let timed = self.method == Method::Logdel;
+        let key = self.job.pk_name.clone().unwrap_or_default();
+        let mut adopted = false;
         loop {
-            let shape = source.snapshot_of(table.oid)?;
+            let shape = source.locked_snapshot_of(&table)?;
             let members = source.members(&table, Some(&state.objects.function))?;
-            let children: Vec<_> = if shape.kind == 'p' {
-                Vec::new()
-            } else {
-                untriggered(&members).into_iter().filter(|member| member.oid != table.oid).cloned().collect()
-            };
-            let key = self.job.pk_name.clone().unwrap_or_default();
-            let timed = self.method == Method::Logdel;
             let operators = source.key_operators(&table, &key)?;
             let wanted = compared(self.job.filter.as_deref(), self.job.condition.as_deref());
-            let capture = Capture {
-                table: &table,
-                shape: &shape,
-                key: &key,
-                compared: wanted,
-                keeps_rows: timed,
-                destination: &self.job.dest_table,
-            };
-            if !remade && wanted != compared(state.filter.as_deref(), state.condition.as_deref()) {
-                // The triggers do not queue what the job now wants.
+            let capture = capture(self.method, &table, &shape, &members, &key, wanted, &self.job.dest_table);
+            let summary = source.summary(&state.objects, timed, limit)?;
+            if summary.form.as_ref().is_some_and(|form| *form != capture.form()) {
                 source.require_capture_rights(self.catalog.schema(), &members, shape.kind == 'p')?;
-                source.make_queue(&state.objects, &capture, &members, patience())?;
-                remade = true;
+                source.make_queue(&state.objects, &capture, &members, true, patience())?;
                 continue;
             }
+            let children: Vec<Member> = if shape.kind == 'p' {
+                Vec::new()
+            } else {
+                untriggered(&members, capture.rows)
+                    .into_iter()
+                    .filter(|member| member.oid != table.oid)
+                    .cloned()
+                    .collect()
+            };
             if !children.is_empty() {
                 source.require_capture_rights(self.catalog.schema(), &members, false)?;
                 source.end_snapshot()?;
@@ -221,13 +224,13 @@ impl Refresh<'_> {
                 }
                 continue;
             }
-            let summary = source.summary(&state.objects.queue, timed, limit)?;
-            if !state.system.is_empty() && summary.system != state.system {
+            if !state.system.is_empty() && summary.system != state.system && !adopted {
                 source.end_snapshot()?;
                 source.adopt_queue(&state.objects.queue)?;
-                return self.look(source, table, &State { system: String::new(), ..state.clone() }, limit);
+                adopted = true;
+                continue;
             }
-            let known = |member: &&Member| !state.members.iter().any(|(oid, _)| *oid == member.oid);
+            let known = |member: &&Member| !state.members.iter().any(|(oid, ..)| *oid == member.oid);
             let new: Vec<&Member> = members.iter().skip(1).filter(known).filter(|member| member.has_rows()).collect();
             let (added, unreadable): (Vec<_>, Vec<_>) = new.into_iter().partition(|member| member.is_readable());
             let (added, added_unreadable) =
@@ -328,7 +331,7 @@ impl Refresh<'_> {
         Ok(State::of(self.job)?.objects.queue)
     }
 
-    fn apply_dml(&self, mut source: Connection, work: &Work<'_>, extent: &Extent, run: &mut Run) -> Result<()> {
+    fn apply_dml(&self, source: &mut Connection, work: &Work<'_>, extent: &Extent, run: &mut Run) -> Result<()> {
         let Work { local, fit, key, .. } = work;
         let until = match extent {
             Extent::All => {
@@ -336,11 +339,11 @@ impl Refresh<'_> {
                     format!("SELECT {} FROM ({}) q", quote_list(fit.columns.iter().map(String::as_str)), work.rows);
                 run.phase("copy");
                 if self.straight() && !work.joined {
-                    return replace_all(&mut source, &query, work.destination, local, fit, false, run);
+                    return replace_all(source, &query, work.destination, local, fit, false, run);
                 }
                 let collected = Collected::make(self.destination, &fit.columns, work.owner)?;
-                self.collect(&mut source, &query, &collected, &fit.columns, fit.binary, run)?;
-                drop(source);
+                self.collect(source, &query, &collected, &fit.columns, fit.binary, run)?;
+                source.end_snapshot()?;
                 run.phase("merge");
                 let rows = collected.rows(&fit.columns, key, &key[0], !work.joined);
                 collected.ready(key)?;
@@ -362,7 +365,7 @@ impl Refresh<'_> {
         let gone = Collected::make(self.destination, key, work.owner)?;
         if self.straight() && !work.joined && is_replaceable(local, fit.columns.len())? {
             run.phase("keys");
-            self.collect(&mut source, &changes.keys(), &gone, key, fit.binary, run)?;
+            self.collect(source, &changes.keys(), &gone, key, fit.binary, run)?;
             if !gone.is_much(local, run.rows)? {
                 run.phase("delete");
                 gone.ready(key)?;
@@ -371,7 +374,7 @@ impl Refresh<'_> {
                 let keys = std::mem::take(&mut run.rows);
                 let target =
                     Target { oid: local.local_oid(), columns: &fit.columns, binary: fit.binary, emptied: false };
-                pull(&mut source, &changes.present(&fit.columns), self.destination, &target, run)?;
+                pull(source, &changes.present(&fit.columns), self.destination, &target, run)?;
                 if keys > run.rows {
                     run.note(format!("{} keys without a row", keys - run.rows));
                     run.rows = keys;
@@ -384,11 +387,11 @@ impl Refresh<'_> {
         let gone = Collected::make(self.destination, key, work.owner)?;
         run.phase("copy");
         let collected = Collected::make(self.destination, &fit.columns, work.owner)?;
-        self.collect(&mut source, &changes.present(&fit.columns), &collected, &fit.columns, fit.binary, run)?;
+        self.collect(source, &changes.present(&fit.columns), &collected, &fit.columns, fit.binary, run)?;
         let before = run.rows;
-        self.collect(&mut source, &changes.gone(), &gone, key, fit.binary, run)?;
+        self.collect(source, &changes.gone(), &gone, key, fit.binary, run)?;
         let deleted = run.rows - before;
-        drop(source);
+        source.end_snapshot()?;
 
         run.phase("merge");
         let rows = collected.rows(&fit.columns, key, &key[0], !work.joined);
@@ -411,7 +414,7 @@ impl Refresh<'_> {
         collected.drop()
     }
 
-    fn apply_logdel(&self, mut source: Connection, work: &Work<'_>, extent: &Extent, run: &mut Run) -> Result<()> {
+    fn apply_logdel(&self, source: &mut Connection, work: &Work<'_>, extent: &Extent, run: &mut Run) -> Result<()> {
         let Work { local, fit, key, .. } = work;
         let table = work.present.table.table();
         let summary = &work.present.summary;
@@ -440,19 +443,19 @@ impl Refresh<'_> {
         let empty = all && spi::is_true(&format!("SELECT NOT EXISTS (SELECT FROM {})", self.destination), &[])?;
         let everything = format!("SELECT {} FROM ({}) q", quote_list(columns.iter().map(String::as_str)), work.rows);
         if empty && summary.rows == 0 && !work.joined {
-            return replace_all(&mut source, &everything, work.destination, local, fit, false, run);
+            return replace_all(source, &everything, work.destination, local, fit, false, run);
         }
         let collected = Collected::make(self.destination, &stamped, work.owner)?;
         let left = Collected::make(self.destination, &stamped_key, work.owner)?;
         let present = if all { everything } else { changes.present(columns) };
-        self.collect(&mut source, &present, &collected, columns, fit.binary, run)?;
+        self.collect(source, &present, &collected, columns, fit.binary, run)?;
         let live = run.rows;
-        self.collect(&mut source, &changes.deleted(&table, columns), &collected, &stamped, fit.binary, run)?;
+        self.collect(source, &changes.deleted(&table, columns), &collected, &stamped, fit.binary, run)?;
         let deleted = run.rows - live;
         if !all {
-            self.collect(&mut source, &changes.left(), &left, &stamped_key, fit.binary, run)?;
+            self.collect(source, &changes.left(), &left, &stamped_key, fit.binary, run)?;
         }
-        drop(source);
+        source.end_snapshot()?;
 
         run.phase("merge");
         if deleted > 0 {

@@ -181,7 +181,7 @@ impl Refresh<'_> {
             }
             let shape = match described {
                 Some(shape) => shape,
-                None => source.snapshot_of(oid)?,
+                None => source.locked_snapshot_of(&table)?,
             };
             let columns = selected_columns(&shape, self.job.filter.as_deref(), source.label())?;
             source.require_readable(&table, &names(&columns))?;

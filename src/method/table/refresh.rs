@@ -39,7 +39,7 @@ fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, name: &Na
     let _identity = act_as(destination.owner, true)?;
     run.phase("look");
     let source_table = source.find_table(&job.source_table)?;
-    let shape = source.snapshot_of(source_table.oid)?;
+    let shape = source.locked_snapshot_of(&source_table)?;
     let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
     source.require_readable(&source_table, &names(&columns))?;
     lock_to_write(destination.oid);
