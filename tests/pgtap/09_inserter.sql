@@ -1,5 +1,5 @@
 -- inserter: new rows, by a time or serial column.
-SELECT plan(85);
+SELECT plan(86);
 
 SELECT on_source($$
     CREATE TABLE app.s (id bigserial PRIMARY KEY, a int, v text);
@@ -198,5 +198,11 @@ SELECT lives_ok(format('SELECT tap.bt_index_parent_check(%L, true)', 'app.' || q
 SELECT on_source($$INSERT INTO app.many (a, b) SELECT 5, 'x' || i FROM generate_series(1, 40000) i; INSERT INTO app.many (a) VALUES (1)$$);
 INSERT INTO app.many (id, b) VALUES (-1, 'x39999');
 SELECT throws_ok($$SELECT mimeo.refresh_inserter('app.many')$$, '23505', NULL, 'and uniqueness is checked');
+
+SELECT on_source($$CREATE TABLE app.excl (id bigserial PRIMARY KEY, a int); INSERT INTO app.excl (a) SELECT i % 5000 FROM generate_series(1, 5010) i$$);
+CREATE TABLE app.excl (id bigint PRIMARY KEY, a int, EXCLUDE USING btree (a WITH =));
+SELECT mimeo.inserter_maker('app.excl', 'serial', 'id', 1);
+UPDATE mimeo.refresh_config_inserter_serial SET last_value = 0 WHERE dest_table = 'app.excl';
+SELECT throws_ok($$SELECT mimeo.refresh_inserter('app.excl')$$, '23P01', NULL, 'so are exclusion constraints');
 
 SELECT * FROM finish();
