@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,9 +24,11 @@ impl Proxy {
             for client in listener.incoming().flatten() {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else { continue };
                 let (from_client, to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                std::thread::spawn(move || pass(from_client, to_server, None));
+                let closed = Arc::new(AtomicBool::new(false));
+                let also = closed.clone();
+                std::thread::spawn(move || pass(from_client, to_server, None, &also));
                 let (limit, count) = (limit.clone(), count.clone());
-                std::thread::spawn(move || pass(server, client, Some((limit, count))));
+                std::thread::spawn(move || pass(server, client, Some((limit, count)), &closed));
             }
         });
         Proxy { port, allowance, passed }
@@ -46,14 +48,18 @@ impl Proxy {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, limit: Option<(Arc<AtomicU64>, Arc<AtomicU64>)>) {
+/// Once one end is gone both sockets are closed with what is unread in them, which tells the other end, even one that waits to
+/// send.
+fn pass(mut from: TcpStream, mut to: TcpStream, limit: Option<(Arc<AtomicU64>, Arc<AtomicU64>)>, closed: &AtomicBool) {
     let mut buffer = [0; 8192];
     loop {
         let mut most = buffer.len();
         if let Some((limit, _)) = &limit {
             let left = limit.load(Ordering::SeqCst);
             if left == 0 {
-                // Silent; but notice when the other end is gone.
+                if closed.load(Ordering::SeqCst) {
+                    return;
+                }
                 std::thread::sleep(Duration::from_millis(20));
                 continue;
             }
@@ -69,6 +75,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, limit: Option<(Arc<AtomicU64>, A
                 }
             }
             _ => {
+                closed.store(true, Ordering::SeqCst);
                 let _ = to.shutdown(Shutdown::Both);
                 let _ = from.shutdown(Shutdown::Both);
                 return;
