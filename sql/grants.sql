@@ -9,6 +9,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.dblink_mapping_mimeo, @extsc
     @extschema@.refresh_config_updater_time, @extschema@.refresh_config_updater_serial,
     @extschema@.refresh_config_dml, @extschema@.refresh_config_logdel
     TO @extowner@ WITH GRANT OPTION;
+GRANT SELECT ON @extschema@.job_status, @extschema@.health TO @extowner@ WITH GRANT OPTION;
 GRANT USAGE, SELECT, UPDATE ON SEQUENCE @extschema@.dblink_mapping_mimeo_data_source_id_seq,
     @extschema@.run_history_run_id_seq TO @extowner@ WITH GRANT OPTION;
 

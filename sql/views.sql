@@ -167,3 +167,35 @@ CREATE TRIGGER guard_refresh_config INSTEAD OF INSERT OR UPDATE ON @extschema@.r
     FOR EACH ROW EXECUTE FUNCTION @extschema@.guard_refresh_config();
 CREATE TRIGGER guard_refresh_config INSTEAD OF INSERT OR UPDATE ON @extschema@.refresh_config_updater_serial
     FOR EACH ROW EXECUTE FUNCTION @extschema@.guard_refresh_config();
+
+-- What has become of each job. Of the last run: its status, figures and error; last_success is when the last run that brought
+-- the data up to date began.
+CREATE VIEW @extschema@.job_status AS
+    SELECT c.dest_table, c.type, c.source_table AS source, c.period, c.last_run, l.status AS last_status, s.last_success,
+           clock_timestamp() - s.last_success AS lag,
+           c.period IS NOT NULL AND (c.last_run IS NULL
+               OR c.last_run <= clock_timestamp() - c.period + least(c.period / 10, interval '5 seconds')) AS due,
+           l.rows, l.bytes, l.ended - l.started AS duration, f.consecutive_failures,
+           CASE WHEN l.status IN ('warning', 'critical') THEN coalesce(l.error, l.reason) END AS error,
+           c.dblink AS data_source_id, 
+           greatest(c.last_run, CASE WHEN l.status = 'critical' THEN l.started END) AS last_attempt
+      FROM @extschema@.refresh_config c
+      LEFT JOIN LATERAL (SELECT h.* FROM @extschema@.run_history h
+                          WHERE h.dest_table = c.dest_table AND h.status <> 'concurrent'
+                          ORDER BY h.started DESC, h.run_id DESC LIMIT 1) l ON true
+      LEFT JOIN LATERAL (SELECT h.started FROM @extschema@.run_history h
+                          WHERE h.dest_table = c.dest_table AND h.status IN ('ok', 'skipped', 'warning')
+                          ORDER BY h.started DESC LIMIT 1) h ON true
+     CROSS JOIN LATERAL (SELECT coalesce(h.started, c.last_run) AS last_success) s
+     CROSS JOIN LATERAL (SELECT count(*) AS consecutive_failures FROM @extschema@.run_history h
+                          WHERE h.dest_table = c.dest_table AND h.status = 'critical'
+                            AND h.started > coalesce(s.last_success, '-infinity')) f;
+COMMENT ON VIEW @extschema@.job_status IS 'One row a job: when it last ran, how that ended, whether it is due';
+
+-- For a monitoring probe. Late is a job with a period whose data is older than twice that, or that has none yet.
+CREATE VIEW @extschema@.health AS
+    SELECT current_database()::text AS database, count(*) AS jobs,
+           count(*) FILTER (WHERE period IS NOT NULL AND coalesce(lag > 2 * period, true)) AS late,
+           count(*) FILTER (WHERE last_status = 'critical') AS failing, max(lag) AS oldest_lag
+      FROM @extschema@.job_status;
+COMMENT ON VIEW @extschema@.health IS 'One row: how many jobs there are, are late, fail, and how old the oldest data is';

@@ -110,6 +110,20 @@ pub enum Error {
     Internal(String),
     #[error("{}", .0.message)]
     Postgres(Report),
+    /// The user, or a time limit here, has ended the call.
+    #[error("{}", .0.message)]
+    Cancelled(Report),
+    #[error("pg_jobmon is not installed here")]
+    JobmonMissing,
+    #[error("{0} cannot run inside a transaction block")]
+    InTransaction(&'static str),
+    #[error("{} of {begun} jobs failed: {}", failed.len(), names(failed))]
+    JobsFailed { failed: Vec<(String, String)>, begun: usize },
+}
+
+/// The first of each pair.
+fn names(failed: &[(String, String)]) -> String {
+    failed.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -133,9 +147,13 @@ impl Error {
             Error::Unreachable { .. } => E::ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
             Error::PasswordRequired(_) => E::ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED,
             Error::ConnectionLost { .. } => E::ERRCODE_CONNECTION_FAILURE,
-            Error::Remote { report, .. } | Error::Postgres(report) | Error::Index { report, .. } => {
-                decode_sqlstate(&report.sqlstate)
-            }
+            Error::Remote { report, .. }
+            | Error::Postgres(report)
+            | Error::Cancelled(report)
+            | Error::Index { report, .. } => decode_sqlstate(&report.sqlstate),
+            Error::JobmonMissing => E::ERRCODE_UNDEFINED_OBJECT,
+            Error::InTransaction(_) => E::ERRCODE_ACTIVE_SQL_TRANSACTION,
+            Error::JobsFailed { .. } => E::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
             Error::SourceTableMissing { .. } => E::ERRCODE_UNDEFINED_TABLE,
             Error::SourcePrivilege { .. } | Error::SourceRight { .. } | Error::TriggerOwner { .. } => {
                 E::ERRCODE_INSUFFICIENT_PRIVILEGE
@@ -161,7 +179,10 @@ impl Error {
 
     fn detail(&self) -> Option<String> {
         match self {
-            Error::Postgres(report) | Error::Index { report, .. } => report.detail.clone(),
+            Error::Postgres(report) | Error::Cancelled(report) | Error::Index { report, .. } => report.detail.clone(),
+            Error::JobsFailed { failed, .. } => {
+                Some(failed.iter().map(|(name, why)| format!("{name}: {why}")).collect::<Vec<_>>().join("\n"))
+            }
             Error::Remote { source_label, doing, report } => {
                 let mut detail = format!("Reported by {source_label} (SQLSTATE {}) while {doing}.", report.sqlstate);
                 if let Some(more) = &report.detail {
@@ -175,7 +196,14 @@ impl Error {
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            Error::Postgres(report) | Error::Remote { report, .. } => return report.hint.clone(),
+            Error::Postgres(report) | Error::Cancelled(report) | Error::Remote { report, .. } => {
+                return report.hint.clone()
+            }
+            Error::JobmonMissing => {
+                "CREATE EXTENSION pg_jobmon, or let p_jobmon and refresh_config.jobmon be false.".into()
+            }
+            Error::InTransaction(_) => "It commits after each job. CALL it by itself, with autocommit on.".into(),
+            Error::JobsFailed { .. } => "The view job_status and the table run_history tell more.".into(),
             Error::UnknownJob(_) => "The view job_status and the table refresh_config list what is managed.".into(),
             Error::JobExists { .. } => "Call the destroyer of its method first, or choose another p_dest_table.".into(),
             Error::NoKey { .. } => "Give it a primary key or a unique index on NOT NULL columns, or name its key with \
@@ -250,7 +278,11 @@ impl Error {
             Some(detail) => format!("{detail}\n{doing}"),
             None => doing.to_string(),
         });
-        Error::Postgres(report)
+        if matches!(self, Error::Cancelled(_)) {
+            Error::Cancelled(report)
+        } else {
+            Error::Postgres(report)
+        }
     }
 
     /// What a user sees of it.
@@ -261,7 +293,9 @@ impl Error {
     /// Five characters, whichever side the error comes from.
     pub fn sqlstate_text(&self) -> String {
         match self {
-            Error::Remote { report, .. } | Error::Postgres(report) => report.sqlstate.clone(),
+            Error::Remote { report, .. } | Error::Postgres(report) | Error::Cancelled(report) => {
+                report.sqlstate.clone()
+            }
             other => encode_sqlstate(other.sqlstate()),
         }
     }
@@ -298,12 +332,18 @@ impl From<CaughtError> for Error {
         let (CaughtError::PostgresError(report)
         | CaughtError::ErrorReport(report)
         | CaughtError::RustPanic { ereport: report, .. }) = &caught;
-        Error::Postgres(Report {
+        let cancelled = report.sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED;
+        let report = Report {
             sqlstate: encode_sqlstate(report.sql_error_code()),
             message: report.message().to_string(),
             detail: report.detail().map(str::to_string),
             hint: report.hint().map(str::to_string),
-        })
+        };
+        if cancelled {
+            Error::Cancelled(report)
+        } else {
+            Error::Postgres(report)
+        }
     }
 }
 

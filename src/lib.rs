@@ -1,6 +1,6 @@
 //! mimeo copies single tables from other PostgreSQL databases, by pulling.
 //!
-//! Floors, top to bottom: api → method → source | destination | job → shape, backend → error, settings. Nothing
+//! Floors, top to bottom: api → schedule → method → source | destination | job → shape, backend → error, settings. Nothing
 //! imports upward, and source and destination do not know each other.
 
 mod api;
@@ -9,6 +9,7 @@ mod destination;
 mod error;
 mod job;
 mod method;
+mod schedule;
 mod settings;
 mod shape;
 mod source;
@@ -22,4 +23,8 @@ pgrx::extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::register();
+    // SAFETY: reads a variable.
+    if unsafe { pgrx::pg_sys::process_shared_preload_libraries_in_progress } {
+        schedule::register();
+    }
 }

@@ -1,6 +1,7 @@
 //! The settings (GUCs) of mimeo.
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use std::ffi::CString;
 use std::time::Duration;
 
 static SWAP_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(100);
@@ -9,6 +10,29 @@ static WRITER_WAIT: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static CONNECT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10);
 static TCP_USER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static KEEPALIVES_IDLE: GucSetting<i32> = GucSetting::<i32>::new(30);
+static HISTORY_KEEP: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 60);
+static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(60);
+static MAX_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(2);
+
+/// None is for ever.
+pub fn history_keep() -> Option<Duration> {
+    u64::try_from(HISTORY_KEEP.get()).ok().map(|minutes| Duration::from_secs(60 * minutes))
+}
+
+/// The databases whose jobs the scheduler runs: names as in a search_path, separated by commas.
+pub fn databases() -> String {
+    DATABASES.get().map(|names| names.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+pub fn naptime() -> Duration {
+    Duration::from_secs(NAPTIME.get() as u64)
+}
+
+/// Of the scheduler, in one database.
+pub fn max_workers() -> usize {
+    MAX_WORKERS.get() as usize
+}
 
 pub fn swap_lock_timeout() -> Duration {
     Duration::from_millis(SWAP_LOCK_TIMEOUT.get() as u64)
@@ -35,6 +59,58 @@ pub fn keepalives_idle() -> Duration {
 }
 
 pub fn register() {
+    register_refresh();
+    register_schedule();
+    #[cfg(not(feature = "pg14"))]
+    // SAFETY: called while the library is loaded, after its last setting; the name is a constant.
+    unsafe {
+        pgrx::pg_sys::MarkGUCPrefixReserved(c"mimeo".as_ptr());
+    }
+}
+
+/// What the server is started or reloaded with, or what only a superuser may say.
+fn register_schedule() {
+    GucRegistry::define_int_guc(
+        c"mimeo.history_keep",
+        c"How long the rows of run_history are kept.",
+        c"-1 is for ever.",
+        &HISTORY_KEEP,
+        -1,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_MIN,
+    );
+    GucRegistry::define_string_guc(
+        c"mimeo.databases",
+        c"The databases in which the scheduler runs the jobs that are due.",
+        c"Names separated by commas. The scheduler needs mimeo in shared_preload_libraries.",
+        &DATABASES,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    let int = |name, short, long, setting: &'static GucSetting<i32>, max, flags| {
+        GucRegistry::define_int_guc(name, short, long, setting, 1, max, GucContext::Sighup, flags);
+    };
+    int(
+        c"mimeo.naptime",
+        c"How often the scheduler looks for jobs that are due.",
+        c"",
+        &NAPTIME,
+        i32::MAX / 1000,
+        GucFlags::UNIT_S,
+    );
+    int(
+        c"mimeo.max_workers",
+        c"How many background workers the scheduler has in one database at most.",
+        c"A round that is not over when the next one begins keeps its worker.",
+        &MAX_WORKERS,
+        1024,
+        GucFlags::default(),
+    );
+}
+
+/// What a refresh itself goes by.
+fn register_refresh() {
     let int = |name, short, long, setting: &'static GucSetting<i32>, min, max, flags| {
         GucRegistry::define_int_guc(name, short, long, setting, min, max, GucContext::Userset, flags);
     };

@@ -4,3 +4,4 @@ mod destroyers;
 mod makers;
 mod monitors;
 mod refreshers;
+mod schedule;

@@ -2,9 +2,13 @@
 
 use crate::job::lock::Wait;
 use crate::method::incremental::{self, Repull};
-use crate::method::{replay, snapshot, table, Method};
+use crate::method::{replay, snapshot, table, Call, Method};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
+
+fn call(destination: &str, jobmon: Option<bool>, lock_wait: Option<i32>, debug: bool) -> Call<'_> {
+    Call { destination, jobmon, lock_wait: Wait::from_argument(lock_wait), debug }
+}
 
 /// Refreshes a snapshot.
 #[pg_extern]
@@ -17,14 +21,11 @@ fn refresh_snapshot(
     p_check_stats: default!(Option<bool>, "NULL"),
     p_debug: default!(bool, "false"),
 ) -> Result<(), ErrorReport> {
-    let _ = p_jobmon;
     snapshot::refresh(&snapshot::Options {
-        destination: p_destination,
+        call: call(p_destination, p_jobmon, p_lock_wait, p_debug),
         indexes: p_index,
         pull_data: p_pulldata,
-        lock_wait: Wait::from_argument(p_lock_wait),
         check_stats: p_check_stats,
-        debug: p_debug,
     })?;
     Ok(())
 }
@@ -52,12 +53,9 @@ fn refresh_table(
     p_lock_wait: default!(Option<i32>, "NULL"),
     p_debug: default!(bool, "false"),
 ) -> Result<(), ErrorReport> {
-    let _ = p_jobmon;
     table::refresh(&table::Options {
-        destination: p_destination,
+        call: call(p_destination, p_jobmon, p_lock_wait, p_debug),
         truncate_cascade: p_truncate_cascade,
-        lock_wait: Wait::from_argument(p_lock_wait),
-        debug: p_debug,
     })?;
     Ok(())
 }
@@ -75,15 +73,12 @@ fn refresh_inserter(
     p_lock_wait: default!(Option<i32>, "NULL"),
     p_debug: default!(bool, "false"),
 ) -> Result<(), ErrorReport> {
-    let _ = p_jobmon;
     incremental::refresh(
         Method::Inserter,
         &incremental::Options {
-            destination: p_destination,
+            call: call(p_destination, p_jobmon, p_lock_wait, p_debug),
             limit: p_limit,
             repull: Repull::from_arguments(p_repull, p_repull_start, p_repull_end),
-            lock_wait: Wait::from_argument(p_lock_wait),
-            debug: p_debug,
         },
     )?;
     Ok(())
@@ -102,15 +97,12 @@ fn refresh_updater(
     p_lock_wait: default!(Option<i32>, "NULL"),
     p_debug: default!(bool, "false"),
 ) -> Result<(), ErrorReport> {
-    let _ = p_jobmon;
     incremental::refresh(
         Method::Updater,
         &incremental::Options {
-            destination: p_destination,
+            call: call(p_destination, p_jobmon, p_lock_wait, p_debug),
             limit: p_limit,
             repull: Repull::from_arguments(p_repull, p_repull_start, p_repull_end),
-            lock_wait: Wait::from_argument(p_lock_wait),
-            debug: p_debug,
         },
     )?;
     Ok(())
@@ -127,16 +119,13 @@ fn refresh_dml(
     p_insert_on_fetch: default!(Option<bool>, "NULL"),
     p_debug: default!(bool, "false"),
 ) -> Result<(), ErrorReport> {
-    let _ = p_jobmon;
     replay::refresh(
         Method::Dml,
         &replay::Options {
-            destination: p_destination,
+            call: call(p_destination, p_jobmon, p_lock_wait, p_debug),
             limit: p_limit,
             repull: p_repull,
             insert_on_fetch: p_insert_on_fetch,
-            lock_wait: Wait::from_argument(p_lock_wait),
-            debug: p_debug,
         },
     )?;
     Ok(())
@@ -153,16 +142,13 @@ fn refresh_logdel(
     p_insert_on_fetch: default!(Option<bool>, "NULL"),
     p_debug: default!(bool, "false"),
 ) -> Result<(), ErrorReport> {
-    let _ = p_jobmon;
     replay::refresh(
         Method::Logdel,
         &replay::Options {
-            destination: p_destination,
+            call: call(p_destination, p_jobmon, p_lock_wait, p_debug),
             limit: p_limit,
             repull: p_repull,
             insert_on_fetch: p_insert_on_fetch,
-            lock_wait: Wait::from_argument(p_lock_wait),
-            debug: p_debug,
         },
     )?;
     Ok(())

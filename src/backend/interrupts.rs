@@ -22,6 +22,12 @@ pub fn sleep(duration: Duration) {
     }
 }
 
+/// Sleeps for at most `duration`: a signal (a worker's end, for one) ends it earlier. It raises the error if the query is
+/// cancelled meanwhile.
+pub fn nap(duration: Duration) {
+    wait(None, 0, Some(duration));
+}
+
 /// Waits until `socket` can be read (or also written, with `write`), or `timeout` is over. It raises the error
 /// if the query is cancelled meanwhile.
 pub fn wait_for_socket(socket: i32, write: bool, timeout: Option<Duration>) -> Woken {

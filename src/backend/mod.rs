@@ -9,3 +9,4 @@ pub mod parse;
 pub mod relation;
 pub mod spi;
 pub mod subtransaction;
+pub mod worker;

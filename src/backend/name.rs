@@ -100,6 +100,25 @@ pub fn readings(text: &str) -> Result<Vec<(Option<String>, String)>> {
 }
 
 /// `"a.b".C` as SQL reads it: `a.b` and `c`. None if it is not a list of identifiers.
+/// The names in a list with commas between them. One that holds a comma, a space or a quote stands in double quotes.
+pub fn split_list(text: &str) -> Vec<String> {
+    let mut names = vec![String::new()];
+    let mut quoted = false;
+    let mut characters = text.trim().chars().peekable();
+    while let Some(character) = characters.next() {
+        let name = names.last_mut().expect("there is always one");
+        match character {
+            '"' if quoted && characters.peek() == Some(&'"') => name.extend(characters.next()),
+            '"' => quoted = !quoted,
+            ',' if !quoted => names.push(String::new()),
+            _ if character.is_whitespace() && !quoted => {}
+            _ => name.push(character),
+        }
+    }
+    names.retain(|name| !name.is_empty());
+    names
+}
+
 fn parse_quoted(text: &str) -> Option<Vec<String>> {
     let mut parts = Vec::new();
     let mut rest = text.trim();

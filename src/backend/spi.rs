@@ -1,7 +1,7 @@
 //! SQL in this server. Rows come back as one JSON document, which serde types read: the sources are read in
 //! the same way, so both sides share their queries and their types.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::spi::Spi;
@@ -50,5 +50,17 @@ pub fn is_true(sql: &str, args: &[DatumWithOid<'_>]) -> Result<bool> {
             return Ok(false);
         }
         Ok(rows.first().get_one::<bool>()?.unwrap_or(false))
+    })
+}
+
+/// The first column of the first row, a bigint. The statement may change something.
+///
+/// # Errors
+/// Internal if there is none.
+pub fn number(sql: &str, args: &[DatumWithOid<'_>]) -> Result<i64> {
+    Spi::connect_mut(|client| {
+        let rows = client.update(sql, Some(1), args)?;
+        let number = if rows.is_empty() { None } else { rows.first().get_one::<i64>()? };
+        number.ok_or_else(|| Error::Internal(format!("no number: {sql}")))
     })
 }

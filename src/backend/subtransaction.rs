@@ -13,6 +13,10 @@ pub fn attempt<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     unsafe {
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
+        // SPI gives queries of a (sub)transaction without an id the old snapshot: see read_the_latest.
+        if pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId {
+            pg_sys::GetCurrentTransactionId();
+        }
     }
     let outcome = caught(body);
     // SAFETY: ends the subtransaction begun above, and restores what PostgreSQL's own PG_TRY users restore.

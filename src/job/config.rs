@@ -7,6 +7,7 @@ use crate::backend::relation;
 use crate::backend::spi;
 use crate::error::{Error, Result};
 use pgrx::datum::{DatumWithOid, JsonB};
+use pgrx::pg_sys::Oid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,7 @@ pub struct Job {
     pub filter: Option<Vec<String>>,
     pub condition: Option<String>,
     pub batch_limit: Option<i32>,
+    pub jobmon: bool,
     pub check_stats: Option<bool>,
     pub post_script: Option<Vec<String>>,
     pub truncate_cascade: Option<bool>,
@@ -70,21 +72,39 @@ pub struct NewJob<'a> {
 /// The extension's own tables, and who they belong to.
 pub struct Catalog {
     schema: String,
-    owner: pgrx::pg_sys::Oid,
+    owner: Oid,
+    created_by: Oid,
 }
 
 impl Catalog {
     pub fn find() -> Result<Catalog> {
-        let schema = spi::text(
-            "SELECT n.nspname::text FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n
+        Catalog::look()?.ok_or_else(|| Error::Internal("the extension mimeo is not created here".to_string()))
+    }
+
+    /// None if the extension is not created in this database.
+    pub fn look() -> Result<Option<Catalog>> {
+        #[derive(Deserialize)]
+        struct Extension {
+            schema: String,
+            #[serde(deserialize_with = "relation::oid")]
+            owner: Oid,
+        }
+        let extension: Option<Extension> = spi::json(
+            "SELECT pg_catalog.json_build_object('schema', n.nspname, 'owner', e.extowner::bigint)::text
+               FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n
                  ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
               WHERE e.extname OPERATOR(pg_catalog.=) 'mimeo'",
             &[],
         )?;
-        let schema = schema.ok_or_else(|| Error::Internal("the extension mimeo is not created here".to_string()))?;
+        let Some(Extension { schema, owner: created_by }) = extension else { return Ok(None) };
         let table = relation::find(&Name::new(&schema, "refresh_config"))?
             .ok_or_else(|| Error::Internal("refresh_config is missing".to_string()))?;
-        Ok(Catalog { schema, owner: table.owner })
+        Ok(Some(Catalog { schema, owner: table.owner, created_by }))
+    }
+
+    /// The role that created the extension; the tables may belong to another one.
+    pub fn created_by(&self) -> Oid {
+        self.created_by
     }
 
     /// The extension's schema.
@@ -166,10 +186,12 @@ impl Catalog {
         Ok(())
     }
 
-    /// Records that a job has run just now, and what its method wants to find next time. None keeps what is there.
+    /// Records that a job has run, since `started` (microseconds since 2000-01-01 UTC), and what its method wants to find next
+    /// time. None keeps what is there.
     pub fn record_run(
         &self,
         dest_table: &str,
+        started: i64,
         state: Option<&serde_json::Value>,
         last_value: Option<&str>,
     ) -> Result<()> {
@@ -181,10 +203,10 @@ impl Catalog {
         };
         spi::run(
             &format!(
-                "UPDATE {table} SET last_run = clock_timestamp(), state = coalesce($2, state),
-                        last_value = coalesce($3, last_value) WHERE dest_table = $1"
+                "UPDATE {table} SET last_run = timestamptz '2000-01-01 00:00:00+00' + $4 * interval '1 microsecond',
+                        state = coalesce($2, state), last_value = coalesce($3, last_value) WHERE dest_table = $1"
             ),
-            &[dest_table.into(), state, last_value.map(str::to_string).into()],
+            &[dest_table.into(), state, last_value.map(str::to_string).into(), started.into()],
         )?;
         Ok(())
     }

@@ -1,15 +1,21 @@
 //! run_history: one row a run, and what a run tells while it is under way.
 
+use crate::backend::identity::keeps_its_snapshot;
 use crate::backend::spi;
-use crate::error::Result;
-use crate::job::config::Catalog;
+use crate::error::{Error, Result};
+use crate::job::config::{Catalog, Job};
+use crate::job::{failure, jobmon};
+use crate::settings;
 use pgrx::datum::{DatumWithOid, JsonB};
 use pgrx::{notice, pg_sys};
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
 use std::ffi::CString;
 use std::time::Instant;
 
 /// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Status {
     Ok,
     Skipped,
@@ -22,7 +28,7 @@ pub enum Status {
 }
 
 impl Status {
-    fn text(self) -> &'static str {
+    pub fn text(self) -> &'static str {
         match self {
             Status::Ok => "ok",
             Status::Skipped => "skipped",
@@ -33,105 +39,275 @@ impl Status {
     }
 }
 
+/// What a run leaves behind: a row of run_history, and the same for pg_jobmon.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    pub dest_table: String,
+    pub source_table: String,
+    /// As refresh_config.type.
+    pub kind: String,
+    pub status: Status,
+    pub reason: Option<String>,
+    pub rows: u64,
+    pub bytes: u64,
+    pub queue_rows: Option<u64>,
+    pub phases: Vec<serde_json::Value>,
+    /// Microseconds since 2000-01-01 UTC, as PostgreSQL counts.
+    pub started: i64,
+    pub ended: i64,
+    pub sqlstate: Option<String>,
+    /// With DETAIL and HINT on lines of their own.
+    pub error: Option<String>,
+    /// None is the session's user.
+    pub run_by: Option<String>,
+    pub jobmon: bool,
+}
+
+impl Record {
+    /// Of a run that could not even begin, or that ended without a word.
+    pub fn of_failure(dest_table: &str, source_table: &str, kind: &str, error: &Error) -> Record {
+        let now = now();
+        let mut record = Record {
+            dest_table: dest_table.to_string(),
+            source_table: source_table.to_string(),
+            kind: kind.to_string(),
+            status: Status::Critical,
+            reason: None,
+            rows: 0,
+            bytes: 0,
+            queue_rows: None,
+            phases: Vec::new(),
+            started: now,
+            ended: now,
+            sqlstate: None,
+            error: None,
+            run_by: None,
+            jobmon: false,
+        };
+        record.fail(error);
+        record
+    }
+
+    fn fail(&mut self, error: &Error) {
+        let report = error.report();
+        let mut text = report.message;
+        for (label, more) in [("DETAIL", report.detail), ("HINT", report.hint)] {
+            if let Some(more) = more {
+                text = format!("{text}\n{label}: {more}");
+            }
+        }
+        (self.status, self.sqlstate, self.error) = (Status::Critical, Some(report.sqlstate), Some(text));
+    }
+
+    /// Writes the row, takes rows away that are older than they have to be kept, and tells pg_jobmon.
+    pub fn write(&self, catalog: &Catalog) -> Result<()> {
+        {
+            let _identity = catalog.act_as_owner()?;
+            let table = catalog.table("run_history");
+            let args: [DatumWithOid<'_>; 14] = [
+                self.dest_table.as_str().into(),
+                self.source_table.as_str().into(),
+                self.kind.as_str().into(),
+                self.status.text().into(),
+                self.reason.clone().into(),
+                (self.rows as i64).into(),
+                (self.bytes as i64).into(),
+                self.queue_rows.map(|rows| rows as i64).into(),
+                JsonB(serde_json::Value::from(self.phases.clone())).into(),
+                self.started.into(),
+                self.ended.into(),
+                self.sqlstate.clone().into(),
+                self.error.clone().into(),
+                self.run_by.clone().into(),
+            ];
+            spi::run(
+                &format!(
+                    "INSERT INTO {table} (dest_table, source_table, type, status, reason, rows, bytes, queue_rows, phases, started,
+                                          ended, sqlstate, error, run_by)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9,
+                             timestamptz '2000-01-01 00:00:00+00' + $10 * interval '1 microsecond',
+                             timestamptz '2000-01-01 00:00:00+00' + $11 * interval '1 microsecond',
+                             $12, $13, coalesce($14, session_user))"
+                ),
+                &args,
+            )?;
+            prune(catalog)?;
+        }
+        if self.jobmon {
+            jobmon::log(catalog, self)?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes some rows away that are older than mimeo.history_keep. What another session is taking away is left to it.
+fn prune(catalog: &Catalog) -> Result<()> {
+    let Some(keep) = settings::history_keep() else { return Ok(()) };
+    // Such a transaction cannot pass over rows that others have taken away since it began.
+    if keeps_its_snapshot() {
+        return Ok(());
+    }
+    let table = catalog.table("run_history");
+    spi::run(
+        &format!(
+            "DELETE FROM {table} WHERE run_id = ANY (ARRAY(SELECT run_id FROM {table}
+               WHERE started < clock_timestamp() - make_interval(secs => $1) ORDER BY started LIMIT 100
+                 FOR UPDATE SKIP LOCKED))"
+        ),
+        &[keep.as_secs_f64().into()],
+    )?;
+    Ok(())
+}
+
+thread_local! {
+    /// Who watches: what the last run inside has left behind.
+    static WATCHED: RefCell<Option<Option<Record>>> = const { RefCell::new(None) };
+}
+
+/// Runs `body`, and tells what the run in it has left behind. A run that failed has not written its row then: that is left to
+/// the caller, whose transaction lives on.
+pub fn watch<T>(body: impl FnOnce() -> T) -> (T, Option<Record>) {
+    WATCHED.set(Some(None));
+    let result = body();
+    (result, WATCHED.take().flatten())
+}
+
+fn tell_watcher(record: &Record) -> bool {
+    WATCHED.with_borrow_mut(|watched| match watched {
+        Some(place) => {
+            *place = Some(record.clone());
+            true
+        }
+        None => false,
+    })
+}
+
 /// A run under way: its phases, its figures.
 pub struct Run {
-    dest_table: String,
-    source_table: String,
-    kind: String,
+    record: Record,
     debug: bool,
-    started: Instant,
+    clock: Instant,
     phase: Option<(&'static str, Instant)>,
-    phases: Vec<serde_json::Value>,
     pub rows: u64,
     pub bytes: u64,
     /// What is still in the queue on the source.
     pub queue_rows: Option<u64>,
     /// Why it was skipped, or why not; what changed.
-    pub reasons: Vec<String>,
+    reasons: Vec<String>,
 }
 
 impl Run {
-    pub fn begin(dest_table: &str, source_table: &str, kind: &str, debug: bool) -> Run {
-        Run {
-            dest_table: dest_table.to_string(),
-            source_table: source_table.to_string(),
-            kind: kind.to_string(),
+    /// # Errors
+    /// JobmonMissing. `jobmon`: None is what the job says.
+    pub fn begin(job: &Job, jobmon: Option<bool>, debug: bool) -> Result<Run> {
+        let now = now();
+        Ok(Run {
+            record: Record {
+                dest_table: job.dest_table.clone(),
+                source_table: job.source_table.clone(),
+                kind: job.kind.clone(),
+                status: Status::Ok,
+                reason: None,
+                rows: 0,
+                bytes: 0,
+                queue_rows: None,
+                phases: Vec::new(),
+                started: now,
+                ended: now,
+                sqlstate: None,
+                error: None,
+                run_by: None,
+                jobmon: jobmon::wanted(jobmon.unwrap_or(job.jobmon))?,
+            },
             debug,
-            started: Instant::now(),
+            clock: Instant::now(),
             phase: None,
-            phases: Vec::new(),
             rows: 0,
             bytes: 0,
             queue_rows: None,
             reasons: Vec::new(),
-        }
+        })
+    }
+
+    /// When it began: microseconds since 2000-01-01 UTC.
+    pub fn started(&self) -> i64 {
+        self.record.started
     }
 
     /// Begins a phase and ends the one before. It shows in pg_stat_activity, and with p_debug as a NOTICE.
     pub fn phase(&mut self, name: &'static str) {
         self.end_phase();
         self.phase = Some((name, Instant::now()));
-        show_activity(&format!("mimeo refresh of {}: {name}", self.dest_table));
+        show_activity(&format!("mimeo refresh of {}: {name}", self.record.dest_table));
         if self.debug {
-            notice!("{}: {name}", self.dest_table);
+            notice!("{}: {name}", self.record.dest_table);
         }
     }
 
     pub fn note(&mut self, reason: impl Into<String>) {
         let reason = reason.into();
         if self.debug {
-            notice!("{}: {reason}", self.dest_table);
+            notice!("{}: {reason}", self.record.dest_table);
         }
         self.reasons.push(reason);
+    }
+
+    pub fn forget_reasons(&mut self) {
+        self.reasons.clear();
     }
 
     fn end_phase(&mut self) {
         if let Some((name, since)) = self.phase.take() {
             let ms = since.elapsed().as_secs_f64() * 1000.0;
-            self.phases.push(serde_json::json!({"phase": name, "ms": (ms * 10.0).round() / 10.0}));
+            self.record.phases.push(serde_json::json!({"phase": name, "ms": (ms * 10.0).round() / 10.0}));
             if self.debug {
-                notice!("{}: {name} took {ms:.1} ms", self.dest_table);
+                notice!("{}: {name} took {ms:.1} ms", self.record.dest_table);
             }
         }
     }
 
+    fn finished(&mut self, status: Status) -> &mut Record {
+        self.end_phase();
+        let reason = (!self.reasons.is_empty()).then(|| self.reasons.join("; "));
+        let record = &mut self.record;
+        (record.status, record.reason, record.ended) = (status, reason, now());
+        (record.rows, record.bytes, record.queue_rows) = (self.rows, self.bytes, self.queue_rows);
+        record
+    }
+
     /// Writes the row of this run.
     pub fn end(&mut self, catalog: &Catalog, status: Status) -> Result<()> {
-        self.end_phase();
-        let seconds = self.started.elapsed().as_secs_f64();
+        let seconds = self.clock.elapsed().as_secs_f64();
+        let record = self.finished(status);
+        record.write(catalog)?;
+        tell_watcher(record);
         if self.debug && status == Status::Ok {
             let megabytes = self.bytes as f64 / 1e6;
             notice!(
                 "{}: {} rows, {megabytes:.1} MB in {seconds:.3} s, {:.1} MB/s",
-                self.dest_table,
+                self.record.dest_table,
                 self.rows,
                 megabytes / seconds
             );
         }
-        let _identity = catalog.act_as_owner()?;
-        let table = catalog.table("run_history");
-        let reason = (!self.reasons.is_empty()).then(|| self.reasons.join("; "));
-        let args: [DatumWithOid<'_>; 10] = [
-            self.dest_table.as_str().into(),
-            self.source_table.as_str().into(),
-            self.kind.as_str().into(),
-            status.text().into(),
-            reason.into(),
-            (self.rows as i64).into(),
-            (self.bytes as i64).into(),
-            JsonB(serde_json::Value::from(self.phases.clone())).into(),
-            seconds.into(),
-            self.queue_rows.map(|rows| rows as i64).into(),
-        ];
-        spi::run(
-            &format!(
-                "INSERT INTO {table} (dest_table, source_table, type, status, reason, rows, bytes, phases, started, queue_rows)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp() - make_interval(secs => $9), $10)"
-            ),
-            &args,
-        )?;
         Ok(())
     }
+
+    /// Records a failure, whatever becomes of this transaction: it is told to who watches, else to a worker that writes it in
+    /// a transaction of its own.
+    pub fn fail(&mut self, error: &Error) {
+        let record = self.finished(Status::Critical);
+        record.fail(error);
+        if !tell_watcher(record) {
+            failure::deliver(record);
+        }
+    }
+}
+
+/// Microseconds since 2000-01-01 UTC.
+fn now() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
 impl Drop for Run {

@@ -1,5 +1,7 @@
 //! What is configured, and what happened.
 
 pub mod config;
+pub mod failure;
 pub mod history;
+pub mod jobmon;
 pub mod lock;

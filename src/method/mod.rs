@@ -10,13 +10,14 @@ use crate::backend::identity::{current_role, is_superuser, pin_settings, read_th
 use crate::backend::name::{readings, Name};
 use crate::backend::relation::{self, Patience, Relation};
 use crate::backend::spi;
-use crate::backend::subtransaction::caught;
+use crate::backend::subtransaction::{attempt, caught};
 use crate::destination::copy_in::{self, Target};
 use crate::destination::fit::{self, Fit};
 use crate::destination::{self, replace};
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job, NewJob};
-use crate::job::history::{Run, Status};
+use crate::job::history::{watch, Run, Status};
+use crate::job::jobmon;
 use crate::job::lock::{self, Wait};
 use crate::settings;
 use crate::shape::{Column, IndexDefinition, Shape};
@@ -164,6 +165,7 @@ struct Making {
     shape: Shape,
     columns: Vec<Column>,
     destination: Name,
+    jobmon: bool,
     _pinned: Identity,
 }
 
@@ -171,6 +173,7 @@ impl Making {
     fn begin(request: &Request<'_>) -> Result<Making> {
         read_the_latest();
         let catalog = Catalog::find()?;
+        let jobmon = jobmon::default(request.jobmon)?;
         let named_for = request.destination.unwrap_or(request.source_table);
         let mut source = connect(&catalog, request.data_source_id, current_role(), named_for)?;
         let table = source.find_table(request.source_table)?;
@@ -180,7 +183,7 @@ impl Making {
         shape.indexes = source.indexes(&table)?;
         let columns = selected_columns(&shape, request.filter.as_deref(), source.label())?;
         source.require_readable(&table, &names(&columns))?;
-        let mut making = Making { catalog, source, table, shape, columns, destination, _pinned: pinned };
+        let mut making = Making { catalog, source, table, shape, columns, destination, jobmon, _pinned: pinned };
         making.check_condition(request.condition)?;
         Ok(making)
     }
@@ -205,7 +208,7 @@ impl Making {
             data_source_id: request.data_source_id,
             filter: request.filter.as_deref(),
             condition: request.condition,
-            jobmon: request.jobmon.unwrap_or(false),
+            jobmon: self.jobmon,
             state: serde_json::json!({}),
             ..NewJob::default()
         }
@@ -298,23 +301,53 @@ fn replace_all(
     destination::table::analyze(&name)
 }
 
+/// The arguments that every refresher has.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    pub destination: &'a str,
+    /// None is what the job says.
+    pub jobmon: Option<bool>,
+    pub lock_wait: Wait,
+    pub debug: bool,
+}
+
+/// Refreshes a job as it is configured, whatever its method; if another refresh of it runs, that is left to it.
+pub fn refresh(kind: &str, destination: &str) -> Result<()> {
+    let call = Call { destination, jobmon: None, lock_wait: Wait::Not, debug: false };
+    match Method::of(kind)? {
+        Method::Snapshot => snapshot::refresh(&snapshot::Options::of(call)),
+        Method::Table => table::refresh(&table::Options::of(call)),
+        method @ (Method::Inserter | Method::Updater) => incremental::refresh(method, &incremental::Options::of(call)),
+        method @ (Method::Dml | Method::Logdel) => replay::refresh(method, &replay::Options::of(call)),
+    }
+}
+
+/// A maker's own refresh. If it fails, the job it would be recorded for goes with it.
+fn first_refresh(
+    request: &Request<'_>,
+    destination: &Name,
+    refresh: impl FnOnce(Call<'_>) -> Result<()>,
+) -> Result<()> {
+    let destination = destination.plain();
+    let call = Call { destination: &destination, jobmon: None, lock_wait: Wait::Unlimited, debug: request.debug };
+    watch(|| refresh(call)).0
+}
+
 /// What the refreshers of all methods do first: the job, its lock, the run. The body runs with the lock held, and
 /// returns how it ended.
 fn refresh_job(
     function: &'static str,
     method: Method,
-    destination: &str,
-    wait: Wait,
-    debug: bool,
+    call: &Call<'_>,
     body: impl FnOnce(&Catalog, &Job, &Name, &mut Run) -> Result<Status>,
 ) -> Result<()> {
     require_writable(function)?;
     read_the_latest();
     let catalog = Catalog::find()?;
-    let (job, name) = catalog.job(destination)?;
+    let (job, name) = catalog.job(call.destination)?;
     require_method(&job, method)?;
-    let mut run = Run::begin(&job.dest_table, &job.source_table, &job.kind, debug);
-    if !lock::take(&job.dest_table, wait)? {
+    let mut run = Run::begin(&job, call.jobmon, call.debug)?;
+    if !lock::take(&job.dest_table, call.lock_wait)? {
         warning!("another refresh of {} is running, this one does nothing", job.dest_table);
         return run.end(&catalog, Status::Concurrent);
     }
@@ -327,10 +360,14 @@ fn refresh_job(
         job.source_table,
         job.data_source_id
     );
-    about(&what, || {
-        let status = body(&catalog, &job, &name, &mut run)?;
-        run.end(&catalog, status)
-    })
+    // In a subtransaction, so that what is left of a failure is cleared away before it is recorded.
+    let outcome = attempt(|| {
+        about(&what, || {
+            let status = body(&catalog, &job, &name, &mut run)?;
+            run.end(&catalog, status)
+        })
+    });
+    outcome.inspect_err(|error| run.fail(error))
 }
 
 /// What the destroyers of the methods with a plain table as destination do. The caller must own it.

@@ -89,18 +89,48 @@ BEGIN
     RETURN tap.is(v_here, tap.ask_source(format(v_query, p_columns, coalesce(p_source, p_table), p_where)), p_table || ' holds what the source holds');
 END
 \$\$;
--- What clerk is told when it tries.
-CREATE FUNCTION tap.as_clerk(p_sql text) RETURNS text LANGUAGE plpgsql AS \$\$
+-- What a role is told when it tries something in a session of its own: 'done', or the error with its DETAIL.
+CREATE FUNCTION tap.in_session(p_role text, p_sql text) RETURNS text LANGUAGE plpgsql AS \$\$
+DECLARE
+    v_detail text;
 BEGIN
-    PERFORM tap.dblink_connect('clerk', format(
-        'host=127.0.0.1 port=%s dbname=%L user=clerk password=''clerk secret''', inet_server_port(), current_database()));
-    PERFORM * FROM tap.dblink('clerk', p_sql) AS t(x text);
-    PERFORM tap.dblink_disconnect('clerk');
+    PERFORM tap.dblink_connect('other', format('host=127.0.0.1 port=%s dbname=%L user=%s password=''%s secret''',
+        inet_server_port(), current_database(), p_role, p_role));
+    PERFORM * FROM tap.dblink('other', p_sql) AS t(x text);
+    PERFORM tap.dblink_disconnect('other');
     RETURN 'done';
 EXCEPTION WHEN OTHERS THEN
-    PERFORM tap.dblink_disconnect('clerk');
-    RETURN SQLERRM;
+    GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL;
+    PERFORM tap.dblink_disconnect('other');
+    RETURN concat_ws(E'\n', SQLERRM, nullif(v_detail, ''));
 END
+\$\$;
+CREATE FUNCTION tap.as_clerk(p_sql text) RETURNS text LANGUAGE sql AS \$\$
+    SELECT split_part(tap.in_session('clerk', p_sql), E'\n', 1)
+\$\$;
+-- Something that looks like pg_jobmon, which Debian does not have: the five functions, and what they were told.
+CREATE FUNCTION tap.make_jobmon(p_schema text) RETURNS void LANGUAGE plpgsql AS \$\$
+BEGIN
+    EXECUTE format('CREATE SCHEMA %1\$I', p_schema);
+    EXECUTE format(\$body\$
+        CREATE TABLE %1\$I.job (id bigint GENERATED ALWAYS AS IDENTITY, name text, status text, level int);
+        CREATE TABLE %1\$I.step (id bigint GENERATED ALWAYS AS IDENTITY, job bigint, name text, status text, message text);
+        CREATE FUNCTION %1\$I.add_job(p_name text) RETURNS bigint LANGUAGE sql AS
+            'INSERT INTO %1\$I.job (name) VALUES (upper(p_name)) RETURNING id';
+        CREATE FUNCTION %1\$I.add_step(p_job bigint, p_name text) RETURNS bigint LANGUAGE sql AS
+            'INSERT INTO %1\$I.step (job, name) VALUES (p_job, p_name) RETURNING id';
+        CREATE FUNCTION %1\$I.update_step(p_step bigint, p_status text, p_message text) RETURNS void LANGUAGE sql AS
+            'UPDATE %1\$I.step SET status = p_status, message = p_message WHERE id = p_step';
+        CREATE FUNCTION %1\$I.close_job(p_job bigint) RETURNS void LANGUAGE sql AS
+            'UPDATE %1\$I.job SET status = ''OK'' WHERE id = p_job';
+        CREATE FUNCTION %1\$I.fail_job(p_job bigint, p_level int = NULL) RETURNS void LANGUAGE sql AS
+            'UPDATE %1\$I.job SET status = ''FAILED'', level = p_level WHERE id = p_job';\$body\$, p_schema);
+    PERFORM tap.call_it_jobmon(p_schema);
+END
+\$\$;
+CREATE FUNCTION tap.call_it_jobmon(p_schema text) RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS \$\$
+    INSERT INTO pg_extension (oid, extname, extowner, extnamespace, extrelocatable, extversion)
+    SELECT max(oid::bigint) + 100000, 'pg_jobmon', 'dba'::regrole, quote_ident(p_schema)::regnamespace, false, '1.3' FROM pg_extension
 \$\$;
 -- The last run of a job.
 CREATE FUNCTION tap.last_run(p_dest_table text) RETURNS mimeo.run_history LANGUAGE sql AS \$\$

@@ -6,9 +6,8 @@ use crate::backend::identity::require_writable;
 use crate::backend::name::Name;
 use crate::error::{Error, Result};
 use crate::job::config::NewJob;
-use crate::job::lock::Wait;
 use crate::method::keyed::{self, GivenKey};
-use crate::method::{self, about, Making, Method};
+use crate::method::{self, about, first_refresh, Making, Method};
 use crate::source::bounds::Kind;
 use pgrx::notice;
 
@@ -32,16 +31,9 @@ pub fn make(method: Method, request: &Request<'_>) -> Result<()> {
     require_writable(function)?;
     let (destination, pull) = about(&request.common.doing(method), || make_objects(method, request))?;
     if pull {
-        refresh(
-            method,
-            &Options {
-                destination: &destination.plain(),
-                limit: None,
-                repull: Repull::All,
-                lock_wait: Wait::Unlimited,
-                debug: request.common.debug,
-            },
-        )?;
+        first_refresh(&request.common, &destination, |call| {
+            refresh(method, &Options { repull: Repull::All, ..Options::of(call) })
+        })?;
     }
     Ok(())
 }

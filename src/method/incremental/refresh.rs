@@ -13,8 +13,7 @@ use crate::destination::upsert::Collected;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
-use crate::job::lock::Wait;
-use crate::method::{connect, names, pull, refresh_job, replace_all, selected_columns, Method};
+use crate::method::{connect, names, pull, refresh_job, replace_all, selected_columns, Call, Method};
 use crate::settings;
 use crate::shape::Shape;
 use crate::source::bounds::{Range, Slice};
@@ -24,11 +23,16 @@ use pgrx::{notice, warning};
 
 /// The arguments of refresh_inserter and refresh_updater.
 pub struct Options<'a> {
-    pub destination: &'a str,
+    pub call: Call<'a>,
     pub limit: Option<i32>,
     pub repull: Repull<'a>,
-    pub lock_wait: Wait,
-    pub debug: bool,
+}
+
+impl<'a> Options<'a> {
+    /// What a call without further arguments means.
+    pub fn of(call: Call<'a>) -> Options<'a> {
+        Options { call, limit: None, repull: Repull::Nothing }
+    }
 }
 
 /// What is copied again, whatever last_value says.
@@ -53,8 +57,7 @@ impl<'a> Repull<'a> {
 /// Refreshes an inserter or an updater.
 pub fn refresh(method: Method, options: &Options<'_>) -> Result<()> {
     let function = if method == Method::Inserter { "refresh_inserter" } else { "refresh_updater" };
-    let Options { destination, lock_wait, debug, .. } = *options;
-    refresh_job(function, method, destination, lock_wait, debug, |catalog, job, destination, run| {
+    refresh_job(function, method, &options.call, |catalog, job, destination, run| {
         Refresh { method, options, catalog, job, destination }.run(run)
     })
 }
@@ -88,7 +91,7 @@ impl Refresh<'_> {
         if job.dst_active.unwrap_or(false) && clocks_change(job.dst_start.unwrap_or(30), job.dst_end.unwrap_or(230))? {
             notice!("{} pauses while the clocks change", job.dest_table);
             run.note("paused: the clocks change today, see dst_active");
-            self.catalog.record_run(&job.dest_table, None, None)?;
+            self.catalog.record_run(&job.dest_table, run.started(), None, None)?;
             return Ok(Status::Skipped);
         }
         run.phase("connect");
@@ -172,7 +175,7 @@ impl Refresh<'_> {
                 "more than {limit} rows have the control value {cut}: raise the limit, or refresh without it"
             ));
             state.redo = redo;
-            self.catalog.record_run(&job.dest_table, Some(&serde_json::to_value(&state)?), None)?;
+            self.catalog.record_run(&job.dest_table, run.started(), Some(&serde_json::to_value(&state)?), None)?;
             return Ok(Status::Critical);
         }
 
@@ -235,7 +238,7 @@ impl Refresh<'_> {
             (Repull::Nothing, _) => next_redo(redo, &plan.range, &last, &values)?,
         };
         state.left = Some(last.clone());
-        self.catalog.record_run(&job.dest_table, Some(&serde_json::to_value(&state)?), Some(&last))?;
+        self.catalog.record_run(&job.dest_table, run.started(), Some(&serde_json::to_value(&state)?), Some(&last))?;
         Ok(status)
     }
 

@@ -8,9 +8,8 @@ use crate::backend::spi;
 use crate::destination::table;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, NewJob};
-use crate::job::lock::Wait;
 use crate::method::keyed::{self, GivenKey};
-use crate::method::{self, about, names, Making, Method};
+use crate::method::{self, about, first_refresh, names, Making, Method};
 use crate::settings;
 use crate::source::undo::{pending, undo_from, undo_later};
 use pgrx::notice;
@@ -34,17 +33,9 @@ pub fn make(method: Method, request: &Request<'_>) -> Result<()> {
     let made = about(&request.common.doing(method), || {
         let (destination, pull) = make_objects(method, request)?;
         if pull {
-            refresh(
-                method,
-                &Options {
-                    destination: &destination.plain(),
-                    limit: None,
-                    repull: true,
-                    insert_on_fetch: None,
-                    lock_wait: Wait::Unlimited,
-                    debug: request.common.debug,
-                },
-            )?;
+            first_refresh(&request.common, &destination, |call| {
+                refresh(method, &Options { repull: true, ..Options::of(call) })
+            })?;
         }
         Ok(())
     });

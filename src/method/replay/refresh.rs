@@ -8,8 +8,7 @@ use crate::destination::table;
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
-use crate::job::lock::Wait;
-use crate::method::{connect, refresh_job, Method};
+use crate::method::{connect, refresh_job, Call, Method};
 use crate::settings;
 use crate::shape::Shape;
 use crate::source::catalog::SourceTable;
@@ -22,21 +21,25 @@ mod apply;
 
 /// The arguments of refresh_dml and refresh_logdel.
 pub struct Options<'a> {
-    pub destination: &'a str,
+    pub call: Call<'a>,
     /// Rows of the queue, at most.
     pub limit: Option<i32>,
     pub repull: bool,
     /// None is what the job says.
     pub insert_on_fetch: Option<bool>,
-    pub lock_wait: Wait,
-    pub debug: bool,
+}
+
+impl<'a> Options<'a> {
+    /// What a call without further arguments means.
+    pub fn of(call: Call<'a>) -> Options<'a> {
+        Options { call, limit: None, repull: false, insert_on_fetch: None }
+    }
 }
 
 /// Refreshes a dml or logdel job.
 pub fn refresh(method: Method, options: &Options<'_>) -> Result<()> {
     let function = if method == Method::Dml { "refresh_dml" } else { "refresh_logdel" };
-    let Options { destination, lock_wait, debug, .. } = *options;
-    refresh_job(function, method, destination, lock_wait, debug, |catalog, job, destination, run| {
+    refresh_job(function, method, &options.call, |catalog, job, destination, run| {
         Refresh { method, options, catalog, job, destination }.run(run)
     })
 }
@@ -89,7 +92,7 @@ impl Refresh<'_> {
             warning!("{}: {reason}", job.dest_table);
             run.note(reason);
             state.copy_all = Some("triggers were disabled".to_string());
-            self.catalog.record_run(&job.dest_table, Some(&serde_json::to_value(&state)?), None)?;
+            self.catalog.record_run(&job.dest_table, run.started(), Some(&serde_json::to_value(&state)?), None)?;
             return Ok(Status::Critical);
         }
         let mut status = Status::Ok;
@@ -145,7 +148,7 @@ impl Refresh<'_> {
         state.copy_all = None;
         state.filter = job.filter.clone();
         state.condition = job.condition.clone();
-        self.catalog.record_run(&job.dest_table, Some(&serde_json::to_value(&state)?), None)?;
+        self.catalog.record_run(&job.dest_table, run.started(), Some(&serde_json::to_value(&state)?), None)?;
         Ok(status)
     }
 

@@ -7,8 +7,7 @@ use crate::backend::relation;
 use crate::destination::{table, twins};
 use crate::error::{Error, Result};
 use crate::job::config::NewJob;
-use crate::job::lock::Wait;
-use crate::method::{about, copied_indexes, Making, Method, Request};
+use crate::method::{about, copied_indexes, first_refresh, Making, Method, Request};
 use pgrx::{notice, pg_sys};
 
 /// Makes a snapshot job and pulls its first data. The caller becomes the destination's owner.
@@ -20,13 +19,8 @@ pub fn make(request: &Request<'_>) -> Result<()> {
     require_writable("snapshot_maker")?;
     let destination = about(&request.doing(Method::Snapshot), || make_objects(request))?;
     if request.pull_data {
-        refresh(&Options {
-            destination: &destination.plain(),
-            indexes: request.indexes,
-            pull_data: true,
-            lock_wait: Wait::Unlimited,
-            check_stats: None,
-            debug: request.debug,
+        first_refresh(request, &destination, |call| {
+            refresh(&Options { indexes: request.indexes, ..Options::of(call) })
         })?;
     }
     Ok(())

@@ -13,8 +13,7 @@ use crate::destination::{indexes, statistics, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
-use crate::job::lock::Wait;
-use crate::method::{connect, copied_indexes, names, pull, refresh_job, selected_columns, Method};
+use crate::method::{connect, copied_indexes, names, pull, refresh_job, selected_columns, Call, Method};
 use crate::settings;
 use crate::shape::{Column, Difference, Shape};
 use crate::source::catalog::{rows_query, SourceTable};
@@ -25,25 +24,24 @@ use std::time::Duration;
 
 /// The arguments of refresh_snapshot.
 pub struct Options<'a> {
-    pub destination: &'a str,
+    pub call: Call<'a>,
     pub indexes: bool,
     pub pull_data: bool,
-    pub lock_wait: Wait,
     pub check_stats: Option<bool>,
-    pub debug: bool,
+}
+
+impl<'a> Options<'a> {
+    /// What a call without further arguments means.
+    pub fn of(call: Call<'a>) -> Options<'a> {
+        Options { call, indexes: true, pull_data: true, check_stats: None }
+    }
 }
 
 /// Refreshes a snapshot, unless it is proven that nothing has changed.
 pub fn refresh(options: &Options<'_>) -> Result<()> {
-    let Options { destination, lock_wait, debug, .. } = *options;
-    refresh_job(
-        "refresh_snapshot",
-        Method::Snapshot,
-        destination,
-        lock_wait,
-        debug,
-        |catalog, job, destination, run| Refresh { options, catalog, job, destination }.run(run),
-    )
+    refresh_job("refresh_snapshot", Method::Snapshot, &options.call, |catalog, job, destination, run| {
+        Refresh { options, catalog, job, destination }.run(run)
+    })
 }
 
 /// One refresh, with the job's lock held.
@@ -82,7 +80,7 @@ impl Refresh<'_> {
         let _identity = act_as(twins.owner, true)?;
 
         let Some(mut present) = self.look(&mut source, &before, &twins, run)? else {
-            self.catalog.record_run(&self.job.dest_table, None, None)?;
+            self.catalog.record_run(&self.job.dest_table, run.started(), None, None)?;
             return Ok(Status::Skipped);
         };
 
@@ -128,7 +126,7 @@ impl Refresh<'_> {
         let seen = present.seen.filter(|_| self.options.pull_data).map(|seen| Seen { live: file, ..seen });
         let analyzed = analyzed.map(|analyzed| Analyzed { live: file, ..analyzed });
         let state = State { seen, columns: present.columns, types: present.shape.types, analyzed };
-        self.catalog.record_run(&self.job.dest_table, Some(&serde_json::to_value(&state)?), None)?;
+        self.catalog.record_run(&self.job.dest_table, run.started(), Some(&serde_json::to_value(&state)?), None)?;
         Ok(Status::Ok)
     }
 
@@ -165,7 +163,7 @@ impl Refresh<'_> {
                 lock_exclusively(&[twins.idle.oid], &twins.idle.name(), self.idle_patience(), "emptied")?;
                 locked = true;
                 known = None;
-                run.reasons.clear();
+                run.forget_reasons();
                 run.phase("look");
                 continue;
             }
@@ -176,7 +174,7 @@ impl Refresh<'_> {
             if table.oid != oid {
                 // The name now means another table than last time.
                 known = None;
-                run.reasons.clear();
+                run.forget_reasons();
                 continue;
             }
             let shape = match described {

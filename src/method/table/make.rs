@@ -7,8 +7,7 @@ use crate::backend::subtransaction::attempt;
 use crate::destination::{indexes, sequences, table};
 use crate::error::Result;
 use crate::job::config::NewJob;
-use crate::job::lock::Wait;
-use crate::method::{self, about, copied_indexes, Making, Method};
+use crate::method::{self, about, copied_indexes, first_refresh, Making, Method};
 use pgrx::{notice, warning};
 
 /// The arguments of table_maker.
@@ -23,12 +22,7 @@ pub fn make(request: &Request<'_>) -> Result<()> {
     let common = &request.common;
     let (destination, pull) = about(&common.doing(Method::Table), || make_objects(request))?;
     if pull {
-        refresh(&Options {
-            destination: &destination.plain(),
-            truncate_cascade: None,
-            lock_wait: Wait::Unlimited,
-            debug: common.debug,
-        })?;
+        first_refresh(common, &destination, |call| refresh(&Options::of(call)))?;
     }
     Ok(())
 }

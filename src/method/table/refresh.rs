@@ -7,17 +7,21 @@ use crate::destination::{fit, sequences, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
-use crate::job::lock::Wait;
-use crate::method::{connect, names, refresh_job, replace_all, selected_columns, Method};
+use crate::method::{connect, names, refresh_job, replace_all, selected_columns, Call, Method};
 use crate::source::catalog::rows_query;
 
 /// The arguments of refresh_table.
 pub struct Options<'a> {
-    pub destination: &'a str,
+    pub call: Call<'a>,
     /// None is what the job says.
     pub truncate_cascade: Option<bool>,
-    pub lock_wait: Wait,
-    pub debug: bool,
+}
+
+impl<'a> Options<'a> {
+    /// What a call without further arguments means.
+    pub fn of(call: Call<'a>) -> Options<'a> {
+        Options { call, truncate_cascade: None }
+    }
 }
 
 /// Replaces all rows of a table job's destination.
@@ -26,8 +30,7 @@ pub struct Options<'a> {
 /// 2. The rows, beside those that are there, which are read meanwhile; then all of them take their place at once.
 /// 3. The sequences follow.
 pub fn refresh(options: &Options<'_>) -> Result<()> {
-    let Options { destination, lock_wait, debug, .. } = *options;
-    refresh_job("refresh_table", Method::Table, destination, lock_wait, debug, |catalog, job, name, run| {
+    refresh_job("refresh_table", Method::Table, &options.call, |catalog, job, name, run| {
         refresh_locked(options, catalog, job, name, run)
     })
 }
@@ -59,6 +62,6 @@ fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, name: &Na
     for sequence in following {
         sequences::reset(sequence)?;
     }
-    catalog.record_run(&job.dest_table, None, None)?;
+    catalog.record_run(&job.dest_table, run.started(), None, None)?;
     Ok(Status::Ok)
 }

@@ -1,0 +1,59 @@
+//! Failures of runs whose transaction will be rolled back: a worker writes them into run_history.
+
+use crate::backend::identity::set_local;
+use crate::backend::spi;
+use crate::backend::subtransaction::attempt;
+use crate::backend::worker::{self, Ground, Letter, Worker};
+use crate::error::Result;
+use crate::job::config::Catalog;
+use crate::job::history::Record;
+use pgrx::{log, pg_sys};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// What the worker is told.
+#[derive(Serialize, Deserialize)]
+struct Order {
+    database: u32,
+    record: Record,
+}
+
+/// Lets a worker write a record, and waits for it: a few milliseconds. What hinders it only goes to the log, for the caller has
+/// an error of its own to report.
+pub fn deliver(record: &Record) {
+    let mut record = record.clone();
+    let delivered = attempt(|| {
+        record.run_by = spi::text("SELECT session_user::text", &[])?;
+        // SAFETY: reads a variable.
+        let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+        let order = Order { database, record: record.clone() };
+        let letter = Letter::write(&serde_json::to_string(&order)?, 0)?;
+        let Some(worker) = Worker::start_with("mimeo_record_failure", "mimeo history", &letter) else {
+            return Ok(Some("there is no background worker left (max_worker_processes)"));
+        };
+        let over = worker::wait_for(&[worker], Some(Duration::from_secs(5)));
+        Ok((!over).then_some("its background worker did not end within 5 s"))
+    });
+    let why = match delivered {
+        Ok(None) => return,
+        Ok(Some(why)) => why.to_string(),
+        Err(error) => error.to_string(),
+    };
+    log!("mimeo: the failure of {} could not be recorded: {why}", record.dest_table);
+}
+
+/// The worker's whole life.
+pub fn record(handle: u32) -> Result<()> {
+    worker::prepare();
+    let Some(letter) = Letter::open(handle) else { return Ok(()) };
+    let order: Order = serde_json::from_str(letter.text()?)?;
+    worker::connect(pg_sys::Oid::from(order.database), None);
+    Ground::Worker.begin();
+    spi::with_snapshot(|| {
+        // The caller, who waits for this worker, may hold locks that it wants.
+        set_local("lock_timeout", "3s")?;
+        order.record.write(&Catalog::find()?)
+    })?;
+    Ground::Worker.end();
+    Ok(())
+}

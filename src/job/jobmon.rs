@@ -1,0 +1,84 @@
+//! pg_jobmon: the log of jobs that many users of 1.x watch. What it needs to know is told when a run has ended.
+
+use crate::backend::identity::act_as;
+use crate::backend::name::Name;
+use crate::backend::spi;
+use crate::backend::subtransaction::attempt;
+use crate::error::{Error, Result};
+use crate::job::config::Catalog;
+use crate::job::history::{Record, Status};
+use pgrx::warning;
+
+/// The schema of the extension, if it is there.
+fn schema() -> Result<Option<String>> {
+    spi::text(
+        "SELECT n.nspname::text FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n
+             ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
+          WHERE e.extname OPERATOR(pg_catalog.=) 'pg_jobmon'",
+        &[],
+    )
+}
+
+/// What a maker's p_jobmon stands for: None is whether pg_jobmon is there.
+///
+/// # Errors
+/// JobmonMissing.
+pub fn default(asked: Option<bool>) -> Result<bool> {
+    match asked {
+        Some(asked) => wanted(asked),
+        None => Ok(schema()?.is_some()),
+    }
+}
+
+/// # Errors
+/// JobmonMissing, if it is wanted.
+pub fn wanted(wanted: bool) -> Result<bool> {
+    if wanted && schema()?.is_none() {
+        return Err(Error::JobmonMissing);
+    }
+    Ok(wanted)
+}
+
+/// The names of jobs that 1.x gave them.
+fn job_name(record: &Record) -> String {
+    let method = match record.kind.as_str() {
+        "snap" => "Snap",
+        "table" => "Table",
+        "dml" => "DML",
+        "logdel" => "Log Del",
+        kind if kind.starts_with("inserter") => "Inserter",
+        _ => "Updater",
+    };
+    format!("Refresh {method}: {}", record.dest_table)
+}
+
+/// Logs a run as one job with one step, as the role that created mimeo here. A run does not fail because pg_jobmon does.
+pub fn log(catalog: &Catalog, record: &Record) -> Result<()> {
+    let Some(schema) = schema()? else { return Ok(()) };
+    let function = |name: &str| Name::new(&schema, name);
+    let step = format!("{} from {}", record.dest_table, record.source_table);
+    let seconds = (record.ended - record.started) as f64 / 1e6;
+    let mut text = format!("{} rows, {} bytes in {seconds:.3} s", record.rows, record.bytes);
+    for more in [&record.reason, &record.error].into_iter().flatten() {
+        text = format!("{text}; {more}");
+    }
+    let (word, end) = match record.status {
+        Status::Ok | Status::Skipped => ("OK", format!("{}($1)", function("close_job"))),
+        Status::Warning | Status::Concurrent => ("WARNING", format!("{}($1, 2)", function("fail_job"))),
+        Status::Critical => ("CRITICAL", format!("{}($1)", function("fail_job"))),
+    };
+    let logged = attempt(|| {
+        let _identity = act_as(catalog.created_by(), true)?;
+        let number = |sql: String, args: &[_]| spi::number(&sql, args);
+        let job = number(format!("SELECT {}($1)", function("add_job")), &[job_name(record).into()])?;
+        let step_id = number(format!("SELECT {}($1, $2)", function("add_step")), &[job.into(), step.as_str().into()])?;
+        let update = format!("SELECT {}($1, $2, $3)", function("update_step"));
+        spi::run(&update, &[step_id.into(), word.into(), text.as_str().into()])?;
+        spi::run(&format!("SELECT {end}"), &[job.into()])?;
+        Ok(())
+    });
+    if let Err(error) = logged {
+        warning!("the run of {} could not be logged with pg_jobmon: {error}", record.dest_table);
+    }
+    Ok(())
+}

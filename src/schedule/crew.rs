@@ -1,0 +1,145 @@
+//! run_refresh with several background workers: all of them take jobs from one list in shared memory.
+
+use super::due::Due;
+use super::{work_through, Fate, Outcome, Tasks};
+use crate::backend::spi;
+use crate::backend::subtransaction::caught;
+use crate::backend::worker::{self, Ground, Letter, Worker};
+use crate::error::{Error, Report, Result};
+use crate::job::config::Catalog;
+use crate::job::history::Record;
+use pgrx::pg_sys;
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::Ordering;
+
+/// What a worker is told.
+#[derive(Serialize, Deserialize)]
+struct Orders {
+    database: u32,
+    session_user: u32,
+    /// What the session was SET to since it began, its role among them.
+    settings: Vec<(String, String)>,
+    jobs: Vec<Due>,
+    limit: u32,
+}
+
+impl Orders {
+    /// The shared part lies in the letter that they came with.
+    fn tasks<'a>(&'a self, letter: &'a Letter) -> Tasks<'a> {
+        Tasks {
+            jobs: &self.jobs,
+            next: letter.counter(0),
+            begun: letter.counter(1),
+            limit: self.limit,
+            fates: letter.cells(),
+        }
+    }
+}
+
+/// Settings that a worker has to have as the caller has them.
+const SESSION_SETTINGS: &str = "SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(name, setting)
+           ORDER BY name OPERATOR(pg_catalog.=) 'role'), '[]')::text
+      FROM pg_catalog.pg_settings
+     WHERE source OPERATOR(pg_catalog.=) 'session' AND name OPERATOR(pg_catalog.<>) 'statement_timeout'
+       AND (context OPERATOR(pg_catalog.=) 'user' OR context OPERATOR(pg_catalog.=) 'superuser')";
+
+/// Starts up to `workers` workers and waits for them. What they leave, this process does.
+///
+/// # Errors
+/// What ended the call: the workers are terminated then.
+pub fn run(catalog: &Catalog, jobs: &[Due], limit: u32, workers: u32) -> Result<Outcome> {
+    // SAFETY: reads variables of this backend.
+    let (database, session_user, role) =
+        unsafe { (pg_sys::MyDatabaseId, pg_sys::GetSessionUserId(), pg_sys::GetUserId()) };
+    let mut settings: Vec<(String, String)> =
+        spi::with_snapshot(|| spi::json(SESSION_SETTINGS, &[]))?.unwrap_or_default();
+    settings.retain(|(name, _)| name != "role");
+    if role != session_user {
+        let name = spi::with_snapshot(|| spi::text("SELECT pg_catalog.quote_ident(current_user)", &[]))?;
+        settings.extend(name.map(|name| ("role".to_string(), name)));
+    }
+    let orders = Orders {
+        database: database.to_u32(),
+        session_user: session_user.to_u32(),
+        settings,
+        jobs: jobs.to_vec(),
+        limit,
+    };
+    let letter = Letter::write(&serde_json::to_string(&orders)?, jobs.len())?;
+    // No transaction of this session is to hold back vacuum while the others work.
+    Ground::Procedure.commit()?;
+    let wanted = workers.min(jobs.len() as u32);
+    let crew: Vec<_> = (0..wanted).map_while(|_| Worker::start_with("mimeo_run_jobs", "mimeo jobs", &letter)).collect();
+    let waited = caught(|| {
+        worker::wait_for(&crew, None);
+        Ok(())
+    });
+    if let Err(error) = waited {
+        crew.into_iter().for_each(Worker::terminate);
+        return Err(error);
+    }
+
+    let tasks = orders.tasks(&letter);
+    // A worker that was killed leaves its job behind.
+    for (index, due) in jobs.iter().enumerate() {
+        if tasks.is(index, Fate::Taken) {
+            tasks.settle(index, Fate::Failed);
+            spi::with_snapshot(|| abandoned(due).write(catalog))?;
+            Ground::Procedure.commit()?;
+        }
+    }
+    // Where no worker could be started, all is still to be done.
+    work_through(catalog, &tasks, Ground::Procedure)?;
+    let mut failed = Vec::new();
+    for (index, due) in jobs.iter().enumerate() {
+        if tasks.is(index, Fate::Failed) {
+            failed.push((due.dest_table.clone(), last_error(catalog, due)?));
+        }
+    }
+    Ok(Outcome { failed, begun: tasks.begun.load(Ordering::SeqCst) as usize })
+}
+
+fn abandoned(due: &Due) -> Record {
+    let message = "its background worker was ended before the job was done".to_string();
+    let error = Error::Postgres(Report { sqlstate: "57P01".to_string(), message, ..Report::default() });
+    Record::of_failure(&due.dest_table, &due.source_table, &due.kind, &error)
+}
+
+/// The first line of what a job's last row in run_history says.
+fn last_error(catalog: &Catalog, due: &Due) -> Result<String> {
+    spi::with_snapshot(|| {
+        let _identity = catalog.act_as_owner()?;
+        let history = catalog.table("run_history");
+        let text = spi::text(
+            &format!(
+                "SELECT split_part(coalesce(error, reason, ''), E'\\n', 1) FROM {history}
+                  WHERE dest_table = $1 AND status = 'critical' ORDER BY run_id DESC LIMIT 1"
+            ),
+            &[due.dest_table.as_str().into()],
+        )?;
+        Ok(text.unwrap_or_default())
+    })
+}
+
+/// A worker's whole life.
+pub fn work(handle: u32) -> Result<()> {
+    worker::prepare();
+    let Some(letter) = Letter::open(handle) else { return Ok(()) };
+    let orders: Orders = serde_json::from_str(letter.text()?)?;
+    worker::connect(pg_sys::Oid::from(orders.database), Some(pg_sys::Oid::from(orders.session_user)));
+    let ground = Ground::Worker;
+    ground.begin();
+    let catalog = spi::with_snapshot(|| {
+        for (name, value) in &orders.settings {
+            // A setting that only counts for sessions of clients is none for a worker.
+            let _ = crate::backend::subtransaction::attempt(|| {
+                spi::run("SELECT pg_catalog.set_config($1, $2, false)", &[name.as_str().into(), value.as_str().into()])
+            });
+        }
+        Catalog::find()
+    })?;
+    ground.commit()?;
+    work_through(&catalog, &orders.tasks(&letter), ground)?;
+    ground.end();
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! The scheduler: with shared_preload_libraries = 'mimeo', one process that starts a worker in each of mimeo.databases every
+//! mimeo.naptime. A worker does what CALL run_refresh does, and ends: nothing keeps a database from being dropped.
+
+use super::{alone, due};
+use crate::backend::name::split_list;
+use crate::backend::spi;
+use crate::backend::worker::{self, Ground, Worker};
+use crate::error::{Error, Result};
+use crate::job::config::Catalog;
+use crate::settings;
+use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, SignalWakeFlags};
+use pgrx::{log, pg_sys, warning};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
+use std::time::{Duration, Instant};
+
+/// Lets the postmaster start the scheduler, now, after a recovery, after a promotion, and again when it has died.
+pub fn register() {
+    BackgroundWorkerBuilder::new("mimeo scheduler")
+        .set_type("mimeo scheduler")
+        .set_library("mimeo")
+        .set_function("mimeo_scheduler")
+        .set_restart_time(Some(Duration::from_secs(5)))
+        .enable_spi_access()
+        .load();
+}
+
+/// The scheduler's whole life.
+pub fn look_after() {
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    // To no database: it only looks their names up.
+    BackgroundWorker::connect_worker_to_spi(None, None);
+    let mut rounds: BTreeMap<u32, Vec<Worker>> = BTreeMap::new();
+    let mut missing: BTreeSet<String> = BTreeSet::new();
+    loop {
+        let begun = Instant::now();
+        for name in split_list(&settings::databases()) {
+            match database(&name) {
+                Some(oid) => {
+                    missing.remove(&name);
+                    start_round(oid, &name, rounds.entry(oid).or_default());
+                }
+                None => {
+                    if missing.insert(name.clone()) {
+                        warning!("mimeo scheduler: there is no database \"{name}\" that takes connections");
+                    }
+                }
+            }
+        }
+        while let Some(left) = settings::naptime().checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) {
+            // It returns early when a worker ends.
+            if !BackgroundWorker::wait_latch(Some(left.max(Duration::from_millis(1)))) {
+                return;
+            }
+            if BackgroundWorker::sighup_received() {
+                // SAFETY: what every process does at a reload.
+                unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+            }
+        }
+    }
+}
+
+/// The OID of a database that takes connections.
+fn database(name: &str) -> Option<u32> {
+    let c_name = CString::new(name).ok()?;
+    // SAFETY: a transaction around two lookups in a shared catalog, which a process without a database can read.
+    unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
+        let oid = pg_sys::get_database_oid(c_name.as_ptr(), true);
+        let mut open = false;
+        if oid != pg_sys::InvalidOid {
+            let none = pg_sys::Datum::from(0);
+            let tuple =
+                pg_sys::SearchSysCache(pg_sys::SysCacheIdentifier::DATABASEOID as i32, oid.into(), none, none, none);
+            if !tuple.is_null() {
+                let header = (*tuple).t_data;
+                let form = header.cast::<u8>().add((*header).t_hoff as usize).cast::<pg_sys::FormData_pg_database>();
+                open = (*form).datallowconn;
+                pg_sys::ReleaseSysCache(tuple);
+            }
+        }
+        pg_sys::CommitTransactionCommand();
+        open.then_some(oid.to_u32())
+    }
+}
+
+/// Starts a worker, unless there are enough that are not over.
+fn start_round(database: u32, name: &str, running: &mut Vec<Worker>) {
+    running.retain(|worker| !worker.is_over());
+    if running.len() >= settings::max_workers() {
+        return;
+    }
+    match Worker::start("mimeo_run_due_jobs", &format!("mimeo jobs of {name}"), database) {
+        Some(worker) => running.push(worker),
+        None => warning!("mimeo scheduler: there is no background worker left (max_worker_processes)"),
+    }
+}
+
+/// The whole life of a worker of the scheduler: what is due in one database. Quiet where the extension is missing.
+pub fn work_in(database: u32) -> Result<()> {
+    worker::prepare();
+    worker::connect(pg_sys::Oid::from(database), None);
+    let ground = Ground::Worker;
+    ground.begin();
+    let found = spi::with_snapshot(|| {
+        let Some(catalog) = Catalog::look()? else { return Ok(None) };
+        // As the role that created the extension, from here to the end of the process.
+        // SAFETY: this process began as the superuser that made the cluster.
+        unsafe {
+            let role = catalog.created_by();
+            pg_sys::SetSessionAuthorization(role, pg_sys::superuser_arg(role));
+        }
+        let jobs = due::list(&catalog, None)?;
+        Ok::<_, Error>(Some((catalog, jobs)))
+    })?;
+    ground.commit()?;
+    if let Some((catalog, jobs)) = found {
+        let outcome = alone(&catalog, &jobs, u32::MAX, ground)?;
+        if let Err(error) = outcome.report() {
+            log!("mimeo scheduler: {error}");
+        }
+    }
+    ground.end();
+    Ok(())
+}
