@@ -71,4 +71,7 @@ pub extern "C-unwind" fn mimeo_run_due_jobs(database: pg_sys::Datum) {
 #[no_mangle]
 pub extern "C-unwind" fn mimeo_scheduler(_argument: pg_sys::Datum) {
     schedule::look_after();
+    // The postmaster starts a worker again that ends with 1, as after pg_terminate_backend; one that ends with 0 stays away.
+    // SAFETY: ends the process in PostgreSQL's way.
+    unsafe { pg_sys::proc_exit(1) };
 }

@@ -11,7 +11,7 @@ use crate::settings;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, SignalWakeFlags};
 use pgrx::{log, pg_sys, warning};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::CString;
+use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
 /// Lets the postmaster start the scheduler, now, after a recovery, after a promotion, and again when it has died.
@@ -34,9 +34,10 @@ pub fn look_after() {
     let mut missing: BTreeSet<String> = BTreeSet::new();
     loop {
         let begun = Instant::now();
+        let databases = open_databases();
         for name in split_list(&settings::databases()) {
-            match database(&name) {
-                Some(oid) => {
+            match databases.get(&name) {
+                Some(&oid) => {
                     missing.remove(&name);
                     start_round(oid, &name, rounds.entry(oid).or_default());
                 }
@@ -60,29 +61,34 @@ pub fn look_after() {
     }
 }
 
-/// The OID of a database that takes connections.
-fn database(name: &str) -> Option<u32> {
-    let c_name = CString::new(name).ok()?;
-    // SAFETY: a transaction around two lookups in a shared catalog, which a process without a database can read.
+/// The databases that take connections, by name. As the autovacuum launcher reads them: a process without a database has no
+/// indexes to look anything up in.
+fn open_databases() -> BTreeMap<String, u32> {
+    let mut databases = BTreeMap::new();
+    // SAFETY: a transaction around a scan of a shared catalog; the rows are read while the scan holds them.
     unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
         pg_sys::StartTransactionCommand();
-        let oid = pg_sys::get_database_oid(c_name.as_ptr(), true);
-        let mut open = false;
-        if oid != pg_sys::InvalidOid {
-            let none = pg_sys::Datum::from(0);
-            let tuple =
-                pg_sys::SearchSysCache(pg_sys::SysCacheIdentifier::DATABASEOID as i32, oid.into(), none, none, none);
-            if !tuple.is_null() {
-                let header = (*tuple).t_data;
-                let form = header.cast::<u8>().add((*header).t_hoff as usize).cast::<pg_sys::FormData_pg_database>();
-                open = (*form).datallowconn;
-                pg_sys::ReleaseSysCache(tuple);
+        pg_sys::GetTransactionSnapshot();
+        let relation = pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
+        let scan = pg_sys::table_beginscan_catalog(relation, 0, std::ptr::null_mut());
+        loop {
+            let tuple = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
+            if tuple.is_null() {
+                break;
+            }
+            let header = (*tuple).t_data;
+            let form = header.cast::<u8>().add((*header).t_hoff as usize).cast::<pg_sys::FormData_pg_database>();
+            if (*form).datallowconn {
+                let name = CStr::from_ptr((*form).datname.data.as_ptr()).to_string_lossy().into_owned();
+                databases.insert(name, (*form).oid.to_u32());
             }
         }
+        pg_sys::heap_endscan(scan);
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as i32);
         pg_sys::CommitTransactionCommand();
-        open.then_some(oid.to_u32())
     }
+    databases
 }
 
 /// Starts a worker, unless there are enough that are not over.
