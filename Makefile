@@ -22,6 +22,7 @@ bench:
 	@tests/bench/snapshot.sh $(ROWS)
 	@tests/bench/methods.sh
 	@tests/bench/replay.sh
+	@tests/bench/jobs.sh
 
 clean:
 	cargo clean
