@@ -93,3 +93,30 @@ fn a_cancelled_refresh_stops_its_query_on_the_source() {
     assert_eq!(sqlstate(&refresh.join().unwrap().1), "57014");
     wait_for("the query on the source to end", || scene.source_sessions() == 0);
 }
+
+#[test]
+fn another_session_sees_how_far_a_copy_has_come() {
+    let scene = Scene::with_snapshot("progress", 50_000);
+    let (_proxy, pid, refresh) = stuck_in_copy(&scene);
+    let mut superuser = scene.destination_superuser();
+    wait_for("rows to be seen", || {
+        one(
+            &mut superuser,
+            &format!(
+                "SELECT count(*) = 1 FROM pg_stat_progress_copy
+                  WHERE pid = {pid} AND relid IN ('app.t_snap1'::regclass, 'app.t_snap2'::regclass)
+                    AND tuples_processed BETWEEN 1 AND 49999 AND bytes_processed > 0"
+            ),
+        )
+    });
+    superuser.execute("SELECT pg_cancel_backend($1)", &[&pid]).unwrap();
+    assert_eq!(sqlstate(&refresh.join().unwrap().1), "57014");
+    let (status, error): (String, String) = {
+        let row = scene
+            .dba()
+            .query_one("SELECT status, sqlstate FROM mimeo.run_history ORDER BY run_id DESC LIMIT 1", &[])
+            .unwrap();
+        (row.get(0), row.get(1))
+    };
+    assert_eq!((status.as_str(), error.as_str()), ("critical", "57014"), "a cancelled run is recorded");
+}

@@ -1,5 +1,5 @@
 -- Who may do what, and as whom. The files before this one ran as `dba`, who is no superuser.
-SELECT plan(27);
+SELECT plan(29);
 
 SELECT on_source($$CREATE TABLE app.t (id int PRIMARY KEY, v text);
     INSERT INTO app.t SELECT i, 'v' FROM generate_series(1, 10) i; CREATE TABLE app.locked (id int, secret text)$$);
@@ -113,5 +113,12 @@ UPDATE mimeo.dblink_mapping_mimeo SET data_source = 'elsewhere', username = NULL
 SELECT throws_ok($$SELECT mimeo.refresh_snapshot('app.t')$$, '42704', NULL, 'a foreign server without a user mapping');
 CREATE USER MAPPING FOR dba SERVER elsewhere OPTIONS (user 'reader', password 'reader secret');
 SELECT lives_ok($$SELECT mimeo.refresh_snapshot('app.t')$$, 'a foreign server with the owner''s user mapping');
+CREATE SERVER beyond FOREIGN DATA WRAPPER dblink_fdw OPTIONS (host '127.0.0.1', dbname '06_snapshot_privileges');
+DO $$ BEGIN EXECUTE format('ALTER SERVER beyond OPTIONS (ADD port %L)', substring(tap.source_dsn() FROM 'port=(\d+)')); END $$;
+CREATE USER MAPPING FOR dba SERVER beyond OPTIONS (user 'reader', password 'wrong');
+UPDATE mimeo.dblink_mapping_mimeo SET data_source = 'beyond';
+SELECT throws_ok($$SELECT mimeo.refresh_snapshot('app.t')$$, '08001', NULL, 'a server of dblink_fdw: its password counts');
+ALTER USER MAPPING FOR dba SERVER beyond OPTIONS (SET password 'reader secret');
+SELECT lives_ok($$SELECT mimeo.refresh_snapshot('app.t')$$, 'and with the right one it is a source too');
 
 SELECT * FROM finish();

@@ -50,7 +50,7 @@ CREATE EXTENSION amcheck SCHEMA tap;
 GRANT EXECUTE ON FUNCTION tap.bt_index_parent_check(regclass, boolean) TO PUBLIC;
 CREATE EXTENSION postgres_fdw;
 GRANT USAGE ON SCHEMA tap TO PUBLIC;
-GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO dba;
+GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw, dblink_fdw TO dba;
 SET ROLE dba;
 CREATE EXTENSION mimeo;
 CREATE SCHEMA app;
