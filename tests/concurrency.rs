@@ -293,3 +293,32 @@ fn an_older_repeatable_read_reader_of_a_table_sees_rows() {
     scene.dba().batch_execute("SELECT mimeo.refresh_table('app.t')").unwrap();
     assert_eq!(one::<i64>(&mut reader, "SELECT count(*) FROM app.t"), 1000);
 }
+
+#[test]
+fn a_large_twin_is_emptied_after_the_commit() {
+    let scene = Scene::with_snapshot("large", 10);
+    scene
+        .owner()
+        .batch_execute("INSERT INTO app.t SELECT i, repeat('x', 400) FROM generate_series(11, 100000) i")
+        .unwrap();
+    let mut dba = scene.dba();
+    let sizes = "SELECT pg_relation_size('app.t_snap1') + pg_relation_size('app.t_snap2')";
+    dba.batch_execute(REFRESH).unwrap();
+    let one_copy: i64 = one(&mut dba, sizes);
+    assert!(one_copy > 32 << 20, "{one_copy} bytes");
+    for _ in 0..2 {
+        dba.batch_execute(REFRESH).unwrap();
+        wait_for("the old twin to be empty", || one::<i64>(&mut dba, sizes) == one_copy);
+        assert_eq!(scene.rows(), 100_000);
+    }
+    // A swap that was rolled back: the twin that stays live keeps its rows.
+    dba.batch_execute(&format!("BEGIN; SAVEPOINT s; {REFRESH}; ROLLBACK TO s; COMMIT")).unwrap();
+    wait_for("the worker to have been there", || {
+        one::<i64>(
+            &mut scene.destination_superuser(),
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'mimeo worker' AND datname = current_database()",
+        ) == 0
+    });
+    assert_eq!(scene.rows(), 100_000);
+    assert_eq!(one::<i64>(&mut dba, sizes), one_copy);
+}

@@ -3,6 +3,7 @@
 use crate::backend::worker::in_procedure;
 use crate::error::Error;
 use crate::job::failure;
+use crate::method::snapshot;
 use crate::schedule::{self, Request};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -50,6 +51,13 @@ fn finish(outcome: crate::error::Result<()>) {
 #[no_mangle]
 pub extern "C-unwind" fn mimeo_record_failure(order: pg_sys::Datum) {
     finish(failure::record(argument(order)));
+}
+
+/// Empties the twin of a snapshot that is no longer live.
+#[pg_guard]
+#[no_mangle]
+pub extern "C-unwind" fn mimeo_empty_twin(database: pg_sys::Datum) {
+    finish(snapshot::empty_twin(argument(database)));
 }
 
 /// Works at the jobs of a CALL run_refresh.

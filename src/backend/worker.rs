@@ -3,7 +3,7 @@
 use crate::backend::interrupts;
 use crate::backend::subtransaction::caught;
 use crate::error::{Error, Result};
-use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, DynamicBackgroundWorker};
+use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::{pg_sys, IntoDatum};
 use std::sync::atomic::{AtomicU32, AtomicU8};
 use std::time::{Duration, Instant};
@@ -100,9 +100,14 @@ impl Drop for Letter {
 pub struct Worker(DynamicBackgroundWorker);
 
 impl Worker {
-    /// Starts `function` of this library in a process of its own, with the letter's handle as argument, or another number.
+    /// Starts `function` of this library in a process of its own, with a number as argument.
     /// None if max_worker_processes allows no more.
     pub fn start(function: &str, name: &str, argument: u32) -> Option<Worker> {
+        Worker::start_for(function, name, argument, "")
+    }
+
+    /// With a purpose of up to 127 bytes besides.
+    pub fn start_for(function: &str, name: &str, argument: u32, purpose: &str) -> Option<Worker> {
         // SAFETY: reads a constant of this process; the handle has to outlive the transaction.
         let (own_pid, context) =
             unsafe { (pg_sys::MyProcPid, pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext)) };
@@ -111,6 +116,7 @@ impl Worker {
             .set_library("mimeo")
             .set_function(function)
             .set_argument(i64::from(argument).into_datum())
+            .set_extra(purpose)
             .set_notify_pid(own_pid)
             .set_restart_time(None)
             .enable_spi_access()
@@ -162,6 +168,11 @@ pub fn prepare() {
 unsafe extern "C-unwind" {
     /// PostgreSQL's own handler, without a guard around it: it only sets flags.
     fn die(signal: i32);
+}
+
+/// What Worker::start_for was told.
+pub fn purpose() -> String {
+    BackgroundWorker::get_extra().to_string()
 }
 
 /// Connects a worker to a database as one of its roles; None is the superuser that made the cluster.

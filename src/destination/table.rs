@@ -249,3 +249,8 @@ pub fn file_of(oid: pg_sys::Oid) -> Result<u32> {
     let file = spi::text("SELECT c.relfilenode::text FROM pg_class c WHERE c.oid = $1", &[oid_arg(oid)])?;
     Ok(file.and_then(|file| file.parse().ok()).unwrap_or_default())
 }
+
+/// Bytes of its own data, without TOAST and indexes.
+pub fn size(oid: pg_sys::Oid) -> Result<u64> {
+    Ok(spi::number("SELECT pg_catalog.pg_relation_size($1)", &[oid_arg(oid)])? as u64)
+}

@@ -1,10 +1,12 @@
 //! Snapshot: the whole table into the idle one of two twins, then the view in front is swapped to it.
 
 mod destroy;
+mod empty;
 mod make;
 mod refresh;
 
 pub use destroy::destroy;
+pub use empty::work as empty_twin;
 pub use make::make;
 pub use refresh::{refresh, Options};
 

@@ -1,6 +1,6 @@
 //! refresh_snapshot.
 
-use super::{copy_index, Analyzed, Seen, State};
+use super::{copy_index, empty, Analyzed, Seen, State};
 use crate::backend::identity::{act_as, pin_settings};
 use crate::backend::name::Name;
 use crate::backend::parse::is_plain_condition;
@@ -69,7 +69,7 @@ impl Refresh<'_> {
     /// 3. Lock the idle twin, empty it, bring it to the source's shape.
     /// 4. Load it without indexes, compare the counts, build the indexes, analyze.
     /// 5. Swap the view. From here to the commit its lock is held, so only brief things are left.
-    /// 6. Empty the twin that was live, if nobody uses it at this instant.
+    /// 6. Empty the twin that was live, if nobody uses it at this instant; a large one after the commit.
     fn run(&self, run: &mut Run) -> Result<Status> {
         run.phase("connect");
         let pinned = pin_settings()?;
@@ -117,7 +117,9 @@ impl Refresh<'_> {
         run.phase("swap");
         let patience = Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() };
         twins.swap(&view, &present.columns, patience)?;
-        if lock_if_free(twins.live.oid) {
+        if !reshaped && table::size(twins.live.oid)? >= empty::LARGE {
+            empty::after_commit(&self.job.dest_table);
+        } else if lock_if_free(twins.live.oid) {
             self.empty_twin(&live, &before, &present)?;
         }
         if reshaped {

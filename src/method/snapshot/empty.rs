@@ -1,0 +1,55 @@
+//! Emptying the twin that was live. Removing the files of a large one takes the file system a while, which nobody has to
+//! wait for: a background worker does it after the commit. Where none can be had, the next refresh does.
+
+use crate::backend::identity::act_as;
+use crate::backend::relation::lock_if_free;
+use crate::backend::spi;
+use crate::backend::worker::{self, Ground, Worker};
+use crate::destination::table;
+use crate::destination::twins::Twins;
+use crate::error::Result;
+use crate::job::config::Catalog;
+use crate::job::lock::{self, Wait};
+use crate::method::{require_method, Method};
+use pgrx::{pg_sys, register_xact_callback, PgXactCallbackEvent};
+
+/// Bytes from which on a twin is large.
+pub const LARGE: u64 = 32 << 20;
+
+/// Lets a worker empty the idle twin of a job once this transaction is committed.
+pub fn after_commit(dest_table: &str) {
+    let dest_table = dest_table.to_string();
+    // SAFETY: reads a variable.
+    let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    register_xact_callback(PgXactCallbackEvent::Commit, move || {
+        let _ = Worker::start_for("mimeo_empty_twin", "mimeo empty twin", database, &dest_table);
+    });
+}
+
+/// The worker's whole life.
+pub fn work(database: u32) -> Result<()> {
+    worker::prepare();
+    let dest_table = worker::purpose();
+    worker::connect(pg_sys::Oid::from(database), None);
+    Ground::Worker.begin();
+    spi::with_snapshot(|| empty(&dest_table))?;
+    Ground::Worker.end();
+    Ok(())
+}
+
+/// Does nothing if the job is being refreshed, has gone, or was not swapped after all.
+fn empty(dest_table: &str) -> Result<()> {
+    let Some(catalog) = Catalog::look()? else { return Ok(()) };
+    // The transaction that asked for it may be about to let the lock go.
+    if !lock::take(dest_table, Wait::Seconds(2))? {
+        return Ok(());
+    }
+    let Ok((job, destination)) = catalog.job(dest_table) else { return Ok(()) };
+    require_method(&job, Method::Snapshot)?;
+    let twins = Twins::find(&destination)?;
+    let _identity = act_as(twins.owner, true)?;
+    if lock_if_free(twins.idle.oid) {
+        table::truncate(&twins.idle.name())?;
+    }
+    Ok(())
+}
