@@ -3,6 +3,8 @@
 //! A variant carries what the message needs; its SQLSTATE, DETAIL and HINT stand beside it below. No
 //! variant may hold a password or a connection string.
 
+use crate::backend::grant;
+use crate::backend::name::Name;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
 use pgrx::PgSqlErrorCode;
 
@@ -45,7 +47,14 @@ pub enum Error {
     #[error("{source_label} cannot be used: {reason}")]
     InvalidSource { source_label: String, reason: String },
     #[error("could not connect to {source_label}: {reason}")]
-    Unreachable { source_label: String, reason: String },
+    Unreachable {
+        source_label: String,
+        reason: String,
+        /// SQLSTATE, if a server was reached that said no.
+        code: Option<String>,
+    },
+    #[error("{source_label} cannot be used: role {role} lacks USAGE on foreign server {server}")]
+    ForeignServer { source_label: String, role: String, server: String },
     #[error("{0} must be reached with a password of its own")]
     PasswordRequired(String),
     #[error("the connection to {source_label} was lost: {reason}")]
@@ -86,6 +95,11 @@ pub enum Error {
     NameTooLong { name: String, limit: usize },
     #[error("destination {0} exists already")]
     DestinationExists(String),
+    // PostgreSQL's own words.
+    #[error("permission denied for schema {schema}")]
+    DestinationSchema { schema: String, fix: String },
+    #[error("rows of {} are shown only to a role that may read it", .0.plain())]
+    NotReadable(Name, String),
     #[error("schema {0} does not exist here")]
     SchemaMissing(String),
     #[error("destination {destination} is not as mimeo left it: {reason}")]
@@ -129,7 +143,10 @@ impl Error {
             Error::FilterLacks { .. } => E::ERRCODE_INVALID_COLUMN_REFERENCE,
             Error::Misfit { .. } => E::ERRCODE_DATATYPE_MISMATCH,
             Error::ForeignKey { .. } => E::ERRCODE_FOREIGN_KEY_VIOLATION,
-            Error::NotOwner(_) => E::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Error::NotOwner(_)
+            | Error::NotReadable(..)
+            | Error::DestinationSchema { .. }
+            | Error::ForeignServer { .. } => E::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Error::Unreachable { .. } => E::ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
             Error::PasswordRequired(_) => E::ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED,
             Error::ConnectionLost { .. } => E::ERRCODE_CONNECTION_FAILURE,
@@ -220,6 +237,9 @@ impl Error {
                  p_filter."
                 .into(),
             Error::DestinationExists(_) => "Drop or rename it, or choose another p_dest_table.".into(),
+            Error::DestinationSchema { fix, .. } => fix.clone(),
+            Error::NotReadable(table, role) => grant::on_table("SELECT", table, role),
+            Error::ForeignServer { role, server, .. } => grant::on_foreign_server(server, role),
             Error::SchemaMissing(schema) => {
                 format!("CREATE SCHEMA {};", crate::backend::name::quote(schema))
             }
