@@ -61,7 +61,3 @@ pub fn on_foreign_server(server: &str, role: &str) -> String {
 pub fn create_schema(schema: &str, role: &str) -> String {
     format!("CREATE SCHEMA {} AUTHORIZATION {};", quote(schema), quote(role))
 }
-
-pub fn own_schema(schema: &str, role: &str) -> String {
-    format!("ALTER SCHEMA {} OWNER TO {};", quote(schema), quote(role))
-}

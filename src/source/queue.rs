@@ -247,7 +247,7 @@ impl Connection {
         let role = self.role();
         let mut rights = vec![Right::new(format!("schema {schema}"), "USAGE, CREATE", found.schema, || {
             if found.exists {
-                grant::own_schema(schema, role)
+                grant::on_schema("USAGE, CREATE", schema, role)
             } else {
                 grant::create_schema(schema, role)
             }

@@ -1,5 +1,5 @@
 -- The checks: whether both sides hold the same, and what is not copied.
-SELECT plan(200);
+SELECT plan(81);
 
 CREATE FUNCTION pg_temp.signature(p_function text) RETURNS text LANGUAGE sql AS $$
     SELECT pg_get_function_arguments(oid) || ' -> ' || pg_get_function_result(oid) FROM pg_proc
@@ -132,4 +132,117 @@ SELECT pg_temp.times('Tokyo, SQL, DMY');
 SET timezone = 'Europe/Berlin'; SET datestyle = 'German';
 SELECT pg_temp.times('Berlin, German');
 RESET timezone; RESET datestyle; RESET intervalstyle;
-SELECT on_source($$ALTER ROLE reader SET timezone = 'America/New_York'$$);
+SELECT as_reader(format($$ALTER ROLE reader IN DATABASE %I SET timezone = 'America/New_York'$$, current_database()));
+SELECT pg_temp.times('a source role in New York');
+
+-- check_source_columns
+SELECT is_empty('SELECT * FROM mimeo.check_source_columns()', 'no column is missing');
+SELECT on_source($$
+    CREATE TYPE app.mood AS ENUM ('good', 'bad');
+    CREATE TABLE app.cols (id int PRIMARY KEY, v varchar(10), n numeric(8,2), at timestamp(3), "we""ird; --" text);
+    INSERT INTO app.cols VALUES (1, 'a', 1.5, now(), 'x');
+    CREATE TABLE app.other (id int PRIMARY KEY, a text, b text);
+    CREATE TABLE app.gone (id int PRIMARY KEY);
+$$);
+CREATE TYPE app.mood AS ENUM ('good', 'bad');
+SELECT mimeo.snapshot_maker('app.cols', 1, 'app.c_snap');
+SELECT mimeo.table_maker('app.cols', 1, 'app.c_tab');
+SELECT mimeo.updater_maker('app.cols', 'serial', 'id', 1, p_dest_table := 'app.c_upd', p_filter := '{id,v}');
+SELECT mimeo.dml_maker('app.cols', 1, 'app.c_dml', p_filter := '{id,n}');
+SELECT mimeo.logdel_maker('app.other', 1, 'app.c_log');
+SELECT mimeo.snapshot_maker('app.gone', 1, 'app.c_gone');
+SELECT is_empty('SELECT * FROM mimeo.check_source_columns()', 'nor of any other method, with a filter or without');
+SELECT on_source($$
+    ALTER TABLE app.cols ALTER v TYPE varchar(20), ALTER n TYPE numeric(10,2), ADD "Ne""w " app.mood[], ADD plain bigint;
+    ALTER TABLE app.other RENAME b TO c;
+    DROP TABLE app.gone;
+$$);
+SET client_min_messages = error;
+SELECT results_eq($$SELECT * FROM mimeo.check_source_columns() ORDER BY dest_tablename, missing_column_name COLLATE "C"$$, $$VALUES
+    ('app', 'c_dml', 'app', 'cols', 'n', 'numeric(10,2)', 1),
+    ('app', 'c_log', 'app', 'other', 'c', 'text', 1),
+    ('app', 'c_snap', 'app', 'cols', 'Ne"w ', 'app.mood[]', 1),
+    ('app', 'c_snap', 'app', 'cols', 'n', 'numeric(10,2)', 1),
+    ('app', 'c_snap', 'app', 'cols', 'plain', 'bigint', 1),
+    ('app', 'c_snap', 'app', 'cols', 'v', 'character varying(20)', 1),
+    ('app', 'c_tab', 'app', 'cols', 'Ne"w ', 'app.mood[]', 1),
+    ('app', 'c_tab', 'app', 'cols', 'n', 'numeric(10,2)', 1),
+    ('app', 'c_tab', 'app', 'cols', 'plain', 'bigint', 1),
+    ('app', 'c_tab', 'app', 'cols', 'v', 'character varying(20)', 1),
+    ('app', 'c_upd', 'app', 'cols', 'v', 'character varying(20)', 1)$$,
+    'columns that are new or have another type, each with its type; not those that a filter leaves out');
+SELECT mimeo.refresh_snap('app.c_snap');
+SELECT is_empty($$SELECT * FROM mimeo.check_source_columns(1) WHERE dest_tablename = 'c_snap'$$, 'a snapshot mends itself at its next refresh');
+
+-- One source after the other
+INSERT INTO mimeo.dblink_mapping_mimeo (data_source_id, data_source, username, pwd)
+VALUES (7, 'host=127.0.0.1 port=1 dbname=nowhere', 'reader', 'x');
+INSERT INTO mimeo.refresh_config_table (dest_table, source_table, dblink) VALUES ('app.c_tab2', 'app.cols', 7);
+CREATE TABLE app.c_tab2 (id int);
+SELECT is((SELECT count(*) FROM mimeo.check_source_columns() WHERE dest_tablename = 'c_tab'), 4::bigint,
+    'a source that cannot be reached does not hide the others');
+SELECT throws_ok('SELECT mimeo.check_source_columns(7)', '08001', NULL, 'it is an error if it alone was asked for');
+SELECT throws_ok(format('SELECT mimeo.%s(99)', f), '42704', 'there is no data source with the id 99', f || ': an unknown source')
+  FROM unnest('{check_source_columns,check_missing_source_tables}'::text[]) f;
+DELETE FROM mimeo.refresh_config WHERE dblink = 7;
+
+-- check_missing_source_tables
+SELECT on_source($$
+    CREATE TABLE app."Not.co""pied" (id int);
+    CREATE TABLE app.parted (id int) PARTITION BY RANGE (id);
+    CREATE TABLE app.parted_1 PARTITION OF app.parted FOR VALUES FROM (0) TO (10);
+    CREATE VIEW app.view AS SELECT 1 AS id;
+    CREATE MATERIALIZED VIEW app.matview AS SELECT 1 AS id;
+    CREATE VIEW app.copied_view AS SELECT 1 AS id;
+    CREATE SCHEMA secret;
+    CREATE TABLE secret.hidden (id int);
+$$);
+SELECT mimeo.snapshot_maker('app.copied_view', 1);
+SELECT results_eq('SELECT * FROM mimeo.check_missing_source_tables(1)', $$VALUES
+    ('app', 'Not.co"pied', 1), ('app', 'parted', 1), ('secret', 'hidden', 1)$$,
+    'tables and partitioned tables that nobody copies, neither their partitions nor the queues');
+SELECT results_eq('SELECT * FROM mimeo.check_missing_source_tables(p_views := true)', $$VALUES
+    ('app', 'Not.co"pied', 1), ('app', 'matview', 1), ('app', 'parted', 1), ('app', 'view', 1), ('secret', 'hidden', 1)$$,
+    'with p_views also views; a source that cannot be reached is left out');
+SELECT throws_ok('SELECT mimeo.check_missing_source_tables(7)', '08001', NULL, 'and is an error if it alone was asked for');
+UPDATE mimeo.refresh_config SET source_table = '"app"."Not.co""pied"' WHERE dest_table = 'app.c_gone';
+SELECT results_eq('SELECT tablename FROM mimeo.check_missing_source_tables()', $$VALUES ('parted'), ('hidden')$$,
+    'a job may name its table with quotes');
+DELETE FROM mimeo.dblink_mapping_mimeo WHERE data_source_id = 7;
+
+-- snapshot_monitor
+SELECT on_source($$
+    CREATE TABLE app.big (id int, filler text) PARTITION BY RANGE (id);
+    CREATE TABLE app.big_1 PARTITION OF app.big FOR VALUES FROM (0) TO (1000);
+    CREATE TABLE app.big_2 PARTITION OF app.big FOR VALUES FROM (1000) TO (2001);
+    INSERT INTO app.big SELECT i, repeat('x', 100) FROM generate_series(1, 2000) i;
+    CREATE TABLE app.wide (id int, filler text);
+    ALTER TABLE app.wide ALTER filler SET STORAGE EXTERNAL;
+    INSERT INTO app.wide SELECT i, repeat('x', 100000) FROM generate_series(1, 10) i;
+$$);
+SELECT mimeo.snapshot_maker('app.big', 1, p_condition := 'WHERE id < 10');
+SELECT mimeo.snapshot_maker('app.wide', 1);
+SELECT results_eq($$SELECT * FROM mimeo.snapshot_monitor() WHERE dest_tablename IN ('app.big', 'app.wide', 'app.c_snap') ORDER BY 1$$,
+    format('VALUES (%L, 2000::bigint, %s::bigint), (%L, 1::bigint, %s), (%L, 10::bigint, %s)',
+        'app.big', ask_source($$SELECT pg_table_size('app.big_1') + pg_table_size('app.big_2')$$),
+        'app.c_snap', ask_source($$SELECT pg_table_size('app.cols')$$), 'app.wide', ask_source($$SELECT pg_table_size('app.wide')$$)),
+    'rows and bytes of the source tables, partitions and TOAST included');
+SELECT is((SELECT count(*) FROM mimeo.snapshot_monitor()), 6::bigint, 'of every snapshot whose source is there, a view too');
+SELECT results_eq('SELECT dest_tablename FROM mimeo.snapshot_monitor(p_rowcount := 2000)', $$VALUES ('app.big')$$, 'those that reach so many rows');
+SELECT results_eq('SELECT dest_tablename FROM mimeo.snapshot_monitor(p_size := 1000000)', $$VALUES ('app.wide')$$, 'or so many bytes');
+SELECT results_eq('SELECT dest_tablename FROM mimeo.snapshot_monitor(2000, 1000000) ORDER BY 1', $$VALUES ('app.big'), ('app.wide')$$,
+    'one of both is enough');
+SELECT is_empty('SELECT * FROM mimeo.snapshot_monitor(2001, 100000000)', 'none');
+SELECT results_eq($$SELECT dest_tablename FROM mimeo.snapshot_monitor(p_destination := 'app.c_snap')$$, $$VALUES ('app.c_snap')$$, 'a single one');
+SELECT throws_ok($$SELECT * FROM mimeo.snapshot_monitor(p_destination := 'app.tab')$$, '42809', 'destination table app.tab is a job of type table, not snapshot',
+    'it must be a snapshot');
+SELECT throws_ok($$SELECT * FROM mimeo.snapshot_monitor(p_destination := 'app.none')$$, '42704', NULL, 'and a job');
+
+-- Nobody checks anything without a grant.
+GRANT USAGE ON SCHEMA mimeo TO clerk;
+SELECT is(as_clerk(format('SELECT mimeo.%s', f)), 'permission denied for function ' || split_part(f, '(', 1), f)
+  FROM unnest(ARRAY['validate_rowcount(''app.tab'')', 'check_source_columns()', 'check_missing_source_tables()', 'snapshot_monitor()']) f;
+GRANT EXECUTE ON FUNCTION mimeo.validate_rowcount TO clerk;
+SELECT is(as_clerk($$SELECT mimeo.validate_rowcount('app.tab')$$), 'done', 'counting needs no right on the destination');
+
+SELECT * FROM finish();
