@@ -4,7 +4,6 @@
 //! variant may hold a password or a connection string.
 
 use crate::backend::grant;
-use crate::backend::name::Name;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
 use pgrx::PgSqlErrorCode;
 
@@ -98,8 +97,8 @@ pub enum Error {
     // PostgreSQL's own words.
     #[error("permission denied for schema {schema}")]
     DestinationSchema { schema: String, fix: String },
-    #[error("rows of {} are shown only to a role that may read it", .0.plain())]
-    NotReadable(Name, String),
+    #[error("rows of {destination} are shown only to a role that may read it")]
+    NotReadable { destination: String, fix: String },
     #[error("schema {0} does not exist here")]
     SchemaMissing(String),
     #[error("destination {destination} is not as mimeo left it: {reason}")]
@@ -144,7 +143,7 @@ impl Error {
             Error::Misfit { .. } => E::ERRCODE_DATATYPE_MISMATCH,
             Error::ForeignKey { .. } => E::ERRCODE_FOREIGN_KEY_VIOLATION,
             Error::NotOwner(_)
-            | Error::NotReadable(..)
+            | Error::NotReadable { .. }
             | Error::DestinationSchema { .. }
             | Error::ForeignServer { .. } => E::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Error::Unreachable { .. } => E::ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
@@ -237,8 +236,7 @@ impl Error {
                  p_filter."
                 .into(),
             Error::DestinationExists(_) => "Drop or rename it, or choose another p_dest_table.".into(),
-            Error::DestinationSchema { fix, .. } => fix.clone(),
-            Error::NotReadable(table, role) => grant::on_table("SELECT", table, role),
+            Error::DestinationSchema { fix, .. } | Error::NotReadable { fix, .. } => fix.clone(),
             Error::ForeignServer { role, server, .. } => grant::on_foreign_server(server, role),
             Error::SchemaMissing(schema) => {
                 format!("CREATE SCHEMA {};", crate::backend::name::quote(schema))

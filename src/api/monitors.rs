@@ -38,6 +38,32 @@ fn validate_rowcount(
     Ok(Record::of(call, values)?)
 }
 
+/// Compares what the rows of a job hold on both sides.
+#[pg_extern(sql = "
+CREATE FUNCTION validate_content(p_destination text, p_lower_interval text DEFAULT NULL, p_upper_interval text DEFAULT NULL,
+    p_show integer DEFAULT 0, OUT match boolean, OUT source_count bigint, OUT dest_count bigint, OUT source_hash text,
+    OUT dest_hash text) RETURNS record
+LANGUAGE c AS '@MODULE_PATHNAME@', '@FUNCTION_NAME@';
+")]
+fn validate_content(
+    p_destination: &str,
+    p_lower_interval: Option<&str>,
+    p_upper_interval: Option<&str>,
+    p_show: i32,
+    call: pg_sys::FunctionCallInfo,
+) -> Result<Record, ErrorReport> {
+    let intervals = Intervals { lower: p_lower_interval, upper: p_upper_interval };
+    let contents = check::content(p_destination, intervals, p_show)?;
+    let values = vec![
+        (contents.source == contents.destination).into_datum(),
+        contents.source.rows.into_datum(),
+        contents.destination.rows.into_datum(),
+        contents.source.text().into_datum(),
+        contents.destination.text().into_datum(),
+    ];
+    Ok(Record::of(call, values)?)
+}
+
 /// Columns of sources that destinations lack, or hold with another type.
 #[pg_extern(sql = "
 CREATE FUNCTION check_source_columns(p_data_source_id integer DEFAULT NULL, OUT dest_schemaname text, OUT dest_tablename text,

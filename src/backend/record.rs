@@ -17,10 +17,9 @@ impl Record {
         let mut description: pg_sys::TupleDesc = std::ptr::null_mut();
         // SAFETY: `call` is the call that is under way; on success the description is made in the current memory context.
         let class = unsafe { pg_sys::get_call_result_type(call, std::ptr::null_mut(), &mut description) };
-        // SAFETY: read only if the call has made it.
-        if class != pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE
-            || unsafe { (*description).natts } as usize != values.len()
-        {
+        // SAFETY: on success it is there.
+        let fits = || values.len() == unsafe { (*description).natts } as usize;
+        if class != pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE || !fits() {
             return Err(Error::Internal("the function is not declared to return this record".to_string()));
         }
         let mut nulls: Vec<bool> = values.iter().map(Option::is_none).collect();

@@ -4,6 +4,9 @@
 
 mod columns;
 mod compare;
+mod content;
+mod difference;
+mod fingerprint;
 mod missing;
 mod permissions;
 mod range;
@@ -11,6 +14,7 @@ mod rowcount;
 mod snapshots;
 
 pub use columns::source_columns;
+pub use content::content;
 pub use missing::source_tables;
 pub use permissions::permissions;
 pub use range::Intervals;

@@ -252,7 +252,7 @@ fn application_name(destination: &str) -> String {
     crate::backend::name::cut_middle(&format!("mimeo/{destination}"), crate::backend::name::MAX_BYTES)
 }
 
-fn database_encoding() -> String {
+pub fn database_encoding() -> String {
     // SAFETY: a constant string of the server.
     unsafe { CStr::from_ptr(pg_sys::GetDatabaseEncodingName()) }.to_string_lossy().to_string()
 }
