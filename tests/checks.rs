@@ -5,7 +5,7 @@ mod support;
 use postgres::{Client, Config, NoTls};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use support::{in_background, pair, sqlstate, wait_for, Scene};
+use support::{in_background, one, pair, sqlstate, wait_for, Scene};
 
 /// A session that keeps what the server tells.
 struct Listener {
@@ -178,4 +178,33 @@ fn a_comparison_can_be_cancelled_while_the_source_is_at_work() {
         assert_eq!(sqlstate(&outcome), "57014", "{check}");
         wait_for("the source to be left alone", || scene.source_sessions() == 0);
     }
+}
+
+#[test]
+fn the_hash_does_not_depend_on_the_encoding_of_a_database() {
+    let scene = Scene::new("encodings", 5);
+    pair()
+        .source
+        .superuser("postgres")
+        .batch_execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 OWNER owner")
+        .unwrap();
+    pair()
+        .source
+        .connect("owner", "latin")
+        .batch_execute(
+            "CREATE SCHEMA app; GRANT USAGE ON SCHEMA app TO reader;
+             CREATE TABLE app.t (id int PRIMARY KEY, v text); GRANT SELECT ON app.t TO reader;
+             INSERT INTO app.t VALUES (1, 'é'), (2, 'ß')",
+        )
+        .unwrap();
+    let mut dba = scene.dba();
+    dba.batch_execute(
+        "UPDATE mimeo.dblink_mapping_mimeo SET data_source = replace(data_source, 'dbname=encodings', 'dbname=latin');
+         SELECT mimeo.table_maker('app.t', 1)",
+    )
+    .unwrap();
+    let matches = "SELECT match FROM mimeo.validate_content('app.t')";
+    assert!(one::<bool>(&mut dba, matches));
+    dba.batch_execute("UPDATE app.t SET v = 'è' WHERE id = 1").unwrap();
+    assert!(!one::<bool>(&mut dba, matches));
 }
