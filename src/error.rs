@@ -3,6 +3,7 @@
 //! A variant carries what the message needs; its SQLSTATE, DETAIL and HINT stand beside it below. No
 //! variant may hold a password or a connection string.
 
+use crate::backend::grant;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
 use pgrx::PgSqlErrorCode;
 
@@ -45,7 +46,14 @@ pub enum Error {
     #[error("{source_label} cannot be used: {reason}")]
     InvalidSource { source_label: String, reason: String },
     #[error("could not connect to {source_label}: {reason}")]
-    Unreachable { source_label: String, reason: String },
+    Unreachable {
+        source_label: String,
+        reason: String,
+        /// SQLSTATE, if a server was reached that said no.
+        code: Option<String>,
+    },
+    #[error("{source_label} cannot be used: role {role} lacks USAGE on foreign server {server}")]
+    ForeignServer { source_label: String, role: String, server: String },
     #[error("{0} must be reached with a password of its own")]
     PasswordRequired(String),
     #[error("the connection to {source_label} was lost: {reason}")]
@@ -86,6 +94,11 @@ pub enum Error {
     NameTooLong { name: String, limit: usize },
     #[error("destination {0} exists already")]
     DestinationExists(String),
+    // PostgreSQL's own words.
+    #[error("permission denied for schema {schema}")]
+    DestinationSchema { schema: String, fix: String },
+    #[error("rows of {destination} are shown only to a role that may read it")]
+    NotReadable { destination: String, fix: String },
     #[error("schema {0} does not exist here")]
     SchemaMissing(String),
     #[error("destination {destination} is not as mimeo left it: {reason}")]
@@ -143,7 +156,10 @@ impl Error {
             Error::FilterLacks { .. } => E::ERRCODE_INVALID_COLUMN_REFERENCE,
             Error::Misfit { .. } => E::ERRCODE_DATATYPE_MISMATCH,
             Error::ForeignKey { .. } => E::ERRCODE_FOREIGN_KEY_VIOLATION,
-            Error::NotOwner(_) => E::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Error::NotOwner(_)
+            | Error::NotReadable { .. }
+            | Error::DestinationSchema { .. }
+            | Error::ForeignServer { .. } => E::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Error::Unreachable { .. } => E::ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
             Error::PasswordRequired(_) => E::ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED,
             Error::ConnectionLost { .. } => E::ERRCODE_CONNECTION_FAILURE,
@@ -248,6 +264,8 @@ impl Error {
                  p_filter."
                 .into(),
             Error::DestinationExists(_) => "Drop or rename it, or choose another p_dest_table.".into(),
+            Error::DestinationSchema { fix, .. } | Error::NotReadable { fix, .. } => fix.clone(),
+            Error::ForeignServer { role, server, .. } => grant::on_foreign_server(server, role),
             Error::SchemaMissing(schema) => {
                 format!("CREATE SCHEMA {};", crate::backend::name::quote(schema))
             }

@@ -1,10 +1,11 @@
 //! mimeo copies single tables from other PostgreSQL databases, by pulling.
 //!
-//! Floors, top to bottom: api → schedule → method → source | destination | job → shape, backend → error, settings. Nothing
-//! imports upward, and source and destination do not know each other.
+//! Floors, top to bottom: api → check, schedule → method → source | destination | job → shape, backend → error, settings.
+//! Nothing imports upward, and source and destination do not know each other.
 
 mod api;
 mod backend;
+mod check;
 mod destination;
 mod error;
 mod job;

@@ -42,12 +42,8 @@ fn every_function_is_there_with_its_signature() {
         let arguments = ["::text[]", "::text", "::integer", "::bigint", "::boolean", "::interval"]
             .iter()
             .fold(arguments, |text, cast| text.replace(cast, ""));
-        let result = if arguments.contains("OUT ") {
-            result.replace("SETOF record", "setof").replace("record", "")
-        } else {
-            result
-        };
-        there.insert(format!("{name}({}) → {}", short(&arguments), short(&result)).trim_end_matches(" → ").to_string());
+        let result = short(&result).replace("SETOF", "setof").replace("TABLE(", "table(");
+        there.insert(format!("{name}({}) → {result}", short(&arguments)));
     }
     let documented = documented();
     let missing: Vec<_> = there.difference(&documented).collect();

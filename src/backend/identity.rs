@@ -1,6 +1,7 @@
 //! As whom a step runs. Everything that runs as another role than the caller, or on text that came from a
 //! source, has a pinned search_path and pinned formats.
 
+use crate::backend::spi;
 use crate::error::{Error, Result};
 use pgrx::pg_sys;
 use std::ffi::CString;
@@ -105,10 +106,15 @@ pub fn set_local(setting: &str, value: &str) -> Result<()> {
 }
 
 /// From here on this transaction reads what others have committed by the time of each query, even if the caller's statement
-/// began long before; in REPEATABLE READ it keeps its one snapshot, and a write to what has changed since fails.
+/// began long before; in REPEATABLE READ it keeps its one snapshot, and a write to what has changed since fails. A standby, which
+/// has no transaction ids, reads what the caller's statement does.
 pub fn read_the_latest() {
     // SAFETY: assigns a transaction id; SPI gives read-only functions of a transaction without one the old snapshot.
-    unsafe { pg_sys::GetCurrentTransactionId() };
+    unsafe {
+        if !pg_sys::RecoveryInProgress() {
+            pg_sys::GetCurrentTransactionId();
+        }
+    }
 }
 
 /// Whether this transaction keeps one snapshot.
@@ -120,6 +126,11 @@ pub fn keeps_its_snapshot() -> bool {
 pub fn current_role() -> pg_sys::Oid {
     // SAFETY: reads a backend variable.
     unsafe { pg_sys::GetUserId() }
+}
+
+pub fn role_name(role: pg_sys::Oid) -> Result<String> {
+    let name = spi::text("SELECT pg_catalog.pg_get_userbyid($1)::text", &[role.into()])?;
+    Ok(name.unwrap_or_default())
 }
 
 pub fn is_superuser(role: pg_sys::Oid) -> bool {

@@ -2,10 +2,12 @@
 //! Nothing here knows what a job or a source is.
 
 pub mod files;
+pub mod grant;
 pub mod identity;
 pub mod interrupts;
 pub mod name;
 pub mod parse;
+pub mod record;
 pub mod relation;
 pub mod spi;
 pub mod subtransaction;

@@ -164,6 +164,37 @@ impl Catalog {
         .ok_or(Error::UnknownSource(data_source_id))
     }
 
+    /// All jobs, in the order of their destinations.
+    pub fn jobs(&self) -> Result<Vec<Job>> {
+        let _identity = self.act_as_owner()?;
+        let table = self.table("refresh_config");
+        let jobs = spi::json(
+            &format!("SELECT json_agg(to_jsonb(c) ORDER BY c.dest_table COLLATE \"C\")::text FROM {table} c"),
+            &[],
+        )?;
+        Ok(jobs.unwrap_or_default())
+    }
+
+    /// The ids of all data sources.
+    pub fn sources(&self) -> Result<Vec<i32>> {
+        let _identity = self.act_as_owner()?;
+        let table = self.table("dblink_mapping_mimeo");
+        let ids = spi::json(
+            &format!("SELECT json_agg(m.data_source_id ORDER BY m.data_source_id)::text FROM {table} m"),
+            &[],
+        )?;
+        Ok(ids.unwrap_or_default())
+    }
+
+    /// # Errors
+    /// UnknownSource.
+    pub fn require_source(&self, data_source_id: i32) -> Result<()> {
+        if self.sources()?.contains(&data_source_id) {
+            return Ok(());
+        }
+        Err(Error::UnknownSource(data_source_id))
+    }
+
     /// Refuses a second job for a destination.
     ///
     /// # Errors
@@ -220,7 +251,7 @@ impl Catalog {
 }
 
 /// A row's `schema.table` in its two parts: the reading of which there is a relation, else the first.
-fn destination_name(dest_table: &str) -> Result<Name> {
+pub fn destination_name(dest_table: &str) -> Result<Name> {
     let names: Vec<Name> = readings(dest_table)?
         .into_iter()
         .filter_map(|(schema, name)| schema.map(|schema| Name::new(schema, name)))

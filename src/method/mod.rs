@@ -6,7 +6,10 @@ pub mod replay;
 pub mod snapshot;
 pub mod table;
 
-use crate::backend::identity::{current_role, is_superuser, pin_settings, read_the_latest, require_writable, Identity};
+use crate::backend::grant::{self, Right};
+use crate::backend::identity::{
+    current_role, is_superuser, pin_settings, read_the_latest, require_writable, role_name, Identity,
+};
 use crate::backend::name::{readings, Name};
 use crate::backend::relation::{self, Patience, Relation};
 use crate::backend::spi;
@@ -62,7 +65,7 @@ impl Method {
 }
 
 /// Refuses a job of another method.
-fn require_method(job: &Job, wanted: Method) -> Result<()> {
+pub(crate) fn require_method(job: &Job, wanted: Method) -> Result<()> {
     let found = Method::of(&job.kind)?;
     if found == wanted {
         return Ok(());
@@ -71,7 +74,12 @@ fn require_method(job: &Job, wanted: Method) -> Result<()> {
 }
 
 /// Connects to a data source for a destination that `owner` owns.
-fn connect(catalog: &Catalog, data_source_id: i32, owner: pg_sys::Oid, destination: &str) -> Result<Connection> {
+pub(crate) fn connect(
+    catalog: &Catalog,
+    data_source_id: i32,
+    owner: pg_sys::Oid,
+    destination: &str,
+) -> Result<Connection> {
     let mapping: Mapping = catalog.mapping(data_source_id)?;
     let trusted = is_superuser(current_role()) && is_superuser(owner);
     Connection::open(&mapping, &Applicant { owner, trusted, destination })
@@ -81,7 +89,7 @@ fn connect(catalog: &Catalog, data_source_id: i32, owner: pg_sys::Oid, destinati
 ///
 /// # Errors
 /// UnknownFilterColumns; UnsupportedSource if nothing is left.
-fn selected_columns(shape: &Shape, filter: Option<&[String]>, source_label: &str) -> Result<Vec<Column>> {
+pub(crate) fn selected_columns(shape: &Shape, filter: Option<&[String]>, source_label: &str) -> Result<Vec<Column>> {
     let columns: Vec<Column> = match filter {
         None => shape.columns.clone(),
         Some(filter) => {
@@ -106,7 +114,7 @@ fn selected_columns(shape: &Shape, filter: Option<&[String]>, source_label: &str
 ///
 /// # Errors
 /// SchemaMissing, NameTooLong, InvalidName.
-fn new_destination(written: Option<&str>, source: &Name) -> Result<Name> {
+pub(crate) fn new_destination(written: Option<&str>, source: &Name) -> Result<Name> {
     let Some(written) = written else {
         source.check_length()?;
         if !relation::schema_exists(&source.schema)? {
@@ -178,6 +186,9 @@ impl Making {
         let mut source = connect(&catalog, request.data_source_id, current_role(), named_for)?;
         let table = source.find_table(request.source_table)?;
         let destination = new_destination(request.destination, &table.table())?;
+        if relation::find(&destination)?.is_none() {
+            require_creation(&destination.schema)?;
+        }
         let pinned = pin_settings()?;
         let mut shape = source.snapshot_of(table.oid)?;
         shape.indexes = source.indexes(&table)?;
@@ -229,6 +240,31 @@ impl Making {
     }
 }
 
+/// What the current role needs to make a table in a schema.
+pub(crate) fn creation_rights(schema: &str) -> Result<Vec<Right>> {
+    let role = role_name(current_role())?;
+    let mut rights = Vec::new();
+    for privilege in ["USAGE", "CREATE"] {
+        let granted = spi::is_true(
+            "SELECT pg_catalog.has_schema_privilege(n.oid, $2) FROM pg_catalog.pg_namespace n
+              WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name",
+            &[schema.into(), privilege.into()],
+        )?;
+        let fix = || grant::on_schema(privilege, schema, &role);
+        rights.push(Right::new(format!("schema {schema}"), privilege, granted, fix));
+    }
+    Ok(rights)
+}
+
+/// # Errors
+/// DestinationSchema.
+fn require_creation(schema: &str) -> Result<()> {
+    match grant::fixes(&creation_rights(schema)?) {
+        None => Ok(()),
+        Some(fix) => Err(Error::DestinationSchema { schema: schema.to_string(), fix }),
+    }
+}
+
 /// # Errors
 /// NotOwner.
 fn require_owner(existing: &Relation) -> Result<()> {
@@ -249,7 +285,7 @@ fn copied_indexes<'a>(shape: &'a Shape, filter: Option<&[String]>) -> Vec<&'a In
     }
 }
 
-fn names(columns: &[Column]) -> Vec<String> {
+pub(crate) fn names(columns: &[Column]) -> Vec<String> {
     columns.iter().map(|column| column.name.clone()).collect()
 }
 
@@ -398,6 +434,6 @@ fn destroy_job(function: &'static str, method: Method, destination: &str, keep: 
 }
 
 /// Runs the body of a call so that every error also tells which job it belongs to.
-fn about<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn about<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Result<T> {
     caught(body).map_err(|error| error.while_doing(what))
 }

@@ -329,6 +329,8 @@ pub struct Range {
     /// The lower bound belongs to the range.
     pub from_lower: bool,
     pub upper: Option<String>,
+    /// The upper bound belongs to the range.
+    pub to_upper: bool,
 }
 
 impl Range {
@@ -342,7 +344,7 @@ impl Range {
             }
         };
         bound(if self.from_lower { ">=" } else { ">" }, &self.lower);
-        bound("<", &self.upper);
+        bound(if self.to_upper { "<=" } else { "<" }, &self.upper);
         if parts.is_empty() {
             return String::new();
         }

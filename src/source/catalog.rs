@@ -1,6 +1,7 @@
 //! What a source says about one of its tables.
 
-use crate::backend::name::{quote, readings, Name};
+use crate::backend::grant::{self, Right};
+use crate::backend::name::{literal, quote, readings, Name};
 use crate::error::{Error, Result};
 use crate::shape::{ColumnDefault, IndexDefinition, Shape, COLUMNS, INDEXES, TYPES};
 use crate::source::connection::Connection;
@@ -13,7 +14,7 @@ pub struct SourceTable {
     pub schema: String,
     pub name: String,
     /// pg_class.relkind
-    kind: char,
+    pub kind: char,
     schema_usage: bool,
     /// On the table, or on each column.
     readable: bool,
@@ -68,23 +69,35 @@ impl Connection {
     /// # Errors
     /// SourcePrivilege, with the GRANT that is missing, if the role may not read all of `columns`.
     pub fn require_readable(&self, table: &SourceTable, columns: &[String]) -> Result<()> {
-        let mut fixes = Vec::new();
-        let role = quote(self.role());
-        if !table.schema_usage {
-            fixes.push(format!("GRANT USAGE ON SCHEMA {} TO {role};", quote(&table.schema)));
-        }
-        if !table.readable && !columns.iter().all(|column| table.readable_columns.contains(column)) {
-            fixes.push(format!("GRANT SELECT ON {} TO {role};", table.table()));
-        }
-        if fixes.is_empty() {
-            return Ok(());
-        }
+        let Some(fix) = grant::fixes(&self.reading_rights(table, columns)) else { return Ok(()) };
         Err(Error::SourcePrivilege {
             role: self.role().to_string(),
             table: table.table().plain(),
             source_label: self.label().to_string(),
-            fix: fixes.join(" "),
+            fix,
         })
+    }
+
+    /// What the role needs to read these columns of a table.
+    pub fn reading_rights(&self, table: &SourceTable, columns: &[String]) -> Vec<Right> {
+        let (role, name) = (self.role(), table.table());
+        let mut rights = vec![Right::new(format!("schema {}", table.schema), "USAGE", table.schema_usage, || {
+            grant::on_schema("USAGE", &table.schema, role)
+        })];
+        let (readable, missing): (Vec<String>, Vec<String>) =
+            columns.iter().cloned().partition(|column| table.readable || table.readable_columns.contains(column));
+        if readable.is_empty() || missing.is_empty() {
+            rights.push(Right::new(name.plain(), "SELECT", missing.is_empty(), || {
+                grant::on_table("SELECT", &name, role)
+            }));
+        } else {
+            let list = |columns: &[String]| format!("SELECT ({})", columns.join(", "));
+            rights.push(Right::new(name.plain(), list(&readable), true, String::new));
+            rights.push(Right::new(name.plain(), list(&missing), false, || {
+                grant::on_columns("SELECT", &missing, &name, role)
+            }));
+        }
+        rights
     }
 
     /// Opens the one snapshot that covers shape and data, which lasts until `end_snapshot` or the end of the
@@ -106,7 +119,7 @@ impl Connection {
         self.shape_of(table.oid)
     }
 
-    fn begin_snapshot(&mut self, lock: &str) -> Result<()> {
+    pub(super) fn begin_snapshot(&mut self, lock: &str) -> Result<()> {
         self.script(
             &format!(
                 "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; {lock} SET LOCAL search_path = pg_catalog"
@@ -151,6 +164,14 @@ impl Connection {
     /// From here on, only PostgreSQL's own names are found without a schema.
     pub fn use_pinned_search_path(&mut self) -> Result<()> {
         self.script("SET LOCAL search_path = pg_catalog", "pinning the search_path")?;
+        Ok(())
+    }
+
+    /// Settings that decide what values are written as, as long as the snapshot lasts.
+    pub fn use_formats(&mut self, settings: &[(&str, &str)]) -> Result<()> {
+        let statements: Vec<_> =
+            settings.iter().map(|(name, value)| format!("SET LOCAL {name} = {};", literal(value))).collect();
+        self.script(&statements.join(" "), "setting the session up")?;
         Ok(())
     }
 

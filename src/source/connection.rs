@@ -27,6 +27,33 @@ impl fmt::Debug for Mapping {
     }
 }
 
+/// As whom and to which database a source leads, as far as it says.
+#[derive(Debug, Clone, Default)]
+pub struct Target {
+    pub user: Option<String>,
+    pub database: Option<String>,
+    pub has_password: bool,
+}
+
+impl Mapping {
+    /// Where it leads for destinations of this owner.
+    pub fn target(&self, owner: pg_sys::Oid) -> Target {
+        // A user mapping that is missing is an error of PostgreSQL's own.
+        let parameters = crate::backend::subtransaction::attempt(|| parameters(self, owner));
+        let Ok((parameters, _)) = parameters else { return Target::default() };
+        let filled = |keyword| parameters.get(keyword).filter(|value| !value.is_empty()).cloned();
+        Target { user: filled("user"), database: filled("dbname"), has_password: filled("password").is_some() }
+    }
+
+    /// The foreign server that it names, if it is not a connection string.
+    pub fn foreign_server(&self) -> Option<&str> {
+        let text = self.data_source.trim();
+        let is_connection_string =
+            text.contains('=') || text.starts_with("postgresql://") || text.starts_with("postgres://");
+        (!is_connection_string).then_some(text)
+    }
+}
+
 /// Who connects.
 pub struct Applicant<'a> {
     /// The owner of the destination, whose user mapping counts for a foreign server.
@@ -125,19 +152,17 @@ impl Connection {
 fn parameters(mapping: &Mapping, owner: pg_sys::Oid) -> Result<(BTreeMap<String, String>, bool)> {
     let label = format!("data source {}", mapping.data_source_id);
     let invalid = |reason: String| Error::InvalidSource { source_label: label.clone(), reason };
-    let text = mapping.data_source.trim();
     let mut required = mapping.password_required;
-    let is_connection_string =
-        text.contains('=') || text.starts_with("postgresql://") || text.starts_with("postgres://");
-    let mut parameters: BTreeMap<String, String> = if is_connection_string {
-        parse_connection_string(text)
+    let mut parameters: BTreeMap<String, String> = match mapping.foreign_server() {
+        None => parse_connection_string(mapping.data_source.trim())
             .ok_or_else(|| invalid("its data_source is not a connection string that libpq can read".to_string()))?
             .into_iter()
-            .collect()
-    } else {
-        let (parameters, server_requires) = foreign_server(text, owner).map_err(invalid)?;
-        required &= server_requires;
-        parameters
+            .collect(),
+        Some(server) => {
+            let (parameters, server_requires) = foreign_server(server, owner, &label)?;
+            required &= server_requires;
+            parameters
+        }
     };
     for (keyword, value) in [("user", &mapping.username), ("password", &mapping.pwd)] {
         if let Some(value) = value.as_ref().filter(|value| !value.is_empty()) {
@@ -148,22 +173,27 @@ fn parameters(mapping: &Mapping, owner: pg_sys::Oid) -> Result<(BTreeMap<String,
 }
 
 /// The options of a foreign server and of the owner's user mapping for it, as far as libpq knows them.
-fn foreign_server(name: &str, owner: pg_sys::Oid) -> std::result::Result<(BTreeMap<String, String>, bool), String> {
-    let c_name = CString::new(name).map_err(|_| "its name holds a NUL byte".to_string())?;
+///
+/// # Errors
+/// InvalidSource, ForeignServer.
+fn foreign_server(name: &str, owner: pg_sys::Oid, label: &str) -> Result<(BTreeMap<String, String>, bool)> {
+    let invalid = |reason: String| Error::InvalidSource { source_label: label.to_string(), reason };
+    let c_name = CString::new(name).map_err(|_| invalid("its name holds a NUL byte".to_string()))?;
     // SAFETY: with missing_ok the result is null or a server in the current memory context.
     let server = unsafe { pg_sys::GetForeignServerByName(c_name.as_ptr(), true) };
     if server.is_null() {
-        return Err(format!(
+        return Err(invalid(format!(
             "its data_source is neither a connection string nor the name of a foreign server ({name})"
-        ));
+        )));
     }
     // SAFETY: not null; the catalog functions raise their own errors.
     let (server_id, server_options) = unsafe { ((*server).serverid, (*server).options) };
     if !may_use_server(server_id, owner) {
-        return Err(format!(
-            "the destination's owner lacks USAGE on foreign server {name}; GRANT USAGE ON FOREIGN SERVER {} TO it",
-            crate::backend::name::quote(name)
-        ));
+        return Err(Error::ForeignServer {
+            source_label: label.to_string(),
+            role: crate::backend::identity::role_name(owner)?,
+            server: name.to_string(),
+        });
     }
     // SAFETY: raises an error if the role has no mapping; else a mapping in the current memory context.
     let user_options = unsafe { (*pg_sys::GetUserMapping(owner, server_id)).options };
@@ -222,7 +252,7 @@ fn application_name(destination: &str) -> String {
     crate::backend::name::cut_middle(&format!("mimeo/{destination}"), crate::backend::name::MAX_BYTES)
 }
 
-fn database_encoding() -> String {
+pub fn database_encoding() -> String {
     // SAFETY: a constant string of the server.
     unsafe { CStr::from_ptr(pg_sys::GetDatabaseEncodingName()) }.to_string_lossy().to_string()
 }

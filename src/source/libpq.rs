@@ -161,6 +161,27 @@ pub fn run_detached(parameters: &[(String, String)], script: &str) -> bool {
     }
 }
 
+/// Takes the SQLSTATE out of a verbose message, `… FATAL:  28P01: password authentication failed …`, and the last line, which
+/// names a place in the server's code.
+fn take_sqlstate(message: &str) -> (String, Option<String>) {
+    let is_place = |line: &str| line.rsplit_once(".c:").is_some_and(|(_, n)| n.bytes().all(|b| b.is_ascii_digit()));
+    let mut reason = message.lines().filter(|line| !is_place(line.trim_end())).collect::<Vec<_>>().join("\n");
+    let is_code = |word: &str| {
+        word.len() == 5
+            && word.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+            && word.bytes().any(|b| b.is_ascii_digit())
+    };
+    let mut code = None;
+    // Of several hosts, each has its own.
+    for part in message.split(":  ").skip(1) {
+        if let Some((word, _)) = part.split_once(": ").filter(|(word, _)| is_code(word)) {
+            reason = reason.replacen(&format!(":  {word}: "), ":  ", 1);
+            code = Some(word.to_string());
+        }
+    }
+    (reason, code)
+}
+
 /// One connection. Dropping it cancels what still runs over there, closes it, and gives its descriptor back.
 pub struct Link {
     connection: *mut pq::PGconn,
@@ -195,30 +216,36 @@ impl Link {
 
     fn finish_connecting(&mut self, timeout: Duration) -> Result<()> {
         use pq::PostgresPollingStatusType as Polling;
-        let unreachable = |link: &Link, reason: String| Error::Unreachable { source_label: link.label.clone(), reason };
+        let unreachable = |link: &Link, message: &str| {
+            let (reason, code) = take_sqlstate(message);
+            Error::Unreachable { source_label: link.label.clone(), reason, code }
+        };
         let end = Instant::now() + timeout;
         // SAFETY: the connection was just started (null only without memory) and is polled as libpq prescribes.
         unsafe {
             if self.connection.is_null() || pq::PQstatus(self.connection) == pq::ConnStatusType::CONNECTION_BAD {
-                return Err(unreachable(self, self.message()));
+                return Err(unreachable(self, &self.message()));
             }
+            // Only so does libpq tell the SQLSTATE with which a server turns a connection down.
+            pq::PQsetErrorVerbosity(self.connection, pq::PGVerbosity::PQERRORS_VERBOSE);
         }
         let mut polling = Polling::PGRES_POLLING_WRITING;
         loop {
             let write = match polling {
                 Polling::PGRES_POLLING_OK => break,
-                Polling::PGRES_POLLING_FAILED => return Err(unreachable(self, self.message())),
+                Polling::PGRES_POLLING_FAILED => return Err(unreachable(self, &self.message())),
                 other => other == Polling::PGRES_POLLING_WRITING,
             };
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() || interrupts::wait_for_socket(self.socket()?, write, Some(left)) == Woken::TimedOut {
-                return Err(unreachable(self, format!("no answer within {} s", timeout.as_secs())));
+                return Err(unreachable(self, &format!("no answer within {} s", timeout.as_secs())));
             }
             // SAFETY: as above.
             polling = unsafe { pq::PQconnectPoll(self.connection) };
         }
         // SAFETY: the connection is up. Notices of the source are not ours; libpq would print them to the server's log.
         unsafe {
+            pq::PQsetErrorVerbosity(self.connection, pq::PGVerbosity::PQERRORS_DEFAULT);
             pq::PQsetnonblocking(self.connection, 1);
             pq::PQsetNoticeProcessor(self.connection, Some(ignore_notice), ptr::null_mut());
         }
@@ -445,5 +472,26 @@ impl Drop for Message {
     fn drop(&mut self) {
         // SAFETY: the buffer is ours, and is freed once.
         unsafe { pq::PQfreemem(self.buffer.cast()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::take_sqlstate;
+
+    #[test]
+    fn a_refused_connection_tells_its_sqlstate() {
+        let (reason, code) = take_sqlstate(
+            "connection to server at \"h\" (::1), port 5432 failed: FATAL:  3D000: database \"d\" does not exist\n\
+             LOCATION:  InitPostgres, postinit.c:903",
+        );
+        assert_eq!(
+            reason,
+            "connection to server at \"h\" (::1), port 5432 failed: FATAL:  database \"d\" does not exist"
+        );
+        assert_eq!(code.as_deref(), Some("3D000"));
+        let (reason, code) =
+            take_sqlstate("connection to server at \"h\", port 5432 failed: Connection refused\n\tIs it?");
+        assert!(reason.ends_with("Is it?") && code.is_none());
     }
 }

@@ -7,4 +7,5 @@ pub mod connection;
 pub mod copy_out;
 mod libpq;
 pub mod queue;
+pub mod survey;
 pub mod undo;

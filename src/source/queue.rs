@@ -7,6 +7,7 @@
 //! A row of the queue: the key, `mimeo_seq`, the writer's `mimeo_xid`, and `mimeo_op`: I, U, D; T for a TRUNCATE. One
 //! row with P tells in `mimeo_seq` which position of the job was the last whose rows were removed. That of a logdel job also has the time, and of a deleted row all values.
 
+use crate::backend::grant::{self, Right};
 use crate::backend::interrupts;
 use crate::backend::name::{literal, quote, with_suffix, Name};
 use crate::backend::relation::Patience;
@@ -225,41 +226,48 @@ impl Connection {
     /// # Errors
     /// SourceRight, with what has to be run on the source.
     pub fn require_capture_rights(&mut self, schema: &str, members: &[Member], row_level: bool) -> Result<()> {
+        let Some(fix) = grant::fixes(&self.capture_rights(schema, members, row_level)?) else { return Ok(()) };
+        Err(Error::SourceRight {
+            role: self.role().to_string(),
+            action: format!("make a queue in schema {schema} and triggers on the table"),
+            source_label: self.label().to_string(),
+            fix,
+        })
+    }
+
+    /// What the role needs to set a queue up, beside reading the table.
+    pub fn capture_rights(&mut self, schema: &str, members: &[Member], row_level: bool) -> Result<Vec<Right>> {
         #[derive(Deserialize)]
         struct Rights {
             schema: bool,
             exists: bool,
         }
         let document = self.value(RIGHTS, &[schema], "looking at privileges")?.unwrap_or_default();
-        let rights: Rights = serde_json::from_str(&document)?;
-        let role = quote(self.role());
-        let mut fixes = Vec::new();
-        if !rights.exists {
-            fixes.push(format!("CREATE SCHEMA {} AUTHORIZATION {role};", quote(schema)));
-        } else if !rights.schema {
-            fixes.push(format!("ALTER SCHEMA {} OWNER TO {role};", quote(schema)));
-        }
+        let found: Rights = serde_json::from_str(&document)?;
+        let role = self.role();
+        let mut rights = vec![Right::new(format!("schema {schema}"), "USAGE, CREATE", found.schema, || {
+            if found.exists {
+                grant::on_schema("USAGE, CREATE", schema, role)
+            } else {
+                grant::create_schema(schema, role)
+            }
+        })];
         for (place, member) in members.iter().enumerate() {
             if row_level && place > 0 {
                 break;
             }
-            if !member.triggerable {
-                fixes.push(format!("GRANT TRIGGER ON {} TO {role};", member.table()));
-            }
+            let table = member.table();
+            rights.push(Right::new(table.plain(), "TRIGGER", member.triggerable, || {
+                grant::on_table("TRIGGER", &table, role)
+            }));
             // A TRUNCATE of a child reads its keys.
-            if !member.readable && place > 0 {
-                fixes.push(format!("GRANT SELECT ON {} TO {role};", member.table()));
+            if place > 0 {
+                rights.push(Right::new(table.plain(), "SELECT", member.readable, || {
+                    grant::on_table("SELECT", &table, role)
+                }));
             }
         }
-        if fixes.is_empty() {
-            return Ok(());
-        }
-        Err(Error::SourceRight {
-            role: self.role().to_string(),
-            action: format!("make a queue in schema {schema} and triggers on the table"),
-            source_label: self.label().to_string(),
-            fix: fixes.join(" "),
-        })
+        Ok(rights)
     }
 
     /// The table and what belongs to it, with the job's triggers. In the open snapshot.

@@ -45,7 +45,7 @@ enum Redo {
 }
 
 /// The kind of a job's control column, from its type: `inserter_time` and so on.
-fn kind_of(job: &Job) -> Kind {
+pub(crate) fn kind_of(job: &Job) -> Kind {
     if job.kind.ends_with("_time") {
         Kind::Time
     } else {

@@ -250,7 +250,7 @@ impl Refresh<'_> {
         repull: Option<(Option<String>, Option<String>)>,
     ) -> Plan {
         if let Some((lower, upper)) = repull {
-            return Plan { range: Range { lower, upper, from_lower: false }, delete: true, limit: None };
+            return Plan { range: Range { lower, upper, ..Range::default() }, delete: true, limit: None };
         }
         if matches!(self.options.repull, Repull::All) {
             return Plan { range: Range::default(), delete: false, limit: None };
@@ -261,7 +261,7 @@ impl Refresh<'_> {
             Some(Redo::From(value)) => (Some(value.clone()), true),
         };
         Plan {
-            range: Range { lower, from_lower, upper: bound.upper.clone() },
+            range: Range { lower, from_lower, upper: bound.upper.clone(), to_upper: false },
             // An updater's rows find their places by key; one that has moved on since would be lost.
             delete: redo.is_some() && self.method == Method::Inserter,
             limit: self.options.limit.or(self.job.batch_limit).filter(|limit| *limit > 0).map(i64::from),

@@ -22,7 +22,7 @@ use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
 
 /// In a logdel destination: when the row was deleted on the source; NULL as long as it lives.
-const DELETED: &str = "mimeo_source_deleted";
+pub(crate) const DELETED: &str = "mimeo_source_deleted";
 
 /// What a job remembers from run to run, in refresh_config.state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,0 +1,44 @@
+//! check_source_columns.
+
+use super::{for_each_job, jobs};
+use crate::backend::identity::pin_settings;
+use crate::backend::name::Name;
+use crate::backend::relation::oid_arg;
+use crate::backend::spi;
+use crate::error::Result;
+use crate::source::survey::COLUMN_TYPES;
+
+/// A column of a source that the destination lacks, or holds with another type.
+pub struct MissingColumn {
+    pub destination: Name,
+    pub source: Name,
+    pub column: String,
+    /// On the source, as format_type prints it.
+    pub type_name: String,
+    pub data_source_id: i32,
+}
+
+/// The columns that are missing, of the jobs of one source or of all. One that a filter leaves out is not.
+pub fn source_columns(data_source_id: Option<i32>) -> Result<Vec<MissingColumn>> {
+    let (catalog, jobs) = jobs(data_source_id)?;
+    let _pinned = pin_settings()?;
+    let mut missing = Vec::new();
+    let alone = data_source_id.is_some();
+    for_each_job(&catalog, jobs, "check_source_columns", alone, |source, job, destination, table| {
+        let held: Vec<(String, String)> = spi::json(COLUMN_TYPES, &[oid_arg(destination.oid)])?.unwrap_or_default();
+        for column in source.column_types(table)? {
+            let copied = job.filter.as_ref().is_none_or(|filter| filter.contains(&column.0));
+            if copied && !held.contains(&column) {
+                missing.push(MissingColumn {
+                    destination: destination.name(),
+                    source: table.table(),
+                    column: column.0,
+                    type_name: column.1,
+                    data_source_id: job.data_source_id,
+                });
+            }
+        }
+        Ok(())
+    })?;
+    Ok(missing)
+}

@@ -1,0 +1,153 @@
+//! Which rows differ. Neither side is ever held as a whole: the keys are spread over buckets, and only some of those whose sums
+//! differ are looked at row by row.
+
+use super::compare::Comparison;
+use super::fingerprint::{sums, Fingerprint, Rows};
+use crate::backend::interrupts;
+use crate::backend::spi;
+use crate::error::Result;
+use pgrx::notice;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+
+/// Rows that are looked at together, at most, if they are spread evenly.
+const AT_ONCE: i64 = 100_000;
+
+/// Hexadecimal digits of a key's hash that say which bucket it is in: 4096 buckets or 65536.
+fn digits(rows: i64) -> u32 {
+    if rows > 10_000_000 {
+        4
+    } else {
+        3
+    }
+}
+
+/// Tells of up to `show` keys whose rows differ, each in a NOTICE.
+///
+/// 1. Count and sums of each bucket, on both sides.
+/// 2. Of the buckets that differ, some at a time: key and hash of each row. A bucket that differs holds at least one such key.
+pub fn show(sides: &mut Comparison, rows: &Rows, most_rows: i64, show: usize) -> Result<()> {
+    let dest_table = sides.job.dest_table.clone();
+    let key = key(sides)?;
+    let compared: Vec<_> =
+        key.iter().filter_map(|name| rows.columns.iter().find(|column| column.name == *name)).collect();
+    if key.is_empty() || compared.len() != key.len() {
+        notice!("{dest_table}: there is no key to name the rows by that differ");
+        return Ok(());
+    }
+    let keys = [0, 1].map(|side| {
+        let list: Vec<_> =
+            compared.iter().map(|column| if side == 0 { &column.source } else { &column.here }).cloned().collect();
+        Key { hash: rows.hash(list.iter()), text: format!("ROW({})::pg_catalog.text", list.join(", ")) }
+    });
+    let query = Query { keys, hashes: rows.row_hashes(), digits: digits(most_rows) };
+
+    let [there, here]: [BTreeMap<String, Fingerprint>; 2] = query.buckets(sides)?;
+    let differing: Vec<&String> = there
+        .keys()
+        .chain(here.keys().filter(|bucket| !there.contains_key(*bucket)))
+        .filter(|bucket| there.get(*bucket) != here.get(*bucket))
+        .collect();
+    let per_bucket = (most_rows >> (4 * query.digits)).max(1);
+    let group = (AT_ONCE / per_bucket).max(1) as usize;
+    let names = key.join(", ");
+    let mut left = show;
+    for some in differing[..differing.len().min(show)].chunks(group) {
+        for (text, [there, here]) in query.rows(sides, some)? {
+            interrupts::check();
+            if there == here {
+                continue;
+            }
+            if left == 0 {
+                return Ok(());
+            }
+            left -= 1;
+            notice!("{dest_table}: key ({names})={text} {}", how(&there, &here));
+        }
+    }
+    Ok(())
+}
+
+/// How the rows of one key differ; there and here their hashes.
+fn how(there: &[String], here: &[String]) -> String {
+    match (there.len(), here.len()) {
+        (_, 0) => "is only on the source".to_string(),
+        (0, _) => "is only here".to_string(),
+        (there, here) if there == here => "is different".to_string(),
+        (there, here) => format!("is {there} times on the source, {here} times here"),
+    }
+}
+
+/// That of the job, else that of the source.
+fn key(sides: &mut Comparison) -> Result<Vec<String>> {
+    if let Some(names) = &sides.job.pk_name {
+        return Ok(names.clone());
+    }
+    sides.shape.indexes = sides.source.indexes(&sides.table)?;
+    Ok(sides.shape.key().map(|index| index.columns.clone()).unwrap_or_default())
+}
+
+struct Key {
+    hash: String,
+    text: String,
+}
+
+/// The same questions to both sides: first the source, then here.
+struct Query {
+    keys: [Key; 2],
+    hashes: [String; 2],
+    digits: u32,
+}
+
+impl Query {
+    fn ask<T: DeserializeOwned + Default>(
+        &self,
+        sides: &mut Comparison,
+        query: impl Fn(&Key, &str, &str) -> String,
+    ) -> Result<[T; 2]> {
+        let [there, here] = [0, 1].map(|side| {
+            let rows = if side == 0 { &sides.source_rows } else { &sides.local_rows };
+            query(&self.keys[side], &self.hashes[side], rows)
+        });
+        let there = sides.source.value(&there, &[], "comparing its rows")?;
+        let there = there.map(|document| serde_json::from_str(&document)).transpose()?;
+        Ok([there.unwrap_or_default(), spi::json(&here, &[])?.unwrap_or_default()])
+    }
+
+    fn bucket(&self, key: &Key) -> String {
+        format!("pg_catalog.substr({}, 1, {})", key.hash, self.digits)
+    }
+
+    fn buckets(&self, sides: &mut Comparison) -> Result<[BTreeMap<String, Fingerprint>; 2]> {
+        self.ask(sides, |key, hash, rows| {
+            format!(
+                "SELECT pg_catalog.json_object_agg(b.bucket, b.sums)::pg_catalog.text
+                   FROM (SELECT r.bucket, {} AS sums
+                           FROM (SELECT {} AS bucket, {hash} AS hash {rows} OFFSET 0) r GROUP BY r.bucket) b",
+                sums(),
+                self.bucket(key)
+            )
+        })
+    }
+
+    /// The keys in these buckets, and the hashes of their rows there and here.
+    fn rows(&self, sides: &mut Comparison, buckets: &[&String]) -> Result<BTreeMap<String, [Vec<String>; 2]>> {
+        let list = buckets.iter().map(|bucket| bucket.as_str()).collect::<Vec<_>>().join(",");
+        let [there, here]: [Vec<(String, String)>; 2] = self.ask(sides, |key, hash, rows| {
+            format!(
+                "SELECT pg_catalog.json_agg(pg_catalog.json_build_array(r.key, r.hash) ORDER BY r.hash)::pg_catalog.text
+                   FROM (SELECT {} AS bucket, {} AS key, {hash} AS hash {rows} OFFSET 0) r
+                  WHERE r.bucket OPERATOR(pg_catalog.=) ANY ('{{{list}}}'::pg_catalog.text[])",
+                self.bucket(key),
+                key.text
+            )
+        })?;
+        let mut found: BTreeMap<String, [Vec<String>; 2]> = BTreeMap::new();
+        for (side, pairs) in [there, here].into_iter().enumerate() {
+            for (key, hash) in pairs {
+                found.entry(key).or_default()[side].push(hash);
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,182 @@
+//! A number for what rows hold, whatever their order, and whichever server reads them: of each row a hash of what its columns
+//! are written as, and the sum of these. Two rows that are the same count twice.
+
+use super::compare::Comparison;
+use crate::backend::name::quote;
+use crate::destination::table;
+use crate::error::{Error, Result};
+use crate::shape::{Column, Shape};
+use crate::source::connection::database_encoding;
+use pgrx::notice;
+use serde::Deserialize;
+
+/// How many rows there are, and the sums of both halves of their hashes.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(from = "(i64, String, String)")]
+pub struct Fingerprint {
+    pub rows: i64,
+    sums: (i128, i128),
+}
+
+impl From<(i64, String, String)> for Fingerprint {
+    fn from((rows, high, low): (i64, String, String)) -> Fingerprint {
+        let number = |text: String| text.parse().unwrap_or_default();
+        Fingerprint { rows, sums: (number(high), number(low)) }
+    }
+}
+
+impl Fingerprint {
+    /// 32 hexadecimal digits.
+    pub fn text(&self) -> String {
+        format!("{:016x}{:016x}", self.sums.0 as u64, self.sums.1 as u64)
+    }
+}
+
+/// What is compared of each row: on the source, and here. Of the columns that the job copies, those that both sides have.
+pub struct Rows {
+    pub columns: Vec<Compared>,
+    /// The encodings of the databases differ, so that the same text would be other bytes.
+    recode: bool,
+}
+
+/// A column, and how both sides write it.
+pub struct Compared {
+    pub name: String,
+    pub source: String,
+    pub here: String,
+}
+
+impl Rows {
+    pub fn of(sides: &mut Comparison) -> Result<Rows> {
+        let [local] = table::describe([sides.destination.oid])?;
+        let mut columns = Vec::new();
+        let mut missing = Vec::new();
+        for column in &sides.columns {
+            match local.column(&column.name) {
+                None => missing.push(column.name.as_str()),
+                // What the destination computes itself is not copied.
+                Some(own) if own.generated.as_deref().unwrap_or_default() != "" => {}
+                Some(own) => columns.push(compared((column, &sides.shape), (own, &local))),
+            }
+        }
+        if columns.is_empty() {
+            return Err(Error::UnsupportedDestination {
+                destination: local.table().plain(),
+                reason: "it has none of the source's columns".to_string(),
+            });
+        }
+        if !missing.is_empty() {
+            notice!(
+                "{}: not compared, for the destination does not have them: {}",
+                sides.job.dest_table,
+                missing.join(", ")
+            );
+        }
+        let encoding = sides.source.script("SHOW server_encoding", "looking at its encoding")?;
+        Ok(Rows { columns, recode: encoding.is_some_and(|encoding| encoding != database_encoding()) })
+    }
+
+    /// The hash of these columns of a row; `of` gives an expression for each.
+    pub fn hash<'a>(&self, expressions: impl Iterator<Item = &'a String>) -> String {
+        let list: Vec<_> = expressions.map(String::as_str).collect();
+        let text = format!("ROW({})::pg_catalog.text", list.join(", "));
+        if self.recode {
+            return format!("pg_catalog.md5(pg_catalog.convert_to({text}, 'UTF8'))");
+        }
+        format!("pg_catalog.md5({text})")
+    }
+
+    /// The hash of a whole row, on the source and here.
+    pub fn row_hashes(&self) -> [String; 2] {
+        [
+            self.hash(self.columns.iter().map(|column| &column.source)),
+            self.hash(self.columns.iter().map(|column| &column.here)),
+        ]
+    }
+}
+
+/// 64 bits of a hash (of 128), as a number.
+pub fn half(hash: &str, first: u32) -> String {
+    format!("('x' OPERATOR(pg_catalog.||) pg_catalog.substr({hash}, {first}, 16))::pg_catalog.bit(64)::pg_catalog.int8")
+}
+
+/// Count and sums over rows whose hash is the column `hash` of `rows`; what `Fingerprint` reads.
+pub fn sums() -> String {
+    let sum = |first| format!("coalesce(pg_catalog.sum({}), 0)::pg_catalog.text", half("r.hash", first));
+    format!("pg_catalog.json_build_array(pg_catalog.count(*), {}, {})", sum(1), sum(17))
+}
+
+pub fn of_source(sides: &mut Comparison, rows: &Rows) -> Result<Fingerprint> {
+    let [hash, _] = rows.row_hashes();
+    // OFFSET 0: each hash is made once.
+    let query =
+        format!("SELECT {}::pg_catalog.text FROM (SELECT {hash} AS hash {} OFFSET 0) r", sums(), sides.source_rows);
+    Ok(serde_json::from_str(&sides.source.value(&query, &[], "reading its rows")?.unwrap_or_default())?)
+}
+
+pub fn of_destination(sides: &Comparison, rows: &Rows) -> Result<Fingerprint> {
+    let [_, hash] = rows.row_hashes();
+    let query = format!("SELECT {}::text FROM (SELECT {hash} AS hash {} OFFSET 0) r", sums(), sides.local_rows);
+    crate::backend::spi::json(&query, &[])?.ok_or_else(|| Error::Internal("a sum of no rows".to_string()))
+}
+
+/// How both sides write a column so that the same values read the same. A record writes each of its values as the type does,
+/// with the formats that are pinned on both sides, as COPY does; the rest is what this leaves open.
+fn compared((theirs, shape): (&Column, &Shape), (own, local): (&Column, &Shape)) -> Compared {
+    let (there, here) = (base_type(theirs, shape), base_type(own, local));
+    let column = format!("\"mimeo\".{}", quote(&theirs.name));
+    let both =
+        |expression: String| Compared { name: theirs.name.clone(), source: expression.clone(), here: expression };
+    match (there, here) {
+        // Older servers write fewer digits, or more.
+        ("real", "real") => both(format!("pg_catalog.float4send({column}::pg_catalog.float4)")),
+        ("double precision", "double precision") => both(format!("pg_catalog.float8send({column}::pg_catalog.float8)")),
+        // Lengths may differ, and blanks at the end mean nothing.
+        ("character", "character") => both(format!("{column}::pg_catalog.text")),
+        _ => {
+            let converted = match here {
+                // Numbers and times are written otherwise by wider types.
+                "real" | "double precision" if is_number(there) => Some(here),
+                "timestamp without time zone" if there == "date" => Some(here),
+                "timestamp with time zone" if ["date", "timestamp without time zone"].contains(&there) => Some(here),
+                _ => None,
+            };
+            let source = match converted {
+                // By way of text, as it was loaded.
+                Some(type_name) => format!("{column}::pg_catalog.text::{type_name}"),
+                None => written(&column, there),
+            };
+            Compared { name: theirs.name.clone(), source, here: written(&column, here) }
+        }
+    }
+}
+
+/// 1.0 and 1 are the same number.
+fn written(column: &str, type_name: &str) -> String {
+    if type_name != "numeric" {
+        return column.to_string();
+    }
+    let text = format!("{column}::pg_catalog.text");
+    format!(
+        "CASE WHEN pg_catalog.strpos({text}, '.') OPERATOR(pg_catalog.>) 0
+              THEN pg_catalog.rtrim(pg_catalog.rtrim({text}, '0'), '.') ELSE {text} END"
+    )
+}
+
+fn is_number(type_name: &str) -> bool {
+    ["smallint", "integer", "bigint", "numeric", "real"].contains(&type_name)
+}
+
+/// The type behind a domain.
+fn base_type<'a>(column: &'a Column, shape: &'a Shape) -> &'a str {
+    let mut name = column.type_name.as_str();
+    let mut oid = column.type_oid;
+    while let Some(found) = shape.types.get(&oid) {
+        name = &found.name;
+        if found.kind != 'd' {
+            break;
+        }
+        oid = found.base;
+    }
+    name
+}

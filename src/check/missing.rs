@@ -1,0 +1,49 @@
+//! check_missing_source_tables.
+
+use super::{jobs, on_source};
+use crate::backend::identity::current_role;
+use crate::backend::name::readings;
+use crate::error::Result;
+use crate::source::survey::Listed;
+
+/// A table of a source that no job copies from there.
+pub struct MissingTable {
+    pub schema: String,
+    pub name: String,
+    pub data_source_id: i32,
+}
+
+/// The tables of one source or of all that no job copies; with `views` also views and materialized views. The queues of mimeo do not
+/// count, nor do parts of a partitioned table.
+pub fn source_tables(data_source_id: Option<i32>, views: bool) -> Result<Vec<MissingTable>> {
+    let (catalog, jobs) = jobs(data_source_id)?;
+    let alone = data_source_id.is_some();
+    let kinds: &[char] = if views { &['r', 'p', 'v', 'm'] } else { &['r', 'p'] };
+    let mut missing = Vec::new();
+    for id in data_source_id.map_or_else(|| catalog.sources(), |id| Ok(vec![id]))? {
+        on_source(&catalog, id, current_role(), "check_missing_source_tables", alone, |source| {
+            let listed = source.tables(catalog.schema())?;
+            let mut copied = Vec::new();
+            for job in jobs.iter().filter(|job| job.data_source_id == id) {
+                copied.extend(find(&job.source_table, &listed)?);
+            }
+            for (place, table) in listed.iter().enumerate() {
+                if kinds.contains(&table.kind) && !table.partition && !copied.contains(&place) {
+                    let Listed { schema, name, .. } = table.clone();
+                    missing.push(MissingTable { schema, name, data_source_id: id });
+                }
+            }
+            Ok(())
+        })?;
+    }
+    Ok(missing)
+}
+
+/// The place of the table that a job names.
+fn find(written: &str, listed: &[Listed]) -> Result<Option<usize>> {
+    Ok(readings(written)?.iter().find_map(|(schema, name)| {
+        listed.iter().position(|table| {
+            table.name == *name && schema.as_ref().map_or(table.visible, |schema| table.schema == *schema)
+        })
+    }))
+}

@@ -1,0 +1,157 @@
+//! Why a source does not let us in, and what to do about it.
+
+use crate::backend::grant::{self, Right};
+use crate::backend::identity::{current_role, role_name};
+use crate::backend::name::{literal, quote};
+use crate::error::{Error, Result};
+use crate::job::config::Catalog;
+use crate::source::connection::{Mapping, Target};
+
+/// The row of a source that was not reached: what it says as a comment, then the statement that helps.
+pub fn right(error: &Error, mapping: &Mapping, catalog: &Catalog) -> Result<Right> {
+    let place = Place {
+        target: mapping.target(current_role()),
+        role: role_name(current_role())?,
+        id: mapping.data_source_id,
+        server: mapping.foreign_server(),
+        table: catalog.table("dblink_mapping_mimeo").to_string(),
+    };
+    let (label, reason) = match error {
+        Error::Unreachable { source_label, reason, .. }
+        | Error::ConnectionLost { source_label, reason }
+        | Error::InvalidSource { source_label, reason } => (source_label.clone(), reason.clone()),
+        Error::PasswordRequired(source_label) => (source_label.clone(), error.to_string()),
+        Error::Remote { source_label, report, .. } => (source_label.clone(), report.message.clone()),
+        other => (format!("data source {}", place.id), other.to_string()),
+    };
+    let reason = reason.lines().next().unwrap_or_default().trim().to_string();
+    let fix = place.fix(error, &reason);
+    Ok(Right::new(label, "connection", false, || format!("-- {reason}\n{fix}")))
+}
+
+/// Where the connection was to lead, and where that is written.
+struct Place<'a> {
+    target: Target,
+    /// Ours.
+    role: String,
+    id: i32,
+    server: Option<&'a str>,
+    /// dblink_mapping_mimeo, quoted.
+    table: String,
+}
+
+impl Place<'_> {
+    fn fix(&self, error: &Error, reason: &str) -> String {
+        let user = self.target.user.as_deref();
+        let (role, database) = (user.unwrap_or("…"), self.target.database.as_deref().or(user).unwrap_or("…"));
+        let code = match error {
+            Error::Unreachable { code, .. } => code.as_deref().unwrap_or_default(),
+            Error::PasswordRequired(_) if !self.target.has_password => return self.give("password"),
+            Error::PasswordRequired(_) => {
+                return format!(
+                    "-- the source does not ask for the password: let its pg_hba.conf say scram-sha-256; or, as a superuser \
+                     here:\nUPDATE {} SET password_required = false WHERE data_source_id = {};",
+                    self.table, self.id
+                )
+            }
+            Error::ForeignServer { role, server, .. } => return grant::on_foreign_server(server, role),
+            Error::Postgres(_) => {
+                return format!(
+                    "CREATE USER MAPPING FOR {} SERVER {} OPTIONS (user '…', password '…');",
+                    quote(&self.role),
+                    quote(self.server.unwrap_or("…"))
+                )
+            }
+            _ => "",
+        };
+        match code {
+            "28P01" => format!(
+                "-- here, if this is not the password that the source has:\n{}\n-- on the source, if the role has another one, or \
+                 is not there:\nALTER ROLE {1} PASSWORD '…';\nCREATE ROLE {1} LOGIN PASSWORD '…';",
+                self.give("password"),
+                quote(role)
+            ),
+            "28000" if reason.contains("pg_hba.conf") => format!(
+                "-- a line for the source's pg_hba.conf, then SELECT pg_reload_conf(); there:\n{}",
+                hba_line(reason, database, role)
+            ),
+            "28000" if reason.contains("not permitted to log in") => {
+                format!("-- on the source:\nALTER ROLE {} LOGIN;", quote(role))
+            }
+            "28000" if reason.contains("does not exist") => {
+                format!("-- on the source:\nCREATE ROLE {} LOGIN PASSWORD '…';", quote(role))
+            }
+            "42501" => format!("-- on the source:\n{}", grant::on_database("CONNECT", database, role)),
+            "3D000" => format!(
+                "-- on the source, if it is to be there:\nCREATE DATABASE {};\n-- else here:\n{}",
+                quote(database),
+                self.give("place")
+            ),
+            "53300" => format!("-- on the source:\nALTER ROLE {} CONNECTION LIMIT -1;", quote(role)),
+            "" if reason.contains("no password supplied") => self.give("password"),
+            _ => format!(
+                "-- is the server up, does it listen there, does a firewall let this host through? If it is elsewhere:\n{}",
+                self.give("place")
+            ),
+        }
+    }
+
+    /// The statement that corrects the row of this source, or the foreign server behind it.
+    fn give(&self, what: &str) -> String {
+        let id = self.id;
+        match (self.server, what) {
+            (None, "password") => {
+                let user = self.target.user.as_deref().map_or("…".to_string(), str::to_string);
+                let (table, user) = (&self.table, literal(&user));
+                format!("UPDATE {table} SET username = {user}, pwd = '…' WHERE data_source_id = {id};")
+            }
+            (None, _) => {
+                format!("UPDATE {} SET data_source = 'host=… port=… dbname=…' WHERE data_source_id = {id};", self.table)
+            }
+            (Some(server), "password") => {
+                let verb = if self.target.has_password { "SET" } else { "ADD" };
+                format!(
+                    "ALTER USER MAPPING FOR {} SERVER {} OPTIONS ({verb} password '…');",
+                    quote(&self.role),
+                    quote(server)
+                )
+            }
+            (Some(server), _) => {
+                format!("ALTER SERVER {} OPTIONS (SET host '…', SET port '…', SET dbname '…');", quote(server))
+            }
+        }
+    }
+}
+
+/// The line that lets us in. The server says from which address we come: `no pg_hba.conf entry for host "10.0.0.7", user …`.
+fn hba_line(reason: &str, database: &str, role: &str) -> String {
+    let (database, role) = (quote(database), quote(role));
+    match reason.split('"').find(|part| part.parse::<std::net::IpAddr>().is_ok()) {
+        Some(address) => {
+            let kind = if reason.contains("SSL") && !reason.contains("SSL off") { "hostssl" } else { "host" };
+            let bits = if address.contains(':') { 128 } else { 32 };
+            format!("{kind} {database} {role} {address}/{bits} scram-sha-256")
+        }
+        None if reason.contains("[local]") => format!("local {database} {role} scram-sha-256"),
+        None => format!("host {database} {role} <address of this server>/32 scram-sha-256"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hba_line;
+
+    #[test]
+    fn the_line_for_pg_hba_conf_names_the_address_that_the_server_saw() {
+        let line = |text: &str| hba_line(&format!("failed: FATAL:  no pg_hba.conf entry for {text}"), "d b", "r");
+        assert_eq!(
+            line("host \"10.0.0.7\", user \"r\", database \"d b\", no encryption"),
+            "host \"d b\" \"r\" 10.0.0.7/32 scram-sha-256"
+        );
+        assert_eq!(
+            line("host \"fe80::1\", user \"r\", database \"d b\", SSL encryption"),
+            "hostssl \"d b\" \"r\" fe80::1/128 scram-sha-256"
+        );
+        assert_eq!(line("host \"[local]\", user \"r\", database \"d b\""), "local \"d b\" \"r\" scram-sha-256");
+    }
+}
