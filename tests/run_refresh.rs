@@ -175,3 +175,26 @@ fn without_background_workers_the_caller_does_the_work() {
     let outcome = superuser.batch_execute("SELECT mimeo.refresh_snapshot('app.t1')");
     assert_eq!(sqlstate(&outcome), "42P01");
 }
+
+#[test]
+fn jobs_of_one_call_share_a_connection_and_do_without_if_it_is_lost() {
+    let (scene, proxy) = with_a_hanging_job("reused");
+    let mut dba = scene.dba();
+    dba.batch_execute(
+        "UPDATE mimeo.refresh_config SET last_run = now() - interval '2 hours' - right(dest_table, 1)::int * interval '-1 minute'",
+    )
+    .unwrap();
+    let call = in_background(scene.dba(), "CALL mimeo.run_refresh()");
+    wait_for("the jobs before the one that hangs to be done", || runs(&scene, "ok") == 2);
+    let mut source = scene.source_superuser();
+    let kept = "SELECT pid, state FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'mimeo/%'";
+    let rows = source.query(kept, &[]).unwrap();
+    assert_eq!(rows.len(), 1, "one connection for both, and it waits for the next");
+    assert_eq!(rows[0].get::<_, String>(1), "idle", "without a transaction");
+    source.execute("SELECT pg_terminate_backend($1)", &[&rows[0].get::<_, i32>(0)]).unwrap();
+    wait_for("it to be gone", || source.query(kept, &[]).unwrap().is_empty());
+    proxy.allow(u64::MAX);
+    call.join().unwrap().1.unwrap();
+    assert_eq!((runs(&scene, "ok"), runs(&scene, "critical")), (6, 0));
+    wait_for("all connections to be closed", || scene.source_sessions() == 0);
+}

@@ -17,6 +17,7 @@ use crate::job::config::Catalog;
 use crate::job::history::{watch, Record, Status};
 use crate::job::lock::{self, Wait};
 use crate::method;
+use crate::source::reuse::sharing;
 use due::Due;
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicU32, AtomicU8, Ordering};
@@ -138,18 +139,14 @@ fn alone(catalog: &Catalog, jobs: &[Due], limit: u32, ground: Ground) -> Result<
 /// What ends the call, and not only one job.
 fn work_through(catalog: &Catalog, tasks: &Tasks<'_>, ground: Ground) -> Result<Vec<(String, String)>> {
     let mut failed = Vec::new();
-    while let Some((index, due)) = tasks.take() {
-        let outcome = in_own_memory(|| run_one(catalog, tasks, due, ground));
-        let fate = match outcome? {
-            (fate, None) => fate,
-            (fate, Some(why)) => {
-                failed.push((due.dest_table.clone(), why));
-                fate
-            }
-        };
-        tasks.settle(index, fate);
-    }
-    Ok(failed)
+    sharing(|| {
+        while let Some((index, due)) = tasks.take() {
+            let (fate, why) = in_own_memory(|| run_one(catalog, tasks, due, ground))?;
+            failed.extend(why.map(|why| (due.dest_table.clone(), why)));
+            tasks.settle(index, fate);
+        }
+        Ok(failed)
+    })
 }
 
 /// Runs one job and commits; what became of it, and why it failed.

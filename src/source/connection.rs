@@ -1,13 +1,16 @@
 //! Connecting to a source: from a row of dblink_mapping_mimeo (or a foreign server) to a session that is set up.
 
+use crate::backend::name::literal;
 use crate::error::{Error, Result};
 use crate::settings;
 use crate::source::libpq::{is_parameter, parse_connection_string, Link};
+use crate::source::reuse;
 use pgrx::{pg_sys, PgList};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::time::Duration;
 
 /// A row of dblink_mapping_mimeo.
@@ -66,7 +69,7 @@ pub struct Applicant<'a> {
 
 /// A session on a source, set up.
 pub struct Connection {
-    pub(super) link: Link,
+    pub(super) link: ManuallyDrop<Link>,
     label: String,
     role: String,
     place: String,
@@ -92,7 +95,6 @@ impl Connection {
         let timeout = time_limit(&parameters);
         let defaults = [
             ("fallback_application_name", "mimeo".to_string()),
-            ("application_name", application_name(applicant.destination)),
             ("tcp_user_timeout", settings::tcp_user_timeout().as_millis().to_string()),
             ("keepalives_idle", settings::keepalives_idle().as_secs().to_string()),
         ];
@@ -100,17 +102,28 @@ impl Connection {
             parameters.entry(keyword.to_string()).or_insert(value);
         }
         parameters.insert("client_encoding".to_string(), database_encoding());
-        let parameters: Vec<_> = parameters.into_iter().collect();
-
-        let mut link = Link::open(&parameters, &label, timeout)?;
+        let own_name = parameters.get("application_name").cloned();
+        let name = own_name.unwrap_or_else(|| application_name(applicant.destination));
+        let mut parameters: Vec<_> = parameters.into_iter().collect();
+        let reused = reuse::take(&parameters).and_then(|link| set_up_again(link, &name, &label));
+        let (link, role) = match reused {
+            Some(reused) => reused,
+            None => {
+                let place = parameters.len();
+                if !parameters.iter().any(|(keyword, _)| keyword == "application_name") {
+                    parameters.push(("application_name".to_string(), name));
+                }
+                let mut link = Link::open(&parameters, &label, timeout)?;
+                parameters.truncate(place);
+                let role = set_up(&mut link, SET_UP)?;
+                (link, role)
+            }
+        };
         if must_use_password && !link.used_password() {
             return Err(Error::PasswordRequired(label));
         }
-        link.send_script(&format!("{SET_UP}; SELECT current_user"))?;
-        let answer = link.answers("setting the session up")?;
-        let role = answer.and_then(|answer| answer.value()).unwrap_or_default();
         let place = place(&parameters.iter().cloned().collect());
-        Ok(Connection { link, label, role, place, parameters })
+        Ok(Connection { link: ManuallyDrop::new(link), label, role, place, parameters })
     }
 
     /// How errors and notices name the source: `data source 1 (host=… dbname=…)`, without a password.
@@ -146,6 +159,32 @@ impl Connection {
         self.link.send_script(sql)?;
         Ok(self.link.answers(doing)?.and_then(|answer| answer.value()))
     }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // SAFETY: taken once, and never used after this.
+        let link = unsafe { ManuallyDrop::take(&mut self.link) };
+        if !std::thread::panicking() {
+            reuse::give(&self.parameters, link);
+        }
+    }
+}
+
+/// Sets a session up; the role that it has.
+fn set_up(link: &mut Link, script: &str) -> Result<String> {
+    link.send_script(&format!("{script}; SELECT current_user"))?;
+    let answer = link.answers("setting the session up")?;
+    Ok(answer.and_then(|answer| answer.value()).unwrap_or_default())
+}
+
+/// The same for a session that another job has used. None if it has been lost meanwhile.
+fn set_up_again(mut link: Link, application_name: &str, label: &str) -> Option<(Link, String)> {
+    link.belongs_to(label);
+    link.answers("ending a transaction").ok()?;
+    let script = format!("RESET ALL; SET application_name = {}; {SET_UP}", literal(application_name));
+    let role = set_up(&mut link, &script).ok()?;
+    Some((link, role))
 }
 
 /// The libpq parameters of a data source, and whether a password is required.

@@ -434,6 +434,37 @@ impl Link {
     }
 }
 
+impl Link {
+    /// Ends the transaction, if there is one, without waiting for the answer. False if the connection cannot be used any more.
+    pub fn begin_rollback(&mut self) -> bool {
+        use pq::PGTransactionStatusType as Status;
+        // SAFETY: asks an existing connection.
+        match unsafe { pq::PQtransactionStatus(self.connection) } {
+            _ if self.busy => false,
+            Status::PQTRANS_IDLE => true,
+            Status::PQTRANS_INTRANS | Status::PQTRANS_INERROR => {
+                // SAFETY: the string is a constant; what the socket does not take at once is sent later.
+                let sent = unsafe {
+                    pq::PQsendQuery(self.connection, c"ROLLBACK".as_ptr()) == 1 && pq::PQflush(self.connection) == 0
+                };
+                self.busy = sent;
+                sent
+            }
+            _ => false,
+        }
+    }
+
+    /// What was sent last need not be cancelled.
+    pub fn expect_nothing(&mut self) {
+        self.busy = false;
+    }
+
+    /// Names the source in errors from here on.
+    pub fn belongs_to(&mut self, label: &str) {
+        self.label = label.to_string();
+    }
+}
+
 impl Drop for Link {
     fn drop(&mut self) {
         if self.busy {

@@ -7,5 +7,6 @@ pub mod connection;
 pub mod copy_out;
 mod libpq;
 pub mod queue;
+pub mod reuse;
 pub mod survey;
 pub mod undo;
