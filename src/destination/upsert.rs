@@ -1,6 +1,6 @@
 //! Rows that replace those with the same key: collected in a temporary table first, then merged in one statement.
 
-use crate::backend::identity::{set_local, Identity};
+use crate::backend::identity::{pin_settings, set_local, Identity};
 use crate::backend::name::{quote, quote_list, Name};
 use crate::backend::relation::{oid_arg, Patience, Relation};
 use crate::backend::spi;
@@ -86,15 +86,42 @@ impl Collected {
 
     /// Deletes the rows of a destination whose keys these are.
     pub fn delete_from(&self, destination: &Shape, key: &[String]) -> Result<()> {
-        let held = self.holds(destination.local_oid(), key)?;
-        spi::run(&format!("DELETE FROM {} d WHERE {held}", destination.table()), &[])?;
+        let same = same_key(destination.local_oid(), key)?;
+        let keys = quote_list(key.iter().map(String::as_str));
+        // In the order of the key, so that an index and its table are walked through once.
+        let list = format!("SELECT {keys} FROM {} ORDER BY {keys}", self.name);
+        let _joining = self.joining(destination, key)?;
+        spi::run(&format!("DELETE FROM {} d USING ({list}) r WHERE {same}", destination.table()), &[])?;
         Ok(())
+    }
+
+    /// As long as the result lasts, few rows find those with the same keys in a large table by its index. The planner rather
+    /// reads the whole table, for it takes every page to be far away.
+    fn joining(&self, destination: &Shape, key: &[String]) -> Result<Option<Identity>> {
+        let few = spi::is_true(
+            "SELECT true FROM pg_class d, pg_class r
+              WHERE d.oid = $1 AND r.oid = $2 AND d.reltuples > 10 * r.reltuples
+                AND EXISTS (SELECT FROM pg_index i
+                             WHERE i.indrelid = d.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+                               AND NOT EXISTS (SELECT FROM unnest(i.indkey[:i.indnkeyatts - 1]) k(attnum)
+                                                 JOIN pg_attribute a ON a.attrelid = d.oid AND a.attnum = k.attnum
+                                                WHERE a.attname <> ALL ($3::name[])))",
+            &[oid_arg(destination.local_oid()), oid_arg(self.oid), key.to_vec().into()],
+        )?;
+        if !few {
+            return Ok(None);
+        }
+        let joining = pin_settings()?;
+        set_local("enable_hashjoin", "off")?;
+        set_local("enable_mergejoin", "off")?;
+        Ok(Some(joining))
     }
 
     /// Writes one more column of these rows to those of a destination with the same keys that have none in it.
     pub fn stamp(&self, destination: &Shape, key: &[String], column: &str) -> Result<()> {
         let same = same_key(destination.local_oid(), key)?;
         let column = quote(column);
+        let _joining = self.joining(destination, key)?;
         spi::run(
             &format!(
                 "UPDATE {} d SET {column} = r.{column} FROM {} r WHERE {same} AND d.{column} IS NULL",
@@ -202,11 +229,11 @@ impl Collected {
         let list = quote_list(columns.iter().map(String::as_str));
         let same = same_key(destination.local_oid(), key)?;
         if is_replaceable(destination, columns.len())? {
-            let kept = format!("SELECT FROM {} r WHERE {same}", self.name);
-            spi::run(&format!("DELETE FROM {name} d WHERE EXISTS ({kept})"), &[])?;
+            self.delete_from(destination, key)?;
             spi::run(&format!("INSERT INTO {name} ({list}) OVERRIDING SYSTEM VALUE {rows}"), &[])?;
             return Ok(());
         }
+        let _joining = self.joining(destination, key)?;
         let changed: Vec<_> = columns
             .iter()
             // The key's too: equal values may look different.
