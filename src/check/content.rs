@@ -27,8 +27,7 @@ pub fn content(destination: &str, intervals: Intervals<'_>, show: i32) -> Result
             Ok(())
         })?;
         let rows = fingerprint::Rows::of(&mut sides)?;
-        let source = fingerprint::of_source(&mut sides, &rows)?;
-        let here = fingerprint::of_destination(&sides, &rows)?;
+        let [source, here] = fingerprint::of_both(&mut sides, &rows)?;
         if source != here && show > 0 {
             difference::show(&mut sides, &rows, source.rows.max(here.rows), show as usize)?;
         }

@@ -109,9 +109,9 @@ impl Query {
             let rows = if side == 0 { &sides.source_rows } else { &sides.local_rows };
             query(&self.keys[side], &self.hashes[side], rows)
         });
-        let there = sides.source.value(&there, &[], "comparing its rows")?;
+        let (there, here) = sides.source.value_meanwhile(&there, "comparing its rows", || spi::json(&here, &[]))?;
         let there = there.map(|document| serde_json::from_str(&document)).transpose()?;
-        Ok([there.unwrap_or_default(), spi::json(&here, &[])?.unwrap_or_default()])
+        Ok([there.unwrap_or_default(), here.unwrap_or_default()])
     }
 
     fn bucket(&self, key: &Key) -> String {

@@ -3,6 +3,7 @@
 
 use super::compare::Comparison;
 use crate::backend::name::quote;
+use crate::backend::spi;
 use crate::destination::table;
 use crate::error::{Error, Result};
 use crate::shape::{Column, Shape};
@@ -106,18 +107,18 @@ pub fn sums() -> String {
     format!("pg_catalog.json_build_array(pg_catalog.count(*), {}, {})", sum(1), sum(17))
 }
 
-pub fn of_source(sides: &mut Comparison, rows: &Rows) -> Result<Fingerprint> {
-    let [hash, _] = rows.row_hashes();
+/// Of both sides, which read at the same time.
+pub fn of_both(sides: &mut Comparison, rows: &Rows) -> Result<[Fingerprint; 2]> {
     // OFFSET 0: each hash is made once.
-    let query =
-        format!("SELECT {}::pg_catalog.text FROM (SELECT {hash} AS hash {} OFFSET 0) r", sums(), sides.source_rows);
-    Ok(serde_json::from_str(&sides.source.value(&query, &[], "reading its rows")?.unwrap_or_default())?)
-}
-
-pub fn of_destination(sides: &Comparison, rows: &Rows) -> Result<Fingerprint> {
-    let [_, hash] = rows.row_hashes();
-    let query = format!("SELECT {}::text FROM (SELECT {hash} AS hash {} OFFSET 0) r", sums(), sides.local_rows);
-    crate::backend::spi::json(&query, &[])?.ok_or_else(|| Error::Internal("a sum of no rows".to_string()))
+    let [there, here] = [&sides.source_rows, &sides.local_rows];
+    let [hash_there, hash_here] = rows.row_hashes();
+    let query = |hash: &str, from: &str| {
+        format!("SELECT {}::pg_catalog.text FROM (SELECT {hash} AS hash {from} OFFSET 0) r", sums())
+    };
+    let (there, here) = (query(&hash_there, there), query(&hash_here, here));
+    let (there, here) = sides.source.value_meanwhile(&there, "reading its rows", || spi::json(&here, &[]))?;
+    let here = here.ok_or_else(|| Error::Internal("a sum of no rows".to_string()))?;
+    Ok([serde_json::from_str(&there.unwrap_or_default())?, here])
 }
 
 /// How both sides write a column so that the same values read the same. A record writes each of its values as the type does,

@@ -147,6 +147,18 @@ impl Connection {
         Ok(self.link.answers(doing)?.and_then(|answer| answer.value()))
     }
 
+    /// Runs a statement, and `meanwhile` while the source is at work; the first column of the first row, and what that gave.
+    pub fn value_meanwhile<T>(
+        &mut self,
+        sql: &str,
+        doing: &str,
+        meanwhile: impl FnOnce() -> Result<T>,
+    ) -> Result<(Option<String>, T)> {
+        self.link.send(sql, &[])?;
+        let result = meanwhile()?;
+        Ok((self.link.answers(doing)?.and_then(|answer| answer.value()), result))
+    }
+
     /// After an error: reads what is left of its answer, and ends the transaction.
     pub fn roll_back(&mut self) -> Result<()> {
         while self.link.answer("ending a transaction").is_ok_and(|answer| answer.is_some()) {}
