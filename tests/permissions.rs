@@ -120,10 +120,13 @@ fn the_page_can_be_followed_from_nothing_and_the_refresher_can_only_refresh() {
             "reports a superuser",
             "reports keeper",
             "reports refresher",
+            "reports refresher",
             "reports keeper"
         ]
     );
-    let [source, keeper, first, capture, second, refresher, grants, refreshes, whole] = &steps[..] else { panic!() };
+    let [source, keeper, first, capture, second, refresher, grants, refreshes, due, whole] = &steps[..] else {
+        panic!()
+    };
 
     // 1. snapshot, table, inserter, updater. The line for pg_hba.conf is the one that check_permissions gives.
     walk.run(source);
@@ -145,6 +148,7 @@ fn the_page_can_be_followed_from_nothing_and_the_refresher_can_only_refresh() {
     walk.run(grants);
     walk.change_orders();
     walk.run(refreshes);
+    walk.run(due);
     let now = walk.orders("public.orders", "true");
     for table in ["shop.orders", "shop.orders_copy", "shop.orders_dml"] {
         assert_eq!(walk.orders(table, "true"), now, "{table}");
@@ -182,7 +186,7 @@ fn the_refresher_can_do_nothing_else(walk: &Walk) {
     let mut refresher = walk.destination.connect("refresher", "reports");
     let others: i64 = refresher
         .query_one(
-            "SELECT count(*) FROM pg_proc p WHERE p.pronamespace = 'mimeo'::regnamespace AND p.proname !~ '^refresh_'
+            "SELECT count(*) FROM pg_proc p WHERE p.pronamespace = 'mimeo'::regnamespace AND p.proname !~ '^(refresh_|run_refresh$)'
                 AND has_function_privilege(p.oid, 'EXECUTE')",
             &[],
         )

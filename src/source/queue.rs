@@ -20,9 +20,11 @@ use std::time::{Duration, Instant};
 use triggers::{objects_script, triggers_script};
 
 mod changes;
+mod legacy;
 mod triggers;
 
 pub use changes::Changes;
+pub use legacy::Legacy;
 
 /// The objects of one job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

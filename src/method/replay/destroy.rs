@@ -1,5 +1,6 @@
 //! dml_destroyer and logdel_destroyer.
 
+use super::convert::legacy;
 use super::State;
 use crate::backend::identity::{pin_settings, require_writable};
 use crate::backend::name::quote;
@@ -33,8 +34,16 @@ pub fn destroy(method: Method, destination: &str, keep: bool, debug: bool) -> Re
         };
         drop(pinned);
         let mut source = connect(&catalog, job.data_source_id, owner, &job.dest_table)?;
-        let state = State::of(&job)?;
-        let objects = &state.objects;
+        let objects = match State::find(&job)? {
+            Some(state) => state.objects,
+            None => {
+                let table = source.find_table(&job.source_table)?;
+                let legacy = legacy(&job, &mut source, &table)?;
+                source.end_snapshot()?;
+                legacy.objects
+            }
+        };
+        let objects = &objects;
         source.require_droppable(objects, &job.source_table)?;
 
         let _pinned = pin_settings()?;

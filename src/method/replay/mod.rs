@@ -4,6 +4,7 @@
 //! here, and stores that snapshot and the last row of the queue with the data, in one transaction. Nothing is removed from the
 //! queue yet. The next refresh removes what the stored snapshot saw, and only then goes on.
 
+mod convert;
 mod destroy;
 mod make;
 mod refresh;
@@ -66,9 +67,15 @@ struct Position {
 }
 
 impl State {
-    fn of(job: &Job) -> Result<State> {
-        serde_json::from_value(job.state.clone())
-            .map_err(|_| Error::Internal(format!("the state of {} in refresh_config cannot be read", job.dest_table)))
+    /// None of a job that 1.5.1 has made, and nobody has refreshed since.
+    fn find(job: &Job) -> Result<Option<State>> {
+        if job.state.as_object().is_some_and(serde_json::Map::is_empty) {
+            return Ok(None);
+        }
+        let state = serde_json::from_value(job.state.clone()).map_err(|_| {
+            Error::Internal(format!("the state of {} in refresh_config cannot be read", job.dest_table))
+        })?;
+        Ok(Some(state))
     }
 }
 

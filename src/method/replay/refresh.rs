@@ -1,5 +1,6 @@
 //! refresh_dml and refresh_logdel.
 
+use super::convert::convert;
 use super::{capture, compared, current_transaction, end_of_wal, places, Position, State};
 use crate::backend::identity::act_as;
 use crate::backend::name::Name;
@@ -63,6 +64,7 @@ struct Present {
     /// Such partitions that cannot be read by themselves.
     added_unreadable: Vec<u32>,
     operators: Vec<String>,
+    queue: Name,
     summary: Summary,
 }
 
@@ -77,8 +79,15 @@ impl Refresh<'_> {
         let destination = table::find(self.destination)?;
         let mut source = connect(self.catalog, job.data_source_id, destination.owner, &job.dest_table)?;
         let owner = act_as(destination.owner, true)?;
-        let mut state = State::of(job)?;
         let table = source.find_table(&job.source_table)?;
+        let mut state = match State::find(job)? {
+            Some(state) => state,
+            None => {
+                run.phase("convert");
+                run.note("the queue of mimeo 1.5.1 was replaced");
+                convert(self.method, job, &mut source, &table)?
+            }
+        };
 
         run.phase("queue");
         self.remove_applied(&mut source, &mut state)?;
@@ -215,7 +224,8 @@ impl Refresh<'_> {
             let (added, unreadable): (Vec<_>, Vec<_>) = new.into_iter().partition(|member| member.is_readable());
             let (added, added_unreadable) =
                 (added.iter().map(|m| m.table()).collect(), unreadable.iter().map(|m| m.oid).collect());
-            return Ok(Present { table, shape, members, added, added_unreadable, operators, summary });
+            let queue = state.objects.queue.clone();
+            return Ok(Present { table, shape, members, added, added_unreadable, operators, queue, summary });
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{patience, Present, Refresh};
 use crate::backend::identity::Identity;
-use crate::backend::name::{quote, quote_list, Name};
+use crate::backend::name::{quote, quote_list};
 use crate::backend::relation::{lock_to_write, Relation};
 use crate::backend::spi;
 use crate::destination::copy_in::Target;
@@ -12,7 +12,7 @@ use crate::destination::upsert::{is_replaceable, Collected};
 use crate::error::{Error, Result};
 use crate::job::history::Run;
 use crate::method::replay::make::require_stamp;
-use crate::method::replay::{State, DELETED};
+use crate::method::replay::DELETED;
 use crate::method::{names, pull, replace_all, selected_columns, Method};
 use crate::shape::Shape;
 use crate::source::catalog::rows_query;
@@ -102,10 +102,6 @@ impl Refresh<'_> {
         self.options.insert_on_fetch.or(self.job.insert_on_fetch).unwrap_or(true)
     }
 
-    fn queue(&self) -> Result<Name> {
-        Ok(State::of(self.job)?.objects.queue)
-    }
-
     pub(super) fn apply_dml(
         &self,
         source: &mut Connection,
@@ -133,10 +129,9 @@ impl Refresh<'_> {
             }
             Extent::Changes(until) => *until,
         };
-        let queue = self.queue()?;
         let further = self.further_keys(work);
         let changes = Changes {
-            queue: &queue,
+            queue: &work.present.queue,
             rows: &work.rows,
             key,
             operators: &work.present.operators,
@@ -210,14 +205,13 @@ impl Refresh<'_> {
         stamped.push(DELETED.to_string());
         let mut stamped_key = key.clone();
         stamped_key.push(DELETED.to_string());
-        let queue = self.queue()?;
         let further = self.further_keys(work);
         let until = match extent {
             Extent::Changes(until) => *until,
             Extent::All => summary.last.unwrap_or(0),
         };
         let changes = Changes {
-            queue: &queue,
+            queue: &work.present.queue,
             rows: &work.rows,
             key,
             operators: &work.present.operators,

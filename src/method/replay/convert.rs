@@ -1,0 +1,47 @@
+//! Jobs that mimeo 1.5.1 has made: their first refresh replaces the queue on the source.
+
+use super::{capture, compared, places, State};
+use crate::backend::relation::Patience;
+use crate::error::{Error, Result};
+use crate::job::config::Job;
+use crate::method::Method;
+use crate::settings;
+use crate::source::catalog::SourceTable;
+use crate::source::connection::Connection;
+use crate::source::queue::Legacy;
+
+/// What is on the source for such a job. In a snapshot that is left open.
+pub fn legacy(job: &Job, source: &mut Connection, table: &SourceTable) -> Result<Legacy> {
+    source.snapshot_of(table.oid)?;
+    let queue = job.control.as_deref().ok_or_else(|| {
+        Error::Internal(format!("refresh_config.control of {} does not name the queue", job.dest_table))
+    })?;
+    source.legacy(queue, table)
+}
+
+/// Replaces the queue and its trigger. Should this transaction be rolled back, the next refresh takes over what is there then.
+pub fn convert(method: Method, job: &Job, source: &mut Connection, table: &SourceTable) -> Result<State> {
+    let shape = source.snapshot_of(table.oid)?;
+    let key = job.pk_name.clone().unwrap_or_default();
+    source.end_snapshot()?;
+    let legacy = legacy(job, source, table)?;
+    let members = source.members(table, None)?;
+    if method == Method::Logdel {
+        source.require_faithful_json(table)?;
+    }
+    let compared = compared(job.filter.as_deref(), job.condition.as_deref());
+    let capture = capture(method, table, &shape, &members, &key, compared, &job.dest_table);
+    let number = legacy.number.unwrap_or(capture.number);
+    let wait = Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() };
+    source.convert(&legacy, &capture, &members, wait)?;
+    Ok(State {
+        objects: legacy.objects,
+        position: None,
+        removed: number,
+        system: String::new(),
+        members: places(&members, shape.kind == 'p'),
+        filter: job.filter.clone(),
+        condition: job.condition.clone(),
+        copy_all: None,
+    })
+}
