@@ -295,11 +295,24 @@ pub(crate) fn names(columns: &[Column]) -> Vec<String> {
 /// # Errors
 /// RowCount; what the source says of the query, and what the table says of the rows.
 fn pull(source: &mut Connection, query: &str, table: &Name, target: &Target<'_>, run: &mut Run) -> Result<bool> {
+    pull_after(source, query, table, target, run, |_| Ok(()))
+}
+
+/// The same, with `prepare` run here while the source begins to read.
+fn pull_after(
+    source: &mut Connection,
+    query: &str,
+    table: &Name,
+    target: &Target<'_>,
+    run: &mut Run,
+    prepare: impl FnOnce(&mut Run) -> Result<()>,
+) -> Result<bool> {
     if !target.binary {
         run.note("text format");
     }
     let source_label = source.label().to_string();
     let mut stream = source.copy_out(query, target.binary)?;
+    prepare(run)?;
     let mut read = |buffer: &mut [u8], at_least: usize| stream.read(buffer, at_least);
     let loaded = copy_in::load(target, &mut read)?;
     let (sent, bytes) = stream.totals()?;

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::job::history::Run;
 use crate::method::replay::make::require_stamp;
 use crate::method::replay::DELETED;
-use crate::method::{names, pull, replace_all, selected_columns, Method};
+use crate::method::{names, pull, pull_after, replace_all, selected_columns, Method};
 use crate::shape::Shape;
 use crate::source::catalog::rows_query;
 use crate::source::connection::Connection;
@@ -144,13 +144,15 @@ impl Refresh<'_> {
             self.collect(source, &changes.keys(), &gone, key, fit.binary, run)?;
             if !gone.is_much(local, run.rows)? {
                 run.phase("delete");
-                gone.ready(key)?;
-                gone.delete_from(local, key)?;
-                run.phase("copy");
                 let keys = std::mem::take(&mut run.rows);
                 let target =
                     Target { oid: local.local_oid(), columns: &fit.columns, binary: fit.binary, emptied: false };
-                pull(source, &changes.present(&fit.columns), self.destination, &target, run)?;
+                pull_after(source, &changes.present(&fit.columns), self.destination, &target, run, |run| {
+                    gone.ready(key)?;
+                    gone.delete_from(local, key)?;
+                    run.phase("copy");
+                    Ok(())
+                })?;
                 if keys > run.rows {
                     run.note(format!("{} keys without a row", keys - run.rows));
                     run.rows = keys;
