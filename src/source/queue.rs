@@ -7,7 +7,6 @@
 //! A row of the queue: the key, `mimeo_seq`, the writer's `mimeo_xid`, and `mimeo_op`: I, U, D; T for a TRUNCATE. One
 //! row with P tells in `mimeo_seq` which position of the job was the last whose rows were removed. That of a logdel job also has the time, and of a deleted row all values.
 
-use crate::backend::grant::{self, Right};
 use crate::backend::interrupts;
 use crate::backend::name::{literal, quote, with_suffix, Name};
 use crate::backend::relation::Patience;
@@ -15,16 +14,19 @@ use crate::error::{Error, Result};
 use crate::shape::{Shape, KEY_OPERATORS};
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
+use members::triggered;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 use triggers::{objects_script, triggers_script};
 
 mod changes;
 mod legacy;
+mod members;
 mod triggers;
 
 pub use changes::Changes;
 pub use legacy::Legacy;
+pub use members::{is_deaf, untriggered, Member};
 
 /// The objects of one job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -106,92 +108,6 @@ impl Capture<'_> {
     }
 }
 
-/// Tables that belong to a source: itself, its partitions, its children.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Member {
-    pub oid: u32,
-    /// A TRUNCATE and a rewrite change it.
-    pub file: u32,
-    schema: String,
-    name: String,
-    owner: String,
-    readable: bool,
-    triggerable: bool,
-    empty: bool,
-    /// Statements may name another table, and write to this one.
-    child: bool,
-    /// The youngest of its triggers: those of a partition that is detached go, and others come when it is attached again.
-    trigger: u32,
-    /// How many of the job's triggers it has that fire, and that do not.
-    firing: u32,
-    disabled: u32,
-}
-
-impl Member {
-    pub fn is_child(&self) -> bool {
-        self.child
-    }
-
-    /// What tells that nothing happened to it behind the triggers.
-    pub fn place(&self, partitioned: bool) -> (u32, u32, u32) {
-        if partitioned {
-            (self.oid, self.file, self.trigger)
-        } else {
-            (self.oid, 0, 0)
-        }
-    }
-
-    pub fn has_rows(&self) -> bool {
-        !self.empty
-    }
-
-    pub fn is_readable(&self) -> bool {
-        self.readable
-    }
-
-    pub fn table(&self) -> Name {
-        Name::new(&self.schema, &self.name)
-    }
-}
-
-/// How many triggers a table gets.
-fn trigger_count(row_level: bool) -> u32 {
-    if row_level {
-        4
-    } else {
-        5
-    }
-}
-
-/// $1: the table, $2: schema and $3: name of the function.
-const MEMBERS: &str = r"
-WITH RECURSIVE tree(oid) AS (
-    SELECT $1::oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.oid
-)
-SELECT json_agg(json_build_object('oid', c.oid::bigint, 'file', c.relfilenode::bigint, 'schema', n.nspname, 'name', c.relname,
-            'owner', c.relowner::regrole::text,
-            'readable', has_table_privilege(c.oid, 'SELECT'), 'triggerable', has_table_privilege(c.oid, 'TRIGGER'),
-            'empty', c.relkind <> 'r' OR pg_relation_size(c.oid) = 0,
-            'child', EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid),
-            'trigger', (SELECT coalesce(max(g.oid::bigint), 0) FROM pg_trigger g WHERE g.tgrelid = c.oid
-                          AND g.tgfoid = (SELECT p.oid FROM pg_proc p JOIN pg_namespace s ON s.oid = p.pronamespace
-                                           WHERE s.nspname = $2 AND p.proname = $3 AND p.pronargs = 0)),
-            'firing', (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgenabled IN ('O', 'A')
-                          AND g.tgfoid = (SELECT p.oid FROM pg_proc p JOIN pg_namespace s ON s.oid = p.pronamespace
-                                           WHERE s.nspname = $2 AND p.proname = $3 AND p.pronargs = 0)),
-            'disabled', (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgenabled NOT IN ('O', 'A')
-                          AND g.tgfoid = (SELECT p.oid FROM pg_proc p JOIN pg_namespace s ON s.oid = p.pronamespace
-                                           WHERE s.nspname = $2 AND p.proname = $3 AND p.pronargs = 0))
-        ) ORDER BY c.oid = $1::oid DESC, c.oid)::text
-  FROM tree t JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace";
-
-/// $1: the schema, $2: the table.
-const RIGHTS: &str = r"
-SELECT json_build_object(
-    'schema', coalesce((SELECT has_schema_privilege(n.oid, 'USAGE') AND has_schema_privilege(n.oid, 'CREATE')
-                FROM pg_namespace n WHERE n.nspname = $1), false),
-    'exists', EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = $1))::text";
-
 /// What a queue holds, in the open snapshot.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Summary {
@@ -212,6 +128,8 @@ pub struct Summary {
     pub form: Option<String>,
     /// What this snapshot sees may not be on the source's disk yet: a transaction that did not wait for it.
     pub unflushed: bool,
+    /// It has grown far beyond what it holds now, if that is nothing.
+    pub bloated: bool,
 }
 
 impl Connection {
@@ -221,64 +139,6 @@ impl Connection {
         let sql = KEY_OPERATORS.replace("$2", "(SELECT array_agg(j) FROM json_array_elements_text($2::json) j)");
         let document = self.value(&sql, &[&table.oid.to_string(), &names], "looking the key's operators up")?;
         Ok(serde_json::from_str(&document.unwrap_or_default())?)
-    }
-
-    /// Refuses a role that may not set a queue up.
-    ///
-    /// # Errors
-    /// SourceRight, with what has to be run on the source.
-    pub fn require_capture_rights(&mut self, schema: &str, members: &[Member], row_level: bool) -> Result<()> {
-        let Some(fix) = grant::fixes(&self.capture_rights(schema, members, row_level)?) else { return Ok(()) };
-        Err(Error::SourceRight {
-            role: self.role().to_string(),
-            action: format!("make a queue in schema {schema} and triggers on the table"),
-            source_label: self.label().to_string(),
-            fix,
-        })
-    }
-
-    /// What the role needs to set a queue up, beside reading the table.
-    pub fn capture_rights(&mut self, schema: &str, members: &[Member], row_level: bool) -> Result<Vec<Right>> {
-        #[derive(Deserialize)]
-        struct Rights {
-            schema: bool,
-            exists: bool,
-        }
-        let document = self.value(RIGHTS, &[schema], "looking at privileges")?.unwrap_or_default();
-        let found: Rights = serde_json::from_str(&document)?;
-        let role = self.role();
-        let mut rights = vec![Right::new(format!("schema {schema}"), "USAGE, CREATE", found.schema, || {
-            if found.exists {
-                grant::on_schema("USAGE, CREATE", schema, role)
-            } else {
-                grant::create_schema(schema, role)
-            }
-        })];
-        for (place, member) in members.iter().enumerate() {
-            if row_level && place > 0 {
-                break;
-            }
-            let table = member.table();
-            rights.push(Right::new(table.plain(), "TRIGGER", member.triggerable, || {
-                grant::on_table("TRIGGER", &table, role)
-            }));
-            // A TRUNCATE of a child reads its keys.
-            if place > 0 {
-                rights.push(Right::new(table.plain(), "SELECT", member.readable, || {
-                    grant::on_table("SELECT", &table, role)
-                }));
-            }
-        }
-        Ok(rights)
-    }
-
-    /// The table and what belongs to it, with the job's triggers. In the open snapshot.
-    pub fn members(&mut self, table: &SourceTable, function: Option<&Name>) -> Result<Vec<Member>> {
-        let (schema, name) = function.map_or(("", ""), |function| (&function.schema, &function.name));
-        let document = self
-            .value(MEMBERS, &[&table.oid.to_string(), schema, name], "looking at the triggers")?
-            .unwrap_or_default();
-        Ok(serde_json::from_str(&document)?)
     }
 
     /// Names that nobody uses yet: those of another destination of the same table get a number.
@@ -406,8 +266,9 @@ impl Connection {
         Ok(left.as_deref() != Some("foreign"))
     }
 
-    /// Gives the room of dead rows back at once: an old snapshot may keep VACUUM from doing so.
-    fn shrink(&mut self, queue: &Name) -> Result<()> {
+    /// Gives the room of dead rows back at once: an old snapshot may keep VACUUM from doing so. If the queue holds nothing,
+    /// and nobody (VACUUM included) is at it at this instant.
+    pub fn shrink(&mut self, queue: &Name) -> Result<()> {
         let script = format!(
             "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; SET LOCAL search_path = pg_catalog, pg_temp;
              LOCK TABLE {queue} IN ACCESS EXCLUSIVE MODE NOWAIT;
@@ -523,8 +384,10 @@ impl Connection {
                      'removed', max(mimeo_seq) FILTER (WHERE mimeo_op = 'P'), 'truncated', {at}, 'cut', {cut},
                      'form', (SELECT obj_description(p.oid, 'pg_proc') FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                                WHERE n.nspname = $1 AND p.proname = $2 AND p.pronargs = 0),
+                     'bloated', pg_relation_size({}::regclass) > {BLOATED},
                      'unflushed', NOT pg_is_in_recovery() AND pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn())::text
-                   FROM {queue}"
+                   FROM {queue}",
+                literal(&queue.to_string())
             ),
             &[&objects.function.schema, &objects.function.name],
             "reading the queue",
@@ -543,26 +406,6 @@ impl Connection {
 
 /// A queue of this size in bytes that holds nothing is shrunk.
 const BLOATED: u64 = 8 * 1024 * 1024;
-
-/// The members that get triggers of their own: the partitions of a table get those of its rows by themselves.
-fn triggered<'a>(capture: &Capture<'_>, members: &'a [Member]) -> &'a [Member] {
-    if capture.shape.kind == 'p' {
-        &members[..members.len().min(1)]
-    } else {
-        members
-    }
-}
-
-/// Members of a table (not partitioned) that lack a trigger.
-pub fn untriggered(members: &[Member], rows: bool) -> Vec<&Member> {
-    members.iter().filter(|member| member.firing + member.disabled < trigger_count(rows)).collect()
-}
-
-/// Whether a trigger was disabled, or taken away from the table itself, and changes were missed.
-pub fn is_deaf(members: &[Member], rows: bool) -> bool {
-    members.iter().any(|member| member.disabled > 0)
-        || members.first().is_none_or(|table| table.firing < trigger_count(rows))
-}
 
 /// `n."a", n."b"`
 fn qualified(alias: &str, columns: &[String]) -> String {

@@ -141,6 +141,9 @@ impl Refresh<'_> {
                 source.end_snapshot()?;
                 source.flush_wal()?;
             }
+        } else if summary.bloated {
+            source.end_snapshot()?;
+            source.shrink(&present.queue)?;
         }
 
         state.removed = summary.removed.unwrap_or(0);
