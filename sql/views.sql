@@ -7,7 +7,7 @@ CREATE VIEW @extschema@.refresh_config_snap AS
            (state #>> '{seen,fingerprint,changes,0}')::bigint AS n_tup_ins,
            (state #>> '{seen,fingerprint,changes,1}')::bigint AS n_tup_upd,
            (state #>> '{seen,fingerprint,changes,2}')::bigint AS n_tup_del,
-           post_script
+           post_script, keep_previous, max_shrink_percent, guard
       FROM @extschema@.refresh_config WHERE type = 'snap' WITH CHECK OPTION;
 ALTER VIEW @extschema@.refresh_config_snap ALTER COLUMN type SET DEFAULT 'snap';
 ALTER VIEW @extschema@.refresh_config_snap ALTER COLUMN check_stats SET DEFAULT true;
@@ -110,6 +110,7 @@ BEGIN
         v_new.last_value := v_stored;
     END IF;
     v_new.jobmon := coalesce(v_new.jobmon, false);
+    v_new.keep_previous := coalesce(v_new.keep_previous, false);
     v_new.state := coalesce(v_new.state, '{}');
     IF v_time THEN
         v_new.dst_active := coalesce(v_new.dst_active, true);
@@ -139,7 +140,7 @@ CREATE TRIGGER write_refresh_config INSTEAD OF INSERT OR UPDATE OR DELETE ON @ex
 CREATE FUNCTION @extschema@.guard_refresh_config() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    v_harmless text[] := '{last_run,period,batch_limit,jobmon,boundary,last_value,dst_active,dst_start,dst_end,check_stats,insert_on_fetch,n_tup_ins,n_tup_upd,n_tup_del}';
+    v_harmless text[] := '{last_run,period,batch_limit,jobmon,boundary,last_value,dst_active,dst_start,dst_end,check_stats,insert_on_fetch,n_tup_ins,n_tup_upd,n_tup_del,keep_previous,max_shrink_percent}';
     v_owner text;
 BEGIN
     IF TG_OP = 'UPDATE' AND to_jsonb(NEW) - v_harmless = to_jsonb(OLD) - v_harmless THEN
@@ -176,7 +177,7 @@ CREATE VIEW @extschema@.job_status AS
            c.period IS NOT NULL AND (c.last_run IS NULL
                OR c.last_run <= clock_timestamp() - c.period + least(c.period / 10, interval '5 seconds')) AS due,
            l.rows, l.bytes, l.ended - l.started AS duration, f.consecutive_failures,
-           CASE WHEN l.status IN ('warning', 'critical') THEN coalesce(l.error, l.reason) END AS error,
+           CASE WHEN l.status IN ('warning', 'critical', 'rolled_back') THEN coalesce(l.error, l.reason) END AS error,
            c.dblink AS data_source_id, 
            greatest(c.last_run, CASE WHEN l.status = 'critical' THEN l.started END) AS last_attempt
       FROM @extschema@.refresh_config c

@@ -128,6 +128,12 @@ pub enum Error {
     Cancelled(Report),
     #[error("pg_jobmon is not installed here")]
     JobmonMissing,
+    #[error("a refresh of {0} is running")]
+    Busy(String),
+    #[error("there is no earlier data of {destination} to go back to")]
+    NothingKept { destination: String, kept: bool },
+    #[error("the new data of {destination} is refused: {reason}")]
+    Refused { destination: String, reason: String },
     #[error("{0} cannot run inside a transaction block")]
     InTransaction(&'static str),
     #[error("{} of {begun} jobs failed: {}", failed.len(), names(failed))]
@@ -167,6 +173,9 @@ impl Error {
             | Error::Postgres(report)
             | Error::Cancelled(report)
             | Error::Index { report, .. } => decode_sqlstate(&report.sqlstate),
+            Error::Busy(_) => E::ERRCODE_OBJECT_IN_USE,
+            Error::NothingKept { .. } => E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Error::Refused { .. } => E::ERRCODE_CHECK_VIOLATION,
             Error::JobmonMissing => E::ERRCODE_UNDEFINED_OBJECT,
             Error::InTransaction(_) => E::ERRCODE_ACTIVE_SQL_TRANSACTION,
             Error::JobsFailed { .. } => E::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
@@ -217,6 +226,18 @@ impl Error {
             }
             Error::JobmonMissing => {
                 "CREATE EXTENSION pg_jobmon, or let p_jobmon and refresh_config.jobmon be false.".into()
+            }
+            Error::Busy(_) => "Wait for it, or cancel it: pg_stat_activity shows it.".into(),
+            Error::NothingKept { kept: true, .. } => {
+                "A refresh keeps the data that it replaces from now on. One step back is possible.".into()
+            }
+            Error::NothingKept { kept: false, .. } => {
+                "With refresh_config.keep_previous, a refresh keeps the data that it replaces.".into()
+            }
+            Error::Refused { .. } => {
+                "The old data stays. If the new data is right, change max_shrink_percent or guard of \
+                 this job in refresh_config, and refresh again."
+                    .into()
             }
             Error::InTransaction(_) => "It commits after each job. CALL it by itself, with autocommit on.".into(),
             Error::JobsFailed { .. } => "The view job_status and the table run_history tell more.".into(),

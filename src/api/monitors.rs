@@ -3,6 +3,7 @@
 use crate::backend::record::Record;
 use crate::check::{self, Intervals};
 use crate::job::lock::{self, Wait};
+use crate::method::plan;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -156,5 +157,29 @@ fn check_permissions(
         rights
             .into_iter()
             .map(|(side, right)| (side.to_string(), right.object, right.privilege, right.granted, right.fix)),
+    ))
+}
+
+/// What a refresh would do now; nothing is done.
+#[pg_extern]
+#[allow(clippy::type_complexity)]
+fn plan_refresh(
+    p_destination: &str,
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(step, i32),
+            name!(side, String),
+            name!(action, String),
+            name!(lock, Option<String>),
+            name!(estimate, Option<String>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let steps = plan::plan(p_destination)?;
+    Ok(TableIterator::new(
+        (1..).zip(steps).map(|(number, step)| (number, step.side.to_string(), step.action, step.lock, step.estimate)),
     ))
 }

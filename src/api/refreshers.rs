@@ -30,6 +30,13 @@ fn refresh_snapshot(
     Ok(())
 }
 
+/// Shows the data again that the last refresh of a snapshot replaced.
+#[pg_extern]
+fn rollback_snapshot(p_destination: &str) -> Result<(), ErrorReport> {
+    snapshot::rollback(p_destination)?;
+    Ok(())
+}
+
 /// The name that refresh_snapshot had in 1.x.
 #[pg_extern]
 fn refresh_snap(

@@ -62,6 +62,22 @@ pub fn fit(destination: &Shape, source: &Shape, columns: &[Column]) -> Result<Fi
     Err(Error::Misfit { destination: name.plain(), source_table: source.table().plain(), reasons, fixes })
 }
 
+/// Why rows cannot come in COPY's binary format, if so. A column that the destination lacks is no obstacle: it is made like the
+/// source's.
+pub fn obstacle_to_binary(destination: &Shape, source: &Shape, columns: &[Column]) -> Option<String> {
+    if !reads_binary() {
+        return Some("client_encoding is not the encoding of this database".to_string());
+    }
+    let loaded = |column: &&Column| match destination.column(&column.name) {
+        Some(own) => {
+            own.generated.as_deref().unwrap_or_default() == "" && !destination.takes_binary(own, source, column)
+        }
+        None => !source.takes_binary(column, source, column),
+    };
+    let column = columns.iter().find(loaded)?;
+    Some(format!("the binary form of column {} ({}) may differ between the two sides", column.name, column.type_name))
+}
+
 /// The same type, or one that every value of the source's type can be assigned to without loss.
 fn takes(own: &Column, source: &Column) -> Result<bool> {
     if own.type_name == source.type_name {

@@ -85,6 +85,12 @@ impl Twins {
         Ok(Twins { owner: view.owner, view, live, idle })
     }
 
+    /// Whether a view with these columns is one that shows `shown`, with columns at its end at most.
+    pub fn is_extended(shown: &Shape, columns: &[Column]) -> bool {
+        let length = shown.columns.len();
+        length <= columns.len() && table::shows(shown, &columns[..length])
+    }
+
     /// Points the view, which shows `shown` now, at the idle twin, and returns whether it had to be made anew.
     ///
     /// 1. The view that only grows by columns at its end, or not at all, is replaced: everything on it stays.
@@ -93,8 +99,7 @@ impl Twins {
     /// In both cases the exclusive lock comes last and without a queue of readers behind it.
     pub fn swap(&self, shown: &Shape, columns: &[Column], patience: Patience) -> Result<bool> {
         let (name, view) = (self.view.name(), self.view.oid);
-        let length = shown.columns.len();
-        if length <= columns.len() && table::shows(shown, &columns[..length]) {
+        if Twins::is_extended(shown, columns) {
             lock_exclusively(&[view], &name, patience, "swapped")?;
             replace_view(&name, Some(view), &self.idle.name(), columns)?;
             return Ok(false);

@@ -37,6 +37,13 @@ pub struct Job {
     pub dst_end: Option<i32>,
     pub pk_name: Option<Vec<String>>,
     pub insert_on_fetch: Option<bool>,
+    // A catalog of 2.0 does not have these three.
+    #[serde(default)]
+    pub keep_previous: bool,
+    #[serde(default)]
+    pub max_shrink_percent: Option<i32>,
+    #[serde(default)]
+    pub guard: Option<String>,
     /// What only the method itself reads: see its own types.
     pub state: serde_json::Value,
 }
@@ -65,6 +72,7 @@ pub struct NewJob<'a> {
     pub pk_name: Option<Vec<String>>,
     pub pk_type: Option<Vec<String>>,
     pub insert_on_fetch: Option<bool>,
+    pub keep_previous: bool,
     /// What the method wants to find at the first run; an object.
     pub state: serde_json::Value,
 }
@@ -238,6 +246,17 @@ impl Catalog {
                         state = coalesce($2, state), last_value = coalesce($3, last_value) WHERE dest_table = $1"
             ),
             &[dest_table.into(), state, last_value.map(str::to_string).into(), started.into()],
+        )?;
+        Ok(())
+    }
+
+    /// What a job's method wants to find next time.
+    pub fn set_state(&self, dest_table: &str, state: &serde_json::Value) -> Result<()> {
+        let _identity = self.act_as_owner()?;
+        let table = self.table("refresh_config");
+        spi::run(
+            &format!("UPDATE {table} SET state = $2 WHERE dest_table = $1"),
+            &[dest_table.into(), JsonB(state.clone()).into()],
         )?;
         Ok(())
     }

@@ -159,6 +159,22 @@ fn prune(catalog: &Catalog) -> Result<()> {
     Ok(())
 }
 
+/// Marks the runs of a job from `started` on (microseconds since 2000-01-01 UTC) that brought data, which shows no more.
+pub fn take_back(catalog: &Catalog, dest_table: &str, started: i64, by: &str) -> Result<()> {
+    let _identity = catalog.act_as_owner()?;
+    let table = catalog.table("run_history");
+    spi::run(
+        &format!(
+            "UPDATE {table} SET status = 'rolled_back',
+                    reason = concat_ws('; ', reason, format('rolled back by %s at %s', $3::text, date_trunc('second', clock_timestamp())))
+              WHERE dest_table = $1 AND status IN ('ok', 'skipped', 'warning')
+                AND started >= timestamptz '2000-01-01 00:00:00+00' + $2 * interval '1 microsecond'"
+        ),
+        &[dest_table.into(), started.into(), by.into()],
+    )?;
+    Ok(())
+}
+
 thread_local! {
     /// Who watches: what the last run inside has left behind.
     static WATCHED: RefCell<Option<Option<Record>>> = const { RefCell::new(None) };
@@ -250,6 +266,11 @@ impl Run {
             notice!("{}: {reason}", self.record.dest_table);
         }
         self.reasons.push(reason);
+    }
+
+    /// What was noted so far.
+    pub fn reasons(&self) -> String {
+        self.reasons.join("; ")
     }
 
     pub fn forget_reasons(&mut self) {

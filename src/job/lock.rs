@@ -23,6 +23,19 @@ impl Wait {
     }
 }
 
+/// Whether a session holds it now.
+pub fn is_taken(destination: &str) -> Result<bool> {
+    let _pinned = pin_settings()?;
+    spi::is_true(
+        "SELECT EXISTS (SELECT FROM pg_locks l
+                         WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
+                           AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+                           AND l.classid::bigint = hashtext('mimeo refresh') & 4294967295
+                           AND l.objid::bigint = hashtext($1) & 4294967295)",
+        &[destination.into()],
+    )
+}
+
 /// Takes the lock of a destination until the end of the transaction; false if another one holds it for longer
 /// than the caller waits.
 pub fn take(destination: &str, wait: Wait) -> Result<bool> {

@@ -2,6 +2,7 @@
 
 pub mod incremental;
 pub mod keyed;
+pub mod plan;
 pub mod replay;
 pub mod snapshot;
 pub mod table;
@@ -339,8 +340,7 @@ fn replace_all(
         let stand_in = replace::StandIn::make(destination)?;
         pull(source, query, &stand_in.name, &target(stand_in.oid, true), run)?;
         run.phase("replace");
-        let patience = Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() };
-        return stand_in.take_over(cascade, patience);
+        return stand_in.take_over(cascade, patience());
     }
     run.note("replaced in place");
     let name = destination.name();
@@ -348,6 +348,11 @@ fn replace_all(
     pull(source, query, &name, &target(destination.oid, false), run)?;
     run.phase("analyze");
     destination::table::analyze(&name)
+}
+
+/// How long a refresh waits for a lock that readers would queue behind.
+fn patience() -> Patience {
+    Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() }
 }
 
 /// The arguments that every refresher has.

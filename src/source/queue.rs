@@ -266,6 +266,19 @@ impl Connection {
         Ok(left.as_deref() != Some("foreign"))
     }
 
+    /// How many rows of the queue a committed refresh has applied. In the open snapshot, with the pinned search_path.
+    pub fn queued(&mut self, queue: &Name, last: i64, snapshot: &str) -> Result<u64> {
+        let count = self.value(
+            &format!(
+                "SELECT count(*)::text FROM {queue}
+                  WHERE mimeo_op <> 'P' AND mimeo_seq <= $1::bigint AND pg_visible_in_snapshot(mimeo_xid, $2::pg_snapshot)"
+            ),
+            &[&last.to_string(), snapshot],
+            "counting what is applied",
+        )?;
+        Ok(count.and_then(|count| count.parse().ok()).unwrap_or_default())
+    }
+
     /// Gives the room of dead rows back at once: an old snapshot may keep VACUUM from doing so. If the queue holds nothing,
     /// and nobody (VACUUM included) is at it at this instant.
     pub fn shrink(&mut self, queue: &Name) -> Result<()> {

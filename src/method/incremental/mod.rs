@@ -8,6 +8,7 @@ mod values;
 
 pub use destroy::destroy;
 pub use make::{make, Request};
+pub use refresh::plan::plan;
 pub use refresh::{refresh, Options, Repull};
 
 use crate::error::{Error, Result};

@@ -5,7 +5,7 @@ use super::values::{clocks_change, Values};
 use super::{kind_of, required, Redo, State};
 use crate::backend::identity::{act_as, Identity};
 use crate::backend::name::Name;
-use crate::backend::relation::{lock_to_write, Patience, Relation};
+use crate::backend::relation::{lock_to_write, Relation};
 use crate::destination::copy_in::Target;
 use crate::destination::fit::{self, Fit};
 use crate::destination::table;
@@ -13,13 +13,14 @@ use crate::destination::upsert::Collected;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
-use crate::method::{connect, names, pull, refresh_job, replace_all, selected_columns, Call, Method};
-use crate::settings;
+use crate::method::{connect, names, patience, pull, refresh_job, replace_all, selected_columns, Call, Method};
 use crate::shape::Shape;
 use crate::source::bounds::{Range, Slice};
 use crate::source::catalog::rows_query;
 use crate::source::connection::Connection;
 use pgrx::{notice, warning};
+
+pub mod plan;
 
 /// The arguments of refresh_inserter and refresh_updater.
 pub struct Options<'a> {
@@ -197,7 +198,7 @@ impl Refresh<'_> {
                     self.merge(&mut source, &query, &destination, &owner, &shape, &local, &fit, run)?;
                 }
             }
-        } else if plan.delete {
+        } else if plan.delete && !nothing_is_safe {
             values.delete(self.destination, &plan.range)?;
         }
         if let Some(limit) = plan.limit.filter(|limit| status == Status::Ok && run.rows as i64 * 4 >= limit * 3) {
@@ -296,8 +297,7 @@ impl Refresh<'_> {
         collected.ready(&key)?;
         if collected.is_much(local, run.rows)? {
             run.note("so many rows that the table is written anew");
-            let patience = Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() };
-            collected.rewrite(destination, &fit.columns, &key, &rows, "true", patience)?;
+            collected.rewrite(destination, &fit.columns, &key, &rows, "true", patience())?;
         } else {
             collected.merge_into(local, &fit.columns, &key, &rows)?;
         }

@@ -11,6 +11,7 @@ mod refresh;
 
 pub use destroy::destroy;
 pub use make::{make, Request};
+pub use refresh::plan::plan;
 pub use refresh::{refresh, Options};
 
 use crate::error::{Error, Result};

@@ -4,13 +4,11 @@ use super::convert::convert;
 use super::{capture, compared, current_transaction, end_of_wal, places, Position, State};
 use crate::backend::identity::act_as;
 use crate::backend::name::Name;
-use crate::backend::relation::Patience;
 use crate::destination::table;
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
-use crate::method::{connect, refresh_job, Call, Method};
-use crate::settings;
+use crate::method::{connect, patience, refresh_job, Call, Method};
 use crate::shape::Shape;
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
@@ -19,6 +17,7 @@ use apply::Extent;
 use pgrx::{pg_sys, warning};
 
 mod apply;
+pub mod plan;
 
 /// The arguments of refresh_dml and refresh_logdel.
 pub struct Options<'a> {
@@ -105,7 +104,7 @@ impl Refresh<'_> {
             return Ok(Status::Critical);
         }
         let mut status = Status::Ok;
-        let unexpected = self.why_all(&state, &present, partitioned);
+        let unexpected = self.why_all(&state, &present.summary, &present.members, partitioned);
         if let Some(reason) = &unexpected {
             run.note(format!("all rows are copied: {reason}"));
             status = Status::Warning;
@@ -233,8 +232,7 @@ impl Refresh<'_> {
     }
 
     /// Why the queue does not tell all that has changed.
-    fn why_all(&self, state: &State, present: &Present, partitioned: bool) -> Option<String> {
-        let summary = &present.summary;
+    fn why_all(&self, state: &State, summary: &Summary, members: &[Member], partitioned: bool) -> Option<String> {
         if let Some(reason) = &state.copy_all {
             return Some(reason.clone());
         }
@@ -252,14 +250,10 @@ impl Refresh<'_> {
                     .to_string(),
             );
         }
-        let now = places(&present.members, partitioned);
+        let now = places(members, partitioned);
         if state.members.iter().any(|before| !now.contains(before)) {
             return Some("a partition or child of the source was detached, truncated or rewritten".to_string());
         }
         None
     }
-}
-
-fn patience() -> Patience {
-    Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() }
 }

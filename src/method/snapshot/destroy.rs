@@ -2,15 +2,14 @@
 
 use crate::backend::identity::{pin_settings, require_writable};
 use crate::backend::name::{quote, Name};
-use crate::backend::relation::{self, lock_exclusively, Patience};
+use crate::backend::relation::{self, lock_exclusively};
 use crate::backend::spi;
 use crate::destination::dependents::Family;
 use crate::destination::twins::{self, Twins};
 use crate::error::Result;
 use crate::job::config::Catalog;
 use crate::job::lock::{self, Wait};
-use crate::method::{about, require_method, Method};
-use crate::settings;
+use crate::method::{about, patience, require_method, Method};
 use pgrx::notice;
 
 /// Ends a snapshot job. With `keep` the live twin becomes a plain table under the view's name, with the view's
@@ -47,9 +46,8 @@ fn drop_twins(name: &Name) -> Result<()> {
 
 fn keep_live_twin(name: &Name, debug: bool) -> Result<()> {
     let twins = Twins::find(name)?;
-    let patience = Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() };
     let family = Family::of(twins.view.oid)?;
-    lock_exclusively(&family.oids(), name, patience, "destroyed")?;
+    lock_exclusively(&family.oids(), name, patience(), "destroyed")?;
     family.drop_and_remake(name, || {
         spi::run(&format!("ALTER TABLE {} RENAME TO {}", twins.live.name(), quote(&name.name)), &[])?;
         spi::run(&format!("COMMENT ON TABLE {name} IS NULL"), &[])?;

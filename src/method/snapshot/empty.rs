@@ -1,6 +1,7 @@
 //! Emptying the twin that was live. Removing the files of a large one takes the file system a while, which nobody has to
 //! wait for: a background worker does it after the commit. Where none can be had, the next refresh does.
 
+use super::State;
 use crate::backend::identity::act_as;
 use crate::backend::relation::lock_if_free;
 use crate::backend::spi;
@@ -47,6 +48,10 @@ fn empty(dest_table: &str) -> Result<()> {
     let Ok((job, destination)) = catalog.job(dest_table) else { return Ok(()) };
     require_method(&job, Method::Snapshot)?;
     let twins = Twins::find(&destination)?;
+    let state: State = serde_json::from_value(job.state).unwrap_or_default();
+    if state.previous.is_some() {
+        return Ok(());
+    }
     let _identity = act_as(twins.owner, true)?;
     if lock_if_free(twins.idle.oid) {
         table::truncate(&twins.idle.name())?;

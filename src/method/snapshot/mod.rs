@@ -2,16 +2,20 @@
 
 mod destroy;
 mod empty;
+mod guard;
 mod make;
 mod refresh;
+mod rollback;
 
 pub use destroy::destroy;
 pub use empty::work as empty_twin;
 pub use make::make;
+pub use refresh::plan::plan;
 pub use refresh::{refresh, Options};
+pub use rollback::rollback;
 
 use crate::backend::name::Name;
-use crate::destination::{indexes, twins};
+use crate::destination::{indexes, table, twins};
 use crate::error::Result;
 use crate::shape::{Column, IndexDefinition, Type};
 use crate::source::catalog::SourceTable;
@@ -35,6 +39,20 @@ struct State {
     /// What the live twin's statistics were made from.
     #[serde(default)]
     analyzed: Option<Analyzed>,
+    /// What rollback_snapshot goes back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    previous: Option<Previous>,
+}
+
+/// The data that the last swap replaced, as long as it is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Previous {
+    /// OID and file of the twin that holds it.
+    twin: (u32, u32),
+    /// What the job remembered when that twin was live, but for what was kept then.
+    state: Box<State>,
+    /// When the run began that replaced it: microseconds since 2000-01-01 UTC.
+    replaced_by: i64,
 }
 
 /// What a twin held when it was analyzed. As long as few rows have changed since, its statistics will do for the other.
@@ -79,6 +97,11 @@ struct Seen {
     live: (u32, u32),
     /// This server: OIDs and files of another one prove nothing.
     system: String,
+}
+
+/// OID and file of a twin.
+fn live_file(twin: pg_sys::Oid) -> Result<(u32, u32)> {
+    Ok((twin.to_u32(), table::file_of(twin)?))
 }
 
 fn copy_index(index: &IndexDefinition, source: &SourceTable, twin: &Name, oid: pg_sys::Oid) -> Result<()> {

@@ -1,6 +1,6 @@
 //! refresh_snapshot.
 
-use super::{copy_index, empty, Analyzed, Seen, State};
+use super::{copy_index, empty, guard, live_file, Analyzed, Previous, Seen, State};
 use crate::backend::identity::{act_as, pin_settings};
 use crate::backend::name::Name;
 use crate::backend::parse::is_plain_condition;
@@ -13,7 +13,7 @@ use crate::destination::{indexes, statistics, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
-use crate::method::{connect, copied_indexes, names, pull, refresh_job, selected_columns, Call, Method};
+use crate::method::{connect, copied_indexes, names, patience, pull, refresh_job, selected_columns, Call, Method};
 use crate::settings;
 use crate::shape::{Column, Difference, Shape};
 use crate::source::catalog::{rows_query, SourceTable};
@@ -21,6 +21,8 @@ use crate::source::changes::Fingerprint;
 use crate::source::connection::Connection;
 use pgrx::{pg_sys, warning};
 use std::time::Duration;
+
+pub mod plan;
 
 /// The arguments of refresh_snapshot.
 pub struct Options<'a> {
@@ -68,8 +70,8 @@ impl Refresh<'_> {
     /// 2. Unchanged? Done.
     /// 3. Lock the idle twin, empty it, bring it to the source's shape.
     /// 4. Load it without indexes, compare the counts, build the indexes, analyze.
-    /// 5. Swap the view. From here to the commit its lock is held, so only brief things are left.
-    /// 6. Empty the twin that was live, if nobody uses it at this instant; a large one after the commit.
+    /// 5. Ask the guards, and swap the view. From here to the commit its lock is held, so only brief things are left.
+    /// 6. Empty the twin that was live, unless it is to be kept, if nobody uses it at this instant; a large one after the commit.
     fn run(&self, run: &mut Run) -> Result<Status> {
         run.phase("connect");
         let pinned = pin_settings()?;
@@ -112,12 +114,19 @@ impl Refresh<'_> {
         run.phase("analyze");
         let analyzed = self.analyze(&before, &present, &twins, indexed, run)?;
         let file = live_file(idle_oid)?;
+        if self.options.pull_data {
+            run.phase("guard");
+            guard::check(self.job, &twins, run.rows)?;
+        }
         flush_wal();
 
         run.phase("swap");
-        let patience = Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() };
-        twins.swap(&view, &present.columns, patience)?;
-        if !reshaped && table::size(twins.live.oid)? >= empty::LARGE {
+        twins.swap(&view, &present.columns, patience())?;
+        let mut previous = None;
+        if self.job.keep_previous {
+            let state = Box::new(State { previous: None, ..before });
+            previous = Some(Previous { twin: live_file(twins.live.oid)?, state, replaced_by: run.started() });
+        } else if !reshaped && table::size(twins.live.oid)? >= empty::LARGE {
             empty::after_commit(&self.job.dest_table);
         } else if lock_if_free(twins.live.oid) {
             self.empty_twin(&live, &before, &present)?;
@@ -127,7 +136,7 @@ impl Refresh<'_> {
         }
         let seen = present.seen.filter(|_| self.options.pull_data).map(|seen| Seen { live: file, ..seen });
         let analyzed = analyzed.map(|analyzed| Analyzed { live: file, ..analyzed });
-        let state = State { seen, columns: present.columns, types: present.shape.types, analyzed };
+        let state = State { seen, columns: present.columns, types: present.shape.types, analyzed, previous };
         self.catalog.record_run(&self.job.dest_table, run.started(), Some(&serde_json::to_value(&state)?), None)?;
         Ok(Status::Ok)
     }
@@ -324,11 +333,6 @@ impl Refresh<'_> {
         }
         Ok(())
     }
-}
-
-/// OID and file of the twin that is live.
-fn live_file(live: pg_sys::Oid) -> Result<(u32, u32)> {
-    Ok((live.to_u32(), table::file_of(live)?))
 }
 
 /// The commit, which the swapped view waits for, then has little left to write.

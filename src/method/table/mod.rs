@@ -1,9 +1,11 @@
 //! Table: the whole table into a plain table, which has its own identity, defaults and foreign keys.
 
 mod make;
+mod plan;
 mod refresh;
 
 pub use make::{make, Request};
+pub use plan::plan;
 pub use refresh::{refresh, Options};
 
 use crate::error::Result;

@@ -1,6 +1,6 @@
 //! Rows of the source take their places here: those of the keys that were queued, or all.
 
-use super::{patience, Present, Refresh};
+use super::{Present, Refresh};
 use crate::backend::identity::Identity;
 use crate::backend::name::{quote, quote_list};
 use crate::backend::relation::{lock_to_write, Relation};
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::job::history::Run;
 use crate::method::replay::make::require_stamp;
 use crate::method::replay::DELETED;
-use crate::method::{names, pull, pull_after, replace_all, selected_columns, Method};
+use crate::method::{names, patience, pull, pull_after, replace_all, selected_columns, Method};
 use crate::shape::Shape;
 use crate::source::catalog::rows_query;
 use crate::source::connection::Connection;
@@ -98,7 +98,7 @@ impl Refresh<'_> {
     }
 
     /// Rows go into the destination while they come, rather than after all of them have.
-    fn straight(&self) -> bool {
+    pub(super) fn straight(&self) -> bool {
         self.options.insert_on_fetch.or(self.job.insert_on_fetch).unwrap_or(true)
     }
 

@@ -1,0 +1,171 @@
+-- Back from 2.1 to 2.0. What 2.1 keeps in its three columns is forgotten, and a WARNING says of which jobs.
+
+-- The views are locked before the tables, as queries on them do: each of these two statements locks the view alone.
+ALTER VIEW @extschema@.refresh_config_snap ALTER COLUMN dest_table DROP DEFAULT;
+ALTER VIEW @extschema@.job_status ALTER COLUMN dest_table DROP DEFAULT;
+LOCK TABLE @extschema@.refresh_config, @extschema@.run_history IN ACCESS EXCLUSIVE MODE;
+
+DO $do$
+DECLARE
+    v_jobs text;
+BEGIN
+    SELECT string_agg(c.dest_table, ', ' ORDER BY c.dest_table COLLATE "C") INTO v_jobs
+      FROM @extschema@.refresh_config c WHERE c.keep_previous OR c.max_shrink_percent IS NOT NULL OR c.guard IS NOT NULL;
+    IF v_jobs IS NOT NULL THEN
+        RAISE WARNING USING
+            MESSAGE = format('keep_previous, max_shrink_percent and guard of these jobs are forgotten: %s', v_jobs),
+            HINT = 'mimeo 2.0 does not know them.';
+    END IF;
+END
+$do$;
+
+DROP FUNCTION rollback_snapshot(text);
+DROP FUNCTION plan_refresh(text);
+
+-- A view cannot lose columns: it is made anew, and its grants come back, each from the role that gave it.
+CREATE TEMPORARY TABLE mimeo_grants AS
+    SELECT NULL::text AS col, a.grantor, a.grantee, a.privilege_type, a.is_grantable
+      FROM pg_catalog.pg_class c CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) a
+     WHERE c.oid = '@extschema@.refresh_config_snap'::pg_catalog.regclass AND a.grantee <> c.relowner
+    UNION ALL
+    SELECT t.attname::text, a.grantor, a.grantee, a.privilege_type, a.is_grantable
+      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute t ON t.attrelid = c.oid
+     CROSS JOIN LATERAL pg_catalog.aclexplode(t.attacl) a
+     WHERE c.oid = '@extschema@.refresh_config_snap'::pg_catalog.regclass
+       AND t.attname NOT IN ('keep_previous', 'max_shrink_percent', 'guard');
+
+DROP VIEW @extschema@.refresh_config_snap;
+UPDATE @extschema@.run_history SET status = 'warning' WHERE status = 'rolled_back';
+ALTER TABLE @extschema@.run_history
+    DROP CONSTRAINT run_history_status_check,
+    ADD CONSTRAINT run_history_status_check CHECK (status IN ('ok', 'skipped', 'warning', 'critical', 'concurrent'));
+CREATE OR REPLACE VIEW @extschema@.job_status AS
+    SELECT c.dest_table, c.type, c.source_table AS source, c.period, c.last_run, l.status AS last_status, s.last_success,
+           clock_timestamp() - s.last_success AS lag,
+           c.period IS NOT NULL AND (c.last_run IS NULL
+               OR c.last_run <= clock_timestamp() - c.period + least(c.period / 10, interval '5 seconds')) AS due,
+           l.rows, l.bytes, l.ended - l.started AS duration, f.consecutive_failures,
+           CASE WHEN l.status IN ('warning', 'critical') THEN coalesce(l.error, l.reason) END AS error,
+           c.dblink AS data_source_id, 
+           greatest(c.last_run, CASE WHEN l.status = 'critical' THEN l.started END) AS last_attempt
+      FROM @extschema@.refresh_config c
+      LEFT JOIN LATERAL (SELECT h.* FROM @extschema@.run_history h
+                          WHERE h.dest_table = c.dest_table AND h.status <> 'concurrent'
+                          ORDER BY h.started DESC, h.run_id DESC LIMIT 1) l ON true
+      LEFT JOIN LATERAL (SELECT h.started FROM @extschema@.run_history h
+                          WHERE h.dest_table = c.dest_table AND h.status IN ('ok', 'skipped', 'warning')
+                          ORDER BY h.started DESC LIMIT 1) h ON true
+     CROSS JOIN LATERAL (SELECT coalesce(h.started, c.last_run) AS last_success) s
+     CROSS JOIN LATERAL (SELECT count(*) AS consecutive_failures FROM @extschema@.run_history h
+                          WHERE h.dest_table = c.dest_table AND h.status = 'critical'
+                            AND h.started > coalesce(s.last_success, '-infinity')) f;
+
+ALTER TABLE @extschema@.refresh_config
+    DROP CONSTRAINT refresh_config_max_shrink_percent_check,
+    DROP COLUMN keep_previous, DROP COLUMN max_shrink_percent, DROP COLUMN guard;
+UPDATE @extschema@.refresh_config SET state = state - 'previous' WHERE state ? 'previous';
+CREATE OR REPLACE FUNCTION @extschema@.write_refresh_config() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET intervalstyle = postgres SET timezone = 'UTC'
+AS $$
+DECLARE
+    v_new @extschema@.refresh_config;
+    v_time boolean := TG_TABLE_NAME LIKE '%\_time';
+    v_type text := substr(TG_TABLE_NAME, length('refresh_config_') + 1);
+    v_stored text;
+BEGIN
+    -- It writes as its owner: only for the views that it was made for.
+    IF NOT EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+                    WHERE d.classid = 'pg_class'::regclass AND d.objid = TG_RELID AND d.deptype = 'e'
+                      AND d.refclassid = 'pg_extension'::regclass AND e.extname = 'mimeo') THEN
+        RAISE insufficient_privilege USING MESSAGE = format('%s is not a view of mimeo', TG_RELID::regclass);
+    END IF;
+    IF TG_OP = 'DELETE' THEN
+        DELETE FROM @extschema@.refresh_config WHERE dest_table = OLD.dest_table;
+        RETURN OLD;
+    END IF;
+    IF NEW.type <> v_type THEN
+        RAISE EXCEPTION USING ERRCODE = '44000',
+            MESSAGE = format('%s holds jobs of type %s only', TG_TABLE_NAME, v_type);
+    END IF;
+    IF TG_OP = 'UPDATE' THEN
+        SELECT * INTO v_new FROM @extschema@.refresh_config WHERE dest_table = OLD.dest_table FOR UPDATE;
+    END IF;
+    v_stored := v_new.last_value;
+    v_new := jsonb_populate_record(v_new, to_jsonb(NEW));
+    v_new.boundary := coalesce(NEW.boundary::text, CASE WHEN v_time THEN '00:10:00' ELSE '0' END);
+    -- What the view shows may be less exact than what the table holds.
+    IF TG_OP = 'INSERT' OR NEW.last_value IS DISTINCT FROM OLD.last_value THEN
+        v_new.last_value := coalesce(NEW.last_value::text, CASE WHEN v_time THEN NULL ELSE '0' END);
+    ELSE
+        v_new.last_value := v_stored;
+    END IF;
+    v_new.jobmon := coalesce(v_new.jobmon, false);
+    v_new.state := coalesce(v_new.state, '{}');
+    IF v_time THEN
+        v_new.dst_active := coalesce(v_new.dst_active, true);
+        v_new.dst_start := coalesce(v_new.dst_start, 30);
+        v_new.dst_end := coalesce(v_new.dst_end, 230);
+    END IF;
+    IF TG_OP = 'UPDATE' THEN
+        DELETE FROM @extschema@.refresh_config WHERE dest_table = OLD.dest_table;
+    END IF;
+    INSERT INTO @extschema@.refresh_config SELECT v_new.*;
+    RETURN NEW;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.guard_refresh_config() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_harmless text[] := '{last_run,period,batch_limit,jobmon,boundary,last_value,dst_active,dst_start,dst_end,check_stats,insert_on_fetch,n_tup_ins,n_tup_upd,n_tup_del}';
+    v_owner text;
+BEGIN
+    IF TG_OP = 'UPDATE' AND to_jsonb(NEW) - v_harmless = to_jsonb(OLD) - v_harmless THEN
+        RETURN NEW;
+    END IF;
+    -- However the name is written: without quotes, spaces and capitals.
+    SELECT r.rolname INTO v_owner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
+     WHERE lower(translate(concat(n.nspname, '.', c.relname), '" ', '')) = lower(translate(NEW.dest_table, '" ', ''))
+       AND NOT pg_has_role(c.relowner, 'USAGE') LIMIT 1;
+    IF v_owner IS NOT NULL THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = format('destination %s belongs to %s, whose rights %s does not have', NEW.dest_table, v_owner, current_user),
+            HINT = 'Its owner may change this job.';
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE VIEW @extschema@.refresh_config_snap AS
+    SELECT dest_table, source_table, type, dblink, last_run, filter, condition, period, batch_limit, jobmon,
+           check_stats,
+           (state #>> '{seen,fingerprint,changes,0}')::bigint AS n_tup_ins,
+           (state #>> '{seen,fingerprint,changes,1}')::bigint AS n_tup_upd,
+           (state #>> '{seen,fingerprint,changes,2}')::bigint AS n_tup_del,
+           post_script
+      FROM @extschema@.refresh_config WHERE type = 'snap' WITH CHECK OPTION;
+ALTER VIEW @extschema@.refresh_config_snap ALTER COLUMN type SET DEFAULT 'snap';
+ALTER VIEW @extschema@.refresh_config_snap ALTER COLUMN check_stats SET DEFAULT true;
+
+DO $do$
+DECLARE
+    v_owner oid := (SELECT c.relowner FROM pg_catalog.pg_class c WHERE c.oid = '@extschema@.refresh_config_snap'::pg_catalog.regclass);
+    v_grant record;
+    v_statement text;
+BEGIN
+    FOR v_grant IN SELECT * FROM mimeo_grants ORDER BY grantor <> v_owner, is_grantable DESC, grantee, col LOOP
+        v_statement := format('GRANT %s %s ON @extschema@.refresh_config_snap TO %s %s', v_grant.privilege_type,
+            '(' || quote_ident(v_grant.col) || ')', CASE v_grant.grantee WHEN 0 THEN 'PUBLIC' ELSE v_grant.grantee::regrole::text END,
+            CASE WHEN v_grant.is_grantable THEN 'WITH GRANT OPTION' END);
+        IF v_grant.grantor <> v_owner THEN
+            EXECUTE format('SET LOCAL ROLE %s', v_grant.grantor::regrole);
+        END IF;
+        EXECUTE v_statement;
+        IF v_grant.grantor <> v_owner THEN
+            RESET ROLE;
+        END IF;
+    END LOOP;
+END
+$do$;
+DROP TABLE mimeo_grants;

@@ -1,0 +1,85 @@
+//! What a refresh of an inserter or an updater would do.
+
+use super::{bound, required, Options, Redo, Refresh, State};
+use crate::backend::identity::act_as;
+use crate::backend::name::Name;
+use crate::destination::{fit, table};
+use crate::error::Result;
+use crate::job::config::{Catalog, Job};
+use crate::method::incremental::kind_of;
+use crate::method::incremental::values::{clocks_change, Values};
+use crate::method::plan::{text_because, volume, Plan};
+use crate::method::{connect, names, selected_columns, Call, Method};
+use crate::source::bounds::{bound_type, Slice};
+use crate::source::catalog::rows_query;
+
+pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: &Name, plan: &mut Plan) -> Result<()> {
+    if job.dst_active.unwrap_or(false) && clocks_change(job.dst_start.unwrap_or(30), job.dst_end.unwrap_or(230))? {
+        plan.here("nothing: the refresh pauses while the clocks change", None, Some("see dst_active".to_string()));
+        return Ok(());
+    }
+    let options = Options::of(call);
+    let refresh = Refresh { method, options: &options, catalog, job, destination: name };
+    let destination = table::find(name)?;
+    let mut source = connect(catalog, job.data_source_id, destination.owner, &job.dest_table)?;
+    plan.connect(&source);
+    let found = source.find_table(&job.source_table)?;
+    let kind = kind_of(job);
+    let control = source.control(&found, required(job.control.as_ref(), "control", job)?)?;
+    control.require(kind, &found)?;
+    let boundary = required(job.boundary.as_ref(), "boundary", job)?;
+    let last_value = required(job.last_value.as_ref(), "last_value", job)?;
+    let start = Values::of(&control).read(last_value, "last_value")?;
+    let _identity = act_as(destination.owner, true)?;
+    let mut state: State = serde_json::from_value(job.state.clone()).unwrap_or_default();
+    let redo: Option<Redo> = state.redo.take().filter(|_| state.left.as_deref() == Some(last_value));
+    let bound = bound::find(&mut source, &found, &control, kind, boundary, job.condition.as_deref(), &mut state)?;
+    plan.source(
+        format!("find up to where {} of {} is complete", control.name, found.table().plain()),
+        None,
+        Some(match &bound.upper {
+            Some(upper) => format!("up to {upper}, exclusive: {}", bound.how),
+            None => format!("no bound: {}", bound.how),
+        }),
+    );
+    let shape = source.snapshot_of(found.oid)?;
+    let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
+    source.require_readable(&found, &names(&columns))?;
+    let [local] = table::describe([destination.oid])?;
+    fit::require_loadable(&local)?;
+    let fit = fit::fit(&local, &shape, &columns)?;
+    source.use_own_search_path()?;
+    if bound.upper.is_none() {
+        plan.here("nothing: no row is known to be complete", None, Some("0 rows".to_string()));
+        return Ok(());
+    }
+    let rows = rows_query(&found.table(), &names(&columns), job.condition.as_deref());
+    let take = refresh.plan(&bound, redo.as_ref(), &start, None);
+    let slice = Slice { rows: &rows, control: &control, range: &take.range };
+    let query = slice.query(&fit.columns);
+    let volume = volume(&mut source, &query)?;
+    if take.delete {
+        let clause = take.range.clause(&crate::backend::name::quote(&control.name), bound_type(&control.type_name));
+        plan.here(
+            format!("DELETE FROM {name}{clause}"),
+            Some(format!("ROW EXCLUSIVE on {}, until the end of the transaction", name.plain())),
+            Some("these rows are taken again".to_string()),
+        );
+    }
+    let into = if method == Method::Inserter { name.plain() } else { "a temporary table".to_string() };
+    plan.copy(job, &query, &found.table(), &into, volume, text_because(&local, &shape, &columns));
+    if let Some(limit) = take.limit {
+        plan.source("end the batch between two control values", None, Some(format!("batch limit of {limit} rows")));
+    }
+    let lock = Some(format!("ROW EXCLUSIVE on {}, until the end of the transaction", name.plain()));
+    if method == Method::Updater {
+        plan.here(
+            format!("update or insert them in {name} by {}", job.pk_name.clone().unwrap_or_default().join(", ")),
+            lock,
+            Some("or write the table anew, if they are a third of it".to_string()),
+        );
+    } else {
+        plan.here(format!("keep its indexes and triggers, commit {name} and last_value together"), lock, None);
+    }
+    Ok(())
+}

@@ -1,0 +1,223 @@
+//! plan_refresh: what a refresh would do now. Nothing is changed and nothing stays locked, on either side.
+
+use super::{about, incremental, replay, snapshot, table, Call, Method};
+use crate::backend::identity::read_the_latest;
+use crate::backend::name::Name;
+use crate::backend::relation::Relation;
+use crate::backend::spi;
+use crate::destination::fit;
+use crate::destination::replace;
+use crate::error::Result;
+use crate::job::config::{Catalog, Job};
+use crate::job::lock::{self, Wait};
+use crate::settings;
+use crate::shape::{Column, Shape};
+use crate::source::connection::Connection;
+
+/// One step of a refresh.
+pub struct Step {
+    /// `source` or `destination`.
+    pub side: &'static str,
+    pub action: String,
+    /// What it locks, how, and for how long.
+    pub lock: Option<String>,
+    /// How much it moves, or why it is done.
+    pub estimate: Option<String>,
+}
+
+/// The steps so far.
+#[derive(Default)]
+pub struct Plan {
+    steps: Vec<Step>,
+}
+
+impl Plan {
+    pub fn source(&mut self, action: impl Into<String>, lock: Option<String>, estimate: Option<String>) {
+        self.steps.push(Step { side: "source", action: action.into(), lock, estimate });
+    }
+
+    pub fn here(&mut self, action: impl Into<String>, lock: Option<String>, estimate: Option<String>) {
+        self.steps.push(Step { side: "destination", action: action.into(), lock, estimate });
+    }
+
+    pub fn connect(&mut self, source: &Connection) {
+        self.source(format!("connect to {} as {}", source.label(), source.role()), None, None);
+    }
+
+    /// The COPY of a query out of the source, and into a table here if that is named.
+    pub fn copy(&mut self, job: &Job, query: &str, table: &Name, into: &str, volume: Volume, text: Option<String>) {
+        let format = match &text {
+            None => "binary",
+            Some(_) => "text",
+        };
+        let why = match text {
+            None => "binary: both sides have the same types".to_string(),
+            Some(reason) => format!("text: {reason}"),
+        };
+        self.source(
+            format!("COPY ({query}) TO STDOUT (FORMAT {format})"),
+            Some(format!("ACCESS SHARE on {} until the rows have come", table.plain())),
+            Some(format!("{volume}; {why}")),
+        );
+        self.here(format!("load them into {into}, while they come"), None, last_time(job).ok().flatten());
+    }
+
+    /// All rows of a plain table anew.
+    pub fn replace_all(&mut self, destination: &Relation, shape: &Shape, cascade: bool) -> Result<()> {
+        let name = destination.name().plain();
+        if replace::is_exchangeable(shape)? {
+            let others = if cascade { ", and on the tables that refer to it" } else { "" };
+            self.here(
+                "build the indexes of the stand-in, analyze it, and exchange its files with those of the table",
+                Some(format!("ACCESS EXCLUSIVE on {name}{others}, {}", briefly())),
+                Some("the old rows can be read until then".to_string()),
+            );
+        } else if cascade {
+            self.here(
+                format!("TRUNCATE {} CASCADE before the rows are loaded", destination.name()),
+                Some(format!(
+                    "ACCESS EXCLUSIVE on {name} and the tables that refer to it, until the end of the transaction"
+                )),
+                Some("in place: its files cannot be exchanged".to_string()),
+            );
+        } else {
+            self.here(
+                format!("DELETE FROM {} before the rows are loaded", destination.name()),
+                Some(format!("ROW EXCLUSIVE on {name}: readers see the old rows until the end of the transaction")),
+                Some("in place: its files cannot be exchanged".to_string()),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// What all rows of a table are loaded into.
+pub fn stand_in(destination: &Shape, name: &Name) -> Result<String> {
+    Ok(if replace::is_exchangeable(destination)? { format!("a stand-in of {}", name.plain()) } else { name.plain() })
+}
+
+/// How much a query returns.
+pub struct Volume {
+    rows: u64,
+    bytes: u64,
+}
+
+impl Volume {
+    /// The same rows, in another number.
+    pub fn of_rows(self, rows: u64) -> Volume {
+        Volume { rows, bytes: self.bytes.checked_div(self.rows).unwrap_or(0) * rows }
+    }
+}
+
+impl std::fmt::Display for Volume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "about {} rows, {}", self.rows, size(self.bytes))
+    }
+}
+
+/// What the planner of the source expects of a query. In its open snapshot.
+pub fn volume(source: &mut Connection, query: &str) -> Result<Volume> {
+    let document = source.value(&format!("EXPLAIN (FORMAT JSON) {query}"), &[], "estimating the rows")?;
+    let plan: serde_json::Value = serde_json::from_str(&document.unwrap_or_default())?;
+    let number =
+        |name: &str| plan.pointer(&format!("/0/Plan/{name}")).and_then(serde_json::Value::as_f64).unwrap_or(0.0);
+    let (rows, width) = (number("Plan Rows"), number("Plan Width"));
+    Ok(Volume { rows: rows as u64, bytes: (rows * width) as u64 })
+}
+
+/// As pg_size_pretty writes it.
+pub fn size(bytes: u64) -> String {
+    let mut size = bytes;
+    for unit in ["bytes", "kB", "MB", "GB"] {
+        if size < 10 * 1024 {
+            return format!("{size} {unit}");
+        }
+        size = (size + 512) / 1024;
+    }
+    format!("{size} TB")
+}
+
+/// How the exclusive locks are taken that readers could queue behind.
+pub fn briefly() -> String {
+    format!(
+        "for some milliseconds before the commit; while it is taken by others, tried for {} at a time, for {} in all",
+        milliseconds(settings::swap_lock_timeout()),
+        milliseconds(settings::swap_max_wait())
+    )
+}
+
+fn milliseconds(duration: std::time::Duration) -> String {
+    match duration.as_millis() {
+        whole if whole >= 1000 && whole % 1000 == 0 => format!("{} s", whole / 1000),
+        part => format!("{part} ms"),
+    }
+}
+
+/// Why rows come as text; None if they come in binary form. A column that is missing here will be made like the source's.
+pub fn text_because(destination: &Shape, source: &Shape, columns: &[Column]) -> Option<String> {
+    fit::obstacle_to_binary(destination, source, columns)
+}
+
+/// What the last copy of this job moved, and how long it took.
+fn last_time(job: &Job) -> Result<Option<String>> {
+    let catalog = Catalog::find()?;
+    let _identity = catalog.act_as_owner()?;
+    spi::text(
+        &format!(
+            "SELECT format('last time %s rows in %s s', rows, round(extract(epoch FROM ended - started)::numeric, 3))
+               FROM {} WHERE dest_table = $1 AND status IN ('ok', 'warning') ORDER BY started DESC LIMIT 1",
+            catalog.table("run_history")
+        ),
+        &[job.dest_table.as_str().into()],
+    )
+}
+
+/// What a refresh of a job would do now, as it is configured.
+///
+/// # Errors
+/// Those that the refresh would end with, as far as they can be known.
+pub fn plan(destination: &str) -> Result<Vec<Step>> {
+    read_the_latest();
+    let catalog = Catalog::find()?;
+    let (job, name) = catalog.job(destination)?;
+    let mut plan = Plan::default();
+    about(&format!("Planning a refresh of {}.", job.dest_table), || {
+        let call = Call { destination, jobmon: Some(false), lock_wait: Wait::Not, debug: false };
+        plan.here(
+            "take the lock of the job",
+            Some("an advisory lock until the end of the transaction: other refreshes of this job".to_string()),
+            lock::is_taken(&job.dest_table)?.then(|| {
+                "another refresh holds it now: this one would do nothing, or wait if p_lock_wait says so".into()
+            }),
+        );
+        match Method::of(&job.kind)? {
+            Method::Snapshot => snapshot::plan(call, &catalog, &job, &name, &mut plan),
+            Method::Table => table::plan(&catalog, &job, &name, &mut plan),
+            method @ (Method::Inserter | Method::Updater) => {
+                incremental::plan(method, call, &catalog, &job, &name, &mut plan)
+            }
+            method @ (Method::Dml | Method::Logdel) => replay::plan(method, call, &catalog, &job, &name, &mut plan),
+        }
+    })?;
+    Ok(plan.steps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{milliseconds, size};
+    use std::time::Duration;
+
+    #[test]
+    fn sizes_read_as_in_postgresql() {
+        let written: Vec<_> = [0, 10_239, 10_240, 10_485_248, 20_000_000_000, 1 << 50].map(size).into();
+        assert_eq!(written, ["0 bytes", "10239 bytes", "10 kB", "10 MB", "19 GB", "1024 TB"]);
+    }
+
+    #[test]
+    fn durations_are_short() {
+        assert_eq!(
+            [100, 1500, 10_000].map(|ms| milliseconds(Duration::from_millis(ms))),
+            ["100 ms", "1500 ms", "10 s"]
+        );
+    }
+}

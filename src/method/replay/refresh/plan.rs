@@ -1,0 +1,117 @@
+//! What a refresh of a dml or logdel job would do.
+
+use super::{is_deaf, Options, Refresh, State};
+use crate::backend::identity::act_as;
+use crate::backend::name::{quote_list, Name};
+use crate::destination::{fit, table};
+use crate::error::Result;
+use crate::job::config::{Catalog, Job};
+use crate::method::plan::{stand_in, text_because, volume, Plan};
+use crate::method::replay::convert::legacy;
+use crate::method::{connect, names, selected_columns, Call, Method};
+use crate::source::catalog::rows_query;
+use crate::source::queue::Member;
+
+pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: &Name, plan: &mut Plan) -> Result<()> {
+    let options = Options::of(call);
+    let refresh = Refresh { method, options: &options, catalog, job, destination: name };
+    let destination = table::find(name)?;
+    let mut source = connect(catalog, job.data_source_id, destination.owner, &job.dest_table)?;
+    plan.connect(&source);
+    let _identity = act_as(destination.owner, true)?;
+    let found = source.find_table(&job.source_table)?;
+    let Some(state) = State::find(job)? else {
+        let legacy = legacy(job, &mut source, &found)?;
+        plan.source(
+            format!("put the queue of mimeo 2 in place of that of 1.5.1: {}", legacy.objects.queue),
+            Some(format!("SHARE ROW EXCLUSIVE on {}, for some milliseconds", found.table().plain())),
+            Some("what waits in it is kept, and replayed".to_string()),
+        );
+        return Ok(());
+    };
+    let queue = state.objects.queue.clone();
+    let removes = state.position.as_ref().is_some_and(|position| !position.removed);
+    if removes {
+        plan.source(
+            format!("DELETE from {queue} what the last refresh has applied"),
+            Some(format!("SHARE UPDATE EXCLUSIVE on {}: writers go on", queue.plain())),
+            None,
+        );
+    }
+    let shape = source.snapshot_of(found.oid)?;
+    let members = source.members(&found, Some(&state.objects.function))?;
+    let limit = job.batch_limit.filter(|limit| *limit > 0).map(i64::from);
+    let summary = source.summary(&state.objects, method == Method::Logdel, limit)?;
+    let applied = match &state.position {
+        Some(position) if removes => source.queued(&queue, position.last, &position.snapshot)?,
+        _ => 0,
+    };
+    let waiting = summary.rows.saturating_sub(applied);
+    let partitioned = shape.kind == 'p';
+    let rows = partitioned || members.first().is_some_and(Member::is_child);
+    if is_deaf(&members, rows) {
+        plan.source(
+            "nothing: triggers of the source table are disabled or gone",
+            None,
+            Some("the run is critical".to_string()),
+        );
+        return Ok(());
+    }
+    let reason = refresh.why_all(&state, &summary, &members, partitioned);
+    plan.source(format!("read {queue}"), None, Some(format!("{waiting} changes wait")));
+    let all = reason.is_some() || summary.truncated.is_some();
+    if waiting == 0 && !all {
+        plan.here("nothing: no change waits", None, Some("0 rows".to_string()));
+        return Ok(());
+    }
+
+    let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
+    source.require_readable(&found, &names(&columns))?;
+    let [local] = table::describe([destination.oid])?;
+    fit::require_loadable(&local)?;
+    let fit = fit::fit(&local, &shape, &columns)?;
+    source.use_own_search_path()?;
+    let query = rows_query(&found.table(), &fit.columns, job.condition.as_deref());
+    let text = text_because(&local, &shape, &columns);
+    let key = job.pk_name.clone().unwrap_or_default();
+    let list = quote_list(key.iter().map(String::as_str));
+    if all {
+        let volume = volume(&mut source, &query)?;
+        plan.source("copy all rows", None, reason.or_else(|| Some("the source was truncated".to_string())));
+        if method == Method::Dml && refresh.straight() {
+            plan.copy(job, &query, &found.table(), &stand_in(&local, name)?, volume, text);
+            return plan.replace_all(&destination, &local, false);
+        }
+        plan.copy(job, &query, &found.table(), "a temporary table", volume, text);
+        plan.here(
+            format!("put them in place of the rows of {name}"),
+            Some(format!("ROW EXCLUSIVE on {}, until the end of the transaction", name.plain())),
+            Some("or write the table anew, if they are a third of it".to_string()),
+        );
+        return Ok(());
+    }
+    let taken = limit.map_or(waiting, |limit| waiting.min(limit as u64));
+    let whole = volume(&mut source, &query)?;
+    plan.copy(
+        job,
+        &format!("{query} for the keys ({list}) of the queue"),
+        &found.table(),
+        "a temporary table, or straight",
+        whole.of_rows(taken),
+        text,
+    );
+    let lock = Some(format!("ROW EXCLUSIVE on {}, until the end of the transaction", name.plain()));
+    let action = match method {
+        Method::Dml => {
+            format!("put them in place of the rows of {name} with these keys, and delete those whose keys are gone")
+        }
+        _ => format!("put them in place of the rows of {name} with these keys, and stamp those whose keys are gone"),
+    };
+    plan.here(action, lock, Some("or write the table anew, if they are a third of it".to_string()));
+    plan.here(
+        "store the position in the queue with them",
+        None,
+        Some("the queue is emptied by the next refresh".to_string()),
+    );
+    Ok(())
+}

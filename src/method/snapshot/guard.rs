@@ -1,0 +1,51 @@
+//! What has to hold before new data shows.
+
+use crate::backend::spi;
+use crate::backend::subtransaction::caught;
+use crate::destination::twins::Twins;
+use crate::error::{Error, Result};
+use crate::job::config::Job;
+
+/// Asks max_shrink_percent and guard, as the destination's owner. The idle twin holds the new `rows`.
+///
+/// # Errors
+/// Refused; what the guard itself raises.
+pub fn check(job: &Job, twins: &Twins, rows: u64) -> Result<()> {
+    let refused = |reason: String| Err(Error::Refused { destination: job.dest_table.clone(), reason });
+    if let Some(percent) = job.max_shrink_percent {
+        let before = spi::number(&format!("SELECT count(*) FROM {}", twins.live.name()), &[])? as u64;
+        if has_shrunk(before, rows, percent as u64) {
+            return refused(format!(
+                "{rows} rows are fewer than the {before} that show now, by more than {percent} percent"
+            ));
+        }
+    }
+    let Some(guard) = &job.guard else { return Ok(()) };
+    let query = guard.trim_end_matches([';', ' ', '\t', '\r', '\n']).replace("{new}", &twins.idle.name().to_string());
+    let passed = caught(|| spi::is_true(&format!("SELECT ({query}\n) IS TRUE"), &[]))
+        .map_err(|error| error.while_doing(&format!("In the guard: {guard}")))?;
+    if passed {
+        return Ok(());
+    }
+    refused("the guard does not say true".to_string())
+}
+
+fn has_shrunk(before: u64, now: u64, percent: u64) -> bool {
+    u128::from(before.saturating_sub(now)) * 100 > u128::from(before) * u128::from(percent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_shrunk;
+
+    #[test]
+    fn a_fall_counts_when_it_is_by_more() {
+        assert!(!has_shrunk(100, 80, 20));
+        assert!(has_shrunk(100, 79, 20));
+        assert!(!has_shrunk(0, 0, 0));
+        assert!(!has_shrunk(10, 20, 0));
+        assert!(has_shrunk(10, 9, 0));
+        assert!(!has_shrunk(10, 0, 100));
+        assert!(has_shrunk(u64::MAX, 0, 99));
+    }
+}

@@ -1,0 +1,36 @@
+//! What a refresh of a table would do.
+
+use crate::backend::identity::act_as;
+use crate::backend::name::Name;
+use crate::destination::{fit, sequences, table};
+use crate::error::Result;
+use crate::job::config::{Catalog, Job};
+use crate::method::plan::{stand_in, text_because, volume, Plan};
+use crate::method::{connect, names, selected_columns};
+use crate::source::catalog::rows_query;
+
+pub fn plan(catalog: &Catalog, job: &Job, name: &Name, plan: &mut Plan) -> Result<()> {
+    let destination = table::find(name)?;
+    let mut source = connect(catalog, job.data_source_id, destination.owner, &job.dest_table)?;
+    plan.connect(&source);
+    let _identity = act_as(destination.owner, true)?;
+    let found = source.find_table(&job.source_table)?;
+    let shape = source.snapshot_of(found.oid)?;
+    let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
+    source.require_readable(&found, &names(&columns))?;
+    let [local] = table::describe([destination.oid])?;
+    fit::require_loadable(&local)?;
+    let fit = fit::fit(&local, &shape, &columns)?;
+    source.use_own_search_path()?;
+    let query = rows_query(&found.table(), &fit.columns, job.condition.as_deref());
+    let volume = volume(&mut source, &query)?;
+    let text = text_because(&local, &shape, &columns);
+    plan.copy(job, &query, &found.table(), &stand_in(&local, name)?, volume, text);
+    plan.replace_all(&destination, &local, job.truncate_cascade.unwrap_or(false))?;
+    let mut following = sequences::find(job.sequences.as_deref().unwrap_or_default())?;
+    following.extend(sequences::of_identity(destination.oid)?);
+    if !following.is_empty() {
+        plan.here(format!("set sequences ({}) behind the greatest values", following.len()), None, None);
+    }
+    Ok(())
+}
