@@ -749,6 +749,11 @@ DECLARE
     v_grant record;
     v_lost text;
 BEGIN
+    -- What a fresh installation grants. GRANTs in this script count as such, and pg_dump would leave out what users have granted.
+    CREATE TEMPORARY TABLE mimeo_1_fresh AS SELECT p.* FROM pg_init_privs p
+      JOIN pg_depend d ON (d.classid, d.objid) = (p.classoid, p.objoid) AND d.deptype = 'e'
+      JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass AND e.extname = 'mimeo';
+
     -- Through the views, which write each value as 2.x keeps it. The counters of a snapshot prove nothing any more: its next
     -- refresh copies. Of two jobs with one destination, which 2.x does not have, the one that ran last stays.
     FOR v_row IN
@@ -801,6 +806,15 @@ BEGIN
             END IF;
         END CASE;
     END LOOP;
+    DELETE FROM pg_init_privs p USING pg_depend d, pg_extension e
+     WHERE (d.classid, d.objid, d.deptype, d.refclassid, d.refobjid) = (p.classoid, p.objoid, 'e', 'pg_extension'::regclass, e.oid) AND e.extname = 'mimeo';
+    INSERT INTO pg_init_privs SELECT * FROM mimeo_1_fresh;
+    -- From 17 on roles are also known to be named there.
+    DELETE FROM pg_shdepend s USING pg_depend d, pg_extension e
+     WHERE s.deptype = 'i' AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND (d.classid, d.objid, d.deptype, d.refclassid, d.refobjid) = (s.classid, s.objid, 'e', 'pg_extension'::regclass, e.oid) AND e.extname = 'mimeo'
+       AND NOT EXISTS (SELECT FROM mimeo_1_fresh f, aclexplode(f.initprivs) a
+                        WHERE (f.classoid, f.objoid) = (s.classid, s.objid) AND s.refobjid IN (a.grantee, a.grantor));
     IF v_lost IS NOT NULL THEN
         RAISE WARNING USING
             MESSAGE = format('some privileges on configuration tables are not kept: %s', v_lost),
@@ -821,4 +835,4 @@ END
 $do$;
 
 DROP TABLE mimeo_1_sources, mimeo_1_sequence, mimeo_1_snap, mimeo_1_table, mimeo_1_inserter_time, mimeo_1_inserter_serial,
-    mimeo_1_updater_time, mimeo_1_updater_serial, mimeo_1_dml, mimeo_1_logdel, mimeo_1_grants;
+    mimeo_1_updater_time, mimeo_1_updater_serial, mimeo_1_dml, mimeo_1_logdel, mimeo_1_grants, mimeo_1_fresh;

@@ -22,17 +22,18 @@ $do$;
 DROP FUNCTION rollback_snapshot(text);
 DROP FUNCTION plan_refresh(text);
 
--- A view cannot lose columns: it is made anew, and its grants come back, each from the role that gave it.
-CREATE TEMPORARY TABLE mimeo_grants AS
-    SELECT NULL::text AS col, a.grantor, a.grantee, a.privilege_type, a.is_grantable
-      FROM pg_catalog.pg_class c CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) a
-     WHERE c.oid = '@extschema@.refresh_config_snap'::pg_catalog.regclass AND a.grantee <> c.relowner
-    UNION ALL
-    SELECT t.attname::text, a.grantor, a.grantee, a.privilege_type, a.is_grantable
-      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute t ON t.attrelid = c.oid
-     CROSS JOIN LATERAL pg_catalog.aclexplode(t.attacl) a
+-- A view cannot lose columns: it is made anew, and its grants come back.
+CREATE TEMPORARY TABLE mimeo_acl AS
+    SELECT NULL::name AS col, c.relacl AS acl FROM pg_catalog.pg_class c
      WHERE c.oid = '@extschema@.refresh_config_snap'::pg_catalog.regclass
-       AND t.attname NOT IN ('keep_previous', 'max_shrink_percent', 'guard');
+    UNION ALL
+    SELECT a.attname, a.attacl FROM pg_catalog.pg_attribute a
+     WHERE a.attrelid = '@extschema@.refresh_config_snap'::pg_catalog.regclass AND a.attacl IS NOT NULL
+       AND a.attname NOT IN ('keep_previous', 'max_shrink_percent', 'guard');
+CREATE TEMPORARY TABLE mimeo_init AS
+    SELECT p.objsubid, p.privtype, p.initprivs FROM pg_catalog.pg_init_privs p
+     WHERE p.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass
+       AND p.objoid = '@extschema@.refresh_config_snap'::pg_catalog.regclass;
 
 DROP VIEW @extschema@.refresh_config_snap;
 UPDATE @extschema@.run_history SET status = 'warning' WHERE status = 'rolled_back';
@@ -150,22 +151,25 @@ ALTER VIEW @extschema@.refresh_config_snap ALTER COLUMN check_stats SET DEFAULT 
 
 DO $do$
 DECLARE
-    v_owner oid := (SELECT c.relowner FROM pg_catalog.pg_class c WHERE c.oid = '@extschema@.refresh_config_snap'::pg_catalog.regclass);
+    v_view regclass := '@extschema@.refresh_config_snap';
     v_grant record;
-    v_statement text;
 BEGIN
-    FOR v_grant IN SELECT * FROM mimeo_grants ORDER BY grantor <> v_owner, is_grantable DESC, grantee, col LOOP
-        v_statement := format('GRANT %s %s ON @extschema@.refresh_config_snap TO %s %s', v_grant.privilege_type,
-            '(' || quote_ident(v_grant.col) || ')', CASE v_grant.grantee WHEN 0 THEN 'PUBLIC' ELSE v_grant.grantee::regrole::text END,
+    FOR v_grant IN SELECT g.col, a.* FROM mimeo_acl g CROSS JOIN LATERAL aclexplode(g.acl) a LOOP
+        EXECUTE format('GRANT %s %s ON %s TO %s %s', v_grant.privilege_type, '(' || quote_ident(v_grant.col) || ')', v_view,
+            CASE v_grant.grantee WHEN 0 THEN 'PUBLIC' ELSE v_grant.grantee::regrole::text END,
             CASE WHEN v_grant.is_grantable THEN 'WITH GRANT OPTION' END);
-        IF v_grant.grantor <> v_owner THEN
-            EXECUTE format('SET LOCAL ROLE %s', v_grant.grantor::regrole);
-        END IF;
-        EXECUTE v_statement;
-        IF v_grant.grantor <> v_owner THEN
-            RESET ROLE;
-        END IF;
     END LOOP;
+    -- As they were: who gave them, and which of them came with the extension, so that pg_dump knows the others.
+    UPDATE pg_class SET relacl = (SELECT acl FROM mimeo_acl WHERE col IS NULL) WHERE oid = v_view;
+    UPDATE pg_attribute a SET attacl = g.acl FROM mimeo_acl g WHERE a.attrelid = v_view AND a.attname = g.col;
+    DELETE FROM pg_init_privs WHERE classoid = 'pg_class'::regclass AND objoid = v_view;
+    INSERT INTO pg_init_privs (objoid, classoid, objsubid, privtype, initprivs)
+    SELECT v_view, 'pg_class'::regclass, objsubid, privtype, initprivs FROM mimeo_init;
+    -- From 17 on roles are also known to be named there.
+    DELETE FROM pg_shdepend s
+     WHERE s.deptype = 'i' AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND s.classid = 'pg_class'::regclass AND s.objid = v_view
+       AND NOT EXISTS (SELECT FROM mimeo_init i, aclexplode(i.initprivs) a WHERE s.refobjid IN (a.grantee, a.grantor));
 END
 $do$;
-DROP TABLE mimeo_grants;
+DROP TABLE mimeo_acl, mimeo_init;

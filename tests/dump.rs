@@ -4,7 +4,7 @@
 mod support;
 
 use std::process::{Command, Stdio};
-use support::{one, pair, run_dir, Cluster, Scene};
+use support::{one, run_dir, Cluster, Scene};
 
 #[test]
 fn a_restored_database_goes_on() {
@@ -27,13 +27,7 @@ fn a_restored_database_goes_on() {
         .batch_execute("UPDATE app.t SET v = 'changed' WHERE id <= 10; INSERT INTO app.t VALUES (101, 'new')")
         .unwrap();
 
-    let place = |cluster: &Cluster| {
-        vec!["-h".to_string(), cluster.dir().display().to_string(), "-p".to_string(), cluster.port.to_string()]
-    };
-    let old = &pair().destination;
-    let dump = Command::new("pg_dump").args(place(old)).args(["-U", "postgres", "dumped"]).output().unwrap();
-    assert!(dump.status.success(), "{dump:?}");
-    let text = String::from_utf8(dump.stdout).unwrap();
+    let text = scene.dump("--blobs");
     assert!(
         !text.contains("CREATE FUNCTION") && !text.contains("CREATE PROCEDURE"),
         "the dump has no functions of ours"

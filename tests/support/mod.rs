@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub mod catalog;
 pub mod proxy;
 use proxy::Proxy;
 
@@ -154,6 +155,18 @@ impl Scene {
                  ON CONFLICT (data_source_id) DO UPDATE SET data_source = excluded.data_source"
             ))
             .unwrap();
+    }
+
+    /// What pg_dump writes of the destination.
+    pub fn dump(&self, option: &str) -> String {
+        let cluster = &pair().destination;
+        let dump = Command::new("pg_dump")
+            .args(["-h", cluster.dir().to_str().unwrap(), "-p", &cluster.port.to_string(), "-U", "postgres"])
+            .args([option, &self.database])
+            .output()
+            .unwrap();
+        assert!(dump.status.success(), "{dump:?}");
+        String::from_utf8(dump.stdout).unwrap()
     }
 
     pub fn with_snapshot(database: &str, rows: u32) -> Scene {

@@ -1,0 +1,220 @@
+//! Every release goes up and down by one step: the catalog is then the one of a fresh installation of that version, and jobs,
+//! their values, their data and what users have granted stay, while they are at work.
+
+mod support;
+
+use postgres::Client;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Arc;
+use support::catalog::{assert_same, catalog};
+use support::{one, wait_for, Scene};
+
+/// The version that is built, and the release before it.
+const NEW: &str = env!("CARGO_PKG_VERSION");
+const OLD: &str = "2.0.0";
+
+fn go_to(client: &mut Client, version: &str) {
+    client.batch_execute(&format!("ALTER EXTENSION mimeo UPDATE TO '{version}'")).unwrap();
+}
+
+#[test]
+fn up_and_down_is_as_fresh() {
+    let fresh = |version: &str| {
+        let scene = Scene::new(&format!("fresh_{}", version.replace('.', "_")), 1);
+        scene
+            .dba()
+            .batch_execute(&format!("DROP EXTENSION mimeo; CREATE EXTENSION mimeo VERSION '{version}'"))
+            .unwrap();
+        catalog(&mut scene.destination_superuser(), "mimeo")
+    };
+    let (old, new) = (fresh(OLD), fresh(NEW));
+    assert_ne!(old, new);
+    let scene = Scene::new("up_and_down", 1);
+    let (mut dba, mut superuser) = (scene.dba(), scene.destination_superuser());
+    dba.batch_execute(&format!("DROP EXTENSION mimeo; CREATE EXTENSION mimeo VERSION '{OLD}'")).unwrap();
+    for _ in 0..2 {
+        go_to(&mut dba, NEW);
+        assert_same(&catalog(&mut superuser, "mimeo"), &new);
+        go_to(&mut dba, OLD);
+        assert_same(&catalog(&mut superuser, "mimeo"), &old);
+    }
+    // The same in a schema of another name.
+    superuser.batch_execute("ALTER SCHEMA mimeo RENAME TO \"my replicas\"").unwrap();
+    go_to(&mut dba, NEW);
+    let renamed = catalog(&mut superuser, "\"my replicas\"");
+    assert_same(&renamed, &new);
+}
+
+/// Jobs of all methods.
+fn make_jobs(scene: &Scene) {
+    scene
+        .source_superuser()
+        .batch_execute("CREATE SCHEMA mimeo AUTHORIZATION reader; GRANT TRIGGER ON app.t TO reader")
+        .unwrap();
+    scene
+        .owner()
+        .batch_execute(
+            "ALTER TABLE app.t ADD COLUMN changed timestamptz NOT NULL DEFAULT now();
+             CREATE TABLE app.log (id bigserial PRIMARY KEY, v text); INSERT INTO app.log (v) SELECT 'x' FROM generate_series(1, 100)",
+        )
+        .unwrap();
+    scene
+        .dba()
+        .batch_execute(
+            "SELECT mimeo.snapshot_maker('app.t', 1, 'app.snap', p_filter := '{id,v}', p_condition := 'WHERE id > 0');
+             SELECT mimeo.table_maker('app.t', 1, 'app.tab');
+             SELECT mimeo.inserter_maker('app.log', 'serial', 'id', 1, p_boundary := '0');
+             SELECT mimeo.updater_maker('app.t', 'time', 'changed', 1, p_boundary := '0 seconds', p_dest_table := 'app.upd');
+             SELECT mimeo.dml_maker('app.t', 1, 'app.d'); SELECT mimeo.logdel_maker('app.t', 1, 'app.l');
+             UPDATE mimeo.refresh_config SET period = '3 hours', batch_limit = 1000000;
+             UPDATE mimeo.refresh_config_snap SET post_script = '{\"SELECT 1\"}' WHERE dest_table = 'app.snap'",
+        )
+        .unwrap();
+}
+
+const REFRESHES: [&str; 6] = [
+    "SELECT mimeo.refresh_snapshot('app.snap')",
+    "SELECT mimeo.refresh_table('app.tab')",
+    "SELECT mimeo.refresh_inserter('app.log')",
+    "SELECT mimeo.refresh_updater('app.upd')",
+    "SELECT mimeo.refresh_dml('app.d')",
+    "SELECT mimeo.refresh_logdel('app.l')",
+];
+
+/// Repeats `step` until it is told to stop, and counts.
+fn repeat(
+    stop: &Arc<AtomicBool>,
+    mut step: impl FnMut(usize) + Send + 'static,
+) -> (Arc<AtomicUsize>, std::thread::JoinHandle<()>) {
+    let (stop, count) = (stop.clone(), Arc::new(AtomicUsize::new(0)));
+    let counted = count.clone();
+    let thread = std::thread::spawn(move || {
+        while !stop.load(Ordering::Relaxed) {
+            step(counted.fetch_add(1, Ordering::Relaxed));
+        }
+    });
+    (count, thread)
+}
+
+#[test]
+fn jobs_go_on_while_the_version_goes_up_and_down() {
+    let scene = Scene::new("up_and_down_under_load", 500);
+    make_jobs(&scene);
+    let mut dba = scene.dba();
+    let jobs = "SELECT string_agg(concat_ws('|', dest_table, source_table, type, dblink, filter, condition, period, batch_limit, post_script,
+                                            control, boundary, pk_name, insert_on_fetch, check_stats), E'\\n' ORDER BY dest_table)
+                  FROM mimeo.refresh_config";
+    let before: String = one(&mut dba, jobs);
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut owner = scene.owner();
+    let writer = repeat(&stop, move |n| {
+        let id = n * 7 % 600 + 1;
+        owner
+            .batch_execute(&format!(
+                "UPDATE app.t SET v = 'w{n}', changed = clock_timestamp() WHERE id = {id};
+                 INSERT INTO app.t VALUES ({}, 'new', clock_timestamp()) ON CONFLICT DO NOTHING; INSERT INTO app.log (v) VALUES ('{n}')",
+                n % 1000 + 1
+            ))
+            .unwrap();
+    });
+    let mut one_refresher = scene.dba();
+    let refresher = repeat(&stop, move |n| one_refresher.batch_execute(REFRESHES[n % 6]).unwrap());
+    let mut other_refresher = scene.dba();
+    let other = repeat(&stop, move |n| other_refresher.batch_execute(REFRESHES[n * 5 % 6]).unwrap());
+    let mut looker = scene.dba();
+    let monitor = repeat(&stop, move |_| {
+        for view in ["health", "job_status", "refresh_config_snap"] {
+            looker.batch_execute(&format!("SELECT * FROM mimeo.{view}")).unwrap();
+        }
+    });
+    let threads = [writer, refresher, other, monitor];
+    for round in 0..6 {
+        go_to(&mut dba, if round % 2 == 0 { OLD } else { NEW });
+        let seen: Vec<_> = threads.iter().map(|(count, _)| count.load(Ordering::Relaxed)).collect();
+        wait_for("every refresher to go round", || {
+            threads.iter().zip(&seen).all(|((count, thread), seen)| {
+                assert!(!thread.is_finished(), "nobody fails");
+                count.load(Ordering::Relaxed) >= seen + 7
+            })
+        });
+    }
+    stop.store(true, Ordering::Relaxed);
+    for (_, thread) in threads {
+        thread.join().unwrap();
+    }
+
+    assert_eq!(one::<String>(&mut dba, jobs), before);
+    let failed: i64 = one(&mut dba, "SELECT count(*) FROM mimeo.run_history WHERE status = 'critical'");
+    assert_eq!(failed, 0);
+    for refresh in REFRESHES {
+        dba.batch_execute(refresh).unwrap();
+    }
+    let mut owner = scene.owner();
+    for (here, there) in [
+        ("app.snap", "SELECT id, v FROM app.t"),
+        ("app.tab", "SELECT * FROM app.t"),
+        ("app.upd", "SELECT * FROM app.t"),
+        ("app.d", "SELECT * FROM app.t"),
+        ("(SELECT id, v, changed FROM app.l WHERE mimeo_source_deleted IS NULL)", "SELECT * FROM app.t"),
+    ] {
+        let digest = |from: &str| format!("SELECT md5(string_agg(t::text, ' ' ORDER BY id)) FROM {from} t");
+        let (held, wanted): (String, String) =
+            (one(&mut dba, &digest(here)), one(&mut owner, &digest(&format!("({there})"))));
+        assert_eq!(held, wanted, "{here}");
+    }
+    let of_log = "SELECT count(*) || ' ' || count(DISTINCT id) FROM app.log WHERE id < ";
+    let last: i64 = one(&mut dba, "SELECT max(id) FROM app.log");
+    assert_eq!(
+        one::<String>(&mut dba, &format!("{of_log}{last}")),
+        one::<String>(&mut owner, &format!("{of_log}{last}"))
+    );
+}
+
+#[test]
+fn what_users_have_granted_and_set_stays() {
+    let scene = Scene::with_snapshot("up_and_down_granted", 10);
+    let (mut dba, mut superuser) = (scene.dba(), scene.destination_superuser());
+    superuser
+        .batch_execute("DO $$ BEGIN CREATE ROLE \"a \"\"watcher\"; EXCEPTION WHEN duplicate_object OR unique_violation THEN END $$")
+        .unwrap();
+    dba.batch_execute(
+        "GRANT SELECT ON mimeo.refresh_config_snap TO \"a \"\"watcher\"; GRANT UPDATE (period) ON mimeo.refresh_config_snap TO \"a \"\"watcher\";
+         GRANT EXECUTE ON FUNCTION mimeo.refresh_snapshot TO \"a \"\"watcher\";
+         UPDATE mimeo.refresh_config_snap SET keep_previous = true, max_shrink_percent = 7, guard = 'SELECT true'",
+    )
+    .unwrap();
+    scene.change();
+    dba.batch_execute("SELECT mimeo.refresh_snapshot('app.t'); SELECT mimeo.rollback_snapshot('app.t')").unwrap();
+    let grants = "SELECT c.relacl::text || (SELECT attacl::text FROM pg_attribute WHERE attrelid = c.oid AND attname = 'period') FROM pg_class c
+                   WHERE c.oid = 'mimeo.refresh_config_snap'::regclass";
+    let before: String = one(&mut dba, grants);
+    go_to(&mut dba, OLD);
+    assert_eq!(one::<String>(&mut dba, grants), before, "who granted what to whom");
+    let dump = scene.dump("--schema-only");
+    for grant in
+        ["GRANT SELECT ON TABLE mimeo.refresh_config_snap", "GRANT UPDATE(period) ON TABLE mimeo.refresh_config_snap"]
+    {
+        assert!(dump.contains(&format!("{grant} TO \"a \"\"watcher\"")), "pg_dump knows it: {grant}\n{dump}");
+    }
+    let role = "SELECT count(*) FROM pg_shdepend WHERE refobjid = '\"a \"\"watcher\"'::regrole AND deptype = 'a' AND objid = 'mimeo.refresh_config_snap'::regclass";
+    assert!(one::<i64>(&mut superuser, role) > 0, "the role cannot be dropped behind it");
+
+    // The library is the new one, the catalog the old one.
+    assert_eq!(scene.rows(), 10);
+    scene.change();
+    dba.batch_execute("SELECT mimeo.refresh_snapshot('app.t')").unwrap();
+    assert_eq!(scene.changed_rows(2), 10);
+    let left: i64 = one(
+        &mut dba,
+        "SELECT count(*) FROM mimeo.run_history WHERE status = 'rolled_back' OR (SELECT state ? 'previous' FROM mimeo.refresh_config)",
+    );
+    assert_eq!(left, 0);
+    go_to(&mut dba, NEW);
+    assert_eq!(one::<String>(&mut dba, grants), before);
+    dba.batch_execute(
+        "UPDATE mimeo.refresh_config_snap SET keep_previous = true; SELECT mimeo.refresh_snapshot('app.t', p_check_stats := false);
+         SELECT mimeo.rollback_snapshot('app.t'); SELECT * FROM mimeo.plan_refresh('app.t')",
+    )
+    .unwrap();
+}
