@@ -1,6 +1,6 @@
 # What a user and a developer run. Everything that is missing is installed first.
 
-.PHONY: build install test demo demo-stop bench clean
+.PHONY: build install test demo demo-stop bench release clean
 
 build:
 	@tests/support/install.sh build
@@ -23,6 +23,10 @@ bench:
 	@tests/bench/methods.sh
 	@tests/bench/replay.sh
 	@tests/bench/jobs.sh
+
+# make release VERSION=2.1.0      freezes the scripts of a version, once upgrade and downgrade are proven
+release: build
+	@tests/support/release.sh "$(VERSION)"
 
 clean:
 	cargo clean

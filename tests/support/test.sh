@@ -10,6 +10,8 @@ tests/support/install.sh test
 say "format and lints"
 cargo fmt --check
 cargo clippy --release --all-targets --quiet -- -D warnings
+say "released scripts"
+tests/support/release.sh check
 say "build"
 tests/support/build.sh
 
