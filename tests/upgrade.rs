@@ -42,10 +42,13 @@ impl Old {
                 "CREATE EXTENSION dblink; CREATE EXTENSION mimeo VERSION '1.5.1';
                  INSERT INTO mimeo.dblink_mapping_mimeo (data_source, username, pwd)
                  VALUES ('host=127.0.0.1 port={} dbname={}', 'plain', 'plain'),
-                        ('host=127.0.0.1 port={} dbname=unused', 'plain', NULL)",
+                        ('host=127.0.0.1 port={} dbname=unused', 'plain', NULL),
+                        ('port={} dbname={} host=127.0.0.1', 'plain', 'plain')",
                 pair().source.port,
                 scene.database,
-                pair().source.port
+                pair().source.port,
+                pair().source.port,
+                scene.database
             ))
             .unwrap();
         Old { scene }
@@ -61,13 +64,13 @@ impl Old {
             .batch_execute(
                 "SELECT mimeo.snapshot_maker('app.s', 1, 'app.snap');
                  SELECT mimeo.snapshot_maker('app.s', 1, 'app.snap_twice', p_filter := '{id,v}', p_condition := 'WHERE id < 50');
-                 SELECT mimeo.table_maker('app.s', 1, 'app.tab');
+                 SELECT mimeo.table_maker('app.s', 3, 'app.tab');
                  SELECT mimeo.inserter_maker('app.s', 'time', 'changed', 1, p_dest_table := 'app.it');
                  SELECT mimeo.inserter_maker('app.s', 'serial', 'id', 1, '5', 'app.is');
                  SELECT mimeo.updater_maker('app.s', 'time', 'changed', 1, p_dest_table := 'app.ut');
                  SELECT mimeo.updater_maker('app.s', 'serial', 'id', 1, p_dest_table := 'app.us');
                  SELECT mimeo.dml_maker('app.k', 1, 'app.d');
-                 SELECT mimeo.dml_maker('app.k', 1, 'app.d2', p_filter := '{id,part}', p_condition := 'WHERE id < 15');
+                 SELECT mimeo.dml_maker('app.k', 3, 'app.d2', p_filter := '{id,part}', p_condition := 'WHERE id < 15');
                  SELECT mimeo.logdel_maker('app.l', 1, 'app.l');
                  UPDATE mimeo.refresh_config SET period = '90 minutes', batch_limit = 77;
                  UPDATE mimeo.refresh_config_snap SET post_script = '{\"SELECT 1\"}', check_stats = false WHERE dest_table = 'app.snap';
@@ -203,9 +206,9 @@ fn every_job_and_grant_is_kept_and_every_refresh_goes_on() {
         &mut superuser,
         "SELECT data_source_id, username, pwd IS NULL, password_required FROM mimeo.dblink_mapping_mimeo",
     );
-    assert_eq!(sources, "(1,plain,f,t) (2,plain,t,f)", "a source without a password goes on without one");
+    assert_eq!(sources, "(1,plain,f,t) (2,plain,t,f) (3,plain,f,t)", "a source without a password goes on without one");
     let next: i64 = one(&mut superuser, "SELECT nextval('mimeo.dblink_mapping_mimeo_data_source_id_seq')");
-    assert_eq!(next, 3);
+    assert_eq!(next, 4);
 
     // Changes behind the update, still through the trigger of 1.5.1.
     owner.batch_execute("UPDATE app.k SET v = 'z' WHERE id = 6; DELETE FROM app.l WHERE id = 6").unwrap();

@@ -63,7 +63,7 @@ SELECT has_rule('app', 'upper_a', 'no_delete', 'rules');
 SELECT has_trigger('app', 't', 'read_only', 'triggers');
 SELECT is((SELECT count(*) FROM app.kept), 50::bigint, 'a materialized view is filled again');
 SELECT has_index('app', 'kept', 'kept_id', 'and has its index');
-SELECT is((SELECT relacl::text FROM pg_class WHERE oid = 'app.t'::regclass), '{dba=arwdDxt/dba,clerk=r*/dba}',
+SELECT is((SELECT replace(relacl::text, 'm/', '/') FROM pg_class WHERE oid = 'app.t'::regclass), '{dba=arwdDxt/dba,clerk=r*/dba}',
     'the view itself keeps its grants');
 SELECT is((SELECT string_agg(attname || attacl::text, ' ' ORDER BY attnum) FROM pg_attribute
     WHERE attrelid = 'app.t'::regclass AND attacl IS NOT NULL), 'a{=r/dba} b{=w/dba}', 'those on columns too');

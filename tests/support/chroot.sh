@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Runs a command of this project on another Debian, which has another PostgreSQL: 17 is trixie's, 18 that of sid. The system is made
+# once by debootstrap and kept in a folder; what is mounted into it is gone when the command ends, whatever happens.
+#
+# Usage: chroot.sh MAJOR command…        in the project's folder, as root; PG_MAJOR is set, and CARGO_TARGET_DIR is the chroot's own
+# This machine's own /usr is at /old there, for updates from its PostgreSQL.
+# MIMEO_CHROOTS: where they are kept (/var/cache/mimeo).
+set -euo pipefail
+major=$1
+shift
+case $major in
+17) suite=trixie ;;
+18) suite=sid ;;
+*) echo "mimeo: there is no Debian here with PostgreSQL $major" >&2; exit 1 ;;
+esac
+if [ "$(id -u)" != 0 ]; then exec sudo --preserve-env=MIMEO_CHROOTS "$0" "$major" "$@"; fi
+project=$(cd "$(dirname "$0")/../.." && pwd)
+root=${MIMEO_CHROOTS:-/var/cache/mimeo}/pg$major
+
+if [ ! -e "$root/complete" ]; then
+    command -v debootstrap >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends debootstrap >/dev/null; }
+    rm -rf "$root"
+    mkdir -p "$root"
+    packages=postgresql-$major,postgresql-server-dev-$major,postgresql-$major-pgtap,libtap-parser-sourcehandler-pgtap-perl
+    packages=$packages,libpq-dev,gcc,libc6-dev,make,perl,clang,libclang-dev,pkg-config,ca-certificates
+    echo "mimeo: making a $suite with PostgreSQL $major (about two minutes, once)"
+    debootstrap --variant=minbase --include="$packages" "$suite" "$root" >"$root.log" 2>&1 || { tail -n 20 "$root.log" >&2; exit 1; }
+    touch "$root/complete"
+fi
+cargo=${CARGO_HOME:-$HOME/.cargo} rustup=${RUSTUP_HOME:-$HOME/.rustup}
+mkdir -p "$root/project" "$root/cargo" "$root/rustup" "$root/root/.pgrx" "$root/old"
+cp /etc/resolv.conf "$root/etc/resolv.conf" 2>/dev/null || true
+export root project cargo rustup major
+# A mount namespace of its own: it ends with its last process.
+exec unshare --mount --pid --fork --kill-child bash -euo pipefail -c '
+    mount --make-rprivate /
+    mount --bind "$project" "$root/project"
+    mount --bind "$cargo" "$root/cargo"
+    mount --bind "$rustup" "$root/rustup"
+    mount -t proc proc "$root/proc"
+    mount --rbind /dev "$root/dev"
+    mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm" 2>/dev/null || true
+    mount --bind /usr "$root/old"
+    exec chroot "$root" /usr/bin/env -i HOME=/root TERM="${TERM:-dumb}" LANG=C.UTF-8 CARGO_HOME=/cargo RUSTUP_HOME=/rustup \
+        PATH=/cargo/bin:/usr/sbin:/usr/bin:/sbin:/bin PG_MAJOR="$major" CARGO_TARGET_DIR="/project/target/pg$major" \
+        MIMEO_RUN_DIR="${MIMEO_RUN_DIR:-}" bash -euo pipefail -c "cd /project && exec \"\$@\"" bash "$@"
+' bash "$@"
