@@ -322,3 +322,63 @@ fn a_large_twin_is_emptied_after_the_commit() {
     assert_eq!(scene.rows(), 100_000);
     assert_eq!(one::<i64>(&mut dba, sizes), one_copy);
 }
+
+#[test]
+fn a_rollback_waits_for_readers_and_they_not_for_it() {
+    let scene = Scene::with_snapshot("rollback_snapshot", 1000);
+    let mut dba = scene.dba();
+    dba.batch_execute("UPDATE mimeo.refresh_config SET keep_previous = true").unwrap();
+    scene.change();
+    dba.batch_execute(REFRESH).unwrap();
+    assert_eq!(scene.changed_rows(1), 1000);
+
+    // While a refresh runs, it is not clear what would be rolled back.
+    let mut other = scene.dba();
+    other.batch_execute("BEGIN; SELECT mimeo.concurrent_lock_check('app.t')").unwrap();
+    assert_eq!(sqlstate(&dba.batch_execute("SELECT mimeo.rollback_snapshot('app.t')")), "55006");
+    other.batch_execute("COMMIT; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").unwrap();
+
+    let mut holder = scene.dba();
+    holder.batch_execute("BEGIN; SELECT * FROM app.t LIMIT 1").unwrap();
+    let mut pid_of = scene.destination_superuser();
+    let rollback = in_background(scene.dba(), "SELECT mimeo.rollback_snapshot('app.t')");
+    wait_for("the rollback to try", || {
+        one(&mut pid_of, "SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE '%rollback_snapshot%' AND pid <> pg_backend_pid()")
+    });
+    let mut reader = scene.dba();
+    let mut longest = Duration::ZERO;
+    for _ in 0..40 {
+        let since = Instant::now();
+        assert_eq!(one::<i64>(&mut reader, "SELECT count(*) FROM app.t WHERE v LIKE '%!'"), 1000);
+        longest = longest.max(since.elapsed());
+        std::thread::sleep(Duration::from_millis(25));
+    }
+    assert!(longest < Duration::from_millis(700), "a reader waited for {longest:?}");
+    holder.batch_execute("COMMIT").unwrap();
+    assert_eq!(sqlstate(&rollback.join().unwrap().1), "00000");
+    assert_eq!(scene.changed_rows(1), 0);
+    assert_eq!(scene.rows(), 1000);
+    assert_eq!(one::<i64>(&mut other, "SELECT count(*) FROM app.t"), 1000, "an older reader sees rows");
+}
+
+#[test]
+fn a_twin_that_is_kept_is_not_emptied_by_the_worker_of_an_earlier_refresh() {
+    let scene = Scene::with_snapshot("kept_twin", 1);
+    let mut owner = scene.owner();
+    owner.batch_execute("INSERT INTO app.t SELECT i, repeat('x', 400) FROM generate_series(2, 100000) i").unwrap();
+    let mut dba = scene.dba();
+    dba.batch_execute(REFRESH).unwrap();
+    // The worker that this refresh leaves behind finds the job locked by the next one, which keeps what it replaces.
+    dba.batch_execute("UPDATE mimeo.refresh_config SET keep_previous = true").unwrap();
+    for _ in 0..3 {
+        dba.batch_execute(REFRESH).unwrap();
+    }
+    wait_for("the worker to have ended", || {
+        one(
+            &mut scene.destination_superuser(),
+            "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type LIKE 'mimeo%'",
+        )
+    });
+    dba.batch_execute("SELECT mimeo.rollback_snapshot('app.t')").unwrap();
+    assert_eq!(scene.rows(), 100_000);
+}

@@ -304,3 +304,30 @@ fn under_load_nothing_is_missed_and_nothing_comes_twice() {
     assert_eq!(digest(&mut client, "by_changed", "WHERE id < 1000"), source);
     assert!(refreshes > 3);
 }
+
+#[test]
+fn rows_of_a_repull_stay_while_nothing_is_known_to_be_complete() {
+    let scene = scene("repull_unsafe");
+    let (mut late, mut owner, mut client) = (scene.owner(), scene.owner(), impatient(&scene));
+    owner.batch_execute("INSERT INTO app.w (writer) SELECT 1 FROM generate_series(1, 50)").unwrap();
+    // Open since before the first bound was taken.
+    late.batch_execute("BEGIN; INSERT INTO app.w (writer) VALUES (2)").unwrap();
+    client
+        .batch_execute("SELECT mimeo.inserter_maker('app.w', 'serial', 'id', 1, '0', 'app.again', p_pulldata := false)")
+        .unwrap();
+    client.batch_execute("SELECT mimeo.refresh_inserter('app.again', p_repull := true)").unwrap();
+    assert_eq!(one::<i64>(&mut client, "SELECT count(*) FROM app.again"), 50);
+    for _ in 0..3 {
+        client.batch_execute("SELECT mimeo.refresh_inserter('app.again')").unwrap();
+        assert_eq!(one::<i64>(&mut client, "SELECT count(*) FROM app.again"), 50, "the old rows stay");
+    }
+    late.batch_execute("COMMIT").unwrap();
+    owner.batch_execute("INSERT INTO app.w (writer) VALUES (3)").unwrap();
+    client
+        .batch_execute("SELECT mimeo.refresh_inserter('app.again'); SELECT mimeo.refresh_inserter('app.again')")
+        .unwrap();
+    let missing = "SELECT 52 - count(DISTINCT id) FROM app.again";
+    assert!(one::<i64>(&mut client, missing) <= 1);
+    assert_eq!(one::<i64>(&mut client, "SELECT count(*) - count(DISTINCT id) FROM app.again"), 0);
+    assert!(writers(&mut client, "again").contains(" 2"));
+}
