@@ -8,8 +8,9 @@ build:
 install: build
 	@tests/support/build.sh
 
+# make test PG=17        in a Debian of its own, which has that PostgreSQL (17 or 18); needs root for chroot
 test:
-	@tests/support/test.sh
+	@$(if $(PG),tests/support/chroot.sh $(PG)) tests/support/test.sh
 
 demo:
 	@tests/demo/demo.sh

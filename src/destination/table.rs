@@ -237,6 +237,24 @@ pub fn analyze(table: &Name) -> Result<()> {
     Ok(())
 }
 
+/// Has the deferred constraints of a table and its partitions checked at once, until the end of the transaction: nothing can be put
+/// off to its end by a refresh, which acts as the owner for as long as it lasts.
+pub fn check_at_once(oid: pg_sys::Oid) -> Result<()> {
+    let deferred: Vec<(String, String)> = spi::json(
+        "SELECT coalesce(json_agg(DISTINCT jsonb_build_array(n.nspname, k.conname)), '[]')::text
+           FROM pg_constraint k JOIN pg_namespace n ON n.oid = k.connamespace
+          WHERE k.condeferred AND k.conrelid IN (SELECT $1 UNION ALL SELECT p.relid FROM pg_partition_tree($1) p)",
+        &[oid_arg(oid)],
+    )?
+    .unwrap_or_default();
+    if deferred.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = deferred.iter().map(|(schema, name)| Name::new(schema, name).to_string()).collect();
+    spi::run(&format!("SET CONSTRAINTS {} IMMEDIATE", names.join(", ")), &[])?;
+    Ok(())
+}
+
 /// The TOAST table of a table, if it has one.
 pub fn toast_of(oid: pg_sys::Oid) -> Result<Option<pg_sys::Oid>> {
     let toast = spi::text("SELECT c.reltoastrelid::text FROM pg_class c WHERE c.oid = $1", &[oid_arg(oid)])?;

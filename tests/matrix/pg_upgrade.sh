@@ -13,24 +13,13 @@ if [ "${1:-}" != inside ]; then
     exec tests/support/chroot.sh 17 "$0" inside
 fi
 
-old=/old/lib/postgresql/15/bin new=/usr/lib/postgresql/17/bin
+new=/usr/lib/postgresql/17/bin
 run=$(mktemp -d /tmp/mimeo_pg_upgrade.XXXXXX)
 chmod 755 "$run"
 trap 'PG_CONFIG=$new/pg_config tests/support/cluster.sh stop-all "$run"; rm -rf "$run"' EXIT
-# What the old server needs of its own system, and this one lacks.
-mkdir "$run/lib"
-while lacking=$(LD_LIBRARY_PATH=$run/lib ldd "$old"/{postgres,pg_ctl,initdb,pg_dump} | sed -n 's/^\t\(.*\) => not found$/\1/p' | sort -u) && [ -n "$lacking" ]; do
-    for library in $lacking; do cp -L "/old/lib/x86_64-linux-gnu/$library" "$run/lib/"; done
-done
-export LD_LIBRARY_PATH=$run/lib
-
-cluster() { PG_CONFIG=$1/pg_config tests/support/cluster.sh "${@:2}"; }
-cat >"$run/old_config" <<'C'
-#!/bin/sh
-echo /old/lib/postgresql/15/bin
-C
-chmod 755 "$run/old_config"
-PG_CONFIG=$run/old_config tests/support/cluster.sh start "$run/old" >/dev/null
+. tests/matrix/old.sh
+cluster() { PG_CONFIG=$(config_of "$1") tests/support/cluster.sh "${@:2}"; }
+cluster "$old" start "$run/old" >/dev/null
 source_port=$(cluster "$new" start "$run/source")
 on() { # on old|new|source DATABASE psql-arguments…
     psql -XqAt -v ON_ERROR_STOP=1 -h "$run/$1" -p "$(cat "$run/$1/port")" -U postgres -d "$2" "${@:3}"

@@ -22,7 +22,7 @@ if [ ! -e "$root/complete" ]; then
     rm -rf "$root"
     mkdir -p "$root"
     packages=postgresql-$major,postgresql-server-dev-$major,postgresql-$major-pgtap,libtap-parser-sourcehandler-pgtap-perl
-    packages=$packages,libpq-dev,gcc,libc6-dev,make,perl,clang,libclang-dev,pkg-config,ca-certificates
+    packages=$packages,postgresql-$major-mimeo,libpq-dev,gcc,libc6-dev,make,perl,clang,libclang-dev,pkg-config,ca-certificates
     echo "mimeo: making a $suite with PostgreSQL $major (about two minutes, once)"
     debootstrap --variant=minbase --include="$packages" "$suite" "$root" >"$root.log" 2>&1 || { tail -n 20 "$root.log" >&2; exit 1; }
     touch "$root/complete"

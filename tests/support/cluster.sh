@@ -12,7 +12,8 @@ set -euo pipefail
 command=$1 dir=$2
 shift 2
 PG_CONFIG=${PG_CONFIG:-/usr/lib/postgresql/${PG_MAJOR:-15}/bin/pg_config}
-bin=$("$PG_CONFIG" --bindir 2>/dev/null || true)
+# Programs and server of a cluster stay those that it was made with.
+bin=$(cat "$dir/bin" 2>/dev/null || "$PG_CONFIG" --bindir 2>/dev/null || true)
 
 # PostgreSQL refuses to run as root.
 as_postgres() { if [ "$(id -u)" = 0 ]; then (cd / && runuser -u postgres -- "$@"); else "$@"; fi; }
@@ -40,6 +41,7 @@ case $command in
 start)
     mkdir -p "$dir"
     [ "$(id -u)" != 0 ] || chown postgres "$dir"
+    echo "$bin" >"$dir/bin"
     as_postgres "$bin/initdb" -D "$dir/data" -U postgres -E UTF8 --no-locale --no-sync "$@" >"$dir/initdb.log" 2>&1 ||
         { cat "$dir/initdb.log" >&2; exit 1; }
     cat >>"$dir/data/postgresql.conf" <<CONF
@@ -63,6 +65,7 @@ standby)
     primary=$1
     mkdir -p "$dir"
     [ "$(id -u)" != 0 ] || chown postgres "$dir"
+    echo "$bin" >"$dir/bin"
     as_postgres "$bin/pg_basebackup" -h "$primary" -p "$(cat "$primary/port")" -U postgres -D "$dir/data" -R -X stream -c fast
     echo "unix_socket_directories = '$dir'" >>"$dir/data/postgresql.conf"
     free_port >"$dir/port"
@@ -75,7 +78,8 @@ stop)
     ;;
 stop-all)
     for pidfile in $(find "$dir" -name postmaster.pid 2>/dev/null); do
-        as_postgres "$bin/pg_ctl" -D "$(dirname "$pidfile")" -m immediate -w stop >/dev/null 2>&1 || true
+        own=$(cat "$(dirname "$(dirname "$pidfile")")/bin" 2>/dev/null || echo "$bin")
+        as_postgres "$own/pg_ctl" -D "$(dirname "$pidfile")" -m immediate -w stop >/dev/null 2>&1 || true
     done
     ;;
 esac

@@ -4,6 +4,7 @@
 # extension, `clerk` may only do what a test grants; on the source, `owner` owns the tables and `reader` reads them.
 #
 # Usage: pgtap.sh DIR [file …]      DIR: where the clusters may be made
+# SOURCE_PG_CONFIG: the source has another PostgreSQL than PG_CONFIG
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 dir=$1
@@ -11,7 +12,7 @@ shift
 [ $# -gt 0 ] || set -- "$here"/pgtap/*.sql
 PG_CONFIG=${PG_CONFIG:-/usr/lib/postgresql/${PG_MAJOR:-15}/bin/pg_config}
 
-source_port=$("$here/support/cluster.sh" start "$dir/source")
+source_port=$(PG_CONFIG=${SOURCE_PG_CONFIG:-$PG_CONFIG} "$here/support/cluster.sh" start "$dir/source")
 destination_port=$("$here/support/cluster.sh" start "$dir/destination")
 on() { # on source|destination DATABASE psql-arguments…
     local cluster=$1 database=$2

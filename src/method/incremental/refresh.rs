@@ -140,6 +140,7 @@ impl Refresh<'_> {
             });
         }
         lock_to_write(destination.oid);
+        table::check_at_once(destination.oid)?;
         let [local] = table::describe([destination.oid])?;
         fit::require_loadable(&local)?;
         let fit = fit::fit(&local, &shape, &columns)?;

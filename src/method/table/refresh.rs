@@ -46,6 +46,7 @@ fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, name: &Na
     let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
     source.require_readable(&source_table, &names(&columns))?;
     lock_to_write(destination.oid);
+    table::check_at_once(destination.oid)?;
     let [local] = table::describe([destination.oid])?;
     fit::require_loadable(&local)?;
     let fit = fit::fit(&local, &shape, &columns)?;

@@ -53,6 +53,7 @@ impl Refresh<'_> {
         let columns = selected_columns(shape, self.job.filter.as_deref(), source.label())?;
         source.require_readable(&present.table, &names(&columns))?;
         lock_to_write(destination.oid);
+        table::check_at_once(destination.oid)?;
         let [local] = table::describe([destination.oid])?;
         fit::require_loadable(&local)?;
         if self.method == Method::Logdel {
