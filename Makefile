@@ -1,6 +1,6 @@
 # What a user and a developer run. Everything that is missing is installed first.
 
-.PHONY: build install test demo demo-stop bench release clean
+.PHONY: build install test demo demo-stop bench deb dist release clean
 
 build:
 	@tests/support/install.sh build
@@ -24,6 +24,15 @@ bench:
 	@tests/bench/methods.sh
 	@tests/bench/replay.sh
 	@tests/bench/jobs.sh
+
+# make deb PG=17        a Debian package; with PG, built in a Debian of its own
+deb:
+	@$(if $(PG),tests/support/chroot.sh $(PG)) tests/support/install.sh build
+	@$(if $(PG),tests/support/chroot.sh $(PG)) tests/support/deb.sh
+
+# the archive for PGXN
+dist:
+	@tests/support/dist.sh
 
 # make release VERSION=2.1.0      freezes the scripts of a version, once upgrade and downgrade are proven
 release: build
