@@ -10,7 +10,10 @@ use support::catalog::{assert_same, catalog};
 use support::{one, wait_for, Scene};
 
 /// The version that is built, and the release before it.
-const NEW: &str = env!("CARGO_PKG_VERSION");
+fn new_version() -> &'static str {
+    let line = include_str!("../Cargo.toml").lines().find_map(|line| line.strip_prefix("version = ")).unwrap();
+    line.trim_matches('"')
+}
 const OLD: &str = "2.0.0";
 
 fn go_to(client: &mut Client, version: &str) {
@@ -27,20 +30,20 @@ fn up_and_down_is_as_fresh() {
             .unwrap();
         catalog(&mut scene.destination_superuser(), "mimeo")
     };
-    let (old, new) = (fresh(OLD), fresh(NEW));
+    let (old, new) = (fresh(OLD), fresh(new_version()));
     assert_ne!(old, new);
     let scene = Scene::new("up_and_down", 1);
     let (mut dba, mut superuser) = (scene.dba(), scene.destination_superuser());
     dba.batch_execute(&format!("DROP EXTENSION mimeo; CREATE EXTENSION mimeo VERSION '{OLD}'")).unwrap();
     for _ in 0..2 {
-        go_to(&mut dba, NEW);
+        go_to(&mut dba, new_version());
         assert_same(&catalog(&mut superuser, "mimeo"), &new);
         go_to(&mut dba, OLD);
         assert_same(&catalog(&mut superuser, "mimeo"), &old);
     }
     // The same in a schema of another name.
     superuser.batch_execute("ALTER SCHEMA mimeo RENAME TO \"my replicas\"").unwrap();
-    go_to(&mut dba, NEW);
+    go_to(&mut dba, new_version());
     let renamed = catalog(&mut superuser, "\"my replicas\"");
     assert_same(&renamed, &new);
 }
@@ -130,7 +133,7 @@ fn jobs_go_on_while_the_version_goes_up_and_down() {
     });
     let threads = [writer, refresher, other, monitor];
     for round in 0..6 {
-        go_to(&mut dba, if round % 2 == 0 { OLD } else { NEW });
+        go_to(&mut dba, if round % 2 == 0 { OLD } else { new_version() });
         let seen: Vec<_> = threads.iter().map(|(count, _)| count.load(Ordering::Relaxed)).collect();
         wait_for("every refresher to go round", || {
             threads.iter().zip(&seen).all(|((count, thread), seen)| {
@@ -210,7 +213,7 @@ fn what_users_have_granted_and_set_stays() {
         "SELECT count(*) FROM mimeo.run_history WHERE status = 'rolled_back' OR (SELECT state ? 'previous' FROM mimeo.refresh_config)",
     );
     assert_eq!(left, 0);
-    go_to(&mut dba, NEW);
+    go_to(&mut dba, new_version());
     assert_eq!(one::<String>(&mut dba, grants), before);
     dba.batch_execute(
         "UPDATE mimeo.refresh_config_snap SET keep_previous = true; SELECT mimeo.refresh_snapshot('app.t', p_check_stats := false);

@@ -64,14 +64,14 @@ pub struct Record {
 }
 
 impl Record {
-    /// Of a run that could not even begin, or that ended without a word.
-    pub fn of_failure(dest_table: &str, source_table: &str, kind: &str, error: &Error) -> Record {
+    /// Of a run that begins now.
+    fn new(dest_table: &str, source_table: &str, kind: &str) -> Record {
         let now = now();
-        let mut record = Record {
+        Record {
             dest_table: dest_table.to_string(),
             source_table: source_table.to_string(),
             kind: kind.to_string(),
-            status: Status::Critical,
+            status: Status::Ok,
             reason: None,
             rows: 0,
             bytes: 0,
@@ -83,7 +83,12 @@ impl Record {
             error: None,
             run_by: None,
             jobmon: false,
-        };
+        }
+    }
+
+    /// Of a run that could not even begin, or that ended without a word.
+    pub fn of_failure(dest_table: &str, source_table: &str, kind: &str, error: &Error) -> Record {
+        let mut record = Record::new(dest_table, source_table, kind);
         record.fail(error);
         record
     }
@@ -216,25 +221,12 @@ impl Run {
     /// # Errors
     /// JobmonMissing. `jobmon`: None is what the job says.
     pub fn begin(job: &Job, jobmon: Option<bool>, debug: bool) -> Result<Run> {
-        let now = now();
+        let record = Record {
+            jobmon: jobmon::wanted(jobmon.unwrap_or(job.jobmon))?,
+            ..Record::new(&job.dest_table, &job.source_table, &job.kind)
+        };
         Ok(Run {
-            record: Record {
-                dest_table: job.dest_table.clone(),
-                source_table: job.source_table.clone(),
-                kind: job.kind.clone(),
-                status: Status::Ok,
-                reason: None,
-                rows: 0,
-                bytes: 0,
-                queue_rows: None,
-                phases: Vec::new(),
-                started: now,
-                ended: now,
-                sqlstate: None,
-                error: None,
-                run_by: None,
-                jobmon: jobmon::wanted(jobmon.unwrap_or(job.jobmon))?,
-            },
+            record,
             debug,
             clock: Instant::now(),
             phase: None,

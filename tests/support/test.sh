@@ -12,7 +12,10 @@ say "install what is missing"
 tests/support/install.sh test
 say "format and lints"
 cargo fmt --check
-cargo clippy --release --all-targets --quiet "${version[@]}" -- -D warnings
+for file in tests/*.rs; do
+    grep -qx "path = \"${file#tests/}\"" tests/Cargo.toml || { echo "mimeo: tests/Cargo.toml does not name $file" >&2; exit 1; }
+done
+cargo clippy --release --workspace --all-targets --quiet "${version[@]}" -- -D warnings
 say "released scripts"
 tests/support/release.sh check
 say "build"
@@ -24,10 +27,10 @@ trap 'tests/support/cluster.sh stop-all "$run"; rm -rf "$run"' EXIT
 export MIMEO_RUN_DIR=$run
 
 say "pure logic"
-cargo test --release --lib --quiet "${version[@]}"
+cargo test --release --package mimeo --lib --quiet "${version[@]}"
 say "behaviour, in SQL"
 tests/support/pgtap.sh "$run/pgtap"
 tests/support/cluster.sh stop-all "$run/pgtap"
 say "several sessions and faults"
-cargo test --release --quiet "${version[@]}" --test '*'
+cargo test --quiet --package mimeo-tests --tests
 say "done"

@@ -33,6 +33,19 @@ pub(super) struct Work<'a> {
     joined: bool,
 }
 
+impl Work<'_> {
+    fn changes<'a>(&'a self, until: i64, further: &'a [String]) -> Changes<'a> {
+        Changes {
+            queue: &self.present.queue,
+            rows: &self.rows,
+            key: &self.key,
+            operators: &self.present.operators,
+            until,
+            further,
+        }
+    }
+}
+
 /// What is taken.
 pub(super) enum Extent {
     /// The keys of the queue up to this row of it.
@@ -131,14 +144,7 @@ impl Refresh<'_> {
             Extent::Changes(until) => *until,
         };
         let further = self.further_keys(work);
-        let changes = Changes {
-            queue: &work.present.queue,
-            rows: &work.rows,
-            key,
-            operators: &work.present.operators,
-            until,
-            further: &further,
-        };
+        let changes = work.changes(until, &further);
         let gone = Collected::make(self.destination, key, work.owner)?;
         if self.straight() && !work.joined && is_replaceable(local, fit.columns.len())? {
             run.phase("keys");
@@ -213,14 +219,7 @@ impl Refresh<'_> {
             Extent::Changes(until) => *until,
             Extent::All => summary.last.unwrap_or(0),
         };
-        let changes = Changes {
-            queue: &work.present.queue,
-            rows: &work.rows,
-            key,
-            operators: &work.present.operators,
-            until,
-            further: &further,
-        };
+        let changes = work.changes(until, &further);
 
         run.phase("copy");
         let all = matches!(extent, Extent::All);
