@@ -123,7 +123,12 @@ pub(crate) fn new_destination(written: Option<&str>, source: &Name) -> Result<Na
         }
         return Ok(source.clone());
     };
-    let readings = readings(written)?;
+    let mut readings = readings(written)?;
+    if written.contains('"') {
+        // Nothing is there yet that could be called so: quotes are meant as quotes, if they are in their places.
+        readings.rotate_right(1);
+    }
+    let bare = if written.contains('"') { readings.first() } else { readings.last() };
     let mut missing = None;
     for (schema, name) in &readings {
         let Some(schema) = schema else { continue };
@@ -138,7 +143,7 @@ pub(crate) fn new_destination(written: Option<&str>, source: &Name) -> Result<Na
         name.check_length()?;
         return Err(Error::SchemaMissing(name.schema));
     }
-    let (_, bare) = readings.last().cloned().ok_or_else(|| Error::InvalidName(written.to_string()))?;
+    let (_, bare) = bare.cloned().ok_or_else(|| Error::InvalidName(written.to_string()))?;
     let schema = relation::creation_schema()?.ok_or_else(|| Error::SchemaMissing("public".to_string()))?;
     let name = Name::new(schema, bare);
     name.check_length()?;
