@@ -81,6 +81,7 @@ const TEXT: Job = Job {
 struct Stage {
     scene: Scene,
     fake: Fake,
+    jobs: Vec<&'static Job>,
     dba: Client,
     owner: Client,
     witness: Client,
@@ -90,11 +91,14 @@ struct Stage {
     failures: i64,
 }
 
+/// After so many tricks an honest refresh has to work.
+const AT_ONCE: usize = 4;
+
 /// How long a call may take beyond its statement_timeout.
 const GRACE: Duration = Duration::from_secs(2);
 
 impl Stage {
-    fn new(name: &str, jobs: &[&Job]) -> Stage {
+    fn new(name: &str, jobs: &[&'static Job]) -> Stage {
         let scene = Scene::new(&format!("hostile_{name}"), 8);
         scene
             .owner()
@@ -121,8 +125,9 @@ impl Stage {
         }
         let (owner, witness) = (scene.owner(), scene.source_superuser());
         let pid = one(&mut dba, "SELECT pg_backend_pid()");
-        let mut stage = Stage { scene, fake, dba, owner, witness, pid, sockets: 0, trials: 0, failures: 0 };
-        for job in jobs {
+        let jobs = jobs.to_vec();
+        let mut stage = Stage { scene, fake, jobs, dba, owner, witness, pid, sockets: 0, trials: 0, failures: 0 };
+        for job in stage.jobs.clone() {
             stage.owner.batch_execute(job.change).unwrap();
             stage.refresh_honestly(job, "at first");
         }
@@ -168,7 +173,9 @@ impl Stage {
         }
         assert_eq!(self.open_descriptors(), self.sockets, "{what}: a descriptor is left open");
         assert_eq!(self.threads(), 1, "{what}: a thread is left");
-        self.refresh_honestly(job, what);
+        if self.trials % AT_ONCE == 0 {
+            self.refresh_honestly(job, what);
+        }
         sqlstate(&outcome)
     }
 
@@ -207,6 +214,9 @@ impl Stage {
 
     /// What all that happened has left behind.
     fn end(mut self) {
+        for job in self.jobs.clone() {
+            self.refresh_honestly(job, "at last");
+        }
         let scene = &self.scene;
         wait_for("the sessions on the source to end", || {
             one::<i64>(
@@ -273,7 +283,7 @@ const CATALOG: Place = ("in a catalog query", |moment| {
 const COPY: Place = ("in a copy", |moment| moment.kind == b'd' && !moment.body.starts_with(b"PGCOPY"));
 const COPY_END: Place = ("at the end of a copy", |moment| moment.kind == b'C' && moment.in_copy());
 
-fn goes_away_at_each_message(job: &Job) {
+fn goes_away_at_each_message(job: &'static Job) {
     let mut stage = Stage::new(&format!("closes_{}", job.name), &[job]);
     stage.owner.batch_execute(job.change).unwrap();
     stage.refresh_honestly(job, "for its messages");
@@ -489,7 +499,7 @@ fn with_line(stream: &[u8], change: fn(&str) -> Vec<u8>) -> Vec<u8> {
     lines.iter().flat_map(|line| [line, &b"\n"[..]].concat()).collect()
 }
 
-const IN_TEXT: [Rewrite; 17] = [
+const IN_TEXT: [Rewrite; 16] = [
     ("a column less", |stream| with_line(&stream, |line| line.rsplit_once('\t').unwrap().0.into())),
     ("a column more", |stream| with_line(&stream, |line| format!("{line}\tmore").into())),
     ("an empty line", |stream| with_line(&stream, |_| Vec::new())),
@@ -497,11 +507,6 @@ const IN_TEXT: [Rewrite; 17] = [
     ("an escape that is not UTF-8", |stream| with_line(&stream, |line| line.replace("value", "\\377").into())),
     ("an escape that is NUL", |stream| with_line(&stream, |line| line.replace("value", "\\000").into())),
     ("a backslash at the end of a line", |stream| with_line(&stream, |line| format!("{line}\\").into())),
-    ("a backslash at the end of it all", |mut stream| {
-        stream.pop();
-        stream.push(b'\\');
-        stream
-    }),
     ("bytes that are not UTF-8", |stream| with_line(&stream, |line| [line.as_bytes(), b"\xff"].concat())),
     ("a NUL", |stream| with_line(&stream, |line| [line.as_bytes(), b"\0"].concat())),
     ("a carriage return", |stream| with_line(&stream, |line| format!("{line}\r").into())),
@@ -528,6 +533,7 @@ fn text_copy_data_that_is_not_what_it_should_be_is_refused() {
     // COPY itself takes these.
     for (what, rewrite) in [
         ("no newline at the end", (|stream| stream[..stream.len() - 1].to_vec()) as fn(Vec<u8>) -> Vec<u8>),
+        ("a backslash in place of the last newline", |stream| [&stream[..stream.len() - 1], b"\\"].concat()),
         ("its end at the end", |stream| [&stream[..], b"\\.\n"].concat()),
     ] {
         assert_eq!(stage.suffer(&TEXT, what, LONG, rewriting(7, rewrite)), "00000", "{what}");
@@ -540,7 +546,9 @@ fn a_count_that_is_missing_or_absurd_is_refused() {
     let jobs = [&SNAPSHOT, &TABLE, &INSERTER, &UPDATER, &DML, &TEXT];
     let mut stage = Stage::new("counts", &jobs);
     for job in jobs {
-        for tag in ["COPY", "COPY ", "COPY -1", "COPY 1", "COPY 99999999999999999999", "COPY 8x", "SELECT 0", "", "\u{7f}"] {
+        for tag in
+            ["COPY", "COPY ", "COPY -1", "COPY 1", "COPY 99999999999999999999", "COPY 8x", "SELECT 0", "", "\u{7f}"]
+        {
             let trick = move |moment: &Moment<'_>| match moment.kind {
                 b'C' if moment.in_copy() => Act::Instead(complete(tag)),
                 _ => Act::Pass,
@@ -588,7 +596,7 @@ fn catalog_rows(stage: &mut Stage, job: &Job) -> usize {
     stage.fake.kinds().iter().filter(|kind| **kind == b'D').count()
 }
 
-fn lies_in_catalogs(job: &Job) {
+fn lies_in_catalogs(job: &'static Job) {
     let mut stage = Stage::new(&format!("lies_{}", job.name), &[job]);
     let rows = catalog_rows(&mut stage, job);
     assert!(rows > 3, "{rows}");
