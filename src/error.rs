@@ -326,7 +326,12 @@ impl Error {
 
     /// What a user sees of it.
     pub fn report(&self) -> Report {
-        Report { sqlstate: self.sqlstate_text(), message: self.to_string(), detail: self.detail(), hint: self.hint() }
+        Report {
+            sqlstate: self.sqlstate_text(),
+            message: brief(self.to_string()),
+            detail: self.detail().map(brief),
+            hint: self.hint().map(brief),
+        }
     }
 
     /// Five characters, whichever side the error comes from.
@@ -343,12 +348,12 @@ impl Error {
 impl From<Error> for ErrorReport {
     #[track_caller]
     fn from(error: Error) -> ErrorReport {
-        let mut report = ErrorReport::new(error.sqlstate(), error.to_string(), "mimeo");
+        let mut report = ErrorReport::new(error.sqlstate(), brief(error.to_string()), "mimeo");
         if let Some(detail) = error.detail() {
-            report = report.set_detail(detail);
+            report = report.set_detail(brief(detail));
         }
         if let Some(hint) = error.hint() {
-            report = report.set_hint(hint);
+            report = report.set_hint(brief(hint));
         }
         report
     }
@@ -361,8 +366,13 @@ impl From<pgrx::spi::SpiError> for Error {
 }
 
 impl From<serde_json::Error> for Error {
+    /// What a document holds is not told.
     fn from(error: serde_json::Error) -> Error {
-        Error::Internal(error.to_string())
+        let message = error.to_string();
+        Error::Internal(match (message.find('"'), message.rfind('"')) {
+            (Some(first), Some(last)) if first < last => format!("{}…{}", &message[..=first], &message[last..]),
+            _ => message,
+        })
     }
 }
 
@@ -384,6 +394,17 @@ impl From<CaughtError> for Error {
             Error::Postgres(report)
         }
     }
+}
+
+/// A source can say as much as it likes; the log and run_history take so many bytes of it.
+const LONGEST: usize = 32 * 1024;
+
+fn brief(mut text: String) -> String {
+    if text.len() > LONGEST {
+        text.truncate((0..=LONGEST).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default());
+        text.push('…');
+    }
+    text
 }
 
 /// PostgreSQL packs five characters into six bits each (MAKE_SQLSTATE in elog.h).
