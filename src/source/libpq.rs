@@ -2,7 +2,7 @@
 //! latch together, so that a cancelled query leaves at once.
 
 use crate::backend::interrupts::{self, Woken};
-use crate::error::{Error, Report, Result};
+use crate::error::{keep_secret, Error, Report, Result};
 use pgrx::pg_sys;
 use pq_sys as pq;
 use std::ffi::{CStr, CString};
@@ -202,8 +202,6 @@ fn take_sqlstate(message: &str) -> (String, Option<String>) {
 pub struct Link {
     connection: *mut pq::PGconn,
     label: String,
-    /// The server may know it, and tell it.
-    password: Option<String>,
     /// Whether the server may be at work for us.
     busy: bool,
 }
@@ -227,9 +225,11 @@ impl Link {
         }
         // SAFETY: both arrays end with null and live through the call.
         let connection = unsafe { pq::PQconnectStartParams(keywords.as_ptr(), values.as_ptr(), 0) };
-        let password = parameters.iter().find(|(keyword, value)| keyword == "password" && value.len() > 3);
-        let password = password.map(|(_, value)| value.clone());
-        let mut link = Link { connection, label: label.to_string(), password, busy: false };
+        // The server may know it, and tell it.
+        for (_, password) in parameters.iter().filter(|(keyword, _)| keyword == "password") {
+            keep_secret(password);
+        }
+        let mut link = Link { connection, label: label.to_string(), busy: false };
         link.finish_connecting(timeout)?;
         Ok(link)
     }
@@ -284,25 +284,7 @@ impl Link {
 
     fn message(&self) -> String {
         // SAFETY: the string belongs to the connection; null gives an out-of-memory text.
-        self.masked(unsafe { text(pq::PQerrorMessage(self.connection)) })
-    }
-
-    /// What the source says, without the password.
-    fn masked(&self, text: String) -> String {
-        match &self.password {
-            Some(password) => text.replace(password, "********"),
-            None => text,
-        }
-    }
-
-    fn report(&self, answer: &Answer) -> Report {
-        let Report { sqlstate, message, detail, hint } = answer.report();
-        Report {
-            sqlstate,
-            message: self.masked(message),
-            detail: detail.map(|text| self.masked(text)),
-            hint: hint.map(|text| self.masked(text)),
-        }
+        unsafe { text(pq::PQerrorMessage(self.connection)) }
     }
 
     fn lost(&self) -> Error {
@@ -411,13 +393,13 @@ impl Link {
             if unsafe { pq::PQstatus(self.connection) } == pq::ConnStatusType::CONNECTION_BAD {
                 return Err(Error::ConnectionLost {
                     source_label: self.label.clone(),
-                    reason: self.report(&answer).message,
+                    reason: answer.report().message,
                 });
             }
             return Err(Error::Remote {
                 source_label: self.label.clone(),
                 doing: doing.to_string(),
-                report: self.report(&answer),
+                report: answer.report(),
             });
         }
         Ok(Some(answer))
@@ -483,7 +465,7 @@ impl Link {
         if cancel.0.is_null() {
             return;
         }
-        let before = open_sockets();
+        let others = open_sockets();
         let (done, finished) = std::sync::mpsc::channel();
         // Signals stay with the backend's own thread: a new thread inherits the mask, which blocks them here.
         // SAFETY: plain libc calls on local sets.
@@ -502,7 +484,7 @@ impl Link {
             libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
             if thread.is_ok() && finished.recv_timeout(Duration::from_secs(1)).is_err() {
                 // While this thread waited, nobody else has opened one.
-                for socket in open_sockets().into_iter().filter(|socket| !before.contains(socket)) {
+                for socket in open_sockets().into_iter().filter(|socket| !others.contains(socket)) {
                     libc::shutdown(socket, libc::SHUT_RDWR);
                 }
                 let _ = finished.recv_timeout(Duration::from_millis(100));
