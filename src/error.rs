@@ -6,6 +6,7 @@
 use crate::backend::grant;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
 use pgrx::PgSqlErrorCode;
+use std::cell::RefCell;
 
 /// What was known about an error that PostgreSQL itself raised, here or on a source.
 #[derive(Debug, Clone, Default)]
@@ -326,7 +327,12 @@ impl Error {
 
     /// What a user sees of it.
     pub fn report(&self) -> Report {
-        Report { sqlstate: self.sqlstate_text(), message: self.to_string(), detail: self.detail(), hint: self.hint() }
+        Report {
+            sqlstate: self.sqlstate_text(),
+            message: told(self.to_string()),
+            detail: self.detail().map(told),
+            hint: self.hint().map(told),
+        }
     }
 
     /// Five characters, whichever side the error comes from.
@@ -343,12 +349,12 @@ impl Error {
 impl From<Error> for ErrorReport {
     #[track_caller]
     fn from(error: Error) -> ErrorReport {
-        let mut report = ErrorReport::new(error.sqlstate(), error.to_string(), "mimeo");
+        let mut report = ErrorReport::new(error.sqlstate(), told(error.to_string()), "mimeo");
         if let Some(detail) = error.detail() {
-            report = report.set_detail(detail);
+            report = report.set_detail(told(detail));
         }
         if let Some(hint) = error.hint() {
-            report = report.set_hint(hint);
+            report = report.set_hint(told(hint));
         }
         report
     }
@@ -384,6 +390,34 @@ impl From<CaughtError> for Error {
             Error::Postgres(report)
         }
     }
+}
+
+thread_local! {
+    /// Passwords of sources that this backend has connected to.
+    static SECRETS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// No error tells this from here on. A shorter one could be told from what is missing.
+pub fn keep_secret(password: &str) {
+    SECRETS.with_borrow_mut(|secrets| {
+        if password.len() > 3 && !secrets.iter().any(|secret| secret == password) {
+            secrets.push(password.to_string());
+        }
+    });
+}
+
+/// A source can say as much as it likes; the log and run_history take so many bytes of it.
+const LONGEST: usize = 32 * 1024;
+
+/// A text as it can be told: no password, and not too long.
+fn told(text: String) -> String {
+    let hide = |text: String, secret: &String| text.replace(secret.as_str(), "********");
+    let mut text = SECRETS.with_borrow(|secrets| secrets.iter().fold(text, hide));
+    if text.len() > LONGEST {
+        text.truncate((0..=LONGEST).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default());
+        text.push('…');
+    }
+    text
 }
 
 /// PostgreSQL packs five characters into six bits each (MAKE_SQLSTATE in elog.h).

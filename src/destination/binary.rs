@@ -11,6 +11,9 @@ const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 const TIMESTAMPS: std::ops::Range<i64> = -211_813_488_000_000_000..9_223_371_331_200_000_000;
 const DATES: std::ops::Range<i32> = -2_451_545..2_145_031_949;
 
+/// No value has more bytes (MaxAllocSize).
+const LONGEST: i32 = 0x3fff_ffff;
+
 /// What came of decoding a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
@@ -105,7 +108,7 @@ impl Decoder {
         let begin = cursor.at;
         for _ in 0..count {
             let Some(length) = cursor.i32() else { return Next::Incomplete };
-            if length < -1 {
+            if length < -1 || length > LONGEST {
                 return Next::Malformed;
             }
             if length > 0 && cursor.take(length as usize).is_none() {

@@ -21,6 +21,9 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// Bytes of the stream that are decoded at a time, about; a larger field makes the buffer grow.
 const CHUNK: usize = 256 * 1024;
 
+/// A row comes in a message of less than 1 GB.
+const LARGEST_ROW: usize = 1 << 30;
+
 /// How rows get into a heap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
@@ -197,11 +200,16 @@ pub unsafe fn write_binary(
         buffer.copy_within(consumed..filled, 0);
         filled -= consumed;
         match next {
+            // COPY itself refuses what comes after the trailer, too.
+            Next::End if filled > 0 || reader(&mut buffer, 1)? > 0 => return Err(Error::MalformedStream),
             Next::End => break,
             Next::Malformed => return Err(Error::MalformedStream),
             _ if came == 0 => return Err(Error::MalformedStream),
             _ if filled == buffer.len() => {
                 let more = buffer.len();
+                if more >= LARGEST_ROW {
+                    return Err(Error::MalformedStream);
+                }
                 buffer.try_reserve_exact(more).map_err(|_| Error::MalformedStream)?;
                 buffer.resize(more * 2, 0);
             }

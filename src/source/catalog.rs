@@ -7,6 +7,9 @@ use crate::shape::{ColumnDefault, IndexDefinition, Shape, COLUMNS, INDEXES, TYPE
 use crate::source::connection::Connection;
 use serde::Deserialize;
 
+/// A table has no more on any server (MaxHeapAttributeNumber).
+const MOST_COLUMNS: usize = 1600;
+
 /// A table of a source, found and readable.
 #[derive(Debug, Clone, Deserialize)]
 pub struct SourceTable {
@@ -136,6 +139,11 @@ impl Connection {
             table: format!("with the OID {oid}"),
             source_label: self.label().to_string(),
         })?;
+        if shape.columns.len() > MOST_COLUMNS {
+            let reason = format!("it has {} columns", shape.columns.len());
+            let (table, source_label) = (format!("the table with the OID {oid}"), self.label().to_string());
+            return Err(Error::UnsupportedSource { table, source_label, reason });
+        }
         if shape.uses_assigned_types() {
             let types = self.value(TYPES, &[&oid.to_string()], "reading the types of the columns")?;
             shape.types = serde_json::from_str(&types.unwrap_or_default())?;

@@ -1,5 +1,6 @@
 //! `COPY (…) TO STDOUT` from a source, as a stream that a reader pulls from.
 
+use crate::backend::interrupts;
 use crate::error::{Error, Result};
 use crate::source::connection::Connection;
 use crate::source::libpq::{CopyData, Message};
@@ -64,6 +65,7 @@ impl CopyOut<'_> {
     pub fn totals(&mut self) -> Result<(u64, u64)> {
         let mut rest = [0; 1024];
         while self.rows.is_none() {
+            interrupts::check();
             self.read(&mut rest, 1)?;
         }
         Ok((self.rows.unwrap_or_default(), self.bytes))

@@ -2,7 +2,7 @@
 //! latch together, so that a cancelled query leaves at once.
 
 use crate::backend::interrupts::{self, Woken};
-use crate::error::{Error, Report, Result};
+use crate::error::{keep_secret, Error, Report, Result};
 use pgrx::pg_sys;
 use pq_sys as pq;
 use std::ffi::{CStr, CString};
@@ -36,6 +36,12 @@ impl Answer {
         unsafe { text(pq::PQcmdTuples(self.0)) }.parse().ok()
     }
 
+    /// The server wants to go on with a COPY.
+    fn is_copy(&self) -> bool {
+        use pq::ExecStatusType as Status;
+        matches!(self.status(), Status::PGRES_COPY_OUT | Status::PGRES_COPY_IN | Status::PGRES_COPY_BOTH)
+    }
+
     fn is_error(&self) -> bool {
         matches!(self.status(), pq::ExecStatusType::PGRES_FATAL_ERROR | pq::ExecStatusType::PGRES_BAD_RESPONSE)
     }
@@ -48,7 +54,7 @@ impl Answer {
             (!value.is_null()).then(|| unsafe { text(value) })
         };
         Report {
-            sqlstate: field(b'C').unwrap_or_else(|| "08006".to_string()),
+            sqlstate: field(b'C').map_or_else(|| "08006".to_string(), real_sqlstate),
             // SAFETY: as above.
             message: field(b'M').unwrap_or_else(|| unsafe { text(pq::PQresultErrorMessage(self.0)) }),
             detail: field(b'D'),
@@ -71,6 +77,16 @@ unsafe fn text(value: *const c_char) -> String {
         return String::new();
     }
     CStr::from_ptr(value).to_string_lossy().trim_end().to_string()
+}
+
+/// The SQLSTATE of an error. What is none, or stands for success, violates the protocol.
+fn real_sqlstate(code: String) -> String {
+    let is_code = code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
+    if is_code && !code.starts_with("00") {
+        code
+    } else {
+        "08P01".to_string()
+    }
 }
 
 fn c(value: &str) -> Result<CString> {
@@ -209,6 +225,10 @@ impl Link {
         }
         // SAFETY: both arrays end with null and live through the call.
         let connection = unsafe { pq::PQconnectStartParams(keywords.as_ptr(), values.as_ptr(), 0) };
+        // The server may know it, and tell it.
+        for (_, password) in parameters.iter().filter(|(keyword, _)| keyword == "password") {
+            keep_secret(password);
+        }
         let mut link = Link { connection, label: label.to_string(), busy: false };
         link.finish_connecting(timeout)?;
         Ok(link)
@@ -228,6 +248,8 @@ impl Link {
             }
             // Only so does libpq tell the SQLSTATE with which a server turns a connection down.
             pq::PQsetErrorVerbosity(self.connection, pq::PGVerbosity::PQERRORS_VERBOSE);
+            // Notices of the source are not ours; libpq would print them to the server's log.
+            pq::PQsetNoticeProcessor(self.connection, Some(ignore_notice), ptr::null_mut());
         }
         let mut polling = Polling::PGRES_POLLING_WRITING;
         loop {
@@ -243,11 +265,10 @@ impl Link {
             // SAFETY: as above.
             polling = unsafe { pq::PQconnectPoll(self.connection) };
         }
-        // SAFETY: the connection is up. Notices of the source are not ours; libpq would print them to the server's log.
+        // SAFETY: the connection is up.
         unsafe {
             pq::PQsetErrorVerbosity(self.connection, pq::PGVerbosity::PQERRORS_DEFAULT);
             pq::PQsetnonblocking(self.connection, 1);
-            pq::PQsetNoticeProcessor(self.connection, Some(ignore_notice), ptr::null_mut());
         }
         Ok(())
     }
@@ -294,6 +315,7 @@ impl Link {
                 0,
             )
         };
+        self.take_row_by_row(sent);
         self.flush(sent)
     }
 
@@ -302,7 +324,16 @@ impl Link {
         let sql = c(sql)?;
         // SAFETY: the string lives through the call.
         let sent = unsafe { pq::PQsendQuery(self.connection, sql.as_ptr()) };
+        self.take_row_by_row(sent);
         self.flush(sent)
+    }
+
+    /// However many rows come, they are not kept.
+    fn take_row_by_row(&self, sent: c_int) {
+        if sent == 1 {
+            // SAFETY: asks an existing connection, whose statement was just sent.
+            unsafe { pq::PQsetSingleRowMode(self.connection) };
+        }
     }
 
     fn flush(&mut self, sent: c_int) -> Result<()> {
@@ -327,6 +358,15 @@ impl Link {
         // SAFETY: reads what the socket holds, without waiting.
         if unsafe { pq::PQconsumeInput(self.connection) } != 1 {
             return Err(self.lost());
+        }
+        // Nobody listens; libpq would keep them all.
+        // SAFETY: asks an existing connection; each notification is freed once.
+        unsafe {
+            let mut notification = pq::PQnotifies(self.connection);
+            while !notification.is_null() {
+                pq::PQfreemem(notification.cast());
+                notification = pq::PQnotifies(self.connection);
+            }
         }
         Ok(())
     }
@@ -365,11 +405,24 @@ impl Link {
         Ok(Some(answer))
     }
 
-    /// Reads all results, and returns the last one.
+    /// Reads all results, and returns the last one, with its first row.
     pub fn answers(&mut self, doing: &str) -> Result<Option<Answer>> {
+        use pq::ExecStatusType as Status;
         let mut last = None;
+        let mut has_row = false;
         while let Some(answer) = self.answer(doing)? {
-            last = Some(answer);
+            // libpq gives such a result again and again.
+            if answer.is_copy() {
+                let reason = "the server began a COPY that nobody asked for".to_string();
+                return Err(Error::ConnectionLost { source_label: self.label.clone(), reason });
+            }
+            // Each row is a result, and the end of the rows is one more.
+            let (row, end) =
+                (answer.status() == Status::PGRES_SINGLE_TUPLE, answer.status() == Status::PGRES_TUPLES_OK);
+            if !(has_row && (row || end)) {
+                last = Some(answer);
+            }
+            has_row = row;
         }
         Ok(last)
     }
@@ -400,7 +453,8 @@ impl Link {
     }
 
     /// Asks the server to stop, for a second at most: the network may be what hangs. libpq's cancel waits for its
-    /// own connection, so it has a thread of its own, which calls nothing of PostgreSQL's.
+    /// own connection, so it has a thread of its own, which calls nothing of PostgreSQL's. If nobody answers it, its socket
+    /// is shut, which ends the thread.
     fn cancel(&mut self) {
         struct Cancel(*mut pq::PGcancel);
         // SAFETY: a PGcancel is a copy of what is needed, made to be used from another thread.
@@ -411,6 +465,7 @@ impl Link {
         if cancel.0.is_null() {
             return;
         }
+        let others = open_sockets();
         let (done, finished) = std::sync::mpsc::channel();
         // Signals stay with the backend's own thread: a new thread inherits the mask, which blocks them here.
         // SAFETY: plain libc calls on local sets.
@@ -427,11 +482,28 @@ impl Link {
                 let _ = done.send(());
             });
             libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
-            if thread.is_ok() {
-                let _ = finished.recv_timeout(Duration::from_secs(1));
+            if thread.is_ok() && finished.recv_timeout(Duration::from_secs(1)).is_err() {
+                // While this thread waited, nobody else has opened one.
+                for socket in open_sockets().into_iter().filter(|socket| !others.contains(socket)) {
+                    libc::shutdown(socket, libc::SHUT_RDWR);
+                }
+                let _ = finished.recv_timeout(Duration::from_millis(100));
             }
         }
     }
+}
+
+/// The sockets that this process has. Descriptors are given from the lowest number on, and a backend has few.
+fn open_sockets() -> Vec<c_int> {
+    let is_socket = |descriptor: &c_int| {
+        let mut kind: c_int = 0;
+        let mut size = std::mem::size_of::<c_int>() as libc::socklen_t;
+        // SAFETY: fills an integer; what is no socket is an error.
+        unsafe {
+            libc::getsockopt(*descriptor, libc::SOL_SOCKET, libc::SO_TYPE, (&raw mut kind).cast(), &raw mut size) == 0
+        }
+    };
+    (0..8192).filter(is_socket).collect()
 }
 
 impl Link {
@@ -508,7 +580,17 @@ impl Drop for Message {
 
 #[cfg(test)]
 mod tests {
-    use super::take_sqlstate;
+    use super::{real_sqlstate, take_sqlstate};
+
+    #[test]
+    fn an_error_has_a_sqlstate_of_an_error() {
+        for code in ["23505", "XX000", "P0001", "02000"] {
+            assert_eq!(real_sqlstate(code.to_string()), code);
+        }
+        for code in ["", "42", "xx000", "00000", "ABCDEF", "0A00\u{1}"] {
+            assert_eq!(real_sqlstate(code.to_string()), "08P01");
+        }
+    }
 
     #[test]
     fn a_refused_connection_tells_its_sqlstate() {

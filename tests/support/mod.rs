@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub mod catalog;
+pub mod fake;
 pub mod proxy;
 use proxy::Proxy;
 

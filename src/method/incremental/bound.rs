@@ -164,6 +164,7 @@ impl Looks {
             .collect();
         let shown = source.shown(&known.iter().map(String::as_str).collect::<Vec<_>>())?;
         for transaction in &known {
+            interrupts::check();
             if !shown.iter().any(|other| backend(other) == backend(transaction)) {
                 *self.idle.entry(transaction.clone()).or_default() += 1;
             }
@@ -171,6 +172,7 @@ impl Looks {
         for candidate in candidates {
             candidate.writers.retain(|transaction| shown.contains(transaction));
             candidate.running.retain(|transaction| {
+                interrupts::check();
                 let idle = self.idle.get(transaction).copied().unwrap_or_default();
                 let gone_on = shown.iter().any(|other| {
                     backend(other) == backend(transaction)

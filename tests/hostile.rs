@@ -1,0 +1,906 @@
+//! A source that is broken, or means harm: a refresh from it fails with one error and soon, the old rows stay, the backend
+//! lives on with nothing left open, no password gets out, and the next refresh from an honest source works.
+
+mod support;
+
+use postgres::Client;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use support::fake::{
+    complete, data_row, message, notice, parameter, report, row_description, with_length, Act, Fake, Moment,
+};
+use support::{one, pair, sqlstate, wait_for, Scene};
+
+const PASSWORD: &str = "reader secret";
+
+struct Job {
+    name: &'static str,
+    table: &'static str,
+    make: &'static str,
+    refresh: &'static str,
+    /// Gives a refresh something to do.
+    change: &'static str,
+    /// Which rows of the source a refresh brings.
+    rows: &'static str,
+}
+
+const SNAPSHOT: Job = Job {
+    name: "snapshot",
+    table: "app.t",
+    make: "SELECT mimeo.snapshot_maker('app.t', 1)",
+    refresh: "SELECT mimeo.refresh_snapshot('app.t', p_check_stats := false)",
+    change: "UPDATE app.t SET v = v || '!'",
+    rows: "",
+};
+const TABLE: Job = Job {
+    name: "table",
+    table: "app.tab",
+    make: "SELECT mimeo.table_maker('app.tab', 1)",
+    refresh: "SELECT mimeo.refresh_table('app.tab')",
+    change: "UPDATE app.tab SET v = v || '!'",
+    rows: "",
+};
+const INSERTER: Job = Job {
+    name: "inserter",
+    table: "app.ins",
+    make: "SELECT mimeo.inserter_maker('app.ins', 'serial', 'id', 1)",
+    refresh: "SELECT mimeo.refresh_inserter('app.ins')",
+    change: "INSERT INTO app.ins (v) SELECT 'more' FROM generate_series(1, 5)",
+    // The newest value may still get company.
+    rows: "WHERE id < (SELECT max(id) FROM app.ins)",
+};
+const UPDATER: Job = Job {
+    name: "updater",
+    table: "app.upd",
+    make: "SELECT mimeo.updater_maker('app.upd', 'serial', 'n', 1)",
+    refresh: "SELECT mimeo.refresh_updater('app.upd')",
+    change: "UPDATE app.upd SET v = v || '!', n = nextval('app.upd_n_seq') WHERE id > 0;
+             UPDATE app.upd SET n = nextval('app.upd_n_seq') WHERE id = 0",
+    rows: "WHERE id > 0",
+};
+const DML: Job = Job {
+    name: "dml",
+    table: "app.dm",
+    make: "SELECT mimeo.dml_maker('app.dm', 1)",
+    refresh: "SELECT mimeo.refresh_dml('app.dm')",
+    change: "UPDATE app.dm SET v = v || '!'",
+    rows: "",
+};
+/// Its rows come in COPY's text format, for an OID of one server means nothing on another.
+const TEXT: Job = Job {
+    name: "text",
+    table: "app.words",
+    make: "SELECT mimeo.table_maker('app.words', 1)",
+    refresh: "SELECT mimeo.refresh_table('app.words')",
+    change: "UPDATE app.words SET v = v || '!'",
+    rows: "",
+};
+
+/// A destination behind a source that lies, and what it had open before.
+struct Stage {
+    scene: Scene,
+    fake: Fake,
+    jobs: Vec<&'static Job>,
+    dba: Client,
+    owner: Client,
+    witness: Client,
+    pid: i32,
+    sockets: usize,
+    trials: usize,
+    failures: i64,
+}
+
+/// After so many tricks an honest refresh has to work.
+const AT_ONCE: usize = 8;
+
+/// How long a call may take beyond its statement_timeout.
+const GRACE: Duration = Duration::from_secs(2);
+
+impl Stage {
+    fn new(name: &str, jobs: &[&'static Job]) -> Stage {
+        let scene = Scene::new(&format!("hostile_{name}"), 8);
+        scene
+            .owner()
+            .batch_execute(
+                "CREATE TABLE app.tab (id int PRIMARY KEY, v text NOT NULL);
+                 INSERT INTO app.tab SELECT i, 'value ' || i FROM generate_series(1, 8) i;
+                 CREATE TABLE app.ins (id serial PRIMARY KEY, v text NOT NULL);
+                 INSERT INTO app.ins (v) SELECT 'value ' || i FROM generate_series(1, 8) i;
+                 CREATE TABLE app.upd (id int PRIMARY KEY, v text NOT NULL, n bigserial UNIQUE);
+                 INSERT INTO app.upd SELECT i, 'value ' || i FROM generate_series(8, 0, -1) i;
+                 CREATE TABLE app.dm (id int PRIMARY KEY, v text NOT NULL);
+                 INSERT INTO app.dm SELECT i, 'value ' || i FROM generate_series(1, 8) i;
+                 GRANT TRIGGER ON app.dm TO reader;
+                 CREATE TABLE app.words (id int PRIMARY KEY, v text NOT NULL, r regtype NOT NULL DEFAULT 'int4');
+                 INSERT INTO app.words SELECT i, 'value ' || i FROM generate_series(1, 8) i",
+            )
+            .unwrap();
+        scene.source_superuser().batch_execute("CREATE SCHEMA mimeo AUTHORIZATION reader").unwrap();
+        let fake = Fake::before(pair().source.port);
+        scene.set_source(fake.port);
+        let mut dba = scene.dba();
+        for job in jobs {
+            dba.batch_execute(job.make).unwrap();
+        }
+        let (owner, witness) = (scene.owner(), scene.source_superuser());
+        let pid = one(&mut dba, "SELECT pg_backend_pid()");
+        let jobs = jobs.to_vec();
+        let mut stage = Stage { scene, fake, jobs, dba, owner, witness, pid, sockets: 0, trials: 0, failures: 0 };
+        for job in stage.jobs.clone() {
+            stage.owner.batch_execute(job.change).unwrap();
+            stage.refresh_honestly(job, "at first");
+        }
+        stage.sockets = stage.open_descriptors();
+        stage
+    }
+
+    /// Plays a trick on a refresh, and looks at what it has left behind. The SQLSTATE of the error; 00000 if there was none.
+    fn suffer(
+        &mut self,
+        job: &Job,
+        what: &str,
+        timeout: Duration,
+        trick: impl Fn(&Moment<'_>) -> Act + Send + Sync + 'static,
+    ) -> String {
+        let what = &format!("{}: {what}", job.name);
+        self.trials += 1;
+        self.owner.batch_execute(job.change).unwrap();
+        let before = self.ours(job);
+        let trick = Arc::new(trick);
+        let mut timeout = timeout;
+        let outcome = loop {
+            let again = trick.clone();
+            self.fake.play(move |moment| again(moment));
+            self.dba.batch_execute(&format!("SET statement_timeout = {}", timeout.as_millis())).unwrap();
+            let since = Instant::now();
+            let outcome = self.dba.batch_execute(job.refresh);
+            let took = since.elapsed();
+            assert!(took < timeout + GRACE, "{what}: took {took:?}");
+            // A slow machine may not even have come to the trick.
+            if self.fake.has_played() || sqlstate(&outcome) != "57014" || timeout > LONG {
+                break outcome;
+            }
+            timeout *= 2;
+        };
+        let report = outcome.as_ref().err().map(|error| {
+            let error = error.as_db_error().unwrap_or_else(|| panic!("{what}: the backend is gone: {error}"));
+            format!("{}\n{}\n{}", error.message(), error.detail().unwrap_or(""), error.hint().unwrap_or(""))
+        });
+        assert!(self.fake.has_played(), "{what}: the trick was not played, {report:?}");
+        self.dba.batch_execute("SET statement_timeout = '20s'").unwrap();
+        assert_eq!(one::<i32>(&mut self.dba, "SELECT pg_backend_pid()"), self.pid, "{what}: another backend");
+
+        let now = self.ours(job);
+        match &report {
+            Some(report) => {
+                self.failures += 1;
+                assert_eq!(now, before, "{what}: the old rows stay");
+                assert!(!report.contains(PASSWORD), "{what}: {report}");
+                assert!(report.len() < 100_000, "{what}: {} bytes of report", report.len());
+            }
+            None => assert!(now == self.theirs(job) || now == before, "{what}: neither the old rows nor the new ones"),
+        }
+        assert_eq!(self.open_descriptors(), self.sockets, "{what}: a descriptor is left open");
+        assert_eq!(self.threads(), 1, "{what}: a thread is left");
+        if self.trials % AT_ONCE == 0 {
+            self.refresh_honestly(job, what);
+        }
+        sqlstate(&outcome)
+    }
+
+    fn refresh_honestly(&mut self, job: &Job, what: &str) {
+        self.fake.be_honest();
+        self.dba.batch_execute(job.refresh).unwrap_or_else(|error| panic!("{what}: then {error:?}"));
+        assert_eq!(self.ours(job), self.theirs(job), "{what}: the next refresh brings all");
+    }
+
+    fn ours(&mut self, job: &Job) -> String {
+        let rows = if job.rows.contains("max") { "" } else { job.rows };
+        one(&mut self.dba, &content(job.table, rows))
+    }
+
+    fn theirs(&mut self, job: &Job) -> String {
+        one(&mut self.witness, &content(job.table, job.rows))
+    }
+
+    /// What the backend has open, but for files of its own cluster.
+    fn open_descriptors(&self) -> usize {
+        let all = std::fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap();
+        let links = all.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        links.filter(|link| !link.starts_with(pair().destination.dir())).count()
+    }
+
+    fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap().count()
+    }
+
+    /// The most memory that the backend ever had, in megabytes.
+    fn most_memory(&self) -> i64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<i64>().unwrap() / 1024
+    }
+
+    /// What all that happened has left behind.
+    fn end(mut self) {
+        for job in self.jobs.clone() {
+            self.refresh_honestly(job, "at last");
+        }
+        let scene = &self.scene;
+        wait_for("the sessions on the source to end", || {
+            one::<i64>(
+                &mut self.witness,
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'reader'",
+            ) == 0
+        });
+        let recorded: i64 = one(&mut self.dba, "SELECT count(*) FROM mimeo.run_history WHERE status = 'critical'");
+        assert!(recorded >= self.failures, "{recorded} of {} failures are recorded", self.failures);
+        let told: i64 = one(
+            &mut self.dba,
+            &format!(
+                "SELECT count(*) FROM mimeo.run_history h WHERE h::text LIKE '%{PASSWORD}%' OR length(h::text) > 100000"
+            ),
+        );
+        assert_eq!(told, 0, "run_history tells no password");
+        let log = String::from_utf8_lossy(&std::fs::read(pair().destination.dir().join("log")).unwrap()).to_string();
+        for line in log.lines().filter(|line| !line.contains("dblink_mapping_mimeo")) {
+            let bad = [PASSWORD, "PANIC", "terminated by signal", "leak", "not closed"];
+            assert!(!bad.iter().any(|bad| line.contains(bad)), "the log has: {line}");
+        }
+        println!("{}: {} tricks, {} errors", scene.database, self.trials, self.failures);
+    }
+}
+
+fn content(table: &str, rows: &str) -> String {
+    format!(
+        "SELECT coalesce(string_agg(concat_ws(' ', id, v), ',' ORDER BY id), '') FROM (SELECT id, v FROM {table} {rows}) x"
+    )
+}
+
+const LONG: Duration = Duration::from_secs(8);
+/// Long enough for a refresh of a few rows, if nothing is in its way.
+const SHORT: Duration = Duration::from_millis(300);
+
+/// Does so at the first moment that fits.
+fn once(
+    place: impl Fn(&Moment<'_>) -> bool + Send + Sync + 'static,
+    act: impl Fn(&Moment<'_>) -> Act + Send + Sync + 'static,
+) -> impl Fn(&Moment<'_>) -> Act + Send + Sync + 'static {
+    let done = AtomicBool::new(false);
+    move |moment| {
+        if done.load(Ordering::SeqCst) || !place(moment) {
+            return Act::Pass;
+        }
+        done.store(true, Ordering::SeqCst);
+        act(moment)
+    }
+}
+
+/// These bytes before the message.
+fn ahead(bytes: &[u8], moment: &Moment<'_>) -> Vec<u8> {
+    [bytes, &moment.bytes()].concat()
+}
+
+type Place = (&'static str, fn(&Moment<'_>) -> bool);
+
+const LOGIN: Place = ("at the login", |moment| moment.number == 2);
+const READY: Place = ("when ready", |moment| moment.kind == b'K');
+const SET_UP: Place = ("at the set-up", |moment| moment.statement.contains("current_user"));
+const CATALOG: Place = ("in a catalog query", |moment| {
+    moment.kind == b'D' && moment.in_catalog() && !moment.statement.contains("current_user")
+});
+const COPY: Place = ("in a copy", |moment| moment.kind == b'd' && !moment.body.starts_with(b"PGCOPY"));
+const COPY_END: Place = ("at the end of a copy", |moment| moment.kind == b'C' && moment.in_copy());
+
+fn goes_away_at_each_message(job: &'static Job) {
+    let mut stage = Stage::new(&format!("closes_{}", job.name), &[job]);
+    stage.owner.batch_execute(job.change).unwrap();
+    stage.refresh_honestly(job, "for its messages");
+    let kinds = stage.fake.kinds();
+    let mut errors = 0;
+    for (number, kind) in kinds.iter().enumerate() {
+        // All parameters are alike.
+        if *kind == b'S' && number > 0 && kinds[number - 1] == b'S' {
+            continue;
+        }
+        let in_the_middle = b"RTDdHC".contains(kind);
+        for half in [Some(false), in_the_middle.then_some(true)].into_iter().flatten() {
+            let what = format!("closes at message {number} ({}), half of it sent: {half}", char::from(*kind));
+            let state = stage.suffer(job, &what, LONG, move |moment| {
+                if moment.number != number {
+                    return Act::Pass;
+                }
+                let bytes = moment.bytes();
+                Act::Close(bytes[..if half { bytes.len() / 2 } else { 0 }].to_vec())
+            });
+            assert!(["08001", "08006", "00000"].contains(&state.as_str()), "{}: {what}: {state}", job.name);
+            errors += usize::from(state != "00000");
+        }
+    }
+    assert!(errors > 40, "{errors} errors");
+    stage.end();
+}
+
+#[test]
+fn a_snapshot_survives_a_source_that_goes_away_at_any_message() {
+    goes_away_at_each_message(&SNAPSHOT);
+}
+
+#[test]
+fn a_table_survives_a_source_that_goes_away_at_any_message() {
+    goes_away_at_each_message(&TABLE);
+}
+
+#[test]
+fn an_inserter_survives_a_source_that_goes_away_at_any_message() {
+    goes_away_at_each_message(&INSERTER);
+}
+
+#[test]
+fn an_updater_survives_a_source_that_goes_away_at_any_message() {
+    goes_away_at_each_message(&UPDATER);
+}
+
+#[test]
+fn a_dml_job_survives_a_source_that_goes_away_at_any_message() {
+    goes_away_at_each_message(&DML);
+}
+
+/// Lets `rewrite` make another stream of each COPY's data, that is sent in messages of this size.
+fn rewriting(size: usize, rewrite: fn(Vec<u8>) -> Vec<u8>) -> impl Fn(&Moment<'_>) -> Act + Send + Sync + 'static {
+    let collected = Mutex::new(Vec::new());
+    move |moment| match moment.kind {
+        b'd' => {
+            collected.lock().unwrap().extend(moment.body);
+            Act::Instead(Vec::new())
+        }
+        b'c' => {
+            let stream = rewrite(std::mem::take(&mut *collected.lock().unwrap()));
+            let mut bytes: Vec<u8> = stream.chunks(size).flat_map(|chunk| message(b'd', chunk)).collect();
+            bytes.extend(moment.bytes());
+            Act::Instead(bytes)
+        }
+        _ => Act::Pass,
+    }
+}
+
+const HEADER: usize = 19;
+const TRAILER: [u8; 2] = [255, 255];
+
+type Row = Vec<Option<Vec<u8>>>;
+
+/// The rows of a stream in COPY's binary format.
+fn decode(stream: &[u8]) -> Vec<Row> {
+    let mut at = HEADER;
+    let mut rows = Vec::new();
+    loop {
+        let count = i16::from_be_bytes(stream[at..at + 2].try_into().unwrap());
+        at += 2;
+        if count < 0 {
+            return rows;
+        }
+        let mut row = Vec::new();
+        for _ in 0..count {
+            let length = i32::from_be_bytes(stream[at..at + 4].try_into().unwrap());
+            at += 4;
+            row.push((length >= 0).then(|| stream[at..at + length as usize].to_vec()));
+            at += length.max(0) as usize;
+        }
+        rows.push(row);
+    }
+}
+
+fn encode(rows: &[Row]) -> Vec<u8> {
+    let mut stream = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0".to_vec();
+    for row in rows {
+        stream.extend((row.len() as i16).to_be_bytes());
+        for field in row {
+            stream.extend(field.as_ref().map_or(-1, |field| field.len() as i32).to_be_bytes());
+            stream.extend(field.iter().flatten());
+        }
+    }
+    stream.extend(TRAILER);
+    stream
+}
+
+/// The stream with other bytes at the beginning of its first row, which are the number of fields and the length of the first.
+fn with_first_row(mut stream: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
+    stream[HEADER + at..HEADER + at + bytes.len()].copy_from_slice(bytes);
+    stream
+}
+
+fn with_rows(stream: &[u8], change: impl Fn(&mut Vec<Row>)) -> Vec<u8> {
+    let mut rows = decode(stream);
+    change(&mut rows);
+    encode(&rows)
+}
+
+fn without_trailer(mut stream: Vec<u8>) -> Vec<u8> {
+    stream.truncate(stream.len() - TRAILER.len());
+    stream
+}
+
+type Rewrite = (&'static str, fn(Vec<u8>) -> Vec<u8>);
+
+const BINARY: [Rewrite; 28] = [
+    ("bad signature", |mut stream| {
+        stream[0] = b'X';
+        stream
+    }),
+    ("critical flags", |mut stream| {
+        stream[11] = 0x80;
+        stream
+    }),
+    ("huge extension area", |mut stream| {
+        stream[15..19].copy_from_slice(&i32::MAX.to_be_bytes());
+        stream
+    }),
+    ("extension area of negative length", |mut stream| {
+        stream[15..19].copy_from_slice(&(-1i32).to_be_bytes());
+        stream
+    }),
+    ("cut in the header", |stream| stream[..HEADER - 3].to_vec()),
+    ("empty", |_| Vec::new()),
+    ("nothing but a header", |stream| stream[..HEADER].to_vec()),
+    ("no header", |stream| stream[HEADER..].to_vec()),
+    ("a header and a trailer", |stream| [&stream[..HEADER], &TRAILER].concat()),
+    ("a field more than there are columns", |stream| with_rows(&stream, |rows| rows[1].push(Some(b"more".to_vec())))),
+    ("a field less than there are columns", |stream| {
+        with_rows(&stream, |rows| {
+            rows[1].pop();
+        })
+    }),
+    ("no field", |stream| with_rows(&stream, |rows| rows[1].clear())),
+    ("-2 fields", |stream| with_first_row(stream, 0, &(-2i16).to_be_bytes())),
+    ("32767 fields", |stream| with_first_row(stream, 0, &i16::MAX.to_be_bytes())),
+    ("a field of length -2", |stream| with_first_row(stream, 2, &(-2i32).to_be_bytes())),
+    ("a field of the least length", |stream| with_first_row(stream, 2, &i32::MIN.to_be_bytes())),
+    ("a field of the greatest length", |stream| with_first_row(stream, 2, &i32::MAX.to_be_bytes())),
+    ("a field that is longer than the stream", |stream| with_first_row(stream, 2, &100_000i32.to_be_bytes())),
+    ("a field that goes beyond its own bytes", |stream| with_first_row(stream, 2, &9i32.to_be_bytes())),
+    ("cut in a row", |stream| without_trailer(stream[..stream.len() - 3].to_vec())),
+    ("no trailer", without_trailer),
+    ("a row after the trailer", |stream| [&stream[..], &stream[HEADER..]].concat()),
+    ("a byte after the trailer", |stream| [&stream[..], b"x"].concat()),
+    ("text that is not UTF-8", |stream| {
+        with_rows(&stream, |rows| {
+            let field = rows[1].len().min(2) - 1;
+            rows[1][field] = Some(b"\xff\xfe".to_vec());
+        })
+    }),
+    ("text with a NUL", |stream| {
+        with_rows(&stream, |rows| {
+            let field = rows[1].len().min(2) - 1;
+            rows[1][field] = Some(b"a\0b".to_vec());
+        })
+    }),
+    ("NULL as a key", |stream| with_rows(&stream, |rows| rows[1][0] = None)),
+    ("a row twice", |stream| with_rows(&stream, |rows| rows.push(rows[0].clone()))),
+    ("a row is missing", |stream| {
+        with_rows(&stream, |rows| {
+            rows.pop();
+        })
+    }),
+];
+
+#[test]
+fn binary_copy_data_that_is_not_what_it_should_be_is_refused() {
+    let jobs = [&SNAPSHOT, &TABLE, &INSERTER, &UPDATER, &DML];
+    let mut stage = Stage::new("binary", &jobs);
+    for job in jobs {
+        for (what, rewrite) in BINARY {
+            for size in [8192, 7] {
+                if size == 7 && job.name != "snapshot" {
+                    continue;
+                }
+                let state = stage.suffer(job, what, LONG, rewriting(size, rewrite));
+                assert_ne!(state, "00000", "{}: {what}", job.name);
+            }
+        }
+        let state = stage.suffer(job, "byte by byte", LONG, rewriting(1, |stream| stream));
+        assert_eq!(state, "00000", "{}: how the stream is cut does not matter", job.name);
+    }
+    stage.end();
+}
+
+/// Rewrites the second line.
+fn with_line(stream: &[u8], change: fn(&str) -> Vec<u8>) -> Vec<u8> {
+    let text = String::from_utf8(stream.to_vec()).unwrap();
+    let mut lines: Vec<Vec<u8>> = text.lines().map(|line| line.as_bytes().to_vec()).collect();
+    lines[1] = change(text.lines().nth(1).unwrap());
+    lines.iter().flat_map(|line| [line, &b"\n"[..]].concat()).collect()
+}
+
+const IN_TEXT: [Rewrite; 16] = [
+    ("a column less", |stream| with_line(&stream, |line| line.rsplit_once('\t').unwrap().0.into())),
+    ("a column more", |stream| with_line(&stream, |line| format!("{line}\tmore").into())),
+    ("an empty line", |stream| with_line(&stream, |_| Vec::new())),
+    ("a number that is none", |stream| with_line(&stream, |line| format!("x{line}").into())),
+    ("an escape that is not UTF-8", |stream| with_line(&stream, |line| line.replace("value", "\\377").into())),
+    ("an escape that is NUL", |stream| with_line(&stream, |line| line.replace("value", "\\000").into())),
+    ("a backslash at the end of a line", |stream| with_line(&stream, |line| format!("{line}\\").into())),
+    ("bytes that are not UTF-8", |stream| with_line(&stream, |line| [line.as_bytes(), b"\xff"].concat())),
+    ("a NUL", |stream| with_line(&stream, |line| [line.as_bytes(), b"\0"].concat())),
+    ("a carriage return", |stream| with_line(&stream, |line| format!("{line}\r").into())),
+    ("its end in the middle", |stream| with_line(&stream, |line| format!("\\.\n{line}").into())),
+    ("its end within a line", |stream| with_line(&stream, |line| format!("{line}\\.").into())),
+    ("NULL as a key", |stream| with_line(&stream, |line| format!("\\N\t{}", line.split_once('\t').unwrap().1).into())),
+    ("empty", |_| Vec::new()),
+    ("cut in a line", |stream| stream[..stream.len() - 4].to_vec()),
+    ("a megabyte in one line", |stream| with_line(&stream, |_| vec![b'x'; 1_000_000])),
+];
+
+#[test]
+fn text_copy_data_that_is_not_what_it_should_be_is_refused() {
+    let mut stage = Stage::new("text", &[&TEXT]);
+    for (what, rewrite) in IN_TEXT {
+        for size in [8192, 7] {
+            if size == 7 && what.contains("megabyte") {
+                continue;
+            }
+            let state = stage.suffer(&TEXT, what, LONG, rewriting(size, rewrite));
+            assert_ne!(state, "00000", "{what}");
+        }
+    }
+    // COPY itself takes these.
+    for (what, rewrite) in [
+        ("no newline at the end", (|stream| stream[..stream.len() - 1].to_vec()) as fn(Vec<u8>) -> Vec<u8>),
+        ("a backslash in place of the last newline", |stream| [&stream[..stream.len() - 1], b"\\"].concat()),
+        ("its end at the end", |stream| [&stream[..], b"\\.\n"].concat()),
+    ] {
+        assert_eq!(stage.suffer(&TEXT, what, LONG, rewriting(7, rewrite)), "00000", "{what}");
+    }
+    stage.end();
+}
+
+#[test]
+fn a_count_that_is_missing_or_absurd_is_refused() {
+    let jobs = [&SNAPSHOT, &TABLE, &INSERTER, &UPDATER, &DML, &TEXT];
+    let mut stage = Stage::new("counts", &jobs);
+    for job in jobs {
+        for tag in
+            ["COPY", "COPY ", "COPY -1", "COPY 1", "COPY 99999999999999999999", "COPY 8x", "SELECT 0", "", "\u{7f}"]
+        {
+            let trick = move |moment: &Moment<'_>| match moment.kind {
+                b'C' if moment.in_copy() => Act::Instead(complete(tag)),
+                _ => Act::Pass,
+            };
+            let state = stage.suffer(job, &format!("ends with '{tag}'"), LONG, trick);
+            assert_ne!(state, "00000", "{}: '{tag}'", job.name);
+        }
+    }
+    stage.end();
+}
+
+/// Answers to a catalog query instead of the rows that it has.
+fn answers() -> Vec<(&'static str, Vec<u8>)> {
+    let value = |text: &str| data_row(&[Some(text.as_bytes())]);
+    vec![
+        ("NULL", data_row(&[None])),
+        ("no row", Vec::new()),
+        ("an empty text", value("")),
+        ("not JSON", value("no JSON")),
+        ("JSON that is cut", value("[{\"oid\": 1,")),
+        ("an object without fields", value("{}")),
+        ("a list of nothing", value("[]")),
+        ("a list of objects without fields", value("[{}]")),
+        ("null", value("null")),
+        ("a string", value("\"text\"")),
+        ("a string with NUL", value("[{\"oid\": 1, \"name\": \"a\\u0000b\", \"schema\": \"a\\u0000b\"}]")),
+        ("the password", value(&format!("\"{PASSWORD}\""))),
+        ("deep lists", value(&"[".repeat(100_000))),
+        ("deep objects", value(&"{\"a\":".repeat(100_000))),
+        ("two columns", data_row(&[Some(b"{}"), Some(b"{}")])),
+        ("no column", data_row(&[])),
+        ("two columns, announced", [row_description(2), data_row(&[None, None])].concat()),
+        ("not UTF-8", data_row(&[Some(b"\"\xff\xfe\"")])),
+        ("a row of negative length", message(b'D', b"\0\x01\xff\xff\xff\xfe")),
+        ("a row that is cut", message(b'D', b"\0\x01\0\0\0\x09{}")),
+        ("a row of 32767 columns", message(b'D', b"\x7f\xff\0\0\0\0")),
+        ("a thousand rows", value("{}").repeat(1000)),
+    ]
+}
+
+/// How many rows of catalog queries a refresh gets.
+fn catalog_rows(stage: &mut Stage, job: &Job) -> usize {
+    stage.owner.batch_execute(job.change).unwrap();
+    stage.refresh_honestly(job, "for its rows");
+    stage.fake.kinds().iter().filter(|kind| **kind == b'D').count()
+}
+
+fn lies_in_catalogs(job: &'static Job) {
+    let mut stage = Stage::new(&format!("lies_{}", job.name), &[job]);
+    let rows = catalog_rows(&mut stage, job);
+    assert!(rows > 2, "{rows}");
+    for row in 1..=rows {
+        for (place, (what, bytes)) in answers().into_iter().enumerate() {
+            // Of the jobs that share most of their queries, each tries half.
+            if (place + row) % 2 == 0 && ["table", "inserter", "updater"].contains(&job.name) {
+                continue;
+            }
+            let seen = AtomicUsize::new(0);
+            let what = format!("{what} instead of row {row}");
+            stage.suffer(job, &what, LONG, move |moment| {
+                if moment.kind == b'D' && seen.fetch_add(1, Ordering::SeqCst) + 1 == row {
+                    return Act::Instead(bytes.clone());
+                }
+                Act::Pass
+            });
+        }
+    }
+    stage.end();
+}
+
+#[test]
+fn a_snapshot_survives_lies_in_catalogs() {
+    lies_in_catalogs(&SNAPSHOT);
+}
+
+#[test]
+fn a_table_survives_lies_in_catalogs() {
+    lies_in_catalogs(&TABLE);
+}
+
+#[test]
+fn an_inserter_survives_lies_in_catalogs() {
+    lies_in_catalogs(&INSERTER);
+}
+
+#[test]
+fn an_updater_survives_lies_in_catalogs() {
+    lies_in_catalogs(&UPDATER);
+}
+
+#[test]
+fn a_dml_job_survives_lies_in_catalogs() {
+    lies_in_catalogs(&DML);
+}
+
+/// The first catalog query about columns.
+const COLUMNS: Place = ("columns", |moment| moment.kind == b'D' && moment.statement.contains("'typmod'"));
+
+/// A description of app.t with these columns.
+fn shape(columns: &str) -> Vec<u8> {
+    let document =
+        format!("[{{\"oid\": 1, \"schema\": \"app\", \"name\": \"t\", \"kind\": \"r\", \"columns\": [{columns}]}}]");
+    data_row(&[Some(document.as_bytes())])
+}
+
+fn column(name: &str, type_name: &str, more: &str) -> String {
+    format!(
+        "{{\"name\": \"{name}\", \"number\": 1, \"type\": \"{type_name}\", \"type_oid\": 23, \"typmod\": -1,
+           \"not_null\": false, \"generated\": \"\", \"identity\": \"\", \"collation\": null{more}}}"
+    )
+}
+
+#[test]
+fn a_shape_that_means_harm_is_refused() {
+    let mut stage = Stage::new("shapes", &[&SNAPSHOT, &TABLE]);
+    let many: Vec<_> = (0..100_000).map(|number| column(&format!("c{number}"), "integer", "")).collect();
+    let shapes = [
+        ("no columns", String::new()),
+        ("a column twice", [column("id", "integer", ""), column("id", "integer", "")].join(",")),
+        ("a type that ends the statement", column("id", "integer); DROP TABLE app.t_snap1; --", "")),
+        ("a name that ends the statement", column("id\\\"; DROP TABLE app.t_snap1; --", "integer", "")),
+        ("a name with NUL", column("a\\u0000b", "integer", "")),
+        ("a type with NUL", column("id", "int\\u0000eger", "")),
+        ("an empty name", column("", "integer", "")),
+        ("a long name", column(&"x".repeat(1_000_000), "integer", "")),
+        ("a long type", column("id", &"x".repeat(1_000_000), "")),
+        ("a system column", column("ctid", "integer", "")),
+        ("a type that no column can have", column("id", "trigger", "")),
+        ("the password for a type", column("id", PASSWORD, "")),
+        ("100,000 columns", many.join(",")),
+    ];
+    for job in [&SNAPSHOT, &TABLE] {
+        for (what, columns) in &shapes {
+            let bytes = shape(columns);
+            let state = stage.suffer(job, what, LONG, once(COLUMNS.1, move |_| Act::Instead(bytes.clone())));
+            assert_ne!(state, "00000", "{}: {what}", job.name);
+        }
+    }
+    stage.end();
+}
+
+#[test]
+fn a_huge_document_is_no_more_than_an_error() {
+    let mut stage = Stage::new("huge", &[&SNAPSHOT]);
+    for (what, text) in [
+        ("50 MB of a string", format!("\"{}\"", "x".repeat(50_000_000))),
+        ("50 MB of a name", format!("{{\"oid\": 1, \"name\": \"{}\"}}", "x".repeat(50_000_000))),
+        ("50 MB of numbers", format!("[1{}]", ",1".repeat(25_000_000))),
+        ("50 MB of anything", "\n".repeat(50_000_000)),
+    ] {
+        let state = stage.suffer(
+            &SNAPSHOT,
+            what,
+            LONG,
+            once(CATALOG.1, move |_| Act::Instead(data_row(&[Some(text.as_bytes())]))),
+        );
+        assert_ne!(state, "00000", "{what}");
+    }
+    stage.end();
+}
+
+/// Messages that have no place there.
+fn odd_messages() -> Vec<(String, Vec<u8>)> {
+    let mut all = Vec::new();
+    let mut add = |what: &str, bytes: Vec<u8>| all.push((what.to_string(), bytes));
+    for state in ["xx000", "42", "", "00000", "57014", "0A000\u{1}", "ABCDEFGHIJ", PASSWORD] {
+        let bytes = report(b'E', "ERROR", state, &format!("your password is {PASSWORD}"));
+        add(&format!("an error with SQLSTATE '{state}'"), bytes);
+    }
+    add("a fatal error", report(b'E', "FATAL", "57P01", "the end"));
+    add("a panic", report(b'E', "PANIC", "XX000", "the end"));
+    add("an error of 10 MB", report(b'E', "ERROR", "XX000", &"long ".repeat(2_000_000)));
+    add("an error without fields", message(b'E', b"\0"));
+    add("an error that is cut", message(b'E', b"SERR"));
+    add("an error that is not UTF-8", message(b'E', b"SERROR\0CXX000\0M\xff\xfe\xfd\0\0"));
+    add("a thousand errors", report(b'E', "ERROR", "XX000", "once more").repeat(1000));
+    for kind in [b'?', 0, 255, b'G', b'W', b'H', b'c', b'I', b's', b't', b'n', b'1', b'V', b'v', b'R'] {
+        add(&format!("message {kind}"), message(kind, b"\0\0\x01\0\0"));
+    }
+    for kind in *b"DdTNECA" {
+        for length in [-1, 3, 100_000, i32::MAX] {
+            add(&format!("message {} of length {length}", char::from(kind)), with_length(kind, length, b""));
+        }
+    }
+    for state in *b"ETX" {
+        add(&format!("ready in state {}", char::from(state)), message(b'Z', &[state]));
+    }
+    for (name, value) in [
+        ("server_version", "0"),
+        ("server_version", "99999999999999999999.9"),
+        ("client_encoding", "BIG5"),
+        ("client_encoding", "no encoding"),
+        ("standard_conforming_strings", "off"),
+        ("is_superuser", PASSWORD),
+        ("", ""),
+    ] {
+        add(&format!("{name} is '{value}'"), parameter(name, value));
+    }
+    add("a parameter of 1 MB", parameter("application_name", &"x".repeat(1_000_000)));
+    add("a parameter that is cut", message(b'S', b"server_version"));
+    add("3000 notices", notice(&format!("your password is {PASSWORD}")).repeat(3000));
+    add("a notice of 10 MB", notice(&"x".repeat(10_000_000)));
+    add("3000 notifications", message(b'A', b"\0\0\0\x01channel\0payload\0").repeat(3000));
+    add("another cancel key", message(b'K', &[0; 8]));
+    add("-1 columns", message(b'T', &[255, 255]));
+    add("32767 columns that are not there", message(b'T', &[127, 255]));
+    add("columns twice", row_description(1).repeat(2));
+    add("rows without columns", data_row(&[Some(b"x")]));
+    add("the end of a command", complete("SELECT 1"));
+    add("the protocol's version 3.0", message(b'v', &[0, 3, 0, 0, 0, 0, 0, 0]));
+    add("a wish for the password", message(b'R', &[0, 0, 0, 3]));
+    add("login over", message(b'R', &[0, 0, 0, 0]));
+    add("bytes at random", (0..2000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect());
+    all
+}
+
+fn survives_odd_messages(place: Place) {
+    let name = place.0.replace(' ', "_");
+    let mut stage = Stage::new(&format!("odd_{name}"), &[&SNAPSHOT]);
+    for (what, bytes) in odd_messages() {
+        stage.suffer(
+            &SNAPSHOT,
+            &format!("{what} {}", place.0),
+            SHORT,
+            once(place.1, move |moment| Act::Instead(ahead(&bytes, moment))),
+        );
+    }
+    stage.end();
+}
+
+#[test]
+fn odd_messages_at_the_login_do_no_harm() {
+    survives_odd_messages(LOGIN);
+}
+
+#[test]
+fn odd_messages_at_the_end_of_the_login_do_no_harm() {
+    survives_odd_messages(READY);
+}
+
+#[test]
+fn odd_messages_at_the_set_up_do_no_harm() {
+    survives_odd_messages(SET_UP);
+}
+
+#[test]
+fn odd_messages_in_a_catalog_query_do_no_harm() {
+    survives_odd_messages(CATALOG);
+}
+
+#[test]
+fn odd_messages_in_a_copy_do_no_harm() {
+    survives_odd_messages(COPY);
+}
+
+#[test]
+fn odd_messages_at_the_end_of_a_copy_do_no_harm() {
+    survives_odd_messages(COPY_END);
+}
+
+#[test]
+fn an_error_in_the_middle_of_a_copy_is_told_as_it_is_but_for_what_is_wrong_with_it() {
+    let mut stage = Stage::new("errors", &[&SNAPSHOT]);
+    for (state, told) in [("23505", "23505"), ("xx000", "08P01"), ("42", "08P01"), ("", "08P01"), ("00000", "08P01")] {
+        let trick = once(COPY.1, move |_| Act::Close(report(b'E', "ERROR", state, "no more")));
+        assert_eq!(stage.suffer(&SNAPSHOT, &format!("SQLSTATE '{state}'"), LONG, trick), told);
+    }
+    stage.end();
+}
+
+/// What never ends.
+fn endless() -> Vec<(&'static str, Vec<u8>)> {
+    let parameters: Vec<u8> =
+        (0..1000).flat_map(|number| parameter(&format!("parameter {number}"), &"x".repeat(100))).collect();
+    vec![
+        ("notices", notice(&format!("your password is {PASSWORD}"))),
+        ("notifications", message(b'A', b"\0\0\0\x01channel\0payload\0")),
+        ("parameters", parameters),
+        ("rows", data_row(&[Some(b"{}")])),
+        ("results", [row_description(1), data_row(&[Some(b"{}")]), complete("SELECT 1")].concat()),
+        ("empty copy data", message(b'd', b"")),
+        ("copy data", message(b'd', b"\0\x02\0\0\0\x04\0\0\0\x01\0\0\0\x01x")),
+        ("trailers", message(b'd', &TRAILER)),
+        ("copies", message(b'H', b"\0\0\x01\0\0")),
+        ("errors", report(b'E', "ERROR", "XX000", "again")),
+        ("readiness", message(b'Z', b"I")),
+    ]
+}
+
+#[test]
+fn a_stream_without_end_is_ended_by_statement_timeout() {
+    let timeout = Duration::from_millis(700);
+    let mut stage = Stage::new("endless", &[&SNAPSHOT]);
+    let memory = stage.most_memory();
+    for place in [LOGIN, READY, SET_UP, CATALOG, COPY, COPY_END] {
+        for (what, bytes) in endless() {
+            let what = format!("endless {what} {}", place.0);
+            let state = stage.suffer(&SNAPSHOT, &what, timeout, once(place.1, move |_| Act::Flood(bytes.clone())));
+            assert_ne!(state, "00000", "{what}");
+            let grown = stage.most_memory() - memory;
+            assert!(grown < 100, "{what}: {grown} MB more");
+        }
+    }
+    stage.end();
+}
+
+#[test]
+fn rows_without_end_after_those_of_a_copy_are_refused() {
+    let mut stage = Stage::new("endless_trailer", &[&SNAPSHOT, &TEXT]);
+    for (job, last) in [(&SNAPSHOT, &TRAILER[..]), (&TEXT, &b"8\t"[..])] {
+        let end = if job.name == "text" { b"\\.\n".to_vec() } else { TRAILER.to_vec() };
+        let trick = once(
+            move |moment| moment.kind == b'd' && moment.body.starts_with(last),
+            move |_| Act::Flood(message(b'd', &end)),
+        );
+        let state = stage.suffer(job, "trailers without end", Duration::from_millis(700), trick);
+        assert_ne!(state, "00000");
+    }
+    stage.end();
+}
+
+#[test]
+fn silence_is_ended_by_statement_timeout_also_if_nobody_takes_the_cancel() {
+    let timeout = Duration::from_millis(500);
+    let jobs = [&SNAPSHOT, &TABLE, &INSERTER, &UPDATER, &DML];
+    let mut stage = Stage::new("silence", &jobs);
+    for job in jobs {
+        for place in [LOGIN, READY, SET_UP, CATALOG, COPY, COPY_END] {
+            for deaf in [false, true] {
+                if deaf && job.name != "snapshot" {
+                    continue;
+                }
+                stage.fake.be_deaf(deaf);
+                let what = format!("silence {}, deaf: {deaf}", place.0);
+                let state = stage.suffer(job, &what, timeout, once(place.1, |_| Act::Silence(Vec::new())));
+                assert_eq!(state, "57014", "{}: {what}", job.name);
+            }
+        }
+    }
+    stage.fake.be_deaf(false);
+    stage.end();
+}
