@@ -1,5 +1,6 @@
-//! Twenty jobs of all methods for a while, with writers, readers, columns that come and go, and backends that are cancelled,
-//! terminated and killed on both sides. In the end every destination holds what its method promises, and nothing is left over.
+//! About twenty jobs of all methods for a while, with writers, readers, columns that come and go, and backends that are
+//! cancelled, terminated and killed on both sides. In the end every destination holds what its method promises, and
+//! nothing is left over.
 //!
 //! MIMEO_SOAK_SECONDS (40) is the length, MIMEO_SOAK_SEED makes the same choices again.
 
@@ -108,6 +109,8 @@ struct Soak {
     calm: AtomicBool,
     /// The backend whose memory is measured.
     lasting: AtomicI32,
+    /// Held by who disturbs others, and by who must not be disturbed.
+    disturbing: Mutex<()>,
     tally: Mutex<BTreeMap<String, u64>>,
     faults: Mutex<Vec<String>>,
     /// Of each source table, the columns that came during the test.
@@ -233,7 +236,8 @@ const SOURCE: &str = "
     CREATE SEQUENCE app.ids START 10000; CREATE SEQUENCE app.revisions;
     CREATE TABLE app.items (id bigint PRIMARY KEY, v text NOT NULL, w bigint NOT NULL, doc jsonb);
     CREATE INDEX ON app.items (w);
-    CREATE TABLE app.parts (region int, id bigint, v text, w numeric, PRIMARY KEY (region, id)) PARTITION BY LIST (region);
+    CREATE TABLE app.parts (region int, id bigint, v text, w numeric, PRIMARY KEY (region, id))
+        PARTITION BY LIST (region);
     CREATE TABLE app.parts0 PARTITION OF app.parts FOR VALUES IN (0);
     CREATE TABLE app.parts1 PARTITION OF app.parts FOR VALUES IN (1);
     CREATE TABLE app.parts2 PARTITION OF app.parts FOR VALUES IN (2);
@@ -253,7 +257,8 @@ const SOURCE: &str = "
         RETURN NULL;
     END $$;
     CREATE TRIGGER bury AFTER DELETE OR UPDATE ON app.items FOR EACH ROW EXECUTE FUNCTION app.bury('items', 'id');
-    CREATE TRIGGER bury AFTER DELETE OR UPDATE ON app.parts FOR EACH ROW EXECUTE FUNCTION app.bury('parts', 'region', 'id');
+    CREATE TRIGGER bury AFTER DELETE OR UPDATE ON app.parts FOR EACH ROW
+        EXECUTE FUNCTION app.bury('parts', 'region', 'id');
     CREATE TRIGGER bury AFTER DELETE OR UPDATE ON app.pairs FOR EACH ROW EXECUTE FUNCTION app.bury('pairs', 'a', 'b');
     INSERT INTO app.items SELECT i, 'anchor', 1000 FROM generate_series(1, 300) i;
     INSERT INTO app.items SELECT nextval('app.ids'), 'v', i FROM generate_series(1, 3000) i;
@@ -264,10 +269,12 @@ const SOURCE: &str = "
     INSERT INTO app.states SELECT nextval('app.ids') FROM generate_series(1, 2000) i";
 
 const DESTINATION: &str = "
-    CREATE TABLE app.t_parts (region int, id bigint, v text, w numeric, PRIMARY KEY (region, id)) PARTITION BY HASH (id);
+    CREATE TABLE app.t_parts (region int, id bigint, v text, w numeric, PRIMARY KEY (region, id))
+        PARTITION BY HASH (id);
     CREATE TABLE app.t_parts0 PARTITION OF app.t_parts FOR VALUES WITH (MODULUS 2, REMAINDER 0);
     CREATE TABLE app.t_parts1 PARTITION OF app.t_parts FOR VALUES WITH (MODULUS 2, REMAINDER 1);
-    CREATE TABLE app.d_parts (region int, id bigint, v text, w numeric, PRIMARY KEY (region, id)) PARTITION BY LIST (region);
+    CREATE TABLE app.d_parts (region int, id bigint, v text, w numeric, PRIMARY KEY (region, id))
+        PARTITION BY LIST (region);
     CREATE TABLE app.d_parts0 PARTITION OF app.d_parts FOR VALUES IN (0, 2);
     CREATE TABLE app.d_parts1 PARTITION OF app.d_parts DEFAULT";
 
@@ -301,6 +308,7 @@ fn soak(seed: u64) -> Soak {
         stop: AtomicBool::new(false),
         calm: AtomicBool::new(false),
         lasting: AtomicI32::new(0),
+        disturbing: Mutex::default(),
         tally: Mutex::default(),
         faults: Mutex::default(),
         columns: Mutex::default(),
@@ -322,7 +330,10 @@ fn change(table: &str, dice: &mut Dice, column: Option<&String>) -> String {
         }
         ("items", 1) => {
             let (from, to) = (1 + n % 100, 1 + n % 100 + 3 * (1 + dice.roll(60)));
-            format!("UPDATE app.items SET w = w + CASE id WHEN {from} THEN {count} ELSE -{count} END WHERE id IN ({from}, {to})")
+            format!(
+                "UPDATE app.items SET w = w + CASE id WHEN {from} THEN {count} ELSE -{count} END
+                  WHERE id IN ({from}, {to})"
+            )
         }
         ("items", 2) => format!("DELETE FROM app.items {}", some("id")),
         ("items", 3) => format!("UPDATE app.items SET id = nextval('app.ids') {}", some("id")),
@@ -507,7 +518,6 @@ fn note(soak: &Soak, statement: &str, outcome: Option<Result<(), postgres::Error
             let state = state_of(&error);
             // Nothing is kept, or a refresh runs.
             let rollback = statement.contains("rollback_snapshot") && ["55000", "55006"].contains(&state.as_str());
-            // While a column is missing here, there is nothing to compare.
             if !is_expected(&state) && !rollback {
                 soak.fault(format!("{statement}: {error:?}"));
             }
@@ -563,6 +573,7 @@ fn twice(client: &mut Client, query: &str) -> Result<postgres::Row, postgres::Er
 
 /// Cancels, terminates or kills somebody at random.
 fn disturb(soak: &Soak, dice: &mut Dice) {
+    let _nobody_else = soak.disturbing.lock().unwrap();
     let on_source = dice.roll(2) == 0;
     let what = *dice.pick(&["cancel", "cancel", "terminate", "terminate", "kill -9"]);
     let what = if what == "kill -9" && soak.is_calm() { "terminate" } else { what };
@@ -591,13 +602,19 @@ fn disturb(soak: &Soak, dice: &mut Dice) {
         // SAFETY: a backend of a cluster of this test's own.
         _ => unsafe { libc::kill(pid, libc::SIGKILL) == 0 },
     };
-    if hit {
+    // One that was about to end by itself is not missed by its cluster.
+    if hit && (what != "kill -9" || is_thrown_out(&mut client)) {
         soak.count(format!("{what} on the {side} ({})", victim.get::<_, String>(1)));
-    }
-    if hit && what == "kill -9" {
-        wait_for("the crash to be noticed", || client.simple_query("SELECT 1").is_err());
         cluster.wait_until_up();
     }
+}
+
+/// Within a few seconds.
+fn is_thrown_out(client: &mut Client) -> bool {
+    (0..300).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        client.simple_query("SELECT 1").is_err()
+    })
 }
 
 fn disturb_until(soak: &Soak, dice: &mut Dice, end: Instant) {
@@ -654,14 +671,15 @@ fn refresh_in_one_backend(soak: &Soak, mut client: Client) -> (Client, Option<Us
         }
         rounds += 1;
         if warm.is_none() && rounds >= 3 && begun.elapsed() > Duration::from_secs(warm_up) {
-            warm = Some(usage_undisturbed(&mut client));
+            warm = Some(usage_undisturbed(soak, &mut client));
         }
     }
     (client, warm, rounds)
 }
 
-/// A cancel that comes late must not hit the looking.
-fn usage_undisturbed(client: &mut Client) -> Usage {
+fn usage_undisturbed(soak: &Soak, client: &mut Client) -> Usage {
+    let _nobody_else = soak.disturbing.lock().unwrap();
+    // A cancel may be on its way.
     for _ in 0..10 {
         if client.simple_query("SELECT pg_sleep(0.1)").is_ok() {
             break;
@@ -675,7 +693,8 @@ fn stray_files(client: &mut Client) -> BTreeSet<String> {
     let query = "
         SELECT f FROM pg_database d, pg_ls_dir('base/' || d.oid) f
          WHERE d.datname = current_database() AND f ~ '^[t0-9]' AND NOT EXISTS (
-               SELECT FROM pg_class c WHERE pg_relation_filenode(c.oid)::text = substring(f, '^(?:t[0-9]+_)?([0-9]+)'))";
+               SELECT FROM pg_class c
+                WHERE pg_relation_filenode(c.oid)::text = substring(f, '^(?:t[0-9]+_)?([0-9]+)'))";
     client.query(query, &[]).unwrap().iter().map(|row| row.get(0)).collect()
 }
 
@@ -797,7 +816,7 @@ fn under_load(soak: &Soak) -> (Client, Usage, u64, BTreeSet<String>) {
         disturb_until(soak, &mut dice, begun + length);
         soak.stop.store(true, Ordering::Relaxed);
         let (mut client, warm, rounds) = lasting.join().unwrap();
-        let warm = warm.unwrap_or_else(|| usage_undisturbed(&mut client));
+        let warm = warm.unwrap_or_else(|| usage_undisturbed(soak, &mut client));
         (client, warm, rounds, strays)
     })
 }
@@ -812,7 +831,8 @@ fn settle(soak: &Soak, client: &mut Client) {
     source
         .batch_execute(
             "INSERT INTO app.events (v) VALUES ('last');
-             UPDATE app.states SET rev = nextval('app.revisions'), at = now() WHERE id = (SELECT min(id) FROM app.states);
+             UPDATE app.states SET rev = nextval('app.revisions'), at = now()
+              WHERE id = (SELECT min(id) FROM app.states);
              SELECT pg_stat_force_next_flush()",
         )
         .unwrap();
