@@ -225,8 +225,9 @@ impl Link {
         }
         // SAFETY: both arrays end with null and live through the call.
         let connection = unsafe { pq::PQconnectStartParams(keywords.as_ptr(), values.as_ptr(), 0) };
-        // The server may know it, and tell it.
-        for (_, password) in parameters.iter().filter(|(keyword, _)| keyword == "password") {
+        // The server may know it, and tell it. One that is also the role's name is no secret, and that name stands in hints.
+        let given = |wanted: &str| parameters.iter().find(|(keyword, _)| keyword == wanted).map(|(_, value)| value);
+        if let Some(password) = given("password").filter(|password| given("user") != Some(password)) {
             keep_secret(password);
         }
         let mut link = Link { connection, label: label.to_string(), busy: false };
