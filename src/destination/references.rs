@@ -34,7 +34,7 @@ SELECT coalesce(json_agg(json_build_object(
   FROM pg_constraint k
   JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_class d ON d.oid = k.confrelid JOIN pg_namespace m ON m.oid = d.relnamespace
- WHERE k.contype = 'f' AND k.convalidated";
+ WHERE k.contype = 'f'";
 
 /// The rows that will be those of `table` must find what its own foreign keys point at.
 ///
@@ -42,7 +42,7 @@ SELECT coalesce(json_agg(json_build_object(
 /// ForeignKey.
 pub fn check_outgoing(table: pg_sys::Oid, rows: &Name) -> Result<()> {
     let keys: Vec<ForeignKey> =
-        spi::json(&format!("{KEYS} AND k.conrelid = $1"), &[oid_arg(table)])?.unwrap_or_default();
+        spi::json(&format!("{KEYS} AND k.convalidated AND k.conrelid = $1"), &[oid_arg(table)])?.unwrap_or_default();
     for key in keys {
         let to = if key.to_itself { rows } else { &key.to };
         key.check(rows, to, &key.to)?;
@@ -55,10 +55,39 @@ pub fn check_outgoing(table: pg_sys::Oid, rows: &Name) -> Result<()> {
 /// # Errors
 /// ForeignKey.
 pub fn check_incoming(table: pg_sys::Oid, rows: &Name) -> Result<()> {
-    let keys: Vec<ForeignKey> =
-        spi::json(&format!("{KEYS} AND k.confrelid = $1 AND k.conrelid <> $1"), &[oid_arg(table)])?.unwrap_or_default();
-    for key in keys {
+    for key in incoming(table, "k.convalidated")? {
         key.check(&key.from, rows, &key.to)?;
+    }
+    Ok(())
+}
+
+fn incoming(table: pg_sys::Oid, which: &str) -> Result<Vec<ForeignKey>> {
+    let query = format!("{KEYS} AND {which} AND k.confrelid = $1 AND k.conrelid <> $1");
+    Ok(spi::json(&query, &[oid_arg(table)])?.unwrap_or_default())
+}
+
+/// The rows of `table` may be deleted and loaded again: no foreign key would delete or change rows of other tables with
+/// them. A key without such an action is left to PostgreSQL, which refuses or defers.
+///
+/// # Errors
+/// UnsupportedDestination.
+pub fn require_no_actions(table: pg_sys::Oid, name: &Name) -> Result<()> {
+    let keys = incoming(table, "k.confdeltype IN ('c', 'n', 'd')")?;
+    if keys.is_empty() {
+        return Ok(());
+    }
+    lock_referencing(table)?;
+    for key in keys {
+        if spi::is_true(&format!("SELECT true FROM {} f WHERE {} LIMIT 1", key.from, key.is_given()), &[])? {
+            return Err(Error::UnsupportedDestination {
+                destination: name.plain(),
+                reason: format!(
+                    "it can only be emptied and loaded in place, and foreign key {} would delete or change rows of {}",
+                    key.name,
+                    key.from.plain()
+                ),
+            });
+        }
     }
     Ok(())
 }
@@ -111,8 +140,13 @@ fn referencing(table: pg_sys::Oid, indirectly: bool) -> Result<Vec<pg_sys::Oid>>
 }
 
 impl ForeignKey {
-    fn check(&self, from: &Name, to: &Name, destination: &Name) -> Result<()> {
+    /// That a row `f` of the table that points does point somewhere.
+    fn is_given(&self) -> String {
         let given: Vec<_> = self.columns.iter().map(|(from, _, _)| format!("f.{} IS NOT NULL", quote(from))).collect();
+        given.join(" AND ")
+    }
+
+    fn check(&self, from: &Name, to: &Name, destination: &Name) -> Result<()> {
         let same: Vec<_> = self
             .columns
             .iter()
@@ -121,7 +155,7 @@ impl ForeignKey {
         let violated = spi::is_true(
             &format!(
                 "SELECT true FROM {from} f WHERE {} AND NOT EXISTS (SELECT FROM {to} t WHERE {}) LIMIT 1",
-                given.join(" AND "),
+                self.is_given(),
                 same.join(" AND ")
             ),
             &[],

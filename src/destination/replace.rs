@@ -221,7 +221,14 @@ impl Column {
 
 /// Empties a table whose files cannot be exchanged, for a load in place. Readers see the old rows until the end of the
 /// transaction, unless `cascade` empties the referencing tables too.
-pub fn empty_in_place(name: &Name, cascade: bool) -> Result<()> {
+///
+/// # Errors
+/// UnsupportedDestination, if that would delete or change rows of other tables.
+pub fn empty_in_place(destination: &Relation, cascade: bool) -> Result<()> {
+    let name = destination.name();
+    if !cascade {
+        references::require_no_actions(destination.oid, &name)?;
+    }
     let statement = if cascade { format!("TRUNCATE {name} CASCADE") } else { format!("DELETE FROM {name}") };
     spi::run(&statement, &[])?;
     Ok(())

@@ -78,7 +78,7 @@ impl Collected {
         if replace::is_exchangeable(destination)? && !has_generated(destination) {
             return self.rewrite(original, columns, key, rows, "false", patience);
         }
-        replace::empty_in_place(&destination.table(), false)?;
+        replace::empty_in_place(original, false)?;
         let list = quote_list(columns.iter().map(String::as_str));
         spi::run(&format!("INSERT INTO {} ({list}) OVERRIDING SYSTEM VALUE {rows}", destination.table()), &[])?;
         Ok(())

@@ -344,7 +344,7 @@ fn replace_all(
     }
     run.note("replaced in place");
     let name = destination.name();
-    replace::empty_in_place(&name, cascade)?;
+    replace::empty_in_place(destination, cascade)?;
     pull(source, query, &name, &target(destination.oid, false), run)?;
     run.phase("analyze");
     destination::table::analyze(&name)

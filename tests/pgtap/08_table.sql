@@ -1,5 +1,5 @@
 -- table: a plain table, all of whose rows are replaced by each refresh.
-SELECT plan(61);
+SELECT plan(66);
 
 SELECT on_source($$
     CREATE TABLE app.t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a int NOT NULL DEFAULT 7,
@@ -101,6 +101,23 @@ UPDATE mimeo.refresh_config_table SET truncate_cascade = true WHERE dest_table =
 INSERT INTO app.c VALUES (1, 1, 1);
 SELECT mimeo.refresh_table('app.p');
 SELECT is((SELECT count(*) FROM app.c), 0::bigint, 'also when the job says so');
+
+-- In place, the rows that others point at would be deleted for a moment.
+SELECT on_source('CREATE TABLE app.q (id int PRIMARY KEY); INSERT INTO app.q SELECT generate_series(1, 10)');
+SELECT mimeo.table_maker('app.q', 1);
+CREATE TABLE app.kids (q int CONSTRAINT kids_q REFERENCES app.q ON DELETE CASCADE);
+INSERT INTO app.kids SELECT generate_series(1, 10);
+SELECT lives_ok($$SELECT mimeo.refresh_table('app.q')$$, 'rows that go with those they point at');
+SELECT is((SELECT count(*) FROM app.kids), 10::bigint, 'stay when files are exchanged');
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT throws_ok($$SELECT mimeo.refresh_table('app.q')$$, '42809', 'destination app.q cannot be written to by mimeo: '
+    'it can only be emptied and loaded in place, and foreign key kids_q would delete or change rows of app.kids', 'in place they would be lost');
+COMMIT;
+SELECT is((SELECT count(*) FROM app.kids), 10::bigint, 'so nothing is done');
+DELETE FROM app.kids;
+CREATE FUNCTION app.same() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
+CREATE TRIGGER same BEFORE INSERT ON app.q FOR EACH ROW EXECUTE FUNCTION app.same();
+SELECT lives_ok($$SELECT mimeo.refresh_table('app.q')$$, 'unless there are none');
 
 -- Sequences
 CREATE SEQUENCE app.ids;
