@@ -410,7 +410,7 @@ pub fn keep_secret(password: &str) {
 const LONGEST: usize = 32 * 1024;
 
 /// A text as it can be told: no password, and not too long.
-fn told(text: String) -> String {
+pub fn told(text: String) -> String {
     let hide = |text: String, secret: &String| text.replace(secret.as_str(), "********");
     let mut text = SECRETS.with_borrow(|secrets| secrets.iter().fold(text, hide));
     if text.len() > LONGEST {

@@ -2,7 +2,7 @@
 
 use crate::backend::identity::keeps_its_snapshot;
 use crate::backend::spi;
-use crate::error::{Error, Result};
+use crate::error::{told, Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::{failure, jobmon};
 use crate::settings;
@@ -289,7 +289,7 @@ impl Run {
 
     fn finished(&mut self, status: Status) -> &mut Record {
         self.end_phase();
-        let reason = (!self.reasons.is_empty()).then(|| self.reasons.join("; "));
+        let reason = (!self.reasons.is_empty()).then(|| told(self.reasons.join("; ")));
         let record = &mut self.record;
         (record.status, record.reason, record.ended) = (status, reason, now());
         (record.rows, record.bytes, record.queue_rows) = (self.rows, self.bytes, self.queue_rows);
