@@ -108,7 +108,7 @@ impl Decoder {
         let begin = cursor.at;
         for _ in 0..count {
             let Some(length) = cursor.i32() else { return Next::Incomplete };
-            if length < -1 || length > LONGEST {
+            if !(-1..=LONGEST).contains(&length) {
                 return Next::Malformed;
             }
             if length > 0 && cursor.take(length as usize).is_none() {
