@@ -164,9 +164,12 @@ SELECT throws_ok($$SELECT mimeo.refresh_inserter('app.there')$$, '42804',
 SELECT throws_ok($$SELECT mimeo.inserter_maker('app.s', 'serial', 'id', 1)$$, '42710',
     'Inserter replication already defined for app.s', 'a second job for one destination');
 
--- The day when clocks change
-DO $$ BEGIN
-    EXECUTE format('SET timezone = %L', format('AAA5BBB,J%s/0:30,J%s', extract(doy FROM now())::int, 1 + extract(doy FROM now())::int % 365));
+-- The day when clocks change: a zone in which it is about noon of such a day
+DO $$
+DECLARE utc timestamp := now() AT TIME ZONE 'UTC';
+BEGIN
+    EXECUTE format('SET timezone = %L', format('AAA%sBBB,%s/0:30,%s',
+        extract(hour FROM utc)::int - 12, extract(doy FROM utc)::int - 1, extract(doy FROM utc)::int % 365));
 END $$;
 UPDATE mimeo.refresh_config_inserter_time SET dst_start = 0, dst_end = 2400 WHERE dest_table = 'app.tm';
 SELECT on_source('INSERT INTO app.tm (id) VALUES (61)');
