@@ -5,6 +5,7 @@
 
 use crate::backend::grant;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
+use pgrx::spi::{SpiError, SpiErrorCodes};
 use pgrx::PgSqlErrorCode;
 use std::cell::RefCell;
 
@@ -360,9 +361,15 @@ impl From<Error> for ErrorReport {
     }
 }
 
-impl From<pgrx::spi::SpiError> for Error {
-    fn from(error: pgrx::spi::SpiError) -> Error {
-        Error::Internal(error.to_string())
+impl From<SpiError> for Error {
+    fn from(error: SpiError) -> Error {
+        // What only a statement that a user wrote can be.
+        let (sqlstate, message) = match error {
+            SpiError::SpiError(SpiErrorCodes::Transaction) => ("2D000", "a transaction cannot be begun or ended here"),
+            SpiError::SpiError(SpiErrorCodes::Copy) => ("0A000", "COPY to or from the client is not possible here"),
+            other => return Error::Internal(other.to_string()),
+        };
+        Error::Postgres(Report { sqlstate: sqlstate.into(), message: message.into(), detail: None, hint: None })
     }
 }
 

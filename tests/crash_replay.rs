@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
+use support::load::{commit_prepared, Dice};
 use support::{crash, one, pair, sqlstate, stuck, wait_for, Cluster, Scene};
 
 const EQUAL: &str =
@@ -33,16 +34,6 @@ fn refresh(scene: &Scene) {
 
 fn pid(client: &mut Client) -> i32 {
     one(client, "SELECT pg_backend_pid()")
-}
-
-/// A random number generator that needs no more than to be repeatable.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
-    }
 }
 
 fn try_connect(cluster: &Cluster, user: &str, database: &str) -> Option<Client> {
@@ -174,14 +165,6 @@ fn write(client: &mut Client, dice: &mut Dice, name: &str) -> Result<(), postgre
     }
     if done.is_err() {
         client.batch_execute("ROLLBACK")?;
-    }
-    Ok(())
-}
-
-fn commit_prepared(client: &mut Client, pattern: &str) -> Result<(), postgres::Error> {
-    let query = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND gid LIKE $1";
-    for row in client.query(query, &[&pattern])? {
-        client.batch_execute(&format!("COMMIT PREPARED '{}'", row.get::<_, String>(0)))?;
     }
     Ok(())
 }

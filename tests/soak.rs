@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use support::load::{commit_prepared, Dice};
 use support::{one, pair, wait_for, Cluster, Scene};
 
 const DATABASE: &str = "soak";
@@ -141,24 +142,6 @@ impl Soak {
     fn fault(&self, what: String) {
         eprintln!("fault: {what}");
         self.faults.lock().unwrap().push(what);
-    }
-}
-
-/// A random number generator that needs no more than to be repeatable.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
-    }
-
-    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.roll(from.len() as u64) as usize]
-    }
-
-    fn pause(&mut self, least: u64, more: u64) {
-        std::thread::sleep(Duration::from_millis(least + self.roll(more)));
     }
 }
 
@@ -393,14 +376,6 @@ fn transaction(soak: &Soak, dice: &mut Dice, name: &str) -> String {
         _ => "COMMIT".to_string(),
     });
     script
-}
-
-fn commit_prepared(client: &mut Client, pattern: &str) -> Result<(), postgres::Error> {
-    let query = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND gid LIKE $1";
-    for row in client.query(query, &[&pattern])? {
-        client.batch_execute(&format!("COMMIT PREPARED '{}'", row.get::<_, String>(0)))?;
-    }
-    Ok(())
 }
 
 fn write(soak: &Soak, writer: u64) {

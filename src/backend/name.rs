@@ -99,7 +99,6 @@ pub fn readings(text: &str) -> Result<Vec<(Option<String>, String)>> {
     Ok(unique)
 }
 
-/// `"a.b".C` as SQL reads it: `a.b` and `c`. None if it is not a list of identifiers.
 /// The names in a list with commas between them. One that holds a comma, a space or a quote stands in double quotes.
 pub fn split_list(text: &str) -> Vec<String> {
     let mut names = vec![String::new()];
@@ -119,6 +118,7 @@ pub fn split_list(text: &str) -> Vec<String> {
     names
 }
 
+/// `"a.b".C` as SQL reads it: `a.b` and `c`. None if it is not a list of identifiers.
 fn parse_quoted(text: &str) -> Option<Vec<String>> {
     let mut parts = Vec::new();
     let mut rest = text.trim();

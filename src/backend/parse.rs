@@ -10,17 +10,26 @@ use std::ffi::{CStr, CString};
 /// # Errors
 /// Postgres with a syntax error; Internal if it is not exactly one statement.
 pub fn statement(sql: &str) -> Result<*mut pg_sys::Node> {
-    let not_one = || Error::Internal(format!("not one statement: {sql}"));
-    let sql_c = CString::new(sql).map_err(|_| not_one())?;
-    // SAFETY: the nodes live in the current memory context, not in the string.
-    unsafe {
-        let parsed = pg_sys::raw_parser(sql_c.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT);
-        let statements = PgList::<pg_sys::RawStmt>::from_pg(parsed);
-        match (statements.len(), statements.get_ptr(0)) {
-            (1, Some(raw)) => Ok((*raw).stmt),
-            _ => Err(not_one()),
-        }
+    let statements = statements(sql)?;
+    match (statements.len(), statements.get_ptr(0)) {
+        // SAFETY: a node of the parser's.
+        (1, Some(raw)) => Ok(unsafe { (*raw).stmt }),
+        _ => Err(Error::Internal(format!("not one statement: {sql}"))),
     }
+}
+
+/// Whether `sql` holds one statement, and not several or none.
+///
+/// # Errors
+/// Postgres with a syntax error.
+pub fn is_one_statement(sql: &str) -> Result<bool> {
+    Ok(statements(sql)?.len() == 1)
+}
+
+fn statements(sql: &str) -> Result<PgList<pg_sys::RawStmt>> {
+    let sql = CString::new(sql).map_err(|_| Error::Internal("a NUL byte in a statement".to_string()))?;
+    // SAFETY: the nodes live in the current memory context, not in the string.
+    unsafe { Ok(PgList::from_pg(pg_sys::raw_parser(sql.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT))) }
 }
 
 /// Runs a utility statement; `sql` is shown where PostgreSQL shows a statement.

@@ -22,7 +22,7 @@ pub struct Fit {
 /// Misfit, with the ALTER TABLE that mends it, for a column that is missing or has a type that does not take the
 /// source's values; UnknownTypes, UnknownCollations.
 pub fn fit(destination: &Shape, source: &Shape, columns: &[Column]) -> Result<Fit> {
-    let mut fit = Fit { columns: Vec::new(), binary: reads_binary() };
+    let mut fit = Fit { columns: Vec::new(), binary: obstacle_to_binary(destination, source, columns).is_none() };
     let mut reasons = Vec::new();
     let mut misfits = Vec::new();
     for column in columns {
@@ -39,10 +39,7 @@ pub fn fit(destination: &Shape, source: &Shape, columns: &[Column]) -> Result<Fi
                 ));
                 misfits.push(column.clone());
             }
-            Some(own) => {
-                fit.binary &= destination.takes_binary(own, source, column);
-                fit.columns.push(column.name.clone());
-            }
+            Some(_) => fit.columns.push(column.name.clone()),
         }
     }
     if misfits.is_empty() {

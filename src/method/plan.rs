@@ -5,13 +5,12 @@ use crate::backend::identity::read_the_latest;
 use crate::backend::name::Name;
 use crate::backend::relation::Relation;
 use crate::backend::spi;
-use crate::destination::fit;
 use crate::destination::replace;
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::lock::{self, Wait};
 use crate::settings;
-use crate::shape::{Column, Shape};
+use crate::shape::Shape;
 use crate::source::connection::Connection;
 
 /// One step of a refresh.
@@ -151,11 +150,6 @@ fn milliseconds(duration: std::time::Duration) -> String {
         whole if whole >= 1000 && whole % 1000 == 0 => format!("{} s", whole / 1000),
         part => format!("{part} ms"),
     }
-}
-
-/// Why rows come as text; None if they come in binary form. A column that is missing here will be made like the source's.
-pub fn text_because(destination: &Shape, source: &Shape, columns: &[Column]) -> Option<String> {
-    fit::obstacle_to_binary(destination, source, columns)
 }
 
 /// What the last copy of this job moved, and how long it took.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 pub mod catalog;
 pub mod fake;
+pub mod load;
 pub mod proxy;
 use proxy::Proxy;
 

@@ -1,11 +1,9 @@
 //! Jobs that mimeo 1.5.1 has made: their first refresh replaces the queue on the source.
 
 use super::{capture, compared, places, State};
-use crate::backend::relation::Patience;
 use crate::error::{Error, Result};
 use crate::job::config::Job;
-use crate::method::Method;
-use crate::settings;
+use crate::method::{patience, Method};
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
 use crate::source::queue::Legacy;
@@ -32,8 +30,7 @@ pub fn convert(method: Method, job: &Job, source: &mut Connection, table: &Sourc
     let compared = compared(job.filter.as_deref(), job.condition.as_deref());
     let capture = capture(method, table, &shape, &members, &key, compared, &job.dest_table);
     let number = legacy.number.unwrap_or(capture.number);
-    let wait = Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() };
-    source.convert(&legacy, &capture, &members, wait)?;
+    source.convert(&legacy, &capture, &members, patience())?;
     Ok(State {
         objects: legacy.objects,
         position: None,

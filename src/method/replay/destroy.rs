@@ -4,13 +4,12 @@ use super::convert::legacy;
 use super::State;
 use crate::backend::identity::{pin_settings, require_writable};
 use crate::backend::name::quote;
-use crate::backend::relation::{self, Patience};
+use crate::backend::relation;
 use crate::backend::spi;
 use crate::error::{Error, Result};
 use crate::job::config::Catalog;
 use crate::job::lock::{self, Wait};
-use crate::method::{about, connect, require_method, require_owner, Method};
-use crate::settings;
+use crate::method::{about, connect, patience, require_method, require_owner, Method};
 use pgrx::notice;
 
 /// Ends a job: trigger, function and queue on the source go, in one transaction there. The destination stays as it is, or
@@ -56,16 +55,15 @@ pub fn destroy(method: Method, destination: &str, keep: bool, debug: bool) -> Re
             Some(_) => {}
         }
         catalog.delete(&job.dest_table)?;
-        let patience = Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() };
-        source.change_source(&objects.removal(), patience, "removing the queue and its triggers").map_err(|error| {
-            match error.sqlstate_text().as_str() {
+        source.change_source(&objects.removal(), patience(), "removing the queue and its triggers").map_err(
+            |error| match error.sqlstate_text().as_str() {
                 "42501" => Error::TriggerOwner {
                     table: job.source_table.clone(),
                     fix: format!("{} -- as the owner of function {}", objects.removal(), quote(&objects.function.name)),
                 },
                 _ => error,
-            }
-        })?;
+            },
+        )?;
         if debug {
             notice!("{}: the job is removed, the table is {}", name.plain(), if keep { "kept" } else { "dropped" });
         }

@@ -3,14 +3,12 @@
 use super::{capture, compared, refresh, Options, State, DELETED};
 use crate::backend::identity::require_writable;
 use crate::backend::name::{quote, Name};
-use crate::backend::relation::Patience;
 use crate::backend::spi;
 use crate::destination::table;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, NewJob};
 use crate::method::keyed::{self, GivenKey};
-use crate::method::{self, about, first_refresh, names, Making, Method};
-use crate::settings;
+use crate::method::{self, about, first_refresh, names, patience, Making, Method};
 use crate::source::undo::{pending, undo_from, undo_later};
 use pgrx::notice;
 
@@ -102,8 +100,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
         spi::with_snapshot(|| Catalog::find().and_then(|catalog| catalog.row(&wanted)))
             .map_or(true, |job| job.is_some_and(|job| job.control.as_ref() == Some(&queue)))
     });
-    let patience = Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() };
-    making.source.make_queue(&objects, &capture, &members, false, patience)?;
+    making.source.make_queue(&objects, &capture, &members, false, patience())?;
 
     let state = State {
         position: None,

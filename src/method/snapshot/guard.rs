@@ -1,5 +1,6 @@
 //! What has to hold before new data shows.
 
+use crate::backend::parse::is_one_statement;
 use crate::backend::spi;
 use crate::backend::subtransaction::caught;
 use crate::destination::twins::Twins;
@@ -22,12 +23,14 @@ pub fn check(job: &Job, twins: &Twins, rows: u64) -> Result<()> {
     }
     let Some(guard) = &job.guard else { return Ok(()) };
     let query = guard.trim_end_matches([';', ' ', '\t', '\r', '\n']).replace("{new}", &twins.idle.name().to_string());
-    let passed = caught(|| spi::is_true(&format!("SELECT ({query}\n) IS TRUE"), &[]))
+    let query = format!("SELECT ({query}\n) IS TRUE");
+    let passed = caught(|| Ok(if is_one_statement(&query)? { Some(spi::is_true(&query, &[])?) } else { None }))
         .map_err(|error| error.while_doing(&format!("In the guard: {guard}")))?;
-    if passed {
-        return Ok(());
+    match passed {
+        Some(true) => Ok(()),
+        Some(false) => refused("the guard does not say true".to_string()),
+        None => refused("the guard is not one query".to_string()),
     }
-    refused("the guard does not say true".to_string())
 }
 
 fn has_shrunk(before: u64, now: u64, percent: u64) -> bool {

@@ -7,7 +7,8 @@ use crate::backend::parse::is_plain_condition;
 use crate::backend::relation::{lock_exclusively, lock_if_free, Patience};
 use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
-use crate::destination::copy_in::{reads_binary, Target};
+use crate::destination::copy_in::Target;
+use crate::destination::fit::obstacle_to_binary;
 use crate::destination::twins::Twins;
 use crate::destination::{indexes, statistics, table};
 use crate::error::Result;
@@ -312,10 +313,7 @@ impl Refresh<'_> {
 
     /// Copies the rows, and makes sure that all of them have come.
     fn pull(&self, source: &mut Connection, present: &Present, idle: &Shape, run: &mut Run) -> Result<bool> {
-        let binary = reads_binary()
-            && present.columns.iter().all(|column| {
-                idle.column(&column.name).is_some_and(|own| idle.takes_binary(own, &present.shape, column))
-            });
+        let binary = obstacle_to_binary(idle, &present.shape, &present.columns).is_none();
         source.use_own_search_path()?;
         let columns = names(&present.columns);
         let query = rows_query(&present.table.table(), &columns, self.job.condition.as_deref());

@@ -5,7 +5,7 @@ use crate::backend::name::Name;
 use crate::destination::{fit, sequences, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
-use crate::method::plan::{stand_in, text_because, volume, Plan};
+use crate::method::plan::{stand_in, volume, Plan};
 use crate::method::{connect, names, selected_columns};
 use crate::source::catalog::rows_query;
 
@@ -24,7 +24,7 @@ pub fn plan(catalog: &Catalog, job: &Job, name: &Name, plan: &mut Plan) -> Resul
     source.use_own_search_path()?;
     let query = rows_query(&found.table(), &fit.columns, job.condition.as_deref());
     let volume = volume(&mut source, &query)?;
-    let text = text_because(&local, &shape, &columns);
+    let text = fit::obstacle_to_binary(&local, &shape, &columns);
     plan.copy(job, &query, &found.table(), &stand_in(&local, name)?, volume, text);
     plan.replace_all(&destination, &local, job.truncate_cascade.unwrap_or(false))?;
     let mut following = sequences::find(job.sequences.as_deref().unwrap_or_default())?;

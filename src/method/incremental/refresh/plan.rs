@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::method::incremental::kind_of;
 use crate::method::incremental::values::{clocks_change, Values};
-use crate::method::plan::{text_because, volume, Plan};
+use crate::method::plan::{volume, Plan};
 use crate::method::{connect, names, selected_columns, Call, Method};
 use crate::source::bounds::{bound_type, Slice};
 use crate::source::catalog::rows_query;
@@ -67,7 +67,7 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
         );
     }
     let into = if method == Method::Inserter { name.plain() } else { "a temporary table".to_string() };
-    plan.copy(job, &query, &found.table(), &into, volume, text_because(&local, &shape, &columns));
+    plan.copy(job, &query, &found.table(), &into, volume, fit::obstacle_to_binary(&local, &shape, &columns));
     if let Some(limit) = take.limit {
         plan.source("end the batch between two control values", None, Some(format!("batch limit of {limit} rows")));
     }

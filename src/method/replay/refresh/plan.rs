@@ -6,7 +6,7 @@ use crate::backend::name::{quote_list, Name};
 use crate::destination::{fit, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
-use crate::method::plan::{stand_in, text_because, volume, Plan};
+use crate::method::plan::{stand_in, volume, Plan};
 use crate::method::replay::convert::legacy;
 use crate::method::{connect, names, selected_columns, Call, Method};
 use crate::source::catalog::rows_query;
@@ -72,7 +72,7 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
     let fit = fit::fit(&local, &shape, &columns)?;
     source.use_own_search_path()?;
     let query = rows_query(&found.table(), &fit.columns, job.condition.as_deref());
-    let text = text_because(&local, &shape, &columns);
+    let text = fit::obstacle_to_binary(&local, &shape, &columns);
     let key = job.pk_name.clone().unwrap_or_default();
     let list = quote_list(key.iter().map(String::as_str));
     if all {

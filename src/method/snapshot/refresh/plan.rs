@@ -5,12 +5,12 @@ use crate::backend::identity::{act_as, pin_settings};
 use crate::backend::name::Name;
 use crate::backend::relation::oid_arg;
 use crate::backend::spi;
-use crate::destination::table;
 use crate::destination::twins::Twins;
+use crate::destination::{fit, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::history::Run;
-use crate::method::plan::{briefly, size, text_because, volume, Plan};
+use crate::method::plan::{briefly, size, volume, Plan};
 use crate::method::snapshot::State;
 use crate::method::{connect, names, selected_columns, Call};
 use crate::shape::Difference;
@@ -67,7 +67,7 @@ pub fn plan(call: Call<'_>, catalog: &Catalog, job: &Job, destination: &Name, pl
     source.use_own_search_path()?;
     let query = rows_query(&found.table(), &names(&columns), job.condition.as_deref());
     let volume = volume(&mut source, &query)?;
-    let text = text_because(&idle, &shape, &columns);
+    let text = fit::obstacle_to_binary(&idle, &shape, &columns);
     plan.copy(job, &query, &found.table(), &idle_name.plain(), volume, text);
     let indexes = spi::number("SELECT count(*) FROM pg_index WHERE indrelid = $1", &[oid_arg(twins.idle.oid)])?;
     plan.here(

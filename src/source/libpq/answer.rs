@@ -1,0 +1,137 @@
+//! What libpq says of a statement: its result, and what went wrong.
+
+use crate::error::Report;
+use pq_sys as pq;
+use std::ffi::CStr;
+use std::os::raw::{c_char, c_int};
+
+/// What the server sent for one statement.
+pub struct Answer(pub(super) *mut pq::PGresult);
+
+impl Answer {
+    pub(super) fn status(&self) -> pq::ExecStatusType {
+        // SAFETY: the result lives as long as self.
+        unsafe { pq::PQresultStatus(self.0) }
+    }
+
+    /// The first column of the first row; None if there is no row or it is NULL.
+    pub fn value(&self) -> Option<String> {
+        // SAFETY: row and column are checked against the result's size before they are read.
+        unsafe {
+            if pq::PQntuples(self.0) < 1 || pq::PQnfields(self.0) < 1 || pq::PQgetisnull(self.0, 0, 0) == 1 {
+                return None;
+            }
+            Some(text(pq::PQgetvalue(self.0, 0, 0)))
+        }
+    }
+
+    /// The rows that a COPY says it sent.
+    pub fn rows_affected(&self) -> Option<u64> {
+        // SAFETY: the string belongs to the result.
+        unsafe { text(pq::PQcmdTuples(self.0)) }.parse().ok()
+    }
+
+    /// The server wants to go on with a COPY.
+    pub(super) fn is_copy(&self) -> bool {
+        use pq::ExecStatusType as Status;
+        matches!(self.status(), Status::PGRES_COPY_OUT | Status::PGRES_COPY_IN | Status::PGRES_COPY_BOTH)
+    }
+
+    pub(super) fn is_error(&self) -> bool {
+        matches!(self.status(), pq::ExecStatusType::PGRES_FATAL_ERROR | pq::ExecStatusType::PGRES_BAD_RESPONSE)
+    }
+
+    pub(super) fn report(&self) -> Report {
+        let field = |code: u8| {
+            // SAFETY: the string, if any, belongs to the result.
+            let value = unsafe { pq::PQresultErrorField(self.0, c_int::from(code)) };
+            // SAFETY: as above.
+            (!value.is_null()).then(|| unsafe { text(value) })
+        };
+        Report {
+            sqlstate: field(b'C').map_or_else(|| "08006".to_string(), real_sqlstate),
+            // SAFETY: as above.
+            message: field(b'M').unwrap_or_else(|| unsafe { text(pq::PQresultErrorMessage(self.0)) }),
+            detail: field(b'D'),
+            hint: field(b'H'),
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        // SAFETY: PQclear takes any result, null included, once.
+        unsafe { pq::PQclear(self.0) }
+    }
+}
+
+/// # Safety
+/// `value` is null or a string that ends with NUL.
+pub(super) unsafe fn text(value: *const c_char) -> String {
+    if value.is_null() {
+        return String::new();
+    }
+    CStr::from_ptr(value).to_string_lossy().trim_end().to_string()
+}
+
+/// The SQLSTATE of an error. What is none, or stands for success, violates the protocol.
+fn real_sqlstate(code: String) -> String {
+    let is_code = code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
+    if is_code && !code.starts_with("00") {
+        code
+    } else {
+        "08P01".to_string()
+    }
+}
+
+/// Takes the SQLSTATE out of a verbose message, `… FATAL:  28P01: password authentication failed …`, and the last line, which
+/// names a place in the server's code.
+pub(super) fn take_sqlstate(message: &str) -> (String, Option<String>) {
+    let is_place = |line: &str| line.rsplit_once(".c:").is_some_and(|(_, n)| n.bytes().all(|b| b.is_ascii_digit()));
+    let mut reason = message.lines().filter(|line| !is_place(line.trim_end())).collect::<Vec<_>>().join("\n");
+    let is_code = |word: &str| {
+        word.len() == 5
+            && word.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+            && word.bytes().any(|b| b.is_ascii_digit())
+    };
+    let mut code = None;
+    // Of several hosts, each has its own.
+    for part in message.split(":  ").skip(1) {
+        if let Some((word, _)) = part.split_once(": ").filter(|(word, _)| is_code(word)) {
+            reason = reason.replacen(&format!(":  {word}: "), ":  ", 1);
+            code = Some(word.to_string());
+        }
+    }
+    (reason, code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{real_sqlstate, take_sqlstate};
+
+    #[test]
+    fn an_error_has_a_sqlstate_of_an_error() {
+        for code in ["23505", "XX000", "P0001", "02000"] {
+            assert_eq!(real_sqlstate(code.to_string()), code);
+        }
+        for code in ["", "42", "xx000", "00000", "ABCDEF", "0A00\u{1}"] {
+            assert_eq!(real_sqlstate(code.to_string()), "08P01");
+        }
+    }
+
+    #[test]
+    fn a_refused_connection_tells_its_sqlstate() {
+        let (reason, code) = take_sqlstate(
+            "connection to server at \"h\" (::1), port 5432 failed: FATAL:  3D000: database \"d\" does not exist\n\
+             LOCATION:  InitPostgres, postinit.c:903",
+        );
+        assert_eq!(
+            reason,
+            "connection to server at \"h\" (::1), port 5432 failed: FATAL:  database \"d\" does not exist"
+        );
+        assert_eq!(code.as_deref(), Some("3D000"));
+        let (reason, code) =
+            take_sqlstate("connection to server at \"h\", port 5432 failed: Connection refused\n\tIs it?");
+        assert!(reason.ends_with("Is it?") && code.is_none());
+    }
+}
