@@ -555,11 +555,14 @@ fn text_copy_data_that_is_not_what_it_should_be_is_refused() {
     for (what, rewrite) in [
         ("no newline at the end", (|stream| stream[..stream.len() - 1].to_vec()) as fn(Vec<u8>) -> Vec<u8>),
         ("a backslash in place of the last newline", |stream| [&stream[..stream.len() - 1], b"\\"].concat()),
-        ("its end within a line", |stream| with_line(&stream, |line| format!("{line}\\.").into())),
         ("its end at the end", |stream| [&stream[..], b"\\.\n"].concat()),
     ] {
         assert_eq!(stage.suffer(&TEXT, what, LONG, rewriting(7, rewrite)), "00000", "{what}");
     }
+    // From 18 on PostgreSQL refuses this, before it took what stands before the end.
+    let within_a_line = |stream: Vec<u8>| with_line(&stream, |line| format!("{line}\\.").into());
+    let state = stage.suffer(&TEXT, "its end within a line", LONG, rewriting(7, within_a_line));
+    assert!(["00000", "22P04"].contains(&state.as_str()), "{state}");
     stage.end();
 }
 

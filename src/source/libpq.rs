@@ -170,6 +170,11 @@ impl Link {
             }
             // SAFETY: as above.
             polling = unsafe { pq::PQconnectPoll(self.connection) };
+            // From here on libpq keeps notifications; before, it would take the server's next message for one.
+            // SAFETY: as above.
+            if unsafe { pq::PQstatus(self.connection) } == pq::ConnStatusType::CONNECTION_AUTH_OK {
+                self.drop_notifications();
+            }
         }
         // SAFETY: the connection is up.
         unsafe {
@@ -265,7 +270,12 @@ impl Link {
         if unsafe { pq::PQconsumeInput(self.connection) } != 1 {
             return Err(self.lost());
         }
-        // Nobody listens; libpq would keep them all.
+        self.drop_notifications();
+        Ok(())
+    }
+
+    /// Nobody listens; libpq would keep them all.
+    fn drop_notifications(&mut self) {
         // SAFETY: asks an existing connection; each notification is freed once.
         unsafe {
             let mut notification = pq::PQnotifies(self.connection);
@@ -274,7 +284,6 @@ impl Link {
                 notification = pq::PQnotifies(self.connection);
             }
         }
-        Ok(())
     }
 
     /// The next result of what was sent; None when there is no more.

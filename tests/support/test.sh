@@ -32,5 +32,5 @@ say "behaviour, in SQL"
 tests/support/pgtap.sh "$run/pgtap"
 tests/support/cluster.sh stop-all "$run/pgtap"
 say "several sessions and faults"
-cargo test --quiet --package mimeo-tests --tests
+cargo test --quiet --package mimeo-tests --tests --no-fail-fast
 say "done"
