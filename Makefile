@@ -2,6 +2,10 @@
 
 .PHONY: build install test demo demo-stop bench deb dist release clean
 
+ifndef PG_MAJOR
+export PG_MAJOR := $(shell PG_CONFIG='$(PG_CONFIG)' tests/support/major.sh)
+endif
+
 build:
 	@tests/support/install.sh build
 

@@ -3,7 +3,7 @@
 # headers, clang for bindgen, pgTAP, and cargo-pgrx in the version that Cargo.toml names.
 #
 # Usage: install.sh [build|test|bench]      (each kind includes the ones before it)
-# PG_CONFIG chooses another PostgreSQL than the newest Debian package; then its packages are the caller's.
+# PG_MAJOR is the version of PostgreSQL (major.sh). PG_CONFIG chooses one that is there already; then its packages are the caller's.
 set -euo pipefail
 kind=${1:-test}
 here=$(cd "$(dirname "$0")/../.." && pwd)

@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# The Debian package in a Debian that was just made and has nothing of this project: over the package of 1.5.1, whose job goes on
+# after ALTER EXTENSION UPDATE, and with the first lines of README.md by a role that is no superuser.
+#
+# Usage: package.sh [MAJOR]        15 (Debian 12) or 17 (Debian 13); as root
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+major=${1:-15}
+case $major in
+15) suite=bookworm ;;
+17) suite=trixie ;;
+*) echo "mimeo: no release of Debian has PostgreSQL $major" >&2; exit 1 ;;
+esac
+
+# Runs bash in that Debian, with what it reads from standard input; its processes end with it.
+inside() {
+    unshare --mount --pid --fork --kill-child bash -euo pipefail -c '
+        mount --make-rprivate /
+        mount -t proc proc "$root/proc"
+        mount --rbind /dev "$root/dev"
+        mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm" 2>/dev/null || true
+        exec chroot "$root" /usr/bin/env -i HOME=/root LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive major="$major" port="$port" \
+            PATH=/usr/sbin:/usr/bin:/sbin:/bin bash -euo pipefail -s
+    '
+}
+
+if [ "$major" = 15 ]; then make deb >/dev/null; else make deb PG="$major" >/dev/null; fi
+package=$(find "$PWD/target/deb" -name "postgresql-$major-mimeo_*.deb" -newer target/package | head -n 1)
+root=$(mktemp -d "${TMPDIR:-/tmp}/mimeo_package.XXXXXX")
+trap 'rm -rf "$root"' EXIT
+chmod 755 "$root"
+port=$(perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(LocalAddr => "127.0.0.1", Listen => 1)->sockport')
+export root major port
+[ -x /usr/sbin/debootstrap ] || { apt-get update -qq && apt-get install -y -qq --no-install-recommends debootstrap >/dev/null; }
+debootstrap --variant=minbase "$suite" "$root" http://deb.debian.org/debian >"$root.log" 2>&1 || { tail -n 20 "$root.log" >&2; exit 1; }
+rm -f "$root.log"
+cp /etc/resolv.conf "$root/etc/resolv.conf" 2>/dev/null || true
+cp "$package" "$root/mimeo.deb"
+# Nothing is started by itself.
+printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+chmod 755 "$root/usr/sbin/policy-rc.d"
+
+inside <<'INSIDE'
+say() { echo "ok - $*"; }
+ask() { (cd / && runuser -u postgres -- psql -XqAt -v ON_ERROR_STOP=1 -p "$port" "$@"); }
+is() { # is GOT WANTED WHAT
+    if [ "$1" = "$2" ]; then say "$3"; else printf 'not ok - %s\n  got:    %s\n  wanted: %s\n' "$3" "$1" "$2"; exit 1; fi
+}
+quiet() { "$@" >/tmp/log 2>&1 || { tail -n 30 /tmp/log >&2; exit 1; }; }
+
+quiet apt-get update
+quiet apt-get install -y --no-install-recommends "postgresql-$major" "postgresql-$major-mimeo"
+is "$(dpkg-query -W -f='${Version}' "postgresql-$major-mimeo" | cut -d- -f1)" 1.5.1 "the package of 1.5.1 is there"
+[ -d "/etc/postgresql/$major/main" ] || quiet pg_createcluster "$major" main
+pg_conftool "$major" main set port "$port"
+quiet pg_ctlcluster "$major" main start
+
+ask -d postgres -c "CREATE ROLE copier LOGIN PASSWORD 'secret'" -c "CREATE ROLE dba LOGIN PASSWORD 'secret'" \
+    -c "CREATE DATABASE shop" -c "CREATE DATABASE old" -c "CREATE DATABASE reports OWNER dba"
+ask -d shop -c "CREATE TABLE orders AS SELECT i AS id, now() AS placed FROM generate_series(1, 1000) i" -c "GRANT SELECT ON orders TO copier"
+source="host=127.0.0.1 port=$port dbname=shop"
+ask -d old >/dev/null <<SQL
+CREATE SCHEMA dblink; CREATE EXTENSION dblink SCHEMA dblink; CREATE SCHEMA mimeo; CREATE EXTENSION mimeo SCHEMA mimeo;
+INSERT INTO mimeo.dblink_mapping_mimeo (data_source, username, pwd) VALUES ('$source', 'copier', 'secret');
+SET client_min_messages = warning; SELECT mimeo.snapshot_maker('public.orders', 1);
+SQL
+is "$(ask -d old -c 'SELECT count(*) FROM orders')" 1000 "1.5.1 has made a snapshot"
+
+quiet apt-get install -y --no-install-recommends /mimeo.deb
+version=$(dpkg-query -W -f='${Version}' "postgresql-$major-mimeo" | cut -d- -f1)
+say "apt installs $version in its place"
+ask -d shop -c "INSERT INTO orders VALUES (1001, now())"
+ask -d old -c "SET client_min_messages = warning" -c "ALTER EXTENSION mimeo UPDATE" -c "SELECT mimeo.refresh_snap('public.orders')" >/dev/null
+is "$(ask -d old -c "SELECT count(*) || ' ' || (SELECT extversion FROM pg_extension WHERE extname = 'mimeo') FROM orders")" "1001 $version" \
+    "ALTER EXTENSION mimeo UPDATE, and the job of 1.5.1 goes on"
+
+# The first lines of SQL in README.md, with this source in place of the example's.
+sed -n '/^```sql$/,/^```$/p' "/usr/share/doc/postgresql-$major-mimeo/README.md" | sed '/^```/d' |
+    sed "s/host=shop dbname=shop/$source/; s/'…'/'secret'/" >/tmp/first.sql
+is "$(grep -c . /tmp/first.sql)" 4 "README.md begins with four lines of SQL"
+PGPASSWORD=secret psql -Xq -v ON_ERROR_STOP=1 -h 127.0.0.1 -p "$port" -U dba -d reports -f /tmp/first.sql >/dev/null
+is "$(ask -d reports -c 'SELECT count(*) FROM orders')" 1001 "which work for a role that is no superuser"
+
+quiet apt-get purge -y "postgresql-$major-mimeo"
+is "$(find / -xdev -name '*mimeo*' ! -path '/proc/*' ! -path /mimeo.deb ! -path '/var/cache/*' ! -path '/var/lib/apt/*' ! -path '/var/log/*' | head)" "" \
+    "and nothing stays of the package when it is removed"
+pg_ctlcluster "$major" main stop -m immediate
+INSIDE
