@@ -1,5 +1,7 @@
 -- Nothing is for PUBLIC. The role that created the extension, superuser or not, may use all of it and pass it on; but
--- it gets no TRIGGER and no ownership, for the functions write these tables as their owner.
+-- it gets no TRIGGER and no ownership, for the functions write these tables as their owner, and the functions behind
+-- triggers are for mimeo's own.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
 REVOKE ALL ON @extschema@.dblink_mapping_mimeo, @extschema@.refresh_config, @extschema@.run_history FROM PUBLIC;
 GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.dblink_mapping_mimeo, @extschema@.refresh_config,
@@ -16,14 +18,17 @@ GRANT USAGE, SELECT, UPDATE ON SEQUENCE @extschema@.dblink_mapping_mimeo_data_so
 DO $do$
 DECLARE
     v_function regprocedure;
+    v_trigger boolean;
 BEGIN
-    FOR v_function IN
-        SELECT d.objid FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
-         WHERE e.extname = 'mimeo' AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
-           AND d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.deptype = 'e'
+    FOR v_function, v_trigger IN
+        SELECT p.oid, p.prorettype = 'trigger'::regtype
+          FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid JOIN pg_proc p ON p.oid = d.objid
+         WHERE e.extname = 'mimeo' AND d.refclassid = 'pg_extension'::regclass AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
     LOOP
-        EXECUTE pg_catalog.format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', v_function);
-        EXECUTE pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO @extowner@ WITH GRANT OPTION', v_function);
+        EXECUTE format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', v_function);
+        IF NOT v_trigger THEN
+            EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s WITH GRANT OPTION', v_function, '@extowner@');
+        END IF;
     END LOOP;
 END
 $do$;

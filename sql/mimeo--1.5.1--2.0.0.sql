@@ -1,20 +1,22 @@
 -- From mimeo 1.5.1, first part: what has to be kept is put aside, and everything of 1.5.1 goes. The script that creates 2.x
 -- follows, then after.sql. All of it is one transaction: a failure leaves 1.5.1 as it was.
+-- The schema may belong to somebody who has put operators and functions there: nothing is looked up in it.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
-CREATE TEMPORARY TABLE mimeo_1_sources AS SELECT data_source_id, data_source, username, pwd FROM @extschema@.dblink_mapping_mimeo;
-CREATE TEMPORARY TABLE mimeo_1_sequence AS SELECT last_value, is_called FROM @extschema@.dblink_mapping_mimeo_data_source_id_seq;
-CREATE TEMPORARY TABLE mimeo_1_snap AS SELECT * FROM ONLY @extschema@.refresh_config_snap;
-CREATE TEMPORARY TABLE mimeo_1_table AS SELECT * FROM ONLY @extschema@.refresh_config_table;
-CREATE TEMPORARY TABLE mimeo_1_inserter_time AS SELECT * FROM ONLY @extschema@.refresh_config_inserter_time;
-CREATE TEMPORARY TABLE mimeo_1_inserter_serial AS SELECT * FROM ONLY @extschema@.refresh_config_inserter_serial;
-CREATE TEMPORARY TABLE mimeo_1_updater_time AS SELECT * FROM ONLY @extschema@.refresh_config_updater_time;
-CREATE TEMPORARY TABLE mimeo_1_updater_serial AS SELECT * FROM ONLY @extschema@.refresh_config_updater_serial;
-CREATE TEMPORARY TABLE mimeo_1_dml AS SELECT * FROM ONLY @extschema@.refresh_config_dml;
-CREATE TEMPORARY TABLE mimeo_1_logdel AS SELECT * FROM ONLY @extschema@.refresh_config_logdel;
+CREATE TEMPORARY TABLE pg_temp.mimeo_1_sources AS SELECT data_source_id, data_source, username, pwd FROM @extschema@.dblink_mapping_mimeo;
+CREATE TEMPORARY TABLE pg_temp.mimeo_1_sequence AS SELECT last_value, is_called FROM @extschema@.dblink_mapping_mimeo_data_source_id_seq;
+CREATE TEMPORARY TABLE pg_temp.mimeo_1_snap AS SELECT * FROM ONLY @extschema@.refresh_config_snap;
+CREATE TEMPORARY TABLE pg_temp.mimeo_1_table AS SELECT * FROM ONLY @extschema@.refresh_config_table;
+CREATE TEMPORARY TABLE pg_temp.mimeo_1_inserter_time AS SELECT * FROM ONLY @extschema@.refresh_config_inserter_time;
+CREATE TEMPORARY TABLE pg_temp.mimeo_1_inserter_serial AS SELECT * FROM ONLY @extschema@.refresh_config_inserter_serial;
+CREATE TEMPORARY TABLE pg_temp.mimeo_1_updater_time AS SELECT * FROM ONLY @extschema@.refresh_config_updater_time;
+CREATE TEMPORARY TABLE pg_temp.mimeo_1_updater_serial AS SELECT * FROM ONLY @extschema@.refresh_config_updater_serial;
+CREATE TEMPORARY TABLE pg_temp.mimeo_1_dml AS SELECT * FROM ONLY @extschema@.refresh_config_dml;
+CREATE TEMPORARY TABLE pg_temp.mimeo_1_logdel AS SELECT * FROM ONLY @extschema@.refresh_config_logdel;
 
 -- Grants to others than the owner, by name: tables, columns of tables, functions. 1.5.1 left its functions open to PUBLIC; whoever
 -- may use the schema could call those that run as their owner, and nothing with the others. So that is what is kept of it.
-CREATE TEMPORARY TABLE mimeo_1_grants AS
+CREATE TEMPORARY TABLE pg_temp.mimeo_1_grants AS
     SELECT 'table' AS kind, c.relname::text AS name, NULL::text AS col, a.grantee, a.privilege_type, a.is_grantable
       FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'mimeo'
       JOIN pg_catalog.pg_class c ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.oid = d.objid
@@ -66,6 +68,9 @@ $$;
 
 -- bootstrap
 -- The configuration and the history. They are read and written by mimeo's functions as their owner, and by hand.
+
+-- The schema may belong to somebody who has put operators and functions there: nothing is looked up in it.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
 CREATE TABLE @extschema@.dblink_mapping_mimeo (
     data_source_id serial,
@@ -173,12 +178,15 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.dblink_mapping_mimeo_dat
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.refresh_config', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.run_history', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.run_history_run_id_seq', '');
+-- For the functions that are made without a schema.
+SELECT pg_catalog.set_config('search_path', '@extschema@, pg_temp', true);
 
 -- requires:
 --   tables
 
 -- The jobs of one method each, under the names and with the columns that 1.x had. INSERT, UPDATE and DELETE go
 -- through to refresh_config.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
 CREATE VIEW @extschema@.refresh_config_snap AS
     SELECT dest_table, source_table, type, dblink, last_run, filter, condition, period, batch_limit, jobmon,
@@ -263,9 +271,10 @@ DECLARE
     v_stored text;
 BEGIN
     -- It writes as its owner: only for the views that it was made for.
-    IF NOT EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
-                    WHERE d.classid = 'pg_class'::regclass AND d.objid = TG_RELID AND d.deptype = 'e'
-                      AND d.refclassid = 'pg_extension'::regclass AND e.extname = 'mimeo') THEN
+    IF NOT EXISTS (SELECT FROM pg_class c JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+                     JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid
+                    WHERE c.oid = TG_RELID AND c.relnamespace = e.extnamespace AND e.extname = 'mimeo'
+                      AND c.relowner = (SELECT r.oid FROM pg_roles r WHERE r.rolname = current_user)) THEN
         RAISE insufficient_privilege USING MESSAGE = format('%s is not a view of mimeo', TG_RELID::regclass);
     END IF;
     IF TG_OP = 'DELETE' THEN
@@ -290,6 +299,10 @@ BEGIN
     END IF;
     v_new.jobmon := coalesce(v_new.jobmon, false);
     v_new.state := coalesce(v_new.state, '{}');
+    -- guard_refresh_config, which has just run as whoever writes, says who that is.
+    IF current_setting('mimeo_guard.configured_by') <> '' THEN
+        v_new.state := v_new.state || jsonb_build_object('configured_by', current_setting('mimeo_guard.configured_by')::jsonb);
+    END IF;
     IF v_time THEN
         v_new.dst_active := coalesce(v_new.dst_active, true);
         v_new.dst_start := coalesce(v_new.dst_start, 30);
@@ -314,24 +327,62 @@ CREATE TRIGGER write_refresh_config INSTEAD OF INSERT OR UPDATE OR DELETE ON @ex
 
 -- A refresh works as the owner of its destination. So only who has that role's rights may say what it does: what is copied
 -- from where, with which condition, and which statements run afterwards. The rest (period, limits, last_value …) is open
--- to everybody who may write here. It runs as whoever writes, also through the views.
+-- to everybody who may write here. It runs as whoever writes, also through the views. Who has said it stays in the row, for
+-- owners and names change: a refresh wants that role to have the rights of whom the destination belongs to by then.
 CREATE FUNCTION @extschema@.guard_refresh_config() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_harmless text[] := '{last_run,period,batch_limit,jobmon,boundary,last_value,dst_active,dst_start,dst_end,check_stats,insert_on_fetch,n_tup_ins,n_tup_upd,n_tup_del}';
+    v_changed boolean := true;
+    v_me jsonb;
+    v_trusted boolean;
     v_owner text;
 BEGIN
-    IF TG_OP = 'UPDATE' AND to_jsonb(NEW) - v_harmless = to_jsonb(OLD) - v_harmless THEN
+    -- mimeo's functions write as the owner of the table.
+    SELECT r.rolsuper OR r.oid = c.relowner, jsonb_build_object('role', r.rolname, 'oid', r.oid::bigint) INTO v_trusted, v_me
+      FROM pg_roles r CROSS JOIN pg_class c WHERE r.rolname = current_user AND c.oid = TG_RELID;
+    IF TG_OP = 'UPDATE' THEN
+        v_changed := to_jsonb(NEW) - v_harmless <> to_jsonb(OLD) - v_harmless;
+    END IF;
+    IF v_changed AND v_trusted IS NOT TRUE THEN
+        SELECT r.rolname INTO v_owner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
+         WHERE concat(n.nspname, '.', c.relname) = NEW.dest_table AND NOT pg_has_role(c.relowner, 'USAGE') LIMIT 1;
+        IF v_owner IS NOT NULL THEN
+            RAISE insufficient_privilege USING
+                MESSAGE = format('destination %s belongs to %s, whose rights %s does not have', NEW.dest_table, v_owner, current_user),
+                HINT = 'Its owner may change this job.';
+        END IF;
+        IF NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                        WHERE concat(n.nspname, '.', c.relname) = NEW.dest_table) THEN
+            RAISE insufficient_privilege USING
+                MESSAGE = format('there is no destination %s that %s could have the rights of', NEW.dest_table, current_user),
+                HINT = 'It has to exist. dest_table is its schema, a dot and its name, as pg_class has them, without quotes.';
+        END IF;
+    END IF;
+    IF TG_WHEN = 'INSTEAD OF' THEN
+        -- For write_refresh_config, which runs next, as another role.
+        PERFORM set_config('mimeo_guard.configured_by',
+                           CASE WHEN v_changed AND (TG_OP = 'UPDATE' OR v_trusted IS NOT TRUE) THEN v_me::text ELSE '' END, true);
         RETURN NEW;
     END IF;
-    -- However the name is written: without quotes, spaces and capitals.
-    SELECT r.rolname INTO v_owner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
-     WHERE lower(translate(concat(n.nspname, '.', c.relname), '" ', '')) = lower(translate(NEW.dest_table, '" ', ''))
-       AND NOT pg_has_role(c.relowner, 'USAGE') LIMIT 1;
-    IF v_owner IS NOT NULL THEN
-        RAISE insufficient_privilege USING
-            MESSAGE = format('destination %s belongs to %s, whose rights %s does not have', NEW.dest_table, v_owner, current_user),
-            HINT = 'Its owner may change this job.';
+    IF jsonb_typeof(NEW.state) <> 'object' THEN
+        NEW.state := '{}';
+    END IF;
+    IF v_trusted IS NOT TRUE THEN
+        IF v_changed THEN
+            NEW.state := NEW.state || jsonb_build_object('configured_by', v_me);
+        END IF;
+    ELSIF TG_OP = 'UPDATE' THEN
+        IF to_jsonb(NEW) - v_harmless - 'state' <> to_jsonb(OLD) - v_harmless - 'state' THEN
+            -- Who changes the job is responsible, unless the same statement says who is.
+            IF NEW.state -> 'configured_by' IS NOT DISTINCT FROM OLD.state -> 'configured_by' OR NOT NEW.state ? 'configured_by' THEN
+                NEW.state := NEW.state || jsonb_build_object('configured_by', v_me);
+            END IF;
+        ELSIF OLD.state ? 'configured_by' AND NOT NEW.state ? 'configured_by' THEN
+            -- To take just that away is to confirm the job. What a refresh remembers does not change who is responsible.
+            NEW.state := NEW.state || jsonb_build_object('configured_by',
+                CASE WHEN NEW.state = OLD.state - 'configured_by' THEN v_me ELSE OLD.state -> 'configured_by' END);
+        END IF;
     END IF;
     RETURN NEW;
 END
@@ -378,6 +429,7 @@ CREATE VIEW @extschema@.health AS
            count(*) FILTER (WHERE last_status = 'critical') AS failing, max(lag) AS oldest_lag
       FROM @extschema@.job_status;
 COMMENT ON VIEW @extschema@.health IS 'One row: how many jobs there are, are late, fail, and how old the oldest data is';
+SELECT pg_catalog.set_config('search_path', '@extschema@, pg_temp', true);
 
 -- mimeo::api::monitors::check_missing_source_tables
 
@@ -705,7 +757,9 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'validate_rowcount_wrapper';
 
 -- finalize
 -- Nothing is for PUBLIC. The role that created the extension, superuser or not, may use all of it and pass it on; but
--- it gets no TRIGGER and no ownership, for the functions write these tables as their owner.
+-- it gets no TRIGGER and no ownership, for the functions write these tables as their owner, and the functions behind
+-- triggers are for mimeo's own.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
 REVOKE ALL ON @extschema@.dblink_mapping_mimeo, @extschema@.refresh_config, @extschema@.run_history FROM PUBLIC;
 GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.dblink_mapping_mimeo, @extschema@.refresh_config,
@@ -722,24 +776,28 @@ GRANT USAGE, SELECT, UPDATE ON SEQUENCE @extschema@.dblink_mapping_mimeo_data_so
 DO $do$
 DECLARE
     v_function regprocedure;
+    v_trigger boolean;
 BEGIN
-    FOR v_function IN
-        SELECT d.objid FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
-         WHERE e.extname = 'mimeo' AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
-           AND d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.deptype = 'e'
+    FOR v_function, v_trigger IN
+        SELECT p.oid, p.prorettype = 'trigger'::regtype
+          FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid JOIN pg_proc p ON p.oid = d.objid
+         WHERE e.extname = 'mimeo' AND d.refclassid = 'pg_extension'::regclass AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
     LOOP
-        EXECUTE pg_catalog.format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', v_function);
-        EXECUTE pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO @extowner@ WITH GRANT OPTION', v_function);
+        EXECUTE format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', v_function);
+        IF NOT v_trigger THEN
+            EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s WITH GRANT OPTION', v_function, '@extowner@');
+        END IF;
     END LOOP;
 END
 $do$;
 
 -- From mimeo 1.5.1, last part: what was put aside comes back.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
 -- 1.5.1 connected without a password where none was given, and such sources go on doing so.
 INSERT INTO @extschema@.dblink_mapping_mimeo (data_source_id, data_source, username, pwd, password_required)
-SELECT data_source_id, data_source, username, pwd, coalesce(pwd, '') <> '' FROM mimeo_1_sources;
-SELECT pg_catalog.setval('@extschema@.dblink_mapping_mimeo_data_source_id_seq', last_value, is_called) FROM mimeo_1_sequence;
+SELECT data_source_id, data_source, username, pwd, coalesce(pwd, '') <> '' FROM pg_temp.mimeo_1_sources;
+SELECT pg_catalog.setval('@extschema@.dblink_mapping_mimeo_data_source_id_seq', last_value, is_called) FROM pg_temp.mimeo_1_sequence;
 
 DO $do$
 DECLARE
@@ -750,7 +808,7 @@ DECLARE
     v_lost text;
 BEGIN
     -- What a fresh installation grants. GRANTs in this script count as such, and pg_dump would leave out what users have granted.
-    CREATE TEMPORARY TABLE mimeo_1_fresh AS SELECT p.* FROM pg_init_privs p
+    CREATE TEMPORARY TABLE pg_temp.mimeo_1_fresh AS SELECT p.* FROM pg_init_privs p
       JOIN pg_depend d ON (d.classid, d.objid) = (p.classoid, p.objoid) AND d.deptype = 'e'
       JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass AND e.extname = 'mimeo';
 
@@ -758,14 +816,14 @@ BEGIN
     -- refresh copies. Of two jobs with one destination, which 2.x does not have, the one that ran last stays.
     FOR v_row IN
         SELECT kind, job FROM (
-            SELECT 'snap' AS kind, to_jsonb(j) AS job FROM mimeo_1_snap j UNION ALL
-            SELECT 'table', to_jsonb(j) FROM mimeo_1_table j UNION ALL
-            SELECT 'inserter_time', to_jsonb(j) FROM mimeo_1_inserter_time j UNION ALL
-            SELECT 'inserter_serial', to_jsonb(j) FROM mimeo_1_inserter_serial j UNION ALL
-            SELECT 'updater_time', to_jsonb(j) FROM mimeo_1_updater_time j UNION ALL
-            SELECT 'updater_serial', to_jsonb(j) FROM mimeo_1_updater_serial j UNION ALL
-            SELECT 'dml', to_jsonb(j) FROM mimeo_1_dml j UNION ALL
-            SELECT 'logdel', to_jsonb(j) FROM mimeo_1_logdel j) jobs
+            SELECT 'snap' AS kind, to_jsonb(j) AS job FROM pg_temp.mimeo_1_snap j UNION ALL
+            SELECT 'table', to_jsonb(j) FROM pg_temp.mimeo_1_table j UNION ALL
+            SELECT 'inserter_time', to_jsonb(j) FROM pg_temp.mimeo_1_inserter_time j UNION ALL
+            SELECT 'inserter_serial', to_jsonb(j) FROM pg_temp.mimeo_1_inserter_serial j UNION ALL
+            SELECT 'updater_time', to_jsonb(j) FROM pg_temp.mimeo_1_updater_time j UNION ALL
+            SELECT 'updater_serial', to_jsonb(j) FROM pg_temp.mimeo_1_updater_serial j UNION ALL
+            SELECT 'dml', to_jsonb(j) FROM pg_temp.mimeo_1_dml j UNION ALL
+            SELECT 'logdel', to_jsonb(j) FROM pg_temp.mimeo_1_logdel j) jobs
          ORDER BY job ->> 'dest_table', (job ->> 'last_run')::timestamptz DESC NULLS LAST, kind
     LOOP
         IF EXISTS (SELECT FROM @extschema@.refresh_config c WHERE c.dest_table = v_row.job ->> 'dest_table') THEN
@@ -782,7 +840,15 @@ BEGIN
                        'refresh_config_' || v_row.kind, v_columns) USING v_row.job;
     END LOOP;
 
-    FOR v_grant IN SELECT * FROM mimeo_1_grants ORDER BY kind, name, col, grantee LOOP
+    -- Nobody knows who has configured these jobs: the role that has worked for each of them till now.
+    UPDATE @extschema@.refresh_config c
+       SET state = c.state || jsonb_build_object('configured_by', jsonb_build_object('role', r.rolname, 'oid', r.oid::bigint))
+      FROM pg_roles r
+     WHERE r.oid = coalesce((SELECT o.relowner FROM pg_class o JOIN pg_namespace n ON n.oid = o.relnamespace
+                              WHERE concat(n.nspname, '.', o.relname) = c.dest_table ORDER BY length(n.nspname) LIMIT 1),
+                            '@extowner@'::regrole);
+
+    FOR v_grant IN SELECT * FROM pg_temp.mimeo_1_grants ORDER BY kind, name, col, grantee LOOP
         v_type := CASE WHEN v_grant.grantee = 0 THEN 'PUBLIC' ELSE v_grant.grantee::regrole::text END;
         CASE v_grant.kind
         WHEN 'function' THEN
@@ -808,12 +874,12 @@ BEGIN
     END LOOP;
     DELETE FROM pg_init_privs p USING pg_depend d, pg_extension e
      WHERE (d.classid, d.objid, d.deptype, d.refclassid, d.refobjid) = (p.classoid, p.objoid, 'e', 'pg_extension'::regclass, e.oid) AND e.extname = 'mimeo';
-    INSERT INTO pg_init_privs SELECT * FROM mimeo_1_fresh;
+    INSERT INTO pg_init_privs SELECT * FROM pg_temp.mimeo_1_fresh;
     -- From 17 on roles are also known to be named there.
     DELETE FROM pg_shdepend s USING pg_depend d, pg_extension e
      WHERE s.deptype = 'i' AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
        AND (d.classid, d.objid, d.deptype, d.refclassid, d.refobjid) = (s.classid, s.objid, 'e', 'pg_extension'::regclass, e.oid) AND e.extname = 'mimeo'
-       AND NOT EXISTS (SELECT FROM mimeo_1_fresh f, aclexplode(f.initprivs) a
+       AND NOT EXISTS (SELECT FROM pg_temp.mimeo_1_fresh f, aclexplode(f.initprivs) a
                         WHERE (f.classoid, f.objoid) = (s.classid, s.objid) AND s.refobjid IN (a.grantee, a.grantor));
     IF v_lost IS NOT NULL THEN
         RAISE WARNING USING
@@ -821,7 +887,7 @@ BEGIN
             HINT = 'mimeo writes these tables as their owner.';
     END IF;
     IF EXISTS (SELECT FROM pg_namespace n, aclexplode(n.nspacl) a
-                WHERE n.nspname = '@extschema@' AND a.grantee = 0 AND a.privilege_type = 'USAGE') THEN
+                WHERE n.oid = '@extschema@'::regnamespace AND a.grantee = 0 AND a.privilege_type = 'USAGE') THEN
         RAISE WARNING USING
             MESSAGE = 'the functions of mimeo are not open to PUBLIC any more',
             HINT = 'GRANT EXECUTE on the refreshers to the roles that call them.';
@@ -834,5 +900,6 @@ BEGIN
 END
 $do$;
 
-DROP TABLE mimeo_1_sources, mimeo_1_sequence, mimeo_1_snap, mimeo_1_table, mimeo_1_inserter_time, mimeo_1_inserter_serial,
-    mimeo_1_updater_time, mimeo_1_updater_serial, mimeo_1_dml, mimeo_1_logdel, mimeo_1_grants, mimeo_1_fresh;
+DROP TABLE pg_temp.mimeo_1_sources, pg_temp.mimeo_1_sequence, pg_temp.mimeo_1_snap, pg_temp.mimeo_1_table,
+    pg_temp.mimeo_1_inserter_time, pg_temp.mimeo_1_inserter_serial, pg_temp.mimeo_1_updater_time, pg_temp.mimeo_1_updater_serial,
+    pg_temp.mimeo_1_dml, pg_temp.mimeo_1_logdel, pg_temp.mimeo_1_grants, pg_temp.mimeo_1_fresh;

@@ -1,4 +1,6 @@
 -- Back from 2.1 to 2.0. What 2.1 keeps in its three columns is forgotten, and a WARNING says of which jobs.
+-- The schema may belong to somebody who has put operators and functions there: nothing is looked up in it.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
 -- The views are locked before the tables, as queries on them do: each of these two statements locks the view alone.
 ALTER VIEW @extschema@.refresh_config_snap ALTER COLUMN dest_table DROP DEFAULT;
@@ -19,18 +21,18 @@ BEGIN
 END
 $do$;
 
-DROP FUNCTION rollback_snapshot(text);
-DROP FUNCTION plan_refresh(text);
+DROP FUNCTION @extschema@.rollback_snapshot(text);
+DROP FUNCTION @extschema@.plan_refresh(text);
 
 -- A view cannot lose columns: it is made anew, and its grants come back.
-CREATE TEMPORARY TABLE mimeo_acl AS
+CREATE TEMPORARY TABLE pg_temp.mimeo_acl AS
     SELECT NULL::name AS col, c.relacl AS acl FROM pg_catalog.pg_class c
      WHERE c.oid = '@extschema@.refresh_config_snap'::pg_catalog.regclass
     UNION ALL
     SELECT a.attname, a.attacl FROM pg_catalog.pg_attribute a
      WHERE a.attrelid = '@extschema@.refresh_config_snap'::pg_catalog.regclass AND a.attacl IS NOT NULL
        AND a.attname NOT IN ('keep_previous', 'max_shrink_percent', 'guard');
-CREATE TEMPORARY TABLE mimeo_init AS
+CREATE TEMPORARY TABLE pg_temp.mimeo_init AS
     SELECT p.objsubid, p.privtype, p.initprivs FROM pg_catalog.pg_init_privs p
      WHERE p.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass
        AND p.objoid = '@extschema@.refresh_config_snap'::pg_catalog.regclass;
@@ -76,9 +78,10 @@ DECLARE
     v_stored text;
 BEGIN
     -- It writes as its owner: only for the views that it was made for.
-    IF NOT EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
-                    WHERE d.classid = 'pg_class'::regclass AND d.objid = TG_RELID AND d.deptype = 'e'
-                      AND d.refclassid = 'pg_extension'::regclass AND e.extname = 'mimeo') THEN
+    IF NOT EXISTS (SELECT FROM pg_class c JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+                     JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid
+                    WHERE c.oid = TG_RELID AND c.relnamespace = e.extnamespace AND e.extname = 'mimeo'
+                      AND c.relowner = (SELECT r.oid FROM pg_roles r WHERE r.rolname = current_user)) THEN
         RAISE insufficient_privilege USING MESSAGE = format('%s is not a view of mimeo', TG_RELID::regclass);
     END IF;
     IF TG_OP = 'DELETE' THEN
@@ -103,6 +106,10 @@ BEGIN
     END IF;
     v_new.jobmon := coalesce(v_new.jobmon, false);
     v_new.state := coalesce(v_new.state, '{}');
+    -- guard_refresh_config, which has just run as whoever writes, says who that is.
+    IF current_setting('mimeo_guard.configured_by') <> '' THEN
+        v_new.state := v_new.state || jsonb_build_object('configured_by', current_setting('mimeo_guard.configured_by')::jsonb);
+    END IF;
     IF v_time THEN
         v_new.dst_active := coalesce(v_new.dst_active, true);
         v_new.dst_start := coalesce(v_new.dst_start, 30);
@@ -120,19 +127,56 @@ CREATE OR REPLACE FUNCTION @extschema@.guard_refresh_config() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_harmless text[] := '{last_run,period,batch_limit,jobmon,boundary,last_value,dst_active,dst_start,dst_end,check_stats,insert_on_fetch,n_tup_ins,n_tup_upd,n_tup_del}';
+    v_changed boolean := true;
+    v_me jsonb;
+    v_trusted boolean;
     v_owner text;
 BEGIN
-    IF TG_OP = 'UPDATE' AND to_jsonb(NEW) - v_harmless = to_jsonb(OLD) - v_harmless THEN
+    -- mimeo's functions write as the owner of the table.
+    SELECT r.rolsuper OR r.oid = c.relowner, jsonb_build_object('role', r.rolname, 'oid', r.oid::bigint) INTO v_trusted, v_me
+      FROM pg_roles r CROSS JOIN pg_class c WHERE r.rolname = current_user AND c.oid = TG_RELID;
+    IF TG_OP = 'UPDATE' THEN
+        v_changed := to_jsonb(NEW) - v_harmless <> to_jsonb(OLD) - v_harmless;
+    END IF;
+    IF v_changed AND v_trusted IS NOT TRUE THEN
+        SELECT r.rolname INTO v_owner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
+         WHERE concat(n.nspname, '.', c.relname) = NEW.dest_table AND NOT pg_has_role(c.relowner, 'USAGE') LIMIT 1;
+        IF v_owner IS NOT NULL THEN
+            RAISE insufficient_privilege USING
+                MESSAGE = format('destination %s belongs to %s, whose rights %s does not have', NEW.dest_table, v_owner, current_user),
+                HINT = 'Its owner may change this job.';
+        END IF;
+        IF NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                        WHERE concat(n.nspname, '.', c.relname) = NEW.dest_table) THEN
+            RAISE insufficient_privilege USING
+                MESSAGE = format('there is no destination %s that %s could have the rights of', NEW.dest_table, current_user),
+                HINT = 'It has to exist. dest_table is its schema, a dot and its name, as pg_class has them, without quotes.';
+        END IF;
+    END IF;
+    IF TG_WHEN = 'INSTEAD OF' THEN
+        -- For write_refresh_config, which runs next, as another role.
+        PERFORM set_config('mimeo_guard.configured_by',
+                           CASE WHEN v_changed AND (TG_OP = 'UPDATE' OR v_trusted IS NOT TRUE) THEN v_me::text ELSE '' END, true);
         RETURN NEW;
     END IF;
-    -- However the name is written: without quotes, spaces and capitals.
-    SELECT r.rolname INTO v_owner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
-     WHERE lower(translate(concat(n.nspname, '.', c.relname), '" ', '')) = lower(translate(NEW.dest_table, '" ', ''))
-       AND NOT pg_has_role(c.relowner, 'USAGE') LIMIT 1;
-    IF v_owner IS NOT NULL THEN
-        RAISE insufficient_privilege USING
-            MESSAGE = format('destination %s belongs to %s, whose rights %s does not have', NEW.dest_table, v_owner, current_user),
-            HINT = 'Its owner may change this job.';
+    IF jsonb_typeof(NEW.state) <> 'object' THEN
+        NEW.state := '{}';
+    END IF;
+    IF v_trusted IS NOT TRUE THEN
+        IF v_changed THEN
+            NEW.state := NEW.state || jsonb_build_object('configured_by', v_me);
+        END IF;
+    ELSIF TG_OP = 'UPDATE' THEN
+        IF to_jsonb(NEW) - v_harmless - 'state' <> to_jsonb(OLD) - v_harmless - 'state' THEN
+            -- Who changes the job is responsible, unless the same statement says who is.
+            IF NEW.state -> 'configured_by' IS NOT DISTINCT FROM OLD.state -> 'configured_by' OR NOT NEW.state ? 'configured_by' THEN
+                NEW.state := NEW.state || jsonb_build_object('configured_by', v_me);
+            END IF;
+        ELSIF OLD.state ? 'configured_by' AND NOT NEW.state ? 'configured_by' THEN
+            -- To take just that away is to confirm the job. What a refresh remembers does not change who is responsible.
+            NEW.state := NEW.state || jsonb_build_object('configured_by',
+                CASE WHEN NEW.state = OLD.state - 'configured_by' THEN v_me ELSE OLD.state -> 'configured_by' END);
+        END IF;
     END IF;
     RETURN NEW;
 END
@@ -154,22 +198,22 @@ DECLARE
     v_view regclass := '@extschema@.refresh_config_snap';
     v_grant record;
 BEGIN
-    FOR v_grant IN SELECT g.col, a.* FROM mimeo_acl g CROSS JOIN LATERAL aclexplode(g.acl) a LOOP
+    FOR v_grant IN SELECT g.col, a.* FROM pg_temp.mimeo_acl g CROSS JOIN LATERAL aclexplode(g.acl) a LOOP
         EXECUTE format('GRANT %s %s ON %s TO %s %s', v_grant.privilege_type, '(' || quote_ident(v_grant.col) || ')', v_view,
             CASE v_grant.grantee WHEN 0 THEN 'PUBLIC' ELSE v_grant.grantee::regrole::text END,
             CASE WHEN v_grant.is_grantable THEN 'WITH GRANT OPTION' END);
     END LOOP;
     -- As they were: who gave them, and which of them came with the extension, so that pg_dump knows the others.
-    UPDATE pg_class SET relacl = (SELECT acl FROM mimeo_acl WHERE col IS NULL) WHERE oid = v_view;
-    UPDATE pg_attribute a SET attacl = g.acl FROM mimeo_acl g WHERE a.attrelid = v_view AND a.attname = g.col;
+    UPDATE pg_class SET relacl = (SELECT acl FROM pg_temp.mimeo_acl WHERE col IS NULL) WHERE oid = v_view;
+    UPDATE pg_attribute a SET attacl = g.acl FROM pg_temp.mimeo_acl g WHERE a.attrelid = v_view AND a.attname = g.col;
     DELETE FROM pg_init_privs WHERE classoid = 'pg_class'::regclass AND objoid = v_view;
     INSERT INTO pg_init_privs (objoid, classoid, objsubid, privtype, initprivs)
-    SELECT v_view, 'pg_class'::regclass, objsubid, privtype, initprivs FROM mimeo_init;
+    SELECT v_view, 'pg_class'::regclass, objsubid, privtype, initprivs FROM pg_temp.mimeo_init;
     -- From 17 on roles are also known to be named there.
     DELETE FROM pg_shdepend s
      WHERE s.deptype = 'i' AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
        AND s.classid = 'pg_class'::regclass AND s.objid = v_view
-       AND NOT EXISTS (SELECT FROM mimeo_init i, aclexplode(i.initprivs) a WHERE s.refobjid IN (a.grantee, a.grantor));
+       AND NOT EXISTS (SELECT FROM pg_temp.mimeo_init i, aclexplode(i.initprivs) a WHERE s.refobjid IN (a.grantee, a.grantor));
 END
 $do$;
-DROP TABLE mimeo_acl, mimeo_init;
+DROP TABLE pg_temp.mimeo_acl, pg_temp.mimeo_init;

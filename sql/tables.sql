@@ -1,5 +1,8 @@
 -- The configuration and the history. They are read and written by mimeo's functions as their owner, and by hand.
 
+-- The schema may belong to somebody who has put operators and functions there: nothing is looked up in it.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+
 CREATE TABLE @extschema@.dblink_mapping_mimeo (
     data_source_id serial,
     data_source text NOT NULL,
@@ -117,3 +120,5 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.dblink_mapping_mimeo_dat
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.refresh_config', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.run_history', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.run_history_run_id_seq', '');
+-- For the functions that are made without a schema.
+SELECT pg_catalog.set_config('search_path', '@extschema@, pg_temp', true);

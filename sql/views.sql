@@ -1,5 +1,6 @@
 -- The jobs of one method each, under the names and with the columns that 1.x had. INSERT, UPDATE and DELETE go
 -- through to refresh_config.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
 CREATE VIEW @extschema@.refresh_config_snap AS
     SELECT dest_table, source_table, type, dblink, last_run, filter, condition, period, batch_limit, jobmon,
@@ -84,9 +85,10 @@ DECLARE
     v_stored text;
 BEGIN
     -- It writes as its owner: only for the views that it was made for.
-    IF NOT EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
-                    WHERE d.classid = 'pg_class'::regclass AND d.objid = TG_RELID AND d.deptype = 'e'
-                      AND d.refclassid = 'pg_extension'::regclass AND e.extname = 'mimeo') THEN
+    IF NOT EXISTS (SELECT FROM pg_class c JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+                     JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid
+                    WHERE c.oid = TG_RELID AND c.relnamespace = e.extnamespace AND e.extname = 'mimeo'
+                      AND c.relowner = (SELECT r.oid FROM pg_roles r WHERE r.rolname = current_user)) THEN
         RAISE insufficient_privilege USING MESSAGE = format('%s is not a view of mimeo', TG_RELID::regclass);
     END IF;
     IF TG_OP = 'DELETE' THEN
@@ -112,6 +114,10 @@ BEGIN
     v_new.jobmon := coalesce(v_new.jobmon, false);
     v_new.keep_previous := coalesce(v_new.keep_previous, false);
     v_new.state := coalesce(v_new.state, '{}');
+    -- guard_refresh_config, which has just run as whoever writes, says who that is.
+    IF current_setting('mimeo_guard.configured_by') <> '' THEN
+        v_new.state := v_new.state || jsonb_build_object('configured_by', current_setting('mimeo_guard.configured_by')::jsonb);
+    END IF;
     IF v_time THEN
         v_new.dst_active := coalesce(v_new.dst_active, true);
         v_new.dst_start := coalesce(v_new.dst_start, 30);
@@ -136,24 +142,62 @@ CREATE TRIGGER write_refresh_config INSTEAD OF INSERT OR UPDATE OR DELETE ON @ex
 
 -- A refresh works as the owner of its destination. So only who has that role's rights may say what it does: what is copied
 -- from where, with which condition, and which statements run afterwards. The rest (period, limits, last_value …) is open
--- to everybody who may write here. It runs as whoever writes, also through the views.
+-- to everybody who may write here. It runs as whoever writes, also through the views. Who has said it stays in the row, for
+-- owners and names change: a refresh wants that role to have the rights of whom the destination belongs to by then.
 CREATE FUNCTION @extschema@.guard_refresh_config() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_harmless text[] := '{last_run,period,batch_limit,jobmon,boundary,last_value,dst_active,dst_start,dst_end,check_stats,insert_on_fetch,n_tup_ins,n_tup_upd,n_tup_del,keep_previous,max_shrink_percent}';
+    v_changed boolean := true;
+    v_me jsonb;
+    v_trusted boolean;
     v_owner text;
 BEGIN
-    IF TG_OP = 'UPDATE' AND to_jsonb(NEW) - v_harmless = to_jsonb(OLD) - v_harmless THEN
+    -- mimeo's functions write as the owner of the table.
+    SELECT r.rolsuper OR r.oid = c.relowner, jsonb_build_object('role', r.rolname, 'oid', r.oid::bigint) INTO v_trusted, v_me
+      FROM pg_roles r CROSS JOIN pg_class c WHERE r.rolname = current_user AND c.oid = TG_RELID;
+    IF TG_OP = 'UPDATE' THEN
+        v_changed := to_jsonb(NEW) - v_harmless <> to_jsonb(OLD) - v_harmless;
+    END IF;
+    IF v_changed AND v_trusted IS NOT TRUE THEN
+        SELECT r.rolname INTO v_owner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
+         WHERE concat(n.nspname, '.', c.relname) = NEW.dest_table AND NOT pg_has_role(c.relowner, 'USAGE') LIMIT 1;
+        IF v_owner IS NOT NULL THEN
+            RAISE insufficient_privilege USING
+                MESSAGE = format('destination %s belongs to %s, whose rights %s does not have', NEW.dest_table, v_owner, current_user),
+                HINT = 'Its owner may change this job.';
+        END IF;
+        IF NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                        WHERE concat(n.nspname, '.', c.relname) = NEW.dest_table) THEN
+            RAISE insufficient_privilege USING
+                MESSAGE = format('there is no destination %s that %s could have the rights of', NEW.dest_table, current_user),
+                HINT = 'It has to exist. dest_table is its schema, a dot and its name, as pg_class has them, without quotes.';
+        END IF;
+    END IF;
+    IF TG_WHEN = 'INSTEAD OF' THEN
+        -- For write_refresh_config, which runs next, as another role.
+        PERFORM set_config('mimeo_guard.configured_by',
+                           CASE WHEN v_changed AND (TG_OP = 'UPDATE' OR v_trusted IS NOT TRUE) THEN v_me::text ELSE '' END, true);
         RETURN NEW;
     END IF;
-    -- However the name is written: without quotes, spaces and capitals.
-    SELECT r.rolname INTO v_owner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
-     WHERE lower(translate(concat(n.nspname, '.', c.relname), '" ', '')) = lower(translate(NEW.dest_table, '" ', ''))
-       AND NOT pg_has_role(c.relowner, 'USAGE') LIMIT 1;
-    IF v_owner IS NOT NULL THEN
-        RAISE insufficient_privilege USING
-            MESSAGE = format('destination %s belongs to %s, whose rights %s does not have', NEW.dest_table, v_owner, current_user),
-            HINT = 'Its owner may change this job.';
+    IF jsonb_typeof(NEW.state) <> 'object' THEN
+        NEW.state := '{}';
+    END IF;
+    IF v_trusted IS NOT TRUE THEN
+        IF v_changed THEN
+            NEW.state := NEW.state || jsonb_build_object('configured_by', v_me);
+        END IF;
+    ELSIF TG_OP = 'UPDATE' THEN
+        IF to_jsonb(NEW) - v_harmless - 'state' <> to_jsonb(OLD) - v_harmless - 'state' THEN
+            -- Who changes the job is responsible, unless the same statement says who is.
+            IF NEW.state -> 'configured_by' IS NOT DISTINCT FROM OLD.state -> 'configured_by' OR NOT NEW.state ? 'configured_by' THEN
+                NEW.state := NEW.state || jsonb_build_object('configured_by', v_me);
+            END IF;
+        ELSIF OLD.state ? 'configured_by' AND NOT NEW.state ? 'configured_by' THEN
+            -- To take just that away is to confirm the job. What a refresh remembers does not change who is responsible.
+            NEW.state := NEW.state || jsonb_build_object('configured_by',
+                CASE WHEN NEW.state = OLD.state - 'configured_by' THEN v_me ELSE OLD.state -> 'configured_by' END);
+        END IF;
     END IF;
     RETURN NEW;
 END
@@ -200,3 +244,4 @@ CREATE VIEW @extschema@.health AS
            count(*) FILTER (WHERE last_status = 'critical') AS failing, max(lag) AS oldest_lag
       FROM @extschema@.job_status;
 COMMENT ON VIEW @extschema@.health IS 'One row: how many jobs there are, are late, fail, and how old the oldest data is';
+SELECT pg_catalog.set_config('search_path', '@extschema@, pg_temp', true);

@@ -43,6 +43,8 @@ pub enum Error {
     ForeignKey { table: String, constraint: String, destination: String },
     #[error("must be owner of {0}")]
     NotOwner(String),
+    #[error("destination {destination} belongs to {owner}, whose rights {by}, who configured the job, does not have")]
+    ConfiguredByOther { destination: String, owner: String, by: String },
     #[error("there is no data source with the id {0}")]
     UnknownSource(i32),
     #[error("{source_label} cannot be used: {reason}")]
@@ -165,6 +167,7 @@ impl Error {
             Error::Misfit { .. } => E::ERRCODE_DATATYPE_MISMATCH,
             Error::ForeignKey { .. } => E::ERRCODE_FOREIGN_KEY_VIOLATION,
             Error::NotOwner(_)
+            | Error::ConfiguredByOther { .. }
             | Error::NotReadable { .. }
             | Error::DestinationSchema { .. }
             | Error::ForeignServer { .. } => E::ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -241,6 +244,11 @@ impl Error {
                  this job in refresh_config, and refresh again."
                     .into()
             }
+            Error::ConfiguredByOther { destination, owner, .. } => format!(
+                "If the job is right, {owner} can confirm it: UPDATE mimeo.refresh_config SET state = state - 'configured_by' \
+                 WHERE dest_table = {};",
+                crate::backend::name::literal(destination)
+            ),
             Error::InTransaction(_) => "It commits after each job. CALL it by itself, with autocommit on.".into(),
             Error::JobsFailed { .. } => "The view job_status and the table run_history tell more.".into(),
             Error::UnknownJob(_) => "The view job_status and the table refresh_config list what is managed.".into(),

@@ -221,3 +221,63 @@ fn what_users_have_granted_and_set_stays() {
     )
     .unwrap();
 }
+
+/// Operators and functions for whatever the scripts could look up, with arguments that fit better than those of pg_catalog. Each
+/// writes down who called it.
+const PLANT: &str = "
+    CREATE TABLE public.called (by text, what text);
+    GRANT ALL ON public.called TO PUBLIC;
+    GRANT USAGE ON SCHEMA public, mimeo TO PUBLIC;
+    DO $do$
+    DECLARE
+        v_types text[] := '{oid,regclass,regprocedure,regtype,regrole,regnamespace,name,text,\"char\",integer,bigint,interval,timestamptz,jsonb,boolean,numeric,text[],name[]}';
+        v_body text := 'BEGIN INSERT INTO public.called VALUES (current_user, %L); RETURN %s; END';
+        v_one record;
+    BEGIN
+        FOR v_one IN SELECT l, r FROM unnest(v_types) l, unnest(v_types) r LOOP
+            EXECUTE format('CREATE FUNCTION mimeo.planted(a %s, b %s) RETURNS boolean LANGUAGE plpgsql AS %L', v_one.l, v_one.r,
+                           format(v_body, v_one.l || ' ' || v_one.r, 'true'));
+        END LOOP;
+        FOR v_one IN SELECT o, l, r FROM unnest('{=,<>,<,>,<=,>=,||,-,+,*,/,?,->,->>,#>>,~~}'::text[]) o, unnest(v_types) l, unnest(v_types) r
+                      WHERE to_regoperator(format('pg_catalog.%s(%s,%s)', o, l, r)) IS NULL LOOP
+            EXECUTE format('CREATE OPERATOR mimeo.%s (FUNCTION = mimeo.planted, LEFTARG = %s, RIGHTARG = %s)', v_one.o, v_one.l, v_one.r);
+        END LOOP;
+        FOR v_one IN
+            SELECT f FROM unnest(ARRAY['format(text, text)', 'format(text, name)', 'format(text, regprocedure)', 'format(text, regclass)',
+                'format(text, text, text)', 'format(text, text, name)', 'format(text, name, text)', 'format(text, regprocedure, text)',
+                'format(text, text, text, text)', 'concat(name, text, name)', 'length(name)', 'substr(name, integer)', 'quote_ident(name)',
+                'string_agg(name, text)', 'to_jsonb(text)', 'nextval(text)', 'setval(text, bigint, boolean)', 'count(text)']) f
+        LOOP
+            EXECUTE format('CREATE FUNCTION mimeo.%s RETURNS text LANGUAGE plpgsql AS %L', v_one.f, format(v_body, v_one.f, '''x'''));
+        END LOOP;
+    END
+    $do$";
+
+#[test]
+fn what_is_planted_in_the_schema_is_not_called() {
+    let scene = Scene::new("planted", 10);
+    let (mut dba, mut superuser) = (scene.dba(), scene.destination_superuser());
+    superuser.batch_execute("GRANT CREATE ON SCHEMA public TO dba").unwrap();
+    let schema = "SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = 'mimeo'";
+    dba.batch_execute("DROP EXTENSION mimeo").unwrap();
+    assert_eq!(one::<String>(&mut dba, schema), "dba", "the schema is not a superuser's");
+    dba.batch_execute(PLANT).unwrap();
+    assert!(one::<bool>(&mut dba, "SELECT 1::oid OPERATOR(mimeo.=) 'pg_class'::regclass"));
+    assert_eq!(one::<String>(&mut dba, "DELETE FROM public.called RETURNING by"), "dba", "it would be seen");
+
+    dba.batch_execute(&format!("CREATE EXTENSION mimeo VERSION '{}'", new_version())).unwrap();
+    scene.set_source(support::pair().source.port);
+    dba.batch_execute("SELECT mimeo.table_maker('app.t', 1)").unwrap();
+    for version in [OLD, new_version(), OLD] {
+        superuser
+            .batch_execute(
+                "UPDATE mimeo.refresh_config SET period = '1 hour', condition = 'WHERE true';
+                 SELECT * FROM mimeo.job_status; SELECT * FROM mimeo.health; SELECT * FROM mimeo.refresh_config_snap",
+            )
+            .unwrap();
+        go_to(&mut dba, version);
+    }
+    dba.batch_execute(&format!("DROP EXTENSION mimeo; CREATE EXTENSION mimeo VERSION '{OLD}'")).unwrap();
+    let called = "SELECT coalesce(string_agg(DISTINCT by || ': ' || what, ', '), '') FROM public.called";
+    assert_eq!(one::<String>(&mut dba, called), "");
+}

@@ -133,6 +133,25 @@ pub fn role_name(role: pg_sys::Oid) -> Result<String> {
     Ok(name.unwrap_or_default())
 }
 
+/// The role of that name, or if there is none, the one with that OID; None if both are gone.
+pub fn find_role(name: &str, oid: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: looks a role up by its name and by its OID; neither has to be there.
+    unsafe {
+        let found = pg_sys::get_role_oid(name.as_ptr(), true);
+        if found != pg_sys::InvalidOid {
+            return Some(found);
+        }
+        (!pg_sys::GetUserNameFromId(oid, true).is_null()).then_some(oid)
+    }
+}
+
+/// Whether a role has the rights of another: it is that role, a member that inherits them, or a superuser.
+pub fn has_rights_of(role: pg_sys::Oid, of: pg_sys::Oid) -> bool {
+    // SAFETY: looks memberships up.
+    unsafe { pg_sys::has_privs_of_role(role, of) }
+}
+
 pub fn is_superuser(role: pg_sys::Oid) -> bool {
     // SAFETY: looks a role up by its OID; an unknown one is not a superuser.
     unsafe { pg_sys::superuser_arg(role) }

@@ -11,7 +11,7 @@ use crate::job::config::{Catalog, Job};
 use crate::job::lock::{self, Wait};
 use crate::method::incremental::kind_of;
 use crate::method::replay::DELETED;
-use crate::method::{connect, names, selected_columns, Method};
+use crate::method::{connect_job, names, selected_columns, Method};
 use crate::shape::{Column, Shape};
 use crate::source::bounds::{bound_type, Range};
 use crate::source::catalog::{rows_query, SourceTable};
@@ -69,7 +69,7 @@ impl Comparison {
         let destination = table::find(&name)?;
         drop(pinned);
         allow(&destination)?;
-        let mut source = connect(&catalog, job.data_source_id, destination.owner, &job.dest_table)?;
+        let mut source = connect_job(&catalog, &job, destination.owner)?;
         let identity = act_as(destination.owner, true)?;
         for (setting, value) in FORMATS {
             set_local(setting, value)?;

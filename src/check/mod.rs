@@ -26,6 +26,7 @@ use crate::backend::relation::{self, Relation};
 use crate::backend::subtransaction::attempt;
 use crate::error::{Error, Result};
 use crate::job::config::{destination_name, Catalog, Job};
+use crate::method::require_configured;
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
 use pgrx::{pg_sys, warning};
@@ -83,6 +84,10 @@ fn for_each_job(
     for job in jobs {
         match relation::find(&destination_name(&job.dest_table)?)? {
             Some(destination) => {
+                if let Err(error) = require_configured(&job, destination.owner) {
+                    warning!("{} is left out: {error}", job.dest_table);
+                    continue;
+                }
                 let group = (job.data_source_id, destination.owner.to_u32());
                 groups.entry(group).or_default().push((job, destination));
             }

@@ -2,7 +2,7 @@
 //! questions through the same functions.
 
 use crate::backend::grant::{self, Right};
-use crate::backend::identity::{current_role, read_the_latest, role_name};
+use crate::backend::identity::{current_role, has_rights_of, read_the_latest, role_name};
 use crate::backend::name::{quote, readings, Name};
 use crate::backend::relation::{self, Relation};
 use crate::backend::spi;
@@ -13,7 +13,6 @@ use crate::job::config::Catalog;
 use crate::method::{connect, creation_rights, new_destination, Method};
 use crate::source::catalog::SourceTable;
 use crate::source::connection::{Connection, Mapping};
-use pgrx::pg_sys;
 
 mod refused;
 
@@ -205,6 +204,5 @@ fn place(catalog: &Catalog, name: &Name, method: Method, role: &str) -> Result<V
 }
 
 fn is_owned(existing: &Relation) -> bool {
-    // SAFETY: looks memberships up.
-    unsafe { pg_sys::has_privs_of_role(current_role(), existing.owner) }
+    has_rights_of(current_role(), existing.owner)
 }

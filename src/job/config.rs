@@ -1,7 +1,7 @@
 //! The rows of refresh_config and dblink_mapping_mimeo. They are read and written by fixed statements, as the
 //! owner of the tables, whoever calls.
 
-use crate::backend::identity::{act_as, Identity};
+use crate::backend::identity::{act_as, current_role, find_role, role_name, Identity};
 use crate::backend::name::{readings, Name};
 use crate::backend::relation;
 use crate::backend::spi;
@@ -44,8 +44,32 @@ pub struct Job {
     pub max_shrink_percent: Option<i32>,
     #[serde(default)]
     pub guard: Option<String>,
-    /// What only the method itself reads: see its own types.
+    /// What only the method itself reads: see its own types. And who has configured the job: see `configured_by`.
     pub state: serde_json::Value,
+}
+
+/// The key of refresh_config.state under which guard_refresh_config keeps who has said what the job does.
+const CONFIGURED_BY: &str = "configured_by";
+
+impl Job {
+    /// The role that has said what this job does, as it is called now; an error holds the name of one that is gone. None: it was
+    /// a superuser.
+    pub fn configured_by(&self) -> Option<std::result::Result<Oid, String>> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Role {
+            role: String,
+            oid: u32,
+        }
+        let said = self.state.get(CONFIGURED_BY)?;
+        let said: Role = serde_json::from_value(said.clone()).unwrap_or_default();
+        Some(find_role(&said.role, said.oid.into()).ok_or(said.role))
+    }
+
+    /// Nothing but that is remembered.
+    pub fn remembers_nothing(&self) -> bool {
+        self.state.as_object().is_some_and(|state| state.keys().all(|key| key == CONFIGURED_BY))
+    }
 }
 
 /// A job to be written; None is the column's default.
@@ -214,10 +238,13 @@ impl Catalog {
         }
     }
 
+    /// The caller is the one who configures the job.
     pub fn insert(&self, job: &NewJob<'_>) -> Result<()> {
+        let caller = current_role();
+        let mut job = serde_json::to_value(job)?;
+        job["state"][CONFIGURED_BY] = serde_json::json!({ "role": role_name(caller)?, "oid": caller.to_u32() });
         let _identity = self.act_as_owner()?;
         let table = self.table("refresh_config");
-        let job = serde_json::to_value(job)?;
         spi::run(
             &format!("INSERT INTO {table} SELECT (jsonb_populate_record(NULL::{table}, $1)).*"),
             &[JsonB(job).into()],
@@ -243,7 +270,8 @@ impl Catalog {
         spi::run(
             &format!(
                 "UPDATE {table} SET last_run = timestamptz '2000-01-01 00:00:00+00' + $4 * interval '1 microsecond',
-                        state = coalesce($2, state), last_value = coalesce($3, last_value) WHERE dest_table = $1"
+                        state = coalesce({}, state), last_value = coalesce($3, last_value) WHERE dest_table = $1",
+                new_state("$2")
             ),
             &[dest_table.into(), state, last_value.map(str::to_string).into(), started.into()],
         )?;
@@ -255,7 +283,7 @@ impl Catalog {
         let _identity = self.act_as_owner()?;
         let table = self.table("refresh_config");
         spi::run(
-            &format!("UPDATE {table} SET state = $2 WHERE dest_table = $1"),
+            &format!("UPDATE {table} SET state = {} WHERE dest_table = $1", new_state("$2")),
             &[dest_table.into(), JsonB(state.clone()).into()],
         )?;
         Ok(())
@@ -267,6 +295,14 @@ impl Catalog {
         spi::run(&format!("DELETE FROM {table} WHERE dest_table = $1"), &[dest_table.into()])?;
         Ok(())
     }
+}
+
+/// What a method remembers leaves alone who has configured the job.
+fn new_state(parameter: &str) -> String {
+    format!(
+        "{parameter} || CASE WHEN state ? '{CONFIGURED_BY}' THEN \
+             jsonb_build_object('{CONFIGURED_BY}', state -> '{CONFIGURED_BY}') ELSE '{{}}' END"
+    )
 }
 
 /// A row's `schema.table` in its two parts: the reading of which there is a relation, else the first.

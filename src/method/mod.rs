@@ -9,7 +9,7 @@ pub mod table;
 
 use crate::backend::grant::{self, Right};
 use crate::backend::identity::{
-    current_role, is_superuser, pin_settings, read_the_latest, require_writable, role_name, Identity,
+    current_role, has_rights_of, is_superuser, pin_settings, read_the_latest, require_writable, role_name, Identity,
 };
 use crate::backend::name::{readings, Name};
 use crate::backend::relation::{self, Patience, Relation};
@@ -84,6 +84,30 @@ pub(crate) fn connect(
     let mapping: Mapping = catalog.mapping(data_source_id)?;
     let trusted = is_superuser(current_role()) && is_superuser(owner);
     Connection::open(&mapping, &Applicant { owner, trusted, destination })
+}
+
+/// Connects to a job's data source, for its destination, which `owner` owns.
+///
+/// # Errors
+/// ConfiguredByOther.
+pub(crate) fn connect_job(catalog: &Catalog, job: &Job, owner: pg_sys::Oid) -> Result<Connection> {
+    require_configured(job, owner)?;
+    connect(catalog, job.data_source_id, owner, &job.dest_table)
+}
+
+/// What a job does, it does as the owner of its destination: only if whoever has configured it has the rights of that role. The
+/// table, or its name, may have come to another owner since.
+///
+/// # Errors
+/// ConfiguredByOther.
+pub(crate) fn require_configured(job: &Job, owner: pg_sys::Oid) -> Result<()> {
+    let by = match job.configured_by() {
+        None => return Ok(()),
+        Some(Ok(role)) if has_rights_of(role, owner) => return Ok(()),
+        Some(Ok(role)) => role_name(role)?,
+        Some(Err(gone)) => gone,
+    };
+    Err(Error::ConfiguredByOther { destination: job.dest_table.clone(), owner: role_name(owner)?, by })
 }
 
 /// The columns that a job copies, in the source's order.
@@ -274,8 +298,7 @@ fn require_creation(schema: &str) -> Result<()> {
 /// # Errors
 /// NotOwner.
 fn require_owner(existing: &Relation) -> Result<()> {
-    // SAFETY: looks memberships up.
-    if unsafe { pg_sys::has_privs_of_role(current_role(), existing.owner) } {
+    if has_rights_of(current_role(), existing.owner) {
         return Ok(());
     }
     Err(Error::NotOwner(existing.name().plain()))

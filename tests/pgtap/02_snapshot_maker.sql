@@ -112,6 +112,7 @@ SELECT is((SELECT (count(*), (SELECT count(*) FROM mimeo.refresh_config))::text 
 SELECT lives_ok($$SELECT mimeo.snapshot_maker('app.calls', 1, p_index := false)$$, 'without its index it can be copied');
 SELECT throws_ok($$SELECT mimeo.refresh_snapshot('app.unheard')$$, '42704',
     'Destination table given in argument (app.unheard) is not managed by mimeo', 'refreshing what is not a job');
+CREATE TABLE app.before (id int);
 INSERT INTO mimeo.refresh_config_table (dest_table, source_table, dblink) VALUES ('app.before', 'app.orders', 1);
 SELECT throws_ok($$SELECT mimeo.refresh_snapshot('app.before')$$, '42809', NULL, 'refreshing a job of another method');
 

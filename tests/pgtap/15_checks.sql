@@ -177,8 +177,8 @@ SELECT is_empty($$SELECT * FROM mimeo.check_source_columns(1) WHERE dest_tablena
 -- One source after the other
 INSERT INTO mimeo.dblink_mapping_mimeo (data_source_id, data_source, username, pwd)
 VALUES (7, 'host=127.0.0.1 port=1 dbname=nowhere', 'reader', 'x');
-INSERT INTO mimeo.refresh_config_table (dest_table, source_table, dblink) VALUES ('app.c_tab2', 'app.cols', 7);
 CREATE TABLE app.c_tab2 (id int);
+INSERT INTO mimeo.refresh_config_table (dest_table, source_table, dblink) VALUES ('app.c_tab2', 'app.cols', 7);
 SELECT is((SELECT count(*) FROM mimeo.check_source_columns() WHERE dest_tablename = 'c_tab'), 4::bigint,
     'a source that cannot be reached does not hide the others');
 SELECT throws_ok('SELECT mimeo.check_source_columns(7)', '08001', NULL, 'it is an error if it alone was asked for');

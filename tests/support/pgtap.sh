@@ -109,6 +109,12 @@ END
 CREATE FUNCTION tap.as_clerk(p_sql text) RETURNS text LANGUAGE sql AS \$\$
     SELECT split_part(tap.in_session('clerk', p_sql), E'\n', 1)
 \$\$;
+-- What only a superuser can do.
+CREATE FUNCTION tap.as_superuser(p_sql text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS \$\$
+BEGIN
+    EXECUTE p_sql;
+END
+\$\$;
 -- Something that looks like pg_jobmon, which Debian does not have: the five functions, and what they were told.
 CREATE FUNCTION tap.make_jobmon(p_schema text) RETURNS void LANGUAGE plpgsql AS \$\$
 BEGIN

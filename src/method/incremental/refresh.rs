@@ -13,7 +13,7 @@ use crate::destination::upsert::Collected;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
-use crate::method::{connect, names, patience, pull, refresh_job, replace_all, selected_columns, Call, Method};
+use crate::method::{connect_job, names, patience, pull, refresh_job, replace_all, selected_columns, Call, Method};
 use crate::shape::Shape;
 use crate::source::bounds::{Range, Slice};
 use crate::source::catalog::rows_query;
@@ -97,7 +97,7 @@ impl Refresh<'_> {
         }
         run.phase("connect");
         let destination = table::find(self.destination)?;
-        let mut source = connect(self.catalog, job.data_source_id, destination.owner, &job.dest_table)?;
+        let mut source = connect_job(self.catalog, job, destination.owner)?;
         let source_table = source.find_table(&job.source_table)?;
         let kind = kind_of(job);
         let control = source.control(&source_table, required(job.control.as_ref(), "control", job)?)?;

@@ -70,7 +70,7 @@ struct Position {
 impl State {
     /// None of a job that 1.5.1 has made, and nobody has refreshed since.
     fn find(job: &Job) -> Result<Option<State>> {
-        if job.state.as_object().is_some_and(serde_json::Map::is_empty) {
+        if job.remembers_nothing() {
             return Ok(None);
         }
         let state = serde_json::from_value(job.state.clone()).map_err(|_| {

@@ -8,7 +8,7 @@ use crate::destination::table;
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
-use crate::method::{connect, patience, refresh_job, Call, Method};
+use crate::method::{connect_job, patience, refresh_job, Call, Method};
 use crate::shape::Shape;
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
@@ -76,7 +76,7 @@ impl Refresh<'_> {
         let job = self.job;
         run.phase("connect");
         let destination = table::find(self.destination)?;
-        let mut source = connect(self.catalog, job.data_source_id, destination.owner, &job.dest_table)?;
+        let mut source = connect_job(self.catalog, job, destination.owner)?;
         let owner = act_as(destination.owner, true)?;
         let table = source.find_table(&job.source_table)?;
         let mut state = match State::find(job)? {

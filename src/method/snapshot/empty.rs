@@ -11,7 +11,7 @@ use crate::destination::twins::Twins;
 use crate::error::Result;
 use crate::job::config::Catalog;
 use crate::job::lock::{self, Wait};
-use crate::method::{require_method, Method};
+use crate::method::{require_configured, require_method, Method};
 use pgrx::{pg_sys, register_xact_callback, PgXactCallbackEvent};
 
 /// Bytes from which on a twin is large.
@@ -48,6 +48,7 @@ fn empty(dest_table: &str) -> Result<()> {
     let Ok((job, destination)) = catalog.job(dest_table) else { return Ok(()) };
     require_method(&job, Method::Snapshot)?;
     let twins = Twins::find(&destination)?;
+    require_configured(&job, twins.owner)?;
     let state: State = serde_json::from_value(job.state).unwrap_or_default();
     if state.previous.is_some() {
         return Ok(());

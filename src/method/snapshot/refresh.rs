@@ -14,7 +14,7 @@ use crate::destination::{indexes, statistics, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
-use crate::method::{connect, copied_indexes, names, patience, pull, refresh_job, selected_columns, Call, Method};
+use crate::method::{connect_job, copied_indexes, names, patience, pull, refresh_job, selected_columns, Call, Method};
 use crate::settings;
 use crate::shape::{Column, Difference, Shape};
 use crate::source::catalog::{rows_query, SourceTable};
@@ -79,7 +79,7 @@ impl Refresh<'_> {
         let twins = Twins::find(self.destination)?;
         drop(pinned);
         let before: State = serde_json::from_value(self.job.state.clone()).unwrap_or_default();
-        let mut source = connect(self.catalog, self.job.data_source_id, twins.owner, &self.job.dest_table)?;
+        let mut source = connect_job(self.catalog, self.job, twins.owner)?;
         let _identity = act_as(twins.owner, true)?;
 
         let Some(mut present) = self.look(&mut source, &before, &twins, run)? else {

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::history;
 use crate::job::lock::{self, Wait};
-use crate::method::{about, patience, require_method, Method};
+use crate::method::{about, patience, require_configured, require_method, Method};
 
 /// Shows the data again that the last swap replaced, if it was kept. The job then is what it was before that refresh, and the
 /// runs since then are marked.
@@ -29,6 +29,7 @@ pub fn rollback(destination: &str) -> Result<()> {
         let pinned = pin_settings()?;
         let twins = Twins::find(&name)?;
         drop(pinned);
+        require_configured(&job, twins.owner)?;
         let caller = role_name(current_role())?;
         let _identity = act_as(twins.owner, true)?;
         swap_back(&catalog, &job, &twins, &caller)

@@ -6,12 +6,12 @@ use crate::destination::{fit, sequences, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::method::plan::{stand_in, volume, Plan};
-use crate::method::{connect, names, selected_columns};
+use crate::method::{connect_job, names, selected_columns};
 use crate::source::catalog::rows_query;
 
 pub fn plan(catalog: &Catalog, job: &Job, name: &Name, plan: &mut Plan) -> Result<()> {
     let destination = table::find(name)?;
-    let mut source = connect(catalog, job.data_source_id, destination.owner, &job.dest_table)?;
+    let mut source = connect_job(catalog, job, destination.owner)?;
     plan.connect(&source);
     let _identity = act_as(destination.owner, true)?;
     let found = source.find_table(&job.source_table)?;

@@ -7,7 +7,7 @@ use crate::destination::{fit, sequences, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
-use crate::method::{connect, names, refresh_job, replace_all, selected_columns, Call, Method};
+use crate::method::{connect_job, names, refresh_job, replace_all, selected_columns, Call, Method};
 use crate::source::catalog::rows_query;
 
 /// The arguments of refresh_table.
@@ -38,7 +38,7 @@ pub fn refresh(options: &Options<'_>) -> Result<()> {
 fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, name: &Name, run: &mut Run) -> Result<Status> {
     run.phase("connect");
     let destination = table::find(name)?;
-    let mut source = connect(catalog, job.data_source_id, destination.owner, &job.dest_table)?;
+    let mut source = connect_job(catalog, job, destination.owner)?;
     let _identity = act_as(destination.owner, true)?;
     run.phase("look");
     let source_table = source.find_table(&job.source_table)?;

@@ -9,7 +9,7 @@ use crate::job::config::{Catalog, Job};
 use crate::method::incremental::kind_of;
 use crate::method::incremental::values::{clocks_change, Values};
 use crate::method::plan::{volume, Plan};
-use crate::method::{connect, names, selected_columns, Call, Method};
+use crate::method::{connect_job, names, selected_columns, Call, Method};
 use crate::source::bounds::{bound_type, Slice};
 use crate::source::catalog::rows_query;
 
@@ -21,7 +21,7 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
     let options = Options::of(call);
     let refresh = Refresh { method, options: &options, catalog, job, destination: name };
     let destination = table::find(name)?;
-    let mut source = connect(catalog, job.data_source_id, destination.owner, &job.dest_table)?;
+    let mut source = connect_job(catalog, job, destination.owner)?;
     plan.connect(&source);
     let found = source.find_table(&job.source_table)?;
     let kind = kind_of(job);

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::method::plan::{stand_in, volume, Plan};
 use crate::method::replay::convert::legacy;
-use crate::method::{connect, names, selected_columns, Call, Method};
+use crate::method::{connect_job, names, selected_columns, Call, Method};
 use crate::source::catalog::rows_query;
 use crate::source::queue::Member;
 
@@ -16,7 +16,7 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
     let options = Options::of(call);
     let refresh = Refresh { method, options: &options, catalog, job, destination: name };
     let destination = table::find(name)?;
-    let mut source = connect(catalog, job.data_source_id, destination.owner, &job.dest_table)?;
+    let mut source = connect_job(catalog, job, destination.owner)?;
     plan.connect(&source);
     let _identity = act_as(destination.owner, true)?;
     let found = source.find_table(&job.source_table)?;

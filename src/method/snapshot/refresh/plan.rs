@@ -12,7 +12,7 @@ use crate::job::config::{Catalog, Job};
 use crate::job::history::Run;
 use crate::method::plan::{briefly, size, volume, Plan};
 use crate::method::snapshot::State;
-use crate::method::{connect, names, selected_columns, Call};
+use crate::method::{connect_job, names, selected_columns, Call};
 use crate::shape::Difference;
 use crate::source::catalog::rows_query;
 
@@ -24,7 +24,7 @@ pub fn plan(call: Call<'_>, catalog: &Catalog, job: &Job, destination: &Name, pl
     let twins = Twins::find(destination)?;
     drop(pinned);
     let before: State = serde_json::from_value(job.state.clone()).unwrap_or_default();
-    let mut source = connect(catalog, job.data_source_id, twins.owner, &job.dest_table)?;
+    let mut source = connect_job(catalog, job, twins.owner)?;
     plan.connect(&source);
     let _identity = act_as(twins.owner, true)?;
 
