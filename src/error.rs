@@ -111,6 +111,8 @@ pub enum Error {
     RowCount { source_label: String, sent: u64, loaded: u64, table: String },
     #[error("{relation} was in use for {seconds} s, and was not {intent}")]
     InUse { relation: String, seconds: u64, intent: &'static str },
+    #[error("function {function} belongs to {owner}, and would run with the rights of {role}")]
+    Stranger { function: String, owner: String, role: String },
     #[error("{object} depends on view {view}, and cannot be kept while its columns change{reason}")]
     Dependent { object: String, view: String, reason: String },
     #[error("{0} cannot run in a read-only transaction")]
@@ -166,6 +168,7 @@ impl Error {
             Error::ForeignKey { .. } => E::ERRCODE_FOREIGN_KEY_VIOLATION,
             Error::NotOwner(_)
             | Error::NotReadable { .. }
+            | Error::Stranger { .. }
             | Error::DestinationSchema { .. }
             | Error::ForeignServer { .. } => E::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Error::Unreachable { .. } => E::ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
@@ -300,6 +303,11 @@ impl Error {
             Error::InUse { .. } => "The old data stays. pg_locks shows who holds it; mimeo.swap_max_wait says how \
                  long to wait."
                 .into(),
+            Error::Stranger { .. } => {
+                "What a source names here must be a superuser's, or of a role whose rights the owner of the \
+                 destination has."
+                    .into()
+            }
             Error::Dependent { .. } => "Drop it, refresh, and create it again.".into(),
             Error::Standby(_) => "Call it on the primary.".into(),
             Error::Unreachable { .. } => {

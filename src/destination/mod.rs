@@ -13,5 +13,6 @@ pub mod sequences;
 mod sorted;
 pub mod statistics;
 pub mod table;
+pub mod trust;
 pub mod twins;
 pub mod upsert;

@@ -2,7 +2,7 @@
 //! wait for: a background worker does it after the commit. Where none can be had, the next refresh does.
 
 use super::State;
-use crate::backend::identity::act_as;
+use crate::backend::identity::{act_as, pin_settings};
 use crate::backend::relation::lock_if_free;
 use crate::backend::spi;
 use crate::backend::worker::{self, Ground, Worker};
@@ -47,6 +47,7 @@ fn empty(dest_table: &str) -> Result<()> {
     }
     let Ok((job, destination)) = catalog.job(dest_table) else { return Ok(()) };
     require_method(&job, Method::Snapshot)?;
+    let _pinned = pin_settings()?;
     let twins = Twins::find(&destination)?;
     let state: State = serde_json::from_value(job.state).unwrap_or_default();
     if state.previous.is_some() {
