@@ -1,6 +1,7 @@
 //! All that touches local tables. It knows nothing of sources.
 
 mod binary;
+mod chunks;
 pub mod copy_in;
 pub mod dependents;
 pub mod fit;
