@@ -56,6 +56,10 @@ pub fn undo_later(source: &Connection, script: String, wanted: impl Fn() -> bool
         REGISTERED.set(false);
         PENDING.take();
     });
+    register_xact_callback(PgXactCallbackEvent::Prepare, || {
+        REGISTERED.set(false);
+        PENDING.take();
+    });
     register_xact_callback(PgXactCallbackEvent::PreCommit, undo_unwanted);
     register_xact_callback(PgXactCallbackEvent::PrePrepare, || {
         if pending() > 0 {

@@ -19,6 +19,10 @@ pub const LARGE: u64 = 32 << 20;
 
 /// Lets a worker empty the idle twin of a job once this transaction is committed.
 pub fn after_commit(dest_table: &str) {
+    // What a worker can be told (BGW_EXTRALEN, with a NUL at its end).
+    if dest_table.len() >= 128 {
+        return;
+    }
     let dest_table = dest_table.to_string();
     // SAFETY: reads a variable.
     let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
