@@ -46,7 +46,12 @@ pub enum Error {
     #[error("there is no data source with the id {0}")]
     UnknownSource(i32),
     #[error("{source_label} cannot be used: {reason}")]
-    InvalidSource { source_label: String, reason: String },
+    InvalidSource {
+        source_label: String,
+        reason: String,
+        /// It asks for what is a superuser's to give.
+        forbidden: bool,
+    },
     #[error("could not connect to {source_label}: {reason}")]
     Unreachable {
         source_label: String,
@@ -161,7 +166,9 @@ impl Error {
             Error::UnsupportedSource { .. } => E::ERRCODE_WRONG_OBJECT_TYPE,
             Error::UnsupportedControl { .. } | Error::UnsupportedDestination { .. } => E::ERRCODE_WRONG_OBJECT_TYPE,
             Error::JobExists { .. } => E::ERRCODE_DUPLICATE_OBJECT,
-            Error::InvalidSource { .. } | Error::InvalidArgument(_) => E::ERRCODE_INVALID_PARAMETER_VALUE,
+            Error::InvalidSource { forbidden: false, .. } | Error::InvalidArgument(_) => {
+                E::ERRCODE_INVALID_PARAMETER_VALUE
+            }
             Error::NoKey { .. } => E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Error::FilterLacks { .. } => E::ERRCODE_INVALID_COLUMN_REFERENCE,
             Error::Misfit { .. } => E::ERRCODE_DATATYPE_MISMATCH,
@@ -170,6 +177,7 @@ impl Error {
             | Error::NotReadable { .. }
             | Error::Stranger { .. }
             | Error::DestinationSchema { .. }
+            | Error::InvalidSource { forbidden: true, .. }
             | Error::ForeignServer { .. } => E::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Error::Unreachable { .. } => E::ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
             Error::PasswordRequired(_) => E::ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED,
@@ -264,6 +272,10 @@ impl Error {
             Error::PasswordRequired(_) => "A job of a role that is not a superuser connects with the password that \
                  dblink_mapping_mimeo or the user mapping gives, and the source must ask for it. A superuser may set \
                  dblink_mapping_mimeo.password_required to false."
+                .into(),
+            Error::InvalidSource { forbidden: true, .. } => "It may use files or the identity of this server. Leave it \
+                 out; or a superuser owns the foreign server, or sets password_required to false in dblink_mapping_mimeo \
+                 (for an option of a user mapping: there)."
                 .into(),
             Error::SourceTableMissing { .. } => "Give it as schema.table, exactly as it is spelled there.".into(),
             Error::SourcePrivilege { fix, .. } | Error::SourceRight { fix, .. } | Error::TriggerOwner { fix, .. } => {
