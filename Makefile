@@ -1,6 +1,6 @@
 # What a user and a developer run. Everything that is missing is installed first.
 
-.PHONY: build install test demo demo-stop bench deb dist release clean
+.PHONY: build install test fuzz demo demo-stop bench deb dist release clean
 
 ifndef PG_MAJOR
 export PG_MAJOR := $(shell PG_CONFIG='$(PG_CONFIG)' tests/support/major.sh)
@@ -15,6 +15,10 @@ install: build
 # make test PG=17        in a Debian of its own, which has that PostgreSQL (17 or 18); needs root for chroot
 test:
 	@$(if $(PG),tests/support/chroot.sh $(PG)) tests/support/test.sh
+
+# make fuzz SECONDS=600        of each target
+fuzz:
+	@tests/fuzz/run.sh $(SECONDS)
 
 demo:
 	@tests/demo/demo.sh

@@ -48,7 +48,12 @@ pub enum Error {
     #[error("there is no data source with the id {0}")]
     UnknownSource(i32),
     #[error("{source_label} cannot be used: {reason}")]
-    InvalidSource { source_label: String, reason: String },
+    InvalidSource {
+        source_label: String,
+        reason: String,
+        /// It asks for what is a superuser's to give.
+        forbidden: bool,
+    },
     #[error("could not connect to {source_label}: {reason}")]
     Unreachable {
         source_label: String,
@@ -113,6 +118,8 @@ pub enum Error {
     RowCount { source_label: String, sent: u64, loaded: u64, table: String },
     #[error("{relation} was in use for {seconds} s, and was not {intent}")]
     InUse { relation: String, seconds: u64, intent: &'static str },
+    #[error("function {function} belongs to {owner}, and would run with the rights of {role}")]
+    Stranger { function: String, owner: String, role: String },
     #[error("{object} depends on view {view}, and cannot be kept while its columns change{reason}")]
     Dependent { object: String, view: String, reason: String },
     #[error("{0} cannot run in a read-only transaction")]
@@ -161,7 +168,9 @@ impl Error {
             Error::UnsupportedSource { .. } => E::ERRCODE_WRONG_OBJECT_TYPE,
             Error::UnsupportedControl { .. } | Error::UnsupportedDestination { .. } => E::ERRCODE_WRONG_OBJECT_TYPE,
             Error::JobExists { .. } => E::ERRCODE_DUPLICATE_OBJECT,
-            Error::InvalidSource { .. } | Error::InvalidArgument(_) => E::ERRCODE_INVALID_PARAMETER_VALUE,
+            Error::InvalidSource { forbidden: false, .. } | Error::InvalidArgument(_) => {
+                E::ERRCODE_INVALID_PARAMETER_VALUE
+            }
             Error::NoKey { .. } => E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Error::FilterLacks { .. } => E::ERRCODE_INVALID_COLUMN_REFERENCE,
             Error::Misfit { .. } => E::ERRCODE_DATATYPE_MISMATCH,
@@ -169,7 +178,9 @@ impl Error {
             Error::NotOwner(_)
             | Error::ConfiguredByOther { .. }
             | Error::NotReadable { .. }
+            | Error::Stranger { .. }
             | Error::DestinationSchema { .. }
+            | Error::InvalidSource { forbidden: true, .. }
             | Error::ForeignServer { .. } => E::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Error::Unreachable { .. } => E::ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
             Error::PasswordRequired(_) => E::ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED,
@@ -270,6 +281,10 @@ impl Error {
                  dblink_mapping_mimeo or the user mapping gives, and the source must ask for it. A superuser may set \
                  dblink_mapping_mimeo.password_required to false."
                 .into(),
+            Error::InvalidSource { forbidden: true, .. } => "It may use files or the identity of this server. Leave it \
+                 out; or a superuser owns the foreign server, or sets password_required to false in dblink_mapping_mimeo \
+                 (for an option of a user mapping: there)."
+                .into(),
             Error::SourceTableMissing { .. } => "Give it as schema.table, exactly as it is spelled there.".into(),
             Error::SourcePrivilege { fix, .. } | Error::SourceRight { fix, .. } | Error::TriggerOwner { fix, .. } => {
                 format!("Run on the source: {fix}")
@@ -308,6 +323,11 @@ impl Error {
             Error::InUse { .. } => "The old data stays. pg_locks shows who holds it; mimeo.swap_max_wait says how \
                  long to wait."
                 .into(),
+            Error::Stranger { .. } => {
+                "What a source names here must be a superuser's, or of a role whose rights the owner of the \
+                 destination has."
+                    .into()
+            }
             Error::Dependent { .. } => "Drop it, refresh, and create it again.".into(),
             Error::Standby(_) => "Call it on the primary.".into(),
             Error::Unreachable { .. } => {

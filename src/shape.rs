@@ -2,6 +2,7 @@
 //! The queries here ask any PostgreSQL server for them, this one as well as a source.
 
 use crate::backend::name::Name;
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -206,6 +207,20 @@ impl Shape {
         })
     }
 
+    /// Refuses a domain that is its own base type, by whatever way: who follows it would not come to an end.
+    ///
+    /// # Errors
+    /// Internal.
+    pub fn require_finite_types(&self) -> Result<()> {
+        for first in self.types.keys() {
+            let domain = |oid| self.types.get(oid).filter(|found| found.kind == 'd').map(|found| &found.base);
+            if std::iter::successors(Some(first), |oid| domain(oid)).nth(self.types.len() + 1).is_some() {
+                return Err(Error::Internal(format!("the type with the OID {first} is a domain over itself")));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a column of ours can take the binary form of a column of `other`: the types are the same, as far
     /// as the wire shows. Arrays and composites carry the OIDs of what they hold, so there only types with fixed
     /// OIDs will do.
@@ -344,6 +359,34 @@ mod tests {
             identity: None,
             collation: None,
         }
+    }
+
+    #[test]
+    fn a_domain_over_itself_is_refused() {
+        let domain = |base| Type {
+            name: "d".into(),
+            kind: 'd',
+            element: 0,
+            base,
+            binary: true,
+            subtype: None,
+            labels: None,
+            attributes: None,
+        };
+        let mut shape = Shape {
+            oid: 1,
+            schema: "s".into(),
+            name: "t".into(),
+            kind: 'r',
+            columns: Vec::new(),
+            types: [(20_000, domain(20_001)), (20_001, domain(23))].into(),
+            indexes: Vec::new(),
+        };
+        assert!(shape.require_finite_types().is_ok());
+        shape.types.insert(20_001, domain(20_000));
+        assert!(shape.require_finite_types().is_err());
+        shape.types = [(20_000, domain(20_000))].into();
+        assert!(shape.require_finite_types().is_err());
     }
 
     #[test]

@@ -297,6 +297,16 @@ fn an_older_repeatable_read_reader_of_a_table_sees_rows() {
 #[test]
 fn a_large_twin_is_emptied_after_the_commit() {
     let scene = Scene::with_snapshot("large", 10);
+    // The worker that does it is a superuser, and does not find what others have put into public.
+    let mut superuser = scene.destination_superuser();
+    superuser
+        .batch_execute(
+            "CREATE TABLE public.called (by text);
+             CREATE FUNCTION public.spy(oid, regclass) RETURNS boolean LANGUAGE plpgsql AS
+                 'BEGIN INSERT INTO public.called VALUES (current_user); RETURN $1 OPERATOR(pg_catalog.=) $2::oid; END';
+             CREATE OPERATOR public.= (FUNCTION = public.spy, LEFTARG = oid, RIGHTARG = regclass)",
+        )
+        .unwrap();
     scene
         .owner()
         .batch_execute("INSERT INTO app.t SELECT i, repeat('x', 400) FROM generate_series(11, 100000) i")
@@ -321,6 +331,7 @@ fn a_large_twin_is_emptied_after_the_commit() {
     });
     assert_eq!(scene.rows(), 100_000);
     assert_eq!(one::<i64>(&mut dba, sizes), one_copy);
+    assert_eq!(one::<i64>(&mut superuser, "SELECT count(*) FROM public.called"), 0);
 }
 
 #[test]

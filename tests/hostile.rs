@@ -732,6 +732,9 @@ fn a_huge_document_is_no_more_than_an_error() {
         );
         assert_ne!(state, "00000", "{what}");
     }
+    let text = format!("[{}]", " ".repeat(64 * 1024 * 1024));
+    let trick = once(CATALOG.1, move |_| Act::Instead(data_row(&[Some(text.as_bytes())])));
+    assert_eq!(stage.suffer(&SNAPSHOT, "more than 64 MB", LONG, trick), "08006");
     stage.end();
 }
 
@@ -914,5 +917,53 @@ fn silence_is_ended_by_statement_timeout_also_if_nobody_takes_the_cancel() {
         }
     }
     stage.fake.be_deaf(false);
+    stage.end();
+}
+
+/// Taking back what a maker has made on the source cannot be cancelled.
+#[test]
+fn a_source_that_never_answers_does_not_hold_the_end_of_a_transaction() {
+    let mut stage = Stage::new("undo", &[&DML]);
+    let memory = stage.most_memory();
+    let undoing: fn(&Moment<'_>) -> bool = |moment| moment.statement.starts_with("SET statement_timeout");
+    type Play = fn() -> Act;
+    let tricks: [(&str, Place, Play); 4] = [
+        ("silence", ("before the login", |moment| moment.number == 1), || Act::Silence(Vec::new())),
+        ("silence", ("at the first statement", undoing), || Act::Silence(Vec::new())),
+        ("rows", ("at the first statement", undoing), || Act::Flood(data_row(&[Some(b"x")]))),
+        ("copies", ("at the first statement", undoing), || Act::Flood(message(b'H', b"\0\0\x01\0\0"))),
+    ];
+    for (what, place, play) in tricks {
+        let what = format!("{what} {}", place.0);
+        let (failed, played) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (has_failed, has_played) = (failed.clone(), played.clone());
+        stage.fake.play(move |moment| {
+            if has_failed.load(Ordering::SeqCst) {
+                if !place.1(moment) {
+                    return Act::Pass;
+                }
+                has_played.store(true, Ordering::SeqCst);
+                return play();
+            }
+            if !COPY.1(moment) {
+                return Act::Pass;
+            }
+            has_failed.store(true, Ordering::SeqCst);
+            Act::Close(report(b'E', "ERROR", "23505", "no more"))
+        });
+        let since = Instant::now();
+        let outcome = stage.dba.batch_execute("SELECT mimeo.dml_maker('app.dm', 1, 'app.again')");
+        let took = since.elapsed();
+        assert!(failed.load(Ordering::SeqCst) && played.load(Ordering::SeqCst), "{what}: not played, {outcome:?}");
+        assert!(took < Duration::from_secs(12), "{what}: took {took:?}");
+        assert_eq!(sqlstate(&outcome), "23505", "{what}: the maker's own error, not {outcome:?}");
+        assert_eq!(one::<i32>(&mut stage.dba, "SELECT pg_backend_pid()"), stage.pid, "{what}: another backend");
+        assert_eq!(stage.open_descriptors(), stage.sockets, "{what}: a descriptor is left open");
+        assert!(stage.most_memory() - memory < 100, "{what}: what came was kept");
+    }
+    let log = String::from_utf8_lossy(&std::fs::read(pair().destination.dir().join("log")).unwrap()).to_string();
+    let told =
+        log.lines().filter(|line| line.contains("@hostile_undo ") && line.contains("is left there; to be run there"));
+    assert_eq!(told.count(), 4, "the log says what is left on the source");
     stage.end();
 }

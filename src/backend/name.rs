@@ -118,10 +118,14 @@ pub fn split_list(text: &str) -> Vec<String> {
     names
 }
 
-/// `"a.b".C` as SQL reads it: `a.b` and `c`. None if it is not a list of identifiers.
+/// What SQL takes for a space.
+const SPACES: [char; 6] = [' ', '\t', '\n', '\r', '\u{b}', '\u{c}'];
+
+/// `"a.b".C` as SQL reads it: `a.b` and `c`. None if it is not a list of identifiers. Of letters that are not ASCII, SQL
+/// takes any, and changes none.
 fn parse_quoted(text: &str) -> Option<Vec<String>> {
     let mut parts = Vec::new();
-    let mut rest = text.trim();
+    let mut rest = text.trim_matches(SPACES);
     loop {
         let part;
         if let Some(quoted) = rest.strip_prefix('"') {
@@ -139,18 +143,19 @@ fn parse_quoted(text: &str) -> Option<Vec<String>> {
             }
             let end = end?;
             part = quoted[..end].replace("\"\"", "\"");
-            rest = quoted[end + 1..].trim_start();
+            rest = quoted[end + 1..].trim_start_matches(SPACES);
         } else {
-            let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(rest.len());
-            part = rest[..end].to_lowercase();
-            rest = rest[end..].trim_start();
+            let stands_bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '$' || !c.is_ascii();
+            let end = rest.find(|c| !stands_bare(c)).unwrap_or(rest.len());
+            part = rest[..end].to_ascii_lowercase();
+            rest = rest[end..].trim_start_matches(SPACES);
         }
         if part.is_empty() {
             return None;
         }
         parts.push(part);
         match rest.strip_prefix('.') {
-            Some(after) => rest = after.trim_start(),
+            Some(after) => rest = after.trim_start_matches(SPACES),
             None if rest.is_empty() => return Some(parts),
             None => return None,
         }
@@ -176,4 +181,19 @@ pub fn cut_middle(text: &str, limit: usize) -> String {
         tail += 1;
     }
     format!("{}{}", &text[..head], &text[tail..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_sql_reads_them() {
+        let last = |text: &str| readings(text).unwrap().pop().unwrap();
+        assert_eq!(last("\"A.b\" . C"), (Some("A.b".to_string()), "c".to_string()));
+        // PostgreSQL folds ASCII only.
+        assert_eq!(last("APP.Ärger"), (Some("app".to_string()), "Ärger".to_string()));
+        assert_eq!(last("\"App\".Ünter😀"), (Some("App".to_string()), "Ünter😀".to_string()));
+        assert_eq!(last("\"a\"\u{a0}"), (None, "\"a\"\u{a0}".to_string()));
+    }
 }

@@ -180,6 +180,18 @@ pub fn connect(database: pg_sys::Oid, role: Option<pg_sys::Oid>) {
     let role = role.unwrap_or(pg_sys::InvalidOid);
     // SAFETY: called once in the life of a worker; what is refused ends it.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, role, 0) };
+    if role == pg_sys::InvalidOid {
+        // It is a superuser then, and must not find what others have put into their schemas.
+        // SAFETY: sets a setting as SET does; the strings are constants.
+        unsafe {
+            pg_sys::SetConfigOption(
+                c"search_path".as_ptr(),
+                c"pg_catalog, pg_temp".as_ptr(),
+                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+            );
+        }
+    }
 }
 
 /// Runs `body` where transactions can be ended: connected to SPI, outside of a transaction block.

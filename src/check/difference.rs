@@ -4,8 +4,9 @@
 use super::compare::Comparison;
 use super::fingerprint::{sums, Fingerprint, Rows};
 use crate::backend::interrupts;
+use crate::backend::name::literal;
 use crate::backend::spi;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use pgrx::notice;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -119,7 +120,7 @@ impl Query {
     }
 
     fn buckets(&self, sides: &mut Comparison) -> Result<[BTreeMap<String, Fingerprint>; 2]> {
-        self.ask(sides, |key, hash, rows| {
+        let found: [BTreeMap<String, Fingerprint>; 2] = self.ask(sides, |key, hash, rows| {
             format!(
                 "SELECT pg_catalog.json_object_agg(b.bucket, b.sums)::pg_catalog.text
                    FROM (SELECT r.bucket, {} AS sums
@@ -127,17 +128,23 @@ impl Query {
                 sums(),
                 self.bucket(key)
             )
-        })
+        })?;
+        // They go into the next question, which is asked here, too.
+        if let Some(bucket) = found.iter().flat_map(BTreeMap::keys).find(|bucket| !is_bucket(bucket, self.digits)) {
+            return Err(Error::Internal(format!("the source's hash of a key begins with {bucket}")));
+        }
+        Ok(found)
     }
 
     /// The keys in these buckets, and the hashes of their rows there and here.
     fn rows(&self, sides: &mut Comparison, buckets: &[&String]) -> Result<BTreeMap<String, [Vec<String>; 2]>> {
         let list = buckets.iter().map(|bucket| bucket.as_str()).collect::<Vec<_>>().join(",");
+        let list = literal(&format!("{{{list}}}"));
         let [there, here]: [Vec<(String, String)>; 2] = self.ask(sides, |key, hash, rows| {
             format!(
                 "SELECT pg_catalog.json_agg(pg_catalog.json_build_array(r.key, r.hash) ORDER BY r.hash)::pg_catalog.text
                    FROM (SELECT {} AS bucket, {} AS key, {hash} AS hash {rows} OFFSET 0) r
-                  WHERE r.bucket OPERATOR(pg_catalog.=) ANY ('{{{list}}}'::pg_catalog.text[])",
+                  WHERE r.bucket OPERATOR(pg_catalog.=) ANY ({list}::pg_catalog.text[])",
                 self.bucket(key),
                 key.text
             )
@@ -149,5 +156,23 @@ impl Query {
             }
         }
         Ok(found)
+    }
+}
+
+/// Whether it is the beginning of a hash: so many hexadecimal digits.
+fn is_bucket(text: &str, digits: u32) -> bool {
+    text.len() == digits as usize && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_bucket;
+
+    #[test]
+    fn a_bucket_is_hexadecimal() {
+        assert!(is_bucket("0af", 3) && is_bucket("", 0));
+        for text in ["0a", "0aff", "0aF", "0a'", "0a,", "}'x"] {
+            assert!(!is_bucket(text, 3), "{text}");
+        }
     }
 }

@@ -64,7 +64,7 @@ fn on_source(
     });
     match outcome {
         Err(error) if !alone && is_of_source(&error) => {
-            warning!("data source {data_source_id} is left out: {error}");
+            warning!("data source {data_source_id} is left out: {}", error.report().message);
             Ok(())
         }
         outcome => outcome,
@@ -101,7 +101,7 @@ fn for_each_job(
                     source.find_table(&job.source_table).and_then(|table| body(source, job, destination, &table));
                 match outcome {
                     Err(error @ (Error::SourceTableMissing { .. } | Error::Remote { .. })) => {
-                        warning!("{} is left out: {error}", job.dest_table);
+                        warning!("{} is left out: {}", job.dest_table, error.report().message);
                         source.roll_back()?;
                     }
                     outcome => outcome?,

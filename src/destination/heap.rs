@@ -2,11 +2,11 @@
 //! they are visible to every snapshot as soon as a view shows them, and leave no work to VACUUM; into any other as COPY
 //! would put them, with its indexes.
 
-use crate::backend::interrupts;
 use crate::destination::binary::{Decoder, Next};
+use crate::destination::chunks;
 use crate::destination::copy_in::Reader;
 use crate::destination::sorted::SortedIndexes;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use pgrx::pg_sys;
 use std::os::raw::c_int;
 
@@ -188,35 +188,12 @@ pub unsafe fn write_binary(
 ) -> Result<Written> {
     show_progress(relation);
     let mut writer = Writer::begin(relation, manner);
-    let mut buffer = vec![0; CHUNK];
-    let (mut filled, mut bytes) = (0, 0);
-    loop {
-        interrupts::check();
-        let came = reader(&mut buffer[filled..], 1)?;
-        filled += came;
-        bytes += came;
-        let (w, d, data) = (&raw mut writer, &raw mut decoder, &buffer[..filled]);
-        let (next, consumed) = pg_sys::ffi::pg_guard_ffi_boundary(|| write_rows(&mut *w, &mut *d, data));
-        buffer.copy_within(consumed..filled, 0);
-        filled -= consumed;
-        match next {
-            // COPY itself refuses what comes after the trailer, too.
-            Next::End if filled > 0 || reader(&mut buffer, 1)? > 0 => return Err(Error::MalformedStream),
-            Next::End => break,
-            Next::Malformed => return Err(Error::MalformedStream),
-            _ if came == 0 => return Err(Error::MalformedStream),
-            _ if filled == buffer.len() => {
-                let more = buffer.len();
-                if more >= LARGEST_ROW {
-                    return Err(Error::MalformedStream);
-                }
-                buffer.try_reserve_exact(more).map_err(|_| Error::MalformedStream)?;
-                buffer.resize(more * 2, 0);
-            }
-            _ => {}
-        }
-        pg_sys::pgstat_progress_update_param(pg_sys::PROGRESS_COPY_BYTES_PROCESSED as c_int, bytes as i64);
-    }
+    let (w, d) = (&raw mut writer, &raw mut decoder);
+    chunks::decode(reader, CHUNK, LARGEST_ROW, |data, came| {
+        let decoded = pg_sys::ffi::pg_guard_ffi_boundary(|| write_rows(&mut *w, &mut *d, data));
+        pg_sys::pgstat_progress_update_param(pg_sys::PROGRESS_COPY_BYTES_PROCESSED as c_int, came as i64);
+        decoded
+    })?;
     let w = &raw mut writer;
     pg_sys::ffi::pg_guard_ffi_boundary(|| (*w).flush(true));
     pg_sys::pgstat_progress_end_command();

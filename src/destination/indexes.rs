@@ -6,6 +6,7 @@ use crate::backend::parse;
 use crate::backend::relation::{self, oid_arg};
 use crate::backend::spi;
 use crate::backend::subtransaction::caught;
+use crate::destination::trust;
 use crate::error::{Error, Result};
 use crate::shape::IndexDefinition;
 use pgrx::pg_sys;
@@ -90,7 +91,7 @@ pub fn copy(index: &IndexDefinition, table: &Name, table_oid: pg_sys::Oid, name:
         return copy(index, table, table_oid, &free_name(table, name)?);
     }
     let made = caught(|| {
-        create_from_definition(&index.definition, table, name)?;
+        create_from_definition(&index.definition, table, Some(table_oid), name)?;
         if index.primary {
             let name = quote(name);
             spi::run(&format!("ALTER TABLE {table} ADD CONSTRAINT {name} PRIMARY KEY USING INDEX {name}"), &[])?;
@@ -111,8 +112,9 @@ fn free_name(table: &Name, name: &str) -> Result<String> {
     unreachable!("the numbers do not end")
 }
 
-/// Makes an index by the CREATE INDEX that pg_get_indexdef gave somewhere, with another table and name.
-pub fn create_from_definition(definition: &str, table: &Name, name: &str) -> Result<()> {
+/// Makes an index by the CREATE INDEX that pg_get_indexdef gave somewhere, with another table and name. With the table's OID the
+/// definition is a source's, and what it calls is looked at first.
+pub fn create_from_definition(definition: &str, table: &Name, suspect: Option<pg_sys::Oid>, name: &str) -> Result<()> {
     let copy = |text: &str| -> Result<*mut std::os::raw::c_char> {
         let text = CString::new(text).map_err(|_| Error::InvalidName(text.to_string()))?;
         // SAFETY: copies a string into the current memory context.
@@ -130,6 +132,9 @@ pub fn create_from_definition(definition: &str, table: &Name, name: &str) -> Res
         (*create).tableSpace = std::ptr::null_mut();
         (*create).concurrent = false;
         (*create).if_not_exists = false;
+        if let Some(oid) = suspect {
+            trust::require_index(oid, create)?;
+        }
     }
     parse::run(statement, definition)
 }

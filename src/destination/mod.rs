@@ -1,6 +1,7 @@
 //! All that touches local tables. It knows nothing of sources.
 
 mod binary;
+mod chunks;
 pub mod copy_in;
 pub mod dependents;
 pub mod fit;
@@ -13,5 +14,6 @@ pub mod sequences;
 mod sorted;
 pub mod statistics;
 pub mod table;
+pub mod trust;
 pub mod twins;
 pub mod upsert;

@@ -180,7 +180,7 @@ impl StandIn {
                 Some(definition) => {
                     spi::run(&format!("ALTER TABLE {} ADD CONSTRAINT {} {definition}", self.name, quote(&name)), &[])?;
                 }
-                None => indexes::create_from_definition(&original.definition, &self.name, &name)?,
+                None => indexes::create_from_definition(&original.definition, &self.name, None, &name)?,
             }
             let copy = relation::find(&self.name.sibling(&name))?
                 .ok_or_else(|| Error::Internal(format!("index {name} was not made")))?;

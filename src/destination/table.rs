@@ -5,6 +5,7 @@ use crate::backend::parse::{self, Expression};
 use crate::backend::relation::{self, oid_arg, Relation};
 use crate::backend::spi;
 use crate::backend::subtransaction::attempt;
+use crate::destination::trust;
 use crate::error::{Error, Result};
 use crate::shape::{Column, ColumnDefault, Difference, Shape, COLUMNS, TYPES};
 use pgrx::datum::DatumWithOid;
@@ -66,6 +67,7 @@ pub fn localise(columns: &[Column], table: &Name) -> Result<Vec<LocalColumn>> {
     )?
     .unwrap_or_default();
 
+    trust::require_types(&columns.iter().map(|column| column.type_name.as_str()).collect::<Vec<_>>())?;
     let mut types = Vec::new();
     let mut collations = Vec::new();
     let mut local = Vec::with_capacity(columns.len());
@@ -142,6 +144,7 @@ pub fn create_with_defaults(
     };
     let definitions: Vec<_> = columns.iter().map(definition).collect();
     spi::run(&format!("CREATE TABLE {table} ({})", definitions.join(", ")), &[])?;
+    trust::require_expressions(find(table)?.oid)?;
     spi::run(&format!("COMMENT ON TABLE {table} IS {}", literal(comment)), &[])?;
     Ok(())
 }

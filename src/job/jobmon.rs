@@ -78,7 +78,7 @@ pub fn log(catalog: &Catalog, record: &Record) -> Result<()> {
         Ok(())
     });
     if let Err(error) = logged {
-        warning!("the run of {} could not be logged with pg_jobmon: {error}", record.dest_table);
+        warning!("the run of {} could not be logged with pg_jobmon: {}", record.dest_table, error.report().message);
     }
     Ok(())
 }

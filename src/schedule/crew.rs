@@ -3,7 +3,7 @@
 use super::due::Due;
 use super::{work_through, Fate, Outcome, Tasks};
 use crate::backend::spi;
-use crate::backend::subtransaction::caught;
+use crate::backend::subtransaction::{attempt, caught};
 use crate::backend::worker::{self, Ground, Letter, Worker};
 use crate::error::{Error, Report, Result};
 use crate::job::config::Catalog;
@@ -55,7 +55,7 @@ pub fn run(catalog: &Catalog, jobs: &[Due], limit: u32, workers: u32) -> Result<
         spi::with_snapshot(|| spi::json(SESSION_SETTINGS, &[]))?.unwrap_or_default();
     settings.retain(|(name, _)| name != "role");
     if role != session_user {
-        let name = spi::with_snapshot(|| spi::text("SELECT pg_catalog.quote_ident(current_user)", &[]))?;
+        let name = spi::with_snapshot(|| spi::text("SELECT current_user::pg_catalog.text", &[]))?;
         settings.extend(name.map(|name| ("role".to_string(), name)));
     }
     let orders = Orders {
@@ -131,10 +131,13 @@ pub fn work(handle: u32) -> Result<()> {
     ground.begin();
     let catalog = spi::with_snapshot(|| {
         for (name, value) in &orders.settings {
-            // A setting that only counts for sessions of clients is none for a worker.
-            let _ = crate::backend::subtransaction::attempt(|| {
+            let set = attempt(|| {
                 spi::run("SELECT pg_catalog.set_config($1, $2, false)", &[name.as_str().into(), value.as_str().into()])
             });
+            // A setting that only counts for sessions of clients is none for a worker. Another role must not do the work.
+            if name == "role" {
+                set?;
+            }
         }
         Catalog::find()
     })?;

@@ -196,6 +196,7 @@ fn in_own_memory<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     // SAFETY: a new context that lives until the end of this function, whatever transactions begin and end meanwhile.
     unsafe {
         let before = pg_sys::CurrentMemoryContext;
+        let of_transaction = before == pg_sys::TopTransactionContext;
         let context = pg_sys::AllocSetContextCreateInternal(
             pg_sys::TopMemoryContext,
             c"mimeo job".as_ptr(),
@@ -205,7 +206,8 @@ fn in_own_memory<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
         );
         pg_sys::MemoryContextSwitchTo(context);
         let outcome = caught(body);
-        pg_sys::MemoryContextSwitchTo(before);
+        // That of a transaction may have gone with it, and another has come.
+        pg_sys::MemoryContextSwitchTo(if of_transaction { pg_sys::TopTransactionContext } else { before });
         pg_sys::MemoryContextDelete(context);
         outcome
     }

@@ -147,6 +147,7 @@ impl Connection {
         if shape.uses_assigned_types() {
             let types = self.value(TYPES, &[&oid.to_string()], "reading the types of the columns")?;
             shape.types = serde_json::from_str(&types.unwrap_or_default())?;
+            shape.require_finite_types()?;
         }
         Ok(shape)
     }

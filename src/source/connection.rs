@@ -1,5 +1,6 @@
 //! Connecting to a source: from a row of dblink_mapping_mimeo (or a foreign server) to a session that is set up.
 
+use crate::backend::identity::is_superuser;
 use crate::backend::name::literal;
 use crate::error::{Error, Result};
 use crate::settings;
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::mem::ManuallyDrop;
+use std::os::raw::c_char;
 use std::time::Duration;
 
 /// A row of dblink_mapping_mimeo.
@@ -199,16 +201,82 @@ fn set_up_again(mut link: Link, application_name: &str, label: &str) -> Option<(
     Some((link, role))
 }
 
-/// The libpq parameters of a data source, and whether a password is required.
+/// What whoever may write to dblink_mapping_mimeo, or has a foreign server, may say of a connection. The rest reads or writes files
+/// of this server, or uses its identity (passfile, service, sslkey, sslkeylogfile, gssdelegation), or turns the session into another
+/// kind (replication). libpq's newer versions add more of that.
+const HARMLESS: [&str; 32] = [
+    "application_name",
+    "channel_binding",
+    "client_encoding",
+    "connect_timeout",
+    "dbname",
+    "fallback_application_name",
+    "gssencmode",
+    "host",
+    "hostaddr",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "load_balance_hosts",
+    "max_protocol_version",
+    "min_protocol_version",
+    "options",
+    "password",
+    "port",
+    "require_auth",
+    "ssl_max_protocol_version",
+    "ssl_min_protocol_version",
+    "sslcompression",
+    // Certificates: what is none is not shown to anybody.
+    "sslcrl",
+    "sslcrldir",
+    "sslmode",
+    "sslnegotiation",
+    "sslrootcert",
+    "sslsni",
+    "target_session_attrs",
+    "tcp_user_timeout",
+    "user",
+];
+
+/// # Errors
+/// InvalidSource.
+fn require_harmless(parameters: &BTreeMap<String, String>, label: &str) -> Result<()> {
+    match parameters.keys().find(|keyword| !HARMLESS.contains(&keyword.as_str())) {
+        None => Ok(()),
+        Some(keyword) => Err(Error::InvalidSource {
+            source_label: label.to_string(),
+            reason: format!("only a superuser may give it the connection parameter {keyword}"),
+            forbidden: true,
+        }),
+    }
+}
+
+fn invalid(label: &str, reason: impl Into<String>) -> Error {
+    Error::InvalidSource { source_label: label.to_string(), reason: reason.into(), forbidden: false }
+}
+
+/// The libpq parameters of a data source, and whether a password is required. Each part of them may hold what is not harmless only
+/// if a superuser has written it: a row without password_required, which nobody else can write, a foreign server that a superuser
+/// owns, or a user mapping without password_required.
+///
+/// # Errors
+/// InvalidSource, ForeignServer.
 fn parameters(mapping: &Mapping, owner: pg_sys::Oid) -> Result<(BTreeMap<String, String>, bool)> {
     let label = format!("data source {}", mapping.data_source_id);
-    let invalid = |reason: String| Error::InvalidSource { source_label: label.clone(), reason };
     let mut required = mapping.password_required;
     let mut parameters: BTreeMap<String, String> = match mapping.foreign_server() {
-        None => parse_connection_string(mapping.data_source.trim())
-            .ok_or_else(|| invalid("its data_source is not a connection string that libpq can read".to_string()))?
-            .into_iter()
-            .collect(),
+        None => {
+            let parameters = parse_connection_string(mapping.data_source.trim())
+                .ok_or_else(|| invalid(&label, "its data_source is not a connection string that libpq can read"))?
+                .into_iter()
+                .collect();
+            if required {
+                require_harmless(&parameters, &label)?;
+            }
+            parameters
+        }
         Some(server) => {
             let (parameters, server_requires) = foreign_server(server, owner, &label)?;
             required &= server_requires;
@@ -220,25 +288,31 @@ fn parameters(mapping: &Mapping, owner: pg_sys::Oid) -> Result<(BTreeMap<String,
             parameters.insert(keyword.to_string(), value.clone());
         }
     }
+    // The source would be asked for a database of that name, and tell it, maybe with a password in it.
+    let is_connection_string =
+        |name: &String| name.contains("://") || parse_connection_string(name).is_some_and(|found| !found.is_empty());
+    if parameters.get("dbname").is_some_and(is_connection_string) {
+        return Err(invalid(&label, "its dbname is a connection string"));
+    }
     Ok((parameters, required))
 }
 
-/// The options of a foreign server and of the owner's user mapping for it, as far as libpq knows them.
+/// The options of a foreign server and of the owner's user mapping for it, as far as libpq knows them, and whether a password is
+/// required.
 ///
 /// # Errors
 /// InvalidSource, ForeignServer.
 fn foreign_server(name: &str, owner: pg_sys::Oid, label: &str) -> Result<(BTreeMap<String, String>, bool)> {
-    let invalid = |reason: String| Error::InvalidSource { source_label: label.to_string(), reason };
-    let c_name = CString::new(name).map_err(|_| invalid("its name holds a NUL byte".to_string()))?;
+    let c_name = CString::new(name).map_err(|_| invalid(label, "its name holds a NUL byte"))?;
     // SAFETY: with missing_ok the result is null or a server in the current memory context.
     let server = unsafe { pg_sys::GetForeignServerByName(c_name.as_ptr(), true) };
     if server.is_null() {
-        return Err(invalid(format!(
-            "its data_source is neither a connection string nor the name of a foreign server ({name})"
-        )));
+        let written = if may_be_told(name) { format!(" ({name})") } else { String::new() };
+        let reason = "its data_source is neither a connection string nor the name of a foreign server";
+        return Err(invalid(label, format!("{reason}{written}")));
     }
-    // SAFETY: not null; the catalog functions raise their own errors.
-    let (server_id, server_options) = unsafe { ((*server).serverid, (*server).options) };
+    // SAFETY: not null.
+    let (server_id, server_owner) = unsafe { ((*server).serverid, (*server).owner) };
     if !may_use_server(server_id, owner) {
         return Err(Error::ForeignServer {
             source_label: label.to_string(),
@@ -246,25 +320,54 @@ fn foreign_server(name: &str, owner: pg_sys::Oid, label: &str) -> Result<(BTreeM
             server: name.to_string(),
         });
     }
-    // SAFETY: raises an error if the role has no mapping; else a mapping in the current memory context.
-    let user_options = unsafe { (*pg_sys::GetUserMapping(owner, server_id)).options };
-    let mut parameters = BTreeMap::new();
-    let mut required = true;
-    for options in [server_options, user_options] {
-        // SAFETY: both are lists of DefElem whose arguments are strings, as foreign options are.
-        unsafe {
-            for option in PgList::<pg_sys::DefElem>::from_pg(options).iter_ptr() {
-                let keyword = CStr::from_ptr((*option).defname).to_string_lossy().to_string();
-                let value = CStr::from_ptr(pg_sys::defGetString(option)).to_string_lossy().to_string();
-                if keyword == "password_required" {
-                    required = value != "false";
-                } else if is_parameter(&keyword) {
-                    parameters.insert(keyword, value);
-                }
-            }
+    // SAFETY: not null; both lists hold what foreign options are. A role without a mapping is an error of PostgreSQL's own.
+    let (mut parameters, mut user_options) =
+        unsafe { (options((*server).options), options((*pg_sys::GetUserMapping(owner, server_id)).options)) };
+    let waived = user_options.get("password_required").is_some_and(|value| value == "false");
+    let required = !(waived && is_of_postgres_fdw(server_id)?);
+    for (options, is_of_superuser) in [(&mut parameters, is_superuser(server_owner)), (&mut user_options, !required)] {
+        options.retain(|keyword, _| is_parameter(keyword));
+        if !is_of_superuser {
+            require_harmless(options, label)?;
         }
     }
+    parameters.append(&mut user_options);
     Ok((parameters, required))
+}
+
+/// # Safety
+/// A list of DefElem whose arguments are strings, as foreign options are.
+unsafe fn options(list: *mut pg_sys::List) -> BTreeMap<String, String> {
+    let text = |text: *const c_char| CStr::from_ptr(text).to_string_lossy().to_string();
+    PgList::<pg_sys::DefElem>::from_pg(list)
+        .iter_ptr()
+        .map(|option| (text((*option).defname), text(pg_sys::defGetString(option))))
+        .collect()
+}
+
+/// Only its validator sees to it that a superuser has written a user mapping with password_required = false.
+fn is_of_postgres_fdw(server: pg_sys::Oid) -> Result<bool> {
+    crate::backend::spi::is_true(
+        "SELECT pg_catalog.count(*) OPERATOR(pg_catalog.=) 2
+           FROM pg_catalog.pg_foreign_server s
+           JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid OPERATOR(pg_catalog.=) s.srvfdw
+           JOIN pg_catalog.pg_proc p
+             ON p.oid OPERATOR(pg_catalog.=) w.fdwhandler AND p.proname OPERATOR(pg_catalog.=) 'postgres_fdw_handler'
+             OR p.oid OPERATOR(pg_catalog.=) w.fdwvalidator AND p.proname OPERATOR(pg_catalog.=) 'postgres_fdw_validator'
+           JOIN pg_catalog.pg_depend d
+             ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+            AND d.objid OPERATOR(pg_catalog.=) p.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'
+            AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+           JOIN pg_catalog.pg_extension e
+             ON e.oid OPERATOR(pg_catalog.=) d.refobjid AND e.extname OPERATOR(pg_catalog.=) 'postgres_fdw'
+          WHERE s.oid OPERATOR(pg_catalog.=) $1",
+        &[server.into()],
+    )
+}
+
+/// Whether what should be a server's name can be shown: it may be a connection string that is spelled wrong, with a password.
+pub fn may_be_told(name: &str) -> bool {
+    !name.contains(['=', '@', ':', '/'])
 }
 
 fn may_use_server(server: pg_sys::Oid, role: pg_sys::Oid) -> bool {
@@ -275,8 +378,11 @@ fn may_use_server(server: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     .unwrap_or(false)
 }
 
+/// A database has any name; one that looks like a connection string is not shown.
 fn label(mapping: &Mapping, parameters: &BTreeMap<String, String>) -> String {
-    format!("data source {} ({})", mapping.data_source_id, place(parameters))
+    let mut shown = parameters.clone();
+    shown.retain(|keyword, value| keyword != "dbname" || !value.contains(['=', '@', ':']));
+    format!("data source {} ({})", mapping.data_source_id, place(&shown))
 }
 
 fn place(parameters: &BTreeMap<String, String>) -> String {
@@ -293,7 +399,7 @@ fn time_limit(parameters: &BTreeMap<String, String>) -> Duration {
     let seconds = parameters.get("connect_timeout").and_then(|text| text.trim().parse::<u64>().ok());
     let one = match seconds {
         Some(0) => Duration::from_secs(365 * 24 * 3600),
-        Some(seconds) => Duration::from_secs(seconds.max(2)),
+        Some(seconds) => Duration::from_secs(seconds.clamp(2, 24 * 3600)),
         None => settings::connect_timeout(),
     };
     one.saturating_mul(hosts as u32)

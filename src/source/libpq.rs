@@ -2,8 +2,10 @@
 //! latch together, so that a cancelled query leaves at once.
 
 mod answer;
+mod detached;
 
 pub use answer::Answer;
+pub use detached::{run_detached, Outcome};
 
 use crate::backend::interrupts::{self, Woken};
 use crate::error::{keep_secret, Error, Result};
@@ -62,44 +64,6 @@ pub fn is_parameter(keyword: &str) -> bool {
         }
         pq::PQconninfoFree(options);
         found
-    }
-}
-
-/// Connects, runs statements and closes, in a few seconds at most, without a look at what the backend is at: for the end of a
-/// transaction. False if it did not work out.
-pub fn run_detached(parameters: &[(String, String)], script: &str) -> bool {
-    let limits = [("connect_timeout", "5"), ("tcp_user_timeout", "5000"), ("application_name", "mimeo")];
-    let kept = parameters.iter().filter(|(keyword, _)| limits.iter().all(|(limited, _)| keyword != limited));
-    let pairs: Vec<_> = kept.map(|(k, v)| (k.as_str(), v.as_str())).chain(limits).collect();
-    let strings = |of: fn(&(&str, &str)) -> String| -> Vec<CString> {
-        pairs.iter().filter_map(|pair| CString::new(of(pair)).ok()).collect()
-    };
-    let (keywords, values) = (strings(|pair| pair.0.to_string()), strings(|pair| pair.1.to_string()));
-    // It must not make others wait behind it.
-    let Ok(set_up) = CString::new("SET statement_timeout = '10s'; SET lock_timeout = '100ms'") else { return false };
-    let Ok(script) = CString::new(script) else { return false };
-    if keywords.len() != values.len() {
-        return false;
-    }
-    let array = |strings: &[CString]| -> Vec<*const c_char> {
-        strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
-    };
-    // SAFETY: both arrays end with null and live through the call; the result and the connection are freed once.
-    unsafe {
-        let connection = pq::PQconnectdbParams(array(&keywords).as_ptr(), array(&values).as_ptr(), 0);
-        let run = |sql: &CString| Answer(pq::PQexec(connection, sql.as_ptr())).status();
-        let mut done = false;
-        if run(&set_up) == pq::ExecStatusType::PGRES_COMMAND_OK {
-            for pause in [0, 50, 200, 500, 1000, 2000] {
-                std::thread::sleep(Duration::from_millis(pause));
-                done = run(&script) == pq::ExecStatusType::PGRES_COMMAND_OK;
-                if done || pq::PQstatus(connection) != pq::ConnStatusType::CONNECTION_OK {
-                    break;
-                }
-            }
-        }
-        pq::PQfinish(connection);
-        done
     }
 }
 
@@ -173,7 +137,7 @@ impl Link {
             // From here on libpq keeps notifications; before, it would take the server's next message for one.
             // SAFETY: as above.
             if unsafe { pq::PQstatus(self.connection) } == pq::ConnStatusType::CONNECTION_AUTH_OK {
-                self.drop_notifications();
+                drop_notifications(self.connection);
             }
         }
         // SAFETY: the connection is up.
@@ -200,6 +164,16 @@ impl Link {
 
     fn lost(&self) -> Error {
         Error::ConnectionLost { source_label: self.label.clone(), reason: self.message() }
+    }
+
+    /// The way to this very server: of several hosts the one that it is, and the address that its name had.
+    pub fn address(&self) -> Vec<(String, String)> {
+        let connection = self.connection;
+        // SAFETY: the strings belong to the connection.
+        let [host, hostaddr, port] =
+            unsafe { [text(pq::PQhost(connection)), text(pq::PQhostaddr(connection)), text(pq::PQport(connection))] };
+        let all = [("host", host), ("hostaddr", hostaddr), ("port", port)];
+        all.into_iter().filter(|(_, value)| !value.is_empty()).map(|(k, value)| (k.to_string(), value)).collect()
     }
 
     /// Whether the server asked for the password that it was given.
@@ -270,20 +244,8 @@ impl Link {
         if unsafe { pq::PQconsumeInput(self.connection) } != 1 {
             return Err(self.lost());
         }
-        self.drop_notifications();
+        drop_notifications(self.connection);
         Ok(())
-    }
-
-    /// Nobody listens; libpq would keep them all.
-    fn drop_notifications(&mut self) {
-        // SAFETY: asks an existing connection; each notification is freed once.
-        unsafe {
-            let mut notification = pq::PQnotifies(self.connection);
-            while !notification.is_null() {
-                pq::PQfreemem(notification.cast());
-                notification = pq::PQnotifies(self.connection);
-            }
-        }
     }
 
     /// The next result of what was sent; None when there is no more.
@@ -326,10 +288,15 @@ impl Link {
         let mut last = None;
         let mut has_row = false;
         while let Some(answer) = self.answer(doing)? {
+            let violates = |reason: &str| {
+                Err(Error::ConnectionLost { source_label: self.label.clone(), reason: reason.to_string() })
+            };
             // libpq gives such a result again and again.
             if answer.is_copy() {
-                let reason = "the server began a COPY that nobody asked for".to_string();
-                return Err(Error::ConnectionLost { source_label: self.label.clone(), reason });
+                return violates("the server began a COPY that nobody asked for");
+            }
+            if answer.is_too_long() {
+                return violates("the server sent an answer of more than 64 MB");
             }
             // Each row is a result, and the end of the rows is one more.
             let (row, end) =
@@ -461,6 +428,18 @@ impl Drop for Link {
         unsafe {
             pq::PQfinish(self.connection);
             pg_sys::ReleaseExternalFD();
+        }
+    }
+}
+
+/// Nobody listens; libpq would keep them all.
+fn drop_notifications(connection: *mut pq::PGconn) {
+    // SAFETY: asks an existing connection; each notification is freed once.
+    unsafe {
+        let mut notification = pq::PQnotifies(connection);
+        while !notification.is_null() {
+            pq::PQfreemem(notification.cast());
+            notification = pq::PQnotifies(connection);
         }
     }
 }

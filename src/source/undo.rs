@@ -4,7 +4,7 @@
 //! back later, what it has made there goes again.
 
 use crate::source::connection::Connection;
-use crate::source::libpq::run_detached;
+use crate::source::libpq::{run_detached, Outcome};
 use pgrx::{register_xact_callback, PgXactCallbackEvent};
 use std::cell::{Cell, RefCell};
 
@@ -18,10 +18,16 @@ struct Undo {
 }
 
 impl Undo {
-    fn run(self) {
-        if !run_detached(&self.parameters, &self.script) {
-            pgrx::log!("mimeo: what was made on {} is left there; to be run there: {}", self.label, self.script);
+    fn run(&self) -> Outcome {
+        let outcome = run_detached(&self.parameters, &self.script);
+        if outcome != Outcome::Done {
+            self.leave();
         }
+        outcome
+    }
+
+    fn leave(&self) {
+        pgrx::log!("mimeo: what was made on {} is left there; to be run there: {}", self.label, self.script);
     }
 }
 
@@ -38,8 +44,12 @@ pub fn pending() -> usize {
 
 /// Runs `script` on the source when this transaction is rolled back, or if `wanted` is false when it is about to commit.
 pub fn undo_later(source: &Connection, script: String, wanted: impl Fn() -> bool + 'static) {
+    // To the server that it was made on, and without looking its name up again, which nobody could cancel.
+    let address = source.link.address();
+    let kept =
+        source.parameters.iter().filter(|(keyword, _)| !["host", "hostaddr", "port"].contains(&keyword.as_str()));
     let undo = Undo {
-        parameters: source.parameters.clone(),
+        parameters: kept.cloned().chain(address).collect(),
         label: source.label().to_string(),
         script,
         wanted: Box::new(wanted),
@@ -53,6 +63,10 @@ pub fn undo_later(source: &Connection, script: String, wanted: impl Fn() -> bool
         undo_from(0);
     });
     register_xact_callback(PgXactCallbackEvent::Commit, || {
+        REGISTERED.set(false);
+        PENDING.take();
+    });
+    register_xact_callback(PgXactCallbackEvent::Prepare, || {
         REGISTERED.set(false);
         PENDING.take();
     });
@@ -95,5 +109,13 @@ impl Drop for Kept {
 /// Takes back at once what was done since there were so many entries.
 pub fn undo_from(first: usize) {
     let since = PENDING.with_borrow_mut(|pending| pending.split_off(first.min(pending.len())));
-    since.into_iter().for_each(Undo::run);
+    // Nobody can cancel this: a source that did not answer once is not asked again.
+    let mut silent: Vec<&[(String, String)]> = Vec::new();
+    for undo in &since {
+        if silent.contains(&undo.parameters.as_slice()) {
+            undo.leave();
+        } else if undo.run() == Outcome::Late {
+            silent.push(&undo.parameters);
+        }
+    }
 }

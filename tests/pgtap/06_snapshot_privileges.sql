@@ -1,5 +1,5 @@
 -- Who may do what, and as whom. The files before this one ran as `dba`, who is no superuser.
-SELECT plan(29);
+SELECT plan(44);
 
 SELECT on_source($$CREATE TABLE app.t (id int PRIMARY KEY, v text);
     INSERT INTO app.t SELECT i, 'v' FROM generate_series(1, 10) i; CREATE TABLE app.locked (id int, secret text)$$);
@@ -101,6 +101,29 @@ UPDATE mimeo.dblink_mapping_mimeo SET data_source = 'host=127.0.0.1 hunter2', pw
 SELECT throws_ok($$SELECT mimeo.refresh_snapshot('app.t')$$, '22023',
     'data source 1 cannot be used: its data_source is not a connection string that libpq can read',
     'a broken connection string is not printed, for it may hold a password');
+CREATE FUNCTION pg_temp.told(p_data_source text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE mimeo.dblink_mapping_mimeo SET data_source = p_data_source, pwd = 'reader secret';
+    PERFORM mimeo.refresh_snapshot('app.t');
+    RETURN 'done';
+EXCEPTION WHEN OTHERS THEN
+    RETURN SQLSTATE || ' ' || SQLERRM;
+END
+$$;
+SELECT is(pg_temp.told(p), '22023 data source 1 cannot be used: its data_source is neither a connection string nor the name of a foreign server',
+    'nor one that is hardly one') FROM unnest('{Postgresql://reader:hunter2@127.0.0.1/x,postgres:/reader:hunter2@127.0.0.1/x}'::text[]) p;
+SELECT is(pg_temp.told('host=127.0.0.1 dbname=postgres://reader:hunter2@127.0.0.1/x'),
+    '22023 data source 1 cannot be used: its dbname is a connection string', 'nor one in the place of a database');
+SELECT matches(pg_temp.told('host=127.0.0.1 port=1 dbname=postgres:/reader:hunter2@x'),
+    '^08001 could not connect to data source 1 \(host=127.0.0.1 port=1 user=reader\)((?!hunter2).)*$', 'nor what may be one');
+
+-- What a connection may be given by who is no superuser
+SELECT is(pg_temp.told('host=127.0.0.1 ' || p || '=x'),
+    '42501 data source 1 cannot be used: only a superuser may give it the connection parameter ' || p, p || ' is a superuser''s to give')
+  FROM unnest('{passfile,service,sslcert,sslkey,sslpassword,requirepeer,krbsrvname,gsslib,replication}'::text[]) p;
+SELECT is(pg_temp.told(format('host=127.0.0.1 port=%s dbname=%s application_name=mine connect_timeout=18446744073709551615
+    sslmode=prefer keepalives=1 keepalives_idle=10 target_session_attrs=any options=''-c work_mem=1MB''',
+    substring(tap.source_dsn() FROM 'port=(\d+)'), current_database())), 'done', 'others may be given by anybody');
 UPDATE mimeo.dblink_mapping_mimeo SET data_source = 'host=127.0.0.1 port=1 dbname=x user=y', pwd = 'x';
 SELECT throws_matching($$SELECT mimeo.refresh_snapshot('app.t')$$,
     '^could not connect to data source 1 \(host=127.0.0.1 port=1 dbname=x', 'a source that is not there');
@@ -113,6 +136,9 @@ UPDATE mimeo.dblink_mapping_mimeo SET data_source = 'elsewhere', username = NULL
 SELECT throws_ok($$SELECT mimeo.refresh_snapshot('app.t')$$, '42704', NULL, 'a foreign server without a user mapping');
 CREATE USER MAPPING FOR dba SERVER elsewhere OPTIONS (user 'reader', password 'reader secret');
 SELECT lives_ok($$SELECT mimeo.refresh_snapshot('app.t')$$, 'a foreign server with the owner''s user mapping');
+ALTER SERVER elsewhere OPTIONS (ADD passfile '/nowhere');
+SELECT throws_ok($$SELECT mimeo.refresh_snapshot('app.t')$$, '42501',
+    'data source 1 cannot be used: only a superuser may give it the connection parameter passfile', 'a parameter that is a superuser''s to give');
 CREATE SERVER beyond FOREIGN DATA WRAPPER dblink_fdw OPTIONS (host '127.0.0.1', dbname '06_snapshot_privileges');
 DO $$ BEGIN EXECUTE format('ALTER SERVER beyond OPTIONS (ADD port %L)', substring(tap.source_dsn() FROM 'port=(\d+)')); END $$;
 CREATE USER MAPPING FOR dba SERVER beyond OPTIONS (user 'reader', password 'wrong');

@@ -1,5 +1,5 @@
 -- check_permissions: each gap with the statement that closes it; and makers that fail say the same.
-SELECT plan(71);
+SELECT plan(74);
 
 CREATE FUNCTION pg_temp.gaps(p_source text, p_type text = 'snap', p_dest text = NULL, p_id int = 1) RETURNS SETOF text LANGUAGE sql AS $$
     SELECT concat_ws(' | ', side, object, privilege, fix) FROM mimeo.check_permissions(p_id, p_source, p_type, p_dest) WHERE NOT granted
@@ -191,5 +191,12 @@ SELECT alike(pg_temp.refusal(1), format(E'-- %%permission denied for database%%\
 SELECT on_source(format('GRANT CONNECT ON DATABASE %I TO reader', current_database()));
 SELECT is_empty($$SELECT pg_temp.gaps('app.t')$$, 'the statement closes the gap');
 SELECT is_empty($$SELECT * FROM mimeo.check_permissions(11, 'app.t') c WHERE c::text LIKE '%secret%'$$, 'no password in any row');
+
+INSERT INTO mimeo.dblink_mapping_mimeo (data_source_id, data_source, username, pwd)
+VALUES (18, 'host=127.0.0.1 passfile=x', 'reader', 'x'), (19, 'Postgresql://reader:hunter2@127.0.0.1/x', NULL, NULL);
+SELECT is(pg_temp.refusal(18), E'-- only a superuser may give it the connection parameter passfile\n-- take it out of data_source; or, as a superuser here:\n'
+    'UPDATE "mimeo"."dblink_mapping_mimeo" SET password_required = false WHERE data_source_id = 18;', 'a parameter that is a superuser''s to give');
+SELECT alike(pg_temp.refusal(19), E'-- its data_source is neither a connection string nor the name of a foreign server\n%UPDATE %', 'what is hardly a connection string');
+SELECT unalike(pg_temp.refusal(19), '%hunter2%', 'is not told');
 
 SELECT * FROM finish();

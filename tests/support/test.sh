@@ -12,6 +12,7 @@ say "install what is missing"
 tests/support/install.sh test
 say "format and lints"
 cargo fmt --check
+cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
 for file in tests/*.rs; do
     grep -qx "path = \"${file#tests/}\"" tests/Cargo.toml || { echo "mimeo: tests/Cargo.toml does not name $file" >&2; exit 1; }
 done

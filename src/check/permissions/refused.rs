@@ -3,9 +3,9 @@
 use crate::backend::grant::{self, Right};
 use crate::backend::identity::{current_role, role_name};
 use crate::backend::name::{literal, quote};
-use crate::error::{Error, Result};
+use crate::error::{told, Error, Result};
 use crate::job::config::Catalog;
-use crate::source::connection::{Mapping, Target};
+use crate::source::connection::{may_be_told, Mapping, Target};
 
 /// The row of a source that was not reached: what it says as a comment, then the statement that helps.
 pub fn right(error: &Error, mapping: &Mapping, catalog: &Catalog) -> Result<Right> {
@@ -13,20 +13,20 @@ pub fn right(error: &Error, mapping: &Mapping, catalog: &Catalog) -> Result<Righ
         target: mapping.target(current_role()),
         role: role_name(current_role())?,
         id: mapping.data_source_id,
-        server: mapping.foreign_server(),
+        server: mapping.foreign_server().filter(|name| may_be_told(name)),
         table: catalog.table("dblink_mapping_mimeo").to_string(),
     };
     let (label, reason) = match error {
         Error::Unreachable { source_label, reason, .. }
         | Error::ConnectionLost { source_label, reason }
-        | Error::InvalidSource { source_label, reason } => (source_label.clone(), reason.clone()),
+        | Error::InvalidSource { source_label, reason, .. } => (source_label.clone(), reason.clone()),
         Error::PasswordRequired(source_label) => (source_label.clone(), error.to_string()),
         Error::Remote { source_label, report, .. } => (source_label.clone(), report.message.clone()),
         other => (format!("data source {}", place.id), other.to_string()),
     };
     let reason = reason.lines().next().unwrap_or_default().trim().to_string();
     let fix = place.fix(error, &reason);
-    Ok(Right::new(label, "connection", false, || format!("-- {reason}\n{fix}")))
+    Ok(Right::new(told(label), "connection", false, || told(format!("-- {reason}\n{fix}"))))
 }
 
 /// Where the connection was to lead, and where that is written.
@@ -54,6 +54,7 @@ impl Place<'_> {
                     self.table, self.id
                 )
             }
+            Error::InvalidSource { forbidden: true, .. } => return self.allow(),
             Error::ForeignServer { role, server, .. } => return grant::on_foreign_server(server, role),
             Error::Postgres(_) => {
                 return format!(
@@ -92,6 +93,23 @@ impl Place<'_> {
             _ => format!(
                 "-- is the server up, does it listen there, does a firewall let this host through? If it is elsewhere:\n{}",
                 self.give("place")
+            ),
+        }
+    }
+
+    /// What helps if a connection parameter is a superuser's to give.
+    fn allow(&self) -> String {
+        match self.server {
+            Some(server) => format!(
+                "-- whichever of the two has it:\nALTER SERVER {0} OPTIONS (DROP …);\n\
+                 ALTER USER MAPPING FOR {1} SERVER {0} OPTIONS (DROP …);",
+                quote(server),
+                quote(&self.role)
+            ),
+            None => format!(
+                "-- take it out of data_source; or, as a superuser here:\n\
+                 UPDATE {} SET password_required = false WHERE data_source_id = {};",
+                self.table, self.id
             ),
         }
     }

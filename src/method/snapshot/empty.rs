@@ -2,7 +2,7 @@
 //! wait for: a background worker does it after the commit. Where none can be had, the next refresh does.
 
 use super::State;
-use crate::backend::identity::act_as;
+use crate::backend::identity::{act_as, pin_settings};
 use crate::backend::relation::lock_if_free;
 use crate::backend::spi;
 use crate::backend::worker::{self, Ground, Worker};
@@ -19,6 +19,10 @@ pub const LARGE: u64 = 32 << 20;
 
 /// Lets a worker empty the idle twin of a job once this transaction is committed.
 pub fn after_commit(dest_table: &str) {
+    // What a worker can be told (BGW_EXTRALEN, with a NUL at its end).
+    if dest_table.len() >= 128 {
+        return;
+    }
     let dest_table = dest_table.to_string();
     // SAFETY: reads a variable.
     let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
@@ -47,6 +51,7 @@ fn empty(dest_table: &str) -> Result<()> {
     }
     let Ok((job, destination)) = catalog.job(dest_table) else { return Ok(()) };
     require_method(&job, Method::Snapshot)?;
+    let _pinned = pin_settings()?;
     let twins = Twins::find(&destination)?;
     require_configured(&job, twins.owner)?;
     let state: State = serde_json::from_value(job.state).unwrap_or_default();

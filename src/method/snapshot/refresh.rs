@@ -305,7 +305,7 @@ impl Refresh<'_> {
         let shape = table::conform(&name, twin, &columns, &before.columns)?;
         for index in copied_indexes(&present.shape, self.job.filter.as_deref()) {
             if let Err(error) = attempt(|| copy_index(index, &present.table, &name, twin.local_oid())) {
-                warning!("{}: {error}", self.job.dest_table);
+                warning!("{}: {}", self.job.dest_table, error.report().message);
             }
         }
         Ok(shape)

@@ -59,7 +59,11 @@ fn make_table(request: &method::Request<'_>, making: &mut Making) -> Result<()> 
         if defaults.is_empty() {
             return Err(error);
         }
-        warning!("{}: defaults and generated columns are left out, for one cannot be made here: {error}", name.plain());
+        warning!(
+            "{}: defaults and generated columns are left out, for one cannot be made here: {}",
+            name.plain(),
+            error.report().message
+        );
         table::create(&name, &local, &comment)?;
     }
     if !request.indexes {

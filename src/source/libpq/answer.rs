@@ -5,6 +5,9 @@ use pq_sys as pq;
 use std::ffi::CStr;
 use std::os::raw::{c_char, c_int};
 
+/// All but the rows of a table, which come as a COPY, is one JSON document at most.
+const LONGEST: usize = 64 * 1024 * 1024;
+
 /// What the server sent for one statement.
 pub struct Answer(pub(super) *mut pq::PGresult);
 
@@ -22,6 +25,16 @@ impl Answer {
                 return None;
             }
             Some(text(pq::PQgetvalue(self.0, 0, 0)))
+        }
+    }
+
+    /// A first value that no catalog is large enough for. It is not read.
+    pub(super) fn is_too_long(&self) -> bool {
+        // SAFETY: row and column are checked against the result's size before they are asked for.
+        unsafe {
+            pq::PQntuples(self.0) > 0
+                && pq::PQnfields(self.0) > 0
+                && usize::try_from(pq::PQgetlength(self.0, 0, 0)).is_ok_and(|length| length > LONGEST)
         }
     }
 
