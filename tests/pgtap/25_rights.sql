@@ -1,5 +1,5 @@
 -- A refresh works as the owner of its destination: who may say what it does, and that this is asked again at each run.
-SELECT plan(69);
+SELECT plan(71);
 
 SELECT on_source($$CREATE TABLE app.t (id int PRIMARY KEY, v text); INSERT INTO app.t SELECT i, 'v' FROM generate_series(1, 10) i; GRANT SELECT ON app.t TO reader$$);
 SELECT as_superuser($$CREATE SCHEMA secret CREATE TABLE t (id int PRIMARY KEY, v text); CREATE SCHEMA "ärger" CREATE TABLE t (id int PRIMARY KEY, v text)$$);
@@ -74,6 +74,20 @@ ALTER SCHEMA bar RENAME TO foo;
 SELECT throws_ok(statement, '42501', 'destination foo.t belongs to postgres, whose rights dba, who configured the job, does not have', statement)
   FROM unnest(ARRAY['SELECT mimeo.refresh_table(''foo.t'')', 'SELECT tap.as_superuser(''SELECT mimeo.refresh_table(''''foo.t'''')'')', 'SELECT mimeo.plan_refresh(''foo.t'')',
                     'SELECT mimeo.validate_rowcount(''foo.t'')', 'SELECT mimeo.validate_content(''foo.t'')']) statement;
+CREATE FUNCTION pg_temp.hint_of(p_sql text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    v_hint text;
+BEGIN
+    EXECUTE p_sql;
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS v_hint = PG_EXCEPTION_HINT;
+    RETURN v_hint;
+END
+$$;
+SELECT is(pg_temp.hint_of('SELECT mimeo.refresh_table(''foo.t'')'),
+    'If the job is right, postgres can confirm it: UPDATE mimeo.refresh_config SET state = state - ''configured_by'' WHERE dest_table = ''foo.t'';', 'the hint says how to confirm it');
+SELECT is(pg_temp.hint_of(pg_temp.insert_job('nowhere.t')), 'It has to exist. dest_table is its schema, a dot and its name, as pg_class has them, without quotes.', 'and how a destination is named');
 SELECT results_eq('SELECT id FROM foo.t', 'VALUES (-1)', 'nothing has come into it');
 SELECT throws_ok($$UPDATE mimeo.refresh_config SET state = state - 'configured_by' WHERE dest_table = 'foo.t'$$, '42501',
     'destination foo.t belongs to postgres, whose rights dba does not have', 'only its owner can confirm the job');
