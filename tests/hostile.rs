@@ -669,6 +669,30 @@ fn a_dml_job_survives_lies_in_catalogs() {
     lies_in_catalogs(&DML);
 }
 
+#[test]
+fn a_comparison_puts_nothing_of_the_source_into_its_own_queries() {
+    let mut stage = Stage::new("compares", &[&SNAPSHOT]);
+    stage.owner.batch_execute(SNAPSHOT.change).unwrap();
+    stage.dba.batch_execute("CREATE TABLE app.kept (x int)").unwrap();
+    stage.fake.play(once(
+        |moment| moment.kind == b'D' && moment.statement.contains("b.bucket, b.sums"),
+        |moment| {
+            // Of a DataRow with one value: behind the number of values and its length.
+            let answer = String::from_utf8(moment.body[6..].to_vec()).unwrap();
+            let parts: Vec<_> = answer.splitn(3, '"').collect();
+            let lie = format!("{}\"}}'::text[]); DROP TABLE app.kept; --\"{}", parts[0], parts[2]);
+            Act::Instead(data_row(&[Some(lie.as_bytes())]))
+        },
+    ));
+    let outcome = stage.dba.batch_execute("SELECT mimeo.validate_content('app.t', p_show := 3)");
+    assert!(stage.fake.has_played());
+    assert_eq!(sqlstate(&outcome), "XX000");
+    assert!(one::<bool>(&mut stage.dba, "SELECT to_regclass('app.kept') IS NOT NULL"));
+    stage.fake.be_honest();
+    stage.dba.batch_execute("DROP TABLE app.kept").unwrap();
+    stage.end();
+}
+
 /// The first catalog query about columns.
 const COLUMNS: Place = ("columns", |moment| moment.kind == b'D' && moment.statement.contains("'typmod'"));
 
