@@ -15,7 +15,7 @@ pub fn plan(catalog: &Catalog, job: &Job, name: &Name, plan: &mut Plan) -> Resul
     plan.connect(&source);
     let _identity = act_as(destination.owner, true)?;
     let found = source.find_table(&job.source_table)?;
-    let shape = source.snapshot_of(found.oid)?;
+    let shape = source.locked_snapshot_of(&found)?;
     let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
     source.require_readable(&found, &names(&columns))?;
     let [local] = table::describe([destination.oid])?;

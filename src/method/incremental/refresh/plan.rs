@@ -42,7 +42,7 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
             None => format!("no bound: {}", bound.how),
         }),
     );
-    let shape = source.snapshot_of(found.oid)?;
+    let shape = source.locked_snapshot_of(&found)?;
     let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
     source.require_readable(&found, &names(&columns))?;
     let [local] = table::describe([destination.oid])?;

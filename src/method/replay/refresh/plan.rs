@@ -38,7 +38,7 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
             None,
         );
     }
-    let shape = source.snapshot_of(found.oid)?;
+    let shape = source.locked_snapshot_of(&found)?;
     let members = source.members(&found, Some(&state.objects.function))?;
     let limit = job.batch_limit.filter(|limit| *limit > 0).map(i64::from);
     let summary = source.summary(&state.objects, method == Method::Logdel, limit)?;

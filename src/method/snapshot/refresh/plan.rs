@@ -32,7 +32,7 @@ pub fn plan(call: Call<'_>, catalog: &Catalog, job: &Job, destination: &Name, pl
     let counted = source.fingerprint(found.oid)?;
     let seen = refresh.see(source.place(), &counted, &twins, &mut run)?;
     let same = refresh.unchanged(&before, seen.as_ref(), &mut run);
-    let shape = source.snapshot_of(found.oid)?;
+    let shape = source.locked_snapshot_of(&found)?;
     let skipped = same && (!seen.is_some_and(|seen| seen.fingerprint.assigned_types) || shape.types == before.types);
     let reason = if same && !skipped { "copied: a type of the source has changed".to_string() } else { run.reasons() };
     plan.source(format!("look at {}: its counters and columns", found.table().plain()), None, Some(reason));
