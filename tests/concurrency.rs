@@ -252,6 +252,40 @@ fn read_only_transactions_and_standbys_get_a_clear_error() {
 }
 
 #[test]
+fn an_older_repeatable_read_transaction_cannot_refresh_what_another_has_refreshed_since() {
+    let scene = Scene::new("older_refresher", 100);
+    let jobs = [
+        ("snapshot", "'app.t', 1, 'app.of_snapshot'"),
+        ("table", "'app.t', 1, 'app.of_table'"),
+        ("inserter", "'app.t', 'serial', 'id', 1, '0', 'app.of_inserter'"),
+        ("updater", "'app.t', 'serial', 'id', 1, '0', 'app.of_updater'"),
+        ("dml", "'app.t', 1, 'app.of_dml'"),
+        ("logdel", "'app.t', 1, 'app.of_logdel'"),
+    ];
+    scene.source_superuser().batch_execute("CREATE SCHEMA mimeo AUTHORIZATION reader").unwrap();
+    scene.owner().batch_execute("GRANT TRIGGER ON app.t TO reader").unwrap();
+    let (mut older, mut other) = (scene.dba(), scene.dba());
+    other.batch_execute("SET mimeo.writer_wait = 0").unwrap();
+    for (method, arguments) in jobs {
+        let refresh = format!("mimeo.refresh_{method}('app.of_{method}')");
+        other.batch_execute(&format!("SELECT mimeo.{method}_maker({arguments})")).unwrap();
+        for isolation in ["REPEATABLE READ", "SERIALIZABLE"] {
+            older.batch_execute(&format!("BEGIN ISOLATION LEVEL {isolation}; SELECT 1")).unwrap();
+            scene.owner().batch_execute("INSERT INTO app.t SELECT max(id) + 1, 'new' FROM app.t").unwrap();
+            other.batch_execute(&format!("SELECT {refresh}")).unwrap();
+            let outcome = older.batch_execute(&format!("SELECT {refresh}"));
+            assert_eq!(sqlstate(&outcome), "40001", "{refresh}: {}", message(&outcome));
+            older.batch_execute("ROLLBACK").unwrap();
+        }
+        older
+            .batch_execute(&format!(
+                "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT {refresh}; SELECT {refresh}; COMMIT"
+            ))
+            .unwrap();
+    }
+}
+
+#[test]
 fn readers_of_a_table_do_not_wait_while_it_is_refreshed() {
     let scene = Scene::new("table_readers", 200_000);
     scene.dba().batch_execute("SELECT mimeo.table_maker('app.t', 1)").unwrap();

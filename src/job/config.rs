@@ -1,7 +1,7 @@
 //! The rows of refresh_config and dblink_mapping_mimeo. They are read and written by fixed statements, as the
 //! owner of the tables, whoever calls.
 
-use crate::backend::identity::{act_as, current_role, find_role, role_name, Identity};
+use crate::backend::identity::{act_as, current_role, find_role, keeps_its_snapshot, role_name, Identity};
 use crate::backend::name::{readings, Name};
 use crate::backend::relation;
 use crate::backend::spi;
@@ -177,9 +177,23 @@ impl Catalog {
     }
 
     pub fn row(&self, dest_table: &str) -> Result<Option<Job>> {
+        self.read_row(dest_table, "")
+    }
+
+    /// The job as the last commit left it. A transaction that keeps one snapshot cannot see that, but finds out whether its
+    /// snapshot is older, and keeps the job as it is until its end.
+    ///
+    /// # Errors
+    /// 40001 of PostgreSQL, if it is.
+    pub fn latest_row(&self, dest_table: &str) -> Result<Option<Job>> {
+        self.read_row(dest_table, if keeps_its_snapshot() { "FOR NO KEY UPDATE" } else { "" })
+    }
+
+    fn read_row(&self, dest_table: &str, lock: &str) -> Result<Option<Job>> {
         let _identity = self.act_as_owner()?;
         let table = self.table("refresh_config");
-        spi::json(&format!("SELECT to_jsonb(c)::text FROM {table} c WHERE c.dest_table = $1"), &[dest_table.into()])
+        let sql = format!("SELECT to_jsonb(c)::text FROM {table} c WHERE c.dest_table = $1 {lock}");
+        spi::json(&sql, &[dest_table.into()])
     }
 
     /// The row of dblink_mapping_mimeo, as the type that knows how to connect.

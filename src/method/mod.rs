@@ -433,18 +433,15 @@ fn refresh_job(
         warning!("another refresh of {} is running, this one does nothing", job.dest_table);
         return run.end(&catalog, Status::Concurrent);
     }
+    let what = |job: &Job| {
+        let Job { dest_table, source_table, data_source_id, .. } = job;
+        format!("Refreshing {} {dest_table} from {source_table} on data source {data_source_id}.", method.name())
+    };
     // While this call waited for the lock, the job may have been changed or destroyed.
-    let job = catalog.row(&job.dest_table)?.ok_or(Error::UnknownJob(job.dest_table))?;
-    let what = format!(
-        "Refreshing {} {} from {} on data source {}.",
-        method.name(),
-        job.dest_table,
-        job.source_table,
-        job.data_source_id
-    );
+    let job = about(&what(&job), || catalog.latest_row(&job.dest_table))?.ok_or(Error::UnknownJob(job.dest_table))?;
     // In a subtransaction, so that what is left of a failure is cleared away before it is recorded.
     let outcome = attempt(|| {
-        about(&what, || {
+        about(&what(&job), || {
             let status = body(&catalog, &job, &name, &mut run)?;
             run.end(&catalog, status)
         })
