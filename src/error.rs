@@ -141,6 +141,8 @@ pub enum Error {
     JobmonMissing,
     #[error("a refresh of {0} is running")]
     Busy(String),
+    #[error("could not serialize access: {0} was altered after this transaction began")]
+    Altered(String),
     #[error("there is no earlier data of {destination} to go back to")]
     NothingKept { destination: String, kept: bool },
     #[error("the new data of {destination} is refused: {reason}")]
@@ -190,6 +192,7 @@ impl Error {
             | Error::Cancelled(report)
             | Error::Index { report, .. } => decode_sqlstate(&report.sqlstate),
             Error::Busy(_) => E::ERRCODE_OBJECT_IN_USE,
+            Error::Altered(_) => E::ERRCODE_T_R_SERIALIZATION_FAILURE,
             Error::NothingKept { .. } => E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Error::Refused { .. } => E::ERRCODE_CHECK_VIOLATION,
             Error::JobmonMissing => E::ERRCODE_UNDEFINED_OBJECT,
@@ -244,6 +247,7 @@ impl Error {
                 "CREATE EXTENSION pg_jobmon, or let p_jobmon and refresh_config.jobmon be false.".into()
             }
             Error::Busy(_) => "Wait for it, or cancel it: pg_stat_activity shows it.".into(),
+            Error::Altered(_) => "Try again in a new transaction.".into(),
             Error::NothingKept { kept: true, .. } => {
                 "A refresh keeps the data that it replaces from now on. One step back is possible.".into()
             }

@@ -286,6 +286,23 @@ fn an_older_repeatable_read_transaction_cannot_refresh_what_another_has_refreshe
 }
 
 #[test]
+fn an_older_repeatable_read_transaction_cannot_refresh_a_table_that_was_altered_since() {
+    let scene = Scene::new("altered_since", 100);
+    scene.owner().batch_execute("ALTER TABLE app.t ADD extra int").unwrap();
+    let (mut older, mut other) = (scene.dba(), scene.dba());
+    other.batch_execute("SELECT mimeo.updater_maker('app.t', 'serial', 'id', 1, '0', 'app.u')").unwrap();
+    older.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").unwrap();
+    scene.owner().batch_execute("ALTER TABLE app.t DROP extra; INSERT INTO app.t VALUES (101, 'new')").unwrap();
+    other.batch_execute("ALTER TABLE app.u DROP extra").unwrap();
+    let outcome = older.batch_execute("SELECT mimeo.refresh_updater('app.u')");
+    assert_eq!(sqlstate(&outcome), "40001", "{}", message(&outcome));
+    older.batch_execute("ROLLBACK").unwrap();
+    older
+        .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT mimeo.refresh_updater('app.u'); COMMIT")
+        .unwrap();
+}
+
+#[test]
 fn readers_of_a_table_do_not_wait_while_it_is_refreshed() {
     let scene = Scene::new("table_readers", 200_000);
     scene.dba().batch_execute("SELECT mimeo.table_maker('app.t', 1)").unwrap();

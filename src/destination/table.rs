@@ -1,5 +1,6 @@
 //! Local tables: what they look like, making them, bringing them to another shape, emptying them.
 
+use crate::backend::identity::keeps_its_snapshot;
 use crate::backend::name::{literal, quote, Name};
 use crate::backend::parse::{self, Expression};
 use crate::backend::relation::{self, oid_arg, Relation};
@@ -9,17 +10,39 @@ use crate::destination::trust;
 use crate::error::{Error, Result};
 use crate::shape::{Column, ColumnDefault, Difference, Shape, COLUMNS, TYPES};
 use pgrx::datum::DatumWithOid;
-use pgrx::pg_sys;
+use pgrx::{pg_sys, PgRelation};
 use serde::Deserialize;
 
 /// The columns of local relations, in the order of `oids`. Runs with pinned settings only.
+///
+/// # Errors
+/// Altered, in a transaction that keeps one snapshot: that shows other columns than statements will meet.
 pub fn describe<const N: usize>(oids: [pg_sys::Oid; N]) -> Result<[Shape; N]> {
     let mut shapes: Vec<Shape> = spi::json(COLUMNS, &[oids.to_vec().into()])?.unwrap_or_default();
     shapes.sort_by_key(|shape| oids.iter().position(|oid| oid.to_u32() == shape.oid));
+    if keeps_its_snapshot() {
+        if let Some(old) = shapes.iter().find(|shape| !is_current(shape)) {
+            return Err(Error::Altered(old.table().plain()));
+        }
+    }
     for shape in shapes.iter_mut().filter(|shape| shape.uses_assigned_types()) {
         shape.types = spi::json(TYPES, &[oid_arg(shape.local_oid())])?.unwrap_or_default();
     }
     shapes.try_into().map_err(|_| Error::Internal("a relation is gone".to_string()))
+}
+
+/// Whether a local relation has just these columns for whoever uses it now, whatever the transaction's snapshot shows.
+fn is_current(shape: &Shape) -> bool {
+    // SAFETY: gives the relation as the catalogs are now, or NULL if it is gone; PgRelation lets go of it.
+    let relation = unsafe { pg_sys::RelationIdGetRelation(shape.local_oid()) };
+    if relation.is_null() {
+        return false;
+    }
+    // SAFETY: as above.
+    let relation = unsafe { PgRelation::from_pg_owned(relation) };
+    let descriptor = relation.tuple_desc();
+    let now = descriptor.iter().filter(|attribute| !attribute.attisdropped);
+    now.map(|attribute| attribute.name()).eq(shape.columns.iter().map(|column| &column.name))
 }
 
 /// The local relation that a job's destination is.
