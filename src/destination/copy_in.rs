@@ -5,7 +5,7 @@
 
 use crate::backend::interrupts;
 use crate::destination::binary::Decoder;
-use crate::destination::heap::{self, Manner, Written};
+use crate::destination::heap::{self, Indexed, Manner, Written};
 use crate::error::{Error, Result};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{pg_guard, pg_sys, PgLogLevel};
@@ -78,8 +78,7 @@ pub struct Loaded {
     pub rows: u64,
     /// No trigger can have changed the number of rows.
     pub exact: bool,
-    /// The rows are in the table's indexes, which else have to be built anew.
-    pub indexed: bool,
+    pub indexed: Indexed,
 }
 
 /// Loads the stream into a table.
@@ -131,7 +130,7 @@ unsafe fn copy_from(
     let written = if frozen {
         heap::write_parsed(relation, copy)
     } else {
-        Written { rows: pg_sys::CopyFrom(copy), indexed: true }
+        Written { rows: pg_sys::CopyFrom(copy), indexed: Indexed::All }
     };
     pg_sys::EndCopyFrom(copy);
     pg_sys::free_parsestate(parse_state);

@@ -7,11 +7,14 @@ use crate::destination::chunks;
 use crate::destination::copy_in::Reader;
 use crate::destination::sorted::SortedIndexes;
 use crate::error::Result;
+use follow::Followers;
 use pgrx::pg_sys;
 use std::os::raw::c_int;
 
+mod follow;
 mod query;
 
+pub use follow::work as build_behind;
 pub use query::write_query;
 
 /// Rows collected before they are written, at most.
@@ -49,7 +52,7 @@ pub unsafe fn takes(relation: pg_sys::Relation, manner: Manner) -> bool {
 mod unguarded {
     use pgrx::pg_sys::{
         BulkInsertState, CommandId, CopyFromState, Datum, EState, ExprContext, HeapTuple, List, MemoryContext,
-        Relation, ResultRelInfo, TupleDesc, TupleTableSlot, TupleTableSlotOps,
+        Relation, ResultRelInfo, TupleDesc, TupleTableSlot, TupleTableSlotOps, XLogRecPtr,
     };
     use std::os::raw::c_int;
 
@@ -105,6 +108,7 @@ mod unguarded {
         pub fn slot_getsomeattrs_int(slot: *mut TupleTableSlot, count: c_int);
         pub fn MemoryContextReset(context: MemoryContext);
         pub fn pgstat_progress_update_param(index: c_int, value: i64);
+        pub fn XLogSetAsyncXactLSN(end: XLogRecPtr);
         pub fn ProcessInterrupts();
     }
 }
@@ -122,8 +126,13 @@ unsafe fn has_immediate_indexes(relation: pg_sys::Relation) -> bool {
 /// What was written.
 pub struct Written {
     pub rows: u64,
-    /// The rows are in the table's indexes, which else have to be built anew.
-    pub indexed: bool,
+    pub indexed: Indexed,
+}
+
+/// Which indexes of a table have its rows; the others have to be built anew.
+pub enum Indexed {
+    All,
+    Only(Vec<pg_sys::Oid>),
 }
 
 /// What the loops work with. Nothing in it has a destructor that would have to run on an error: the memory contexts
@@ -142,6 +151,8 @@ struct Writer {
     constrained: bool,
     /// Of an ordinary load that is more than one batch.
     sorted: Option<SortedIndexes>,
+    /// Of a large frozen one.
+    followers: Option<Followers>,
     /// No constraint of the table is deferrable.
     immediate: bool,
     /// The rows are in the indexes.
@@ -189,9 +200,14 @@ pub unsafe fn write_binary(
     show_progress(relation);
     let mut writer = Writer::begin(relation, manner);
     let (w, d) = (&raw mut writer, &raw mut decoder);
+    let mut may_be_followed = manner == Manner::Frozen;
     chunks::decode(reader, CHUNK, LARGEST_ROW, |data, came| {
         let decoded = pg_sys::ffi::pg_guard_ffi_boundary(|| write_rows(&mut *w, &mut *d, data));
         pg_sys::pgstat_progress_update_param(pg_sys::PROGRESS_COPY_BYTES_PROCESSED as c_int, came as i64);
+        if may_be_followed && (*w).written_bytes >= follow::WORTH_IT {
+            may_be_followed = false;
+            (*w).let_follow();
+        }
         decoded
     })?;
     let w = &raw mut writer;
@@ -259,6 +275,7 @@ impl Writer {
             result,
             constrained: !(*descriptor).constr.is_null(),
             sorted: None,
+            followers: None,
             immediate,
             indexed: false,
             dropped,
@@ -324,10 +341,16 @@ impl Writer {
             pg_sys::CurrentMemoryContext = self.batch_memory;
             let count = self.collected as c_int;
             unguarded::heap_multi_insert(self.relation, self.batch, count, self.command, flags, self.bulk);
+            // The WAL writer takes what is complete to the disk meanwhile; else this backend would, once the buffers are full.
+            unguarded::XLogSetAsyncXactLSN(pg_sys::XactLastRecEnd);
             if self.manner == Manner::Ordinary {
                 self.index_batch(!last || self.written > 0);
             } else if last && self.written == 0 && self.immediate {
                 self.index_batch(false);
+            }
+            if let Some(followers) = &mut self.followers {
+                let place = |row: usize| (**self.batch.add(row)).tts_tid;
+                followers.rows_went(place(0), place(self.collected - 1));
             }
             self.written += self.collected as u64;
             self.written_bytes += self.collected_bytes;
@@ -400,10 +423,24 @@ impl Writer {
         self.indexed = true;
     }
 
+    /// Lets workers build indexes while more rows come.
+    unsafe fn let_follow(&mut self) {
+        let indexes = follow::followable(self.relation, self.result);
+        if !indexes.is_empty() {
+            pg_sys::ExecCloseIndices(self.result);
+            (*self.result).ri_NumIndices = 0;
+            self.followers = Followers::start(self.relation, &indexes);
+        }
+    }
+
     unsafe fn end(self) -> Written {
         if let Some(sorted) = self.sorted {
             sorted.end();
         }
+        let built = match self.followers {
+            Some(followers) => followers.finish(self.relation, self.written),
+            None => Vec::new(),
+        };
         pg_sys::ExecCloseIndices(self.result);
         for slot in 0..self.made {
             pg_sys::ExecDropSingleTupleTableSlot(*self.batch.add(slot));
@@ -414,6 +451,7 @@ impl Writer {
         }
         pg_sys::FreeExecutorState(self.executor);
         pg_sys::MemoryContextDelete(self.batch_memory);
-        Written { rows: self.written, indexed: self.indexed || self.written == 0 }
+        let indexed = if self.indexed || self.written == 0 { Indexed::All } else { Indexed::Only(built) };
+        Written { rows: self.written, indexed }
     }
 }

@@ -13,16 +13,19 @@ use pgrx::pg_sys;
 use serde::Deserialize;
 use std::ffi::CString;
 
-/// Rebuilds the indexes of a table whose rows were written without them. Their definitions, names, comments and
-/// constraints stay as they are; uniqueness and exclusion are checked.
-pub fn rebuild(oid: pg_sys::Oid) -> Result<()> {
-    let indexes: Option<Vec<(String, String)>> = spi::json(
-        "SELECT json_agg(json_build_array(n.nspname, c.relname) ORDER BY x.indisprimary DESC, c.oid)::text
+/// Rebuilds the indexes of a table whose rows were written without them, but for those that are `built` already. Their
+/// definitions, names, comments and constraints stay as they are; uniqueness and exclusion are checked.
+pub fn rebuild(oid: pg_sys::Oid, built: &[pg_sys::Oid]) -> Result<()> {
+    let indexes: Option<Vec<(u32, String, String)>> = spi::json(
+        "SELECT json_agg(json_build_array(c.oid::bigint, n.nspname, c.relname) ORDER BY x.indisprimary DESC, c.oid)::text
            FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE x.indrelid = $1",
         &[oid_arg(oid)],
     )?;
-    for (schema, name) in indexes.unwrap_or_default() {
+    for (index, schema, name) in indexes.unwrap_or_default() {
+        if built.contains(&index.into()) {
+            continue;
+        }
         spi::run(&format!("REINDEX INDEX {}", Name::new(schema, name)), &[])?;
     }
     Ok(())

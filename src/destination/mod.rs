@@ -5,7 +5,7 @@ mod chunks;
 pub mod copy_in;
 pub mod dependents;
 pub mod fit;
-mod heap;
+pub mod heap;
 pub mod indexes;
 pub mod privileges;
 pub mod references;

@@ -17,6 +17,7 @@ use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
 use crate::destination::copy_in::{self, Target};
 use crate::destination::fit::{self, Fit};
+use crate::destination::heap::Indexed;
 use crate::destination::{self, replace};
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job, NewJob};
@@ -318,12 +319,12 @@ pub(crate) fn names(columns: &[Column]) -> Vec<String> {
     columns.iter().map(|column| column.name.clone()).collect()
 }
 
-/// Streams what a query on the source returns into a local table, and makes sure that all of it has come. Returns whether
-/// the rows are in the table's indexes; else these have to be built anew.
+/// Streams what a query on the source returns into a local table, and makes sure that all of it has come. Returns in which of
+/// the table's indexes the rows are; the others have to be built anew.
 ///
 /// # Errors
 /// RowCount; what the source says of the query, and what the table says of the rows.
-fn pull(source: &mut Connection, query: &str, table: &Name, target: &Target<'_>, run: &mut Run) -> Result<bool> {
+fn pull(source: &mut Connection, query: &str, table: &Name, target: &Target<'_>, run: &mut Run) -> Result<Indexed> {
     pull_after(source, query, table, target, run, |_| Ok(()))
 }
 
@@ -335,7 +336,7 @@ fn pull_after(
     target: &Target<'_>,
     run: &mut Run,
     prepare: impl FnOnce(&mut Run) -> Result<()>,
-) -> Result<bool> {
+) -> Result<Indexed> {
     if !target.binary {
         run.note("text format");
     }
@@ -349,6 +350,13 @@ fn pull_after(
         return Err(Error::RowCount { source_label, sent, loaded: loaded.rows, table: table.plain() });
     }
     (run.rows, run.bytes) = (loaded.rows, bytes);
+    if let Indexed::Only(built) = &loaded.indexed {
+        match built.len() {
+            0 => {}
+            1 => run.note("1 index built while the rows came"),
+            count => run.note(format!("{count} indexes built while the rows came")),
+        }
+    }
     Ok(loaded.indexed)
 }
 

@@ -9,6 +9,7 @@ use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
 use crate::destination::copy_in::Target;
 use crate::destination::fit::obstacle_to_binary;
+use crate::destination::heap::Indexed;
 use crate::destination::twins::Twins;
 use crate::destination::{indexes, statistics, table};
 use crate::error::Result;
@@ -70,7 +71,7 @@ impl Refresh<'_> {
     /// 1. Connect, and look at the source: counters first, then its shape in the snapshot that reads the data.
     /// 2. Unchanged? Done.
     /// 3. Lock the idle twin, empty it, bring it to the source's shape.
-    /// 4. Load it without indexes, compare the counts, build the indexes, analyze.
+    /// 4. Load it with its indexes being built behind, or afterwards; compare the counts, analyze.
     /// 5. Ask the guards, and swap the view. From here to the commit its lock is held, so only brief things are left.
     /// 6. Empty the twin that was live, unless it is to be kept, if nobody uses it at this instant; a large one after the commit.
     fn run(&self, run: &mut Run) -> Result<Status> {
@@ -101,19 +102,19 @@ impl Refresh<'_> {
         let foreign_keys = indexes::take_foreign_keys_off(&idle_name, idle_oid)?;
         let idle = self.empty_twin(&idle, &before, &present)?;
 
-        let mut indexed = true;
+        let mut indexed = Indexed::All;
         if self.options.pull_data {
             run.phase("copy");
             indexed = self.pull(&mut source, &present, &idle, run)?;
         }
         drop(source);
-        if !indexed {
+        if let Indexed::Only(built) = &indexed {
             run.phase("index");
-            indexes::rebuild(idle_oid)?;
+            indexes::rebuild(idle_oid, built)?;
         }
         indexes::restore_foreign_keys(&idle_name, &foreign_keys)?;
         run.phase("analyze");
-        let analyzed = self.analyze(&before, &present, &twins, indexed, run)?;
+        let analyzed = self.analyze(&before, &present, &twins, &indexed, run)?;
         let file = live_file(idle_oid)?;
         if self.options.pull_data {
             run.phase("guard");
@@ -259,7 +260,7 @@ impl Refresh<'_> {
         before: &State,
         present: &Present,
         twins: &Twins,
-        indexed: bool,
+        indexed: &Indexed,
         run: &mut Run,
     ) -> Result<Option<Analyzed>> {
         let now = match &present.fingerprint {
@@ -273,7 +274,7 @@ impl Refresh<'_> {
             }),
         };
         let kept = match (&before.analyzed, &now) {
-            (Some(before), Some(now)) if !indexed && before.still_holds(now) => Some(before),
+            (Some(before), Some(now)) if matches!(indexed, Indexed::Only(_)) && before.still_holds(now) => Some(before),
             _ => None,
         };
         if let Some(kept) = kept {
@@ -312,7 +313,7 @@ impl Refresh<'_> {
     }
 
     /// Copies the rows, and makes sure that all of them have come.
-    fn pull(&self, source: &mut Connection, present: &Present, idle: &Shape, run: &mut Run) -> Result<bool> {
+    fn pull(&self, source: &mut Connection, present: &Present, idle: &Shape, run: &mut Run) -> Result<Indexed> {
         let binary = obstacle_to_binary(idle, &present.shape, &present.columns).is_none();
         source.use_own_search_path()?;
         let columns = names(&present.columns);

@@ -1,0 +1,349 @@
+//! Indexes that are built while the rows of their table still come.
+//!
+//! Parallel workers of this transaction each build one index, by PostgreSQL's own code. Where that scans the table, the scan
+//! follows the load: it reads the pages that are full, and waits for more. When the last row has come, most of the entries are
+//! read and sorted. Only what needs no code of users takes part: B-trees on columns, of a table without checks.
+
+use crate::backend::interrupts;
+use pgrx::pg_sys;
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// PostgreSQL's functions for what it calls itself, without a guard around each call.
+mod unguarded {
+    use pgrx::pg_sys::{BlockNumber, ConditionVariable, ForkNumber, Relation, TableAmRoutine};
+
+    unsafe extern "C-unwind" {
+        pub fn ConditionVariablePrepareToSleep(condition: *mut ConditionVariable);
+        pub fn ConditionVariableSleep(condition: *mut ConditionVariable, event: u32);
+        pub fn ConditionVariableCancelSleep();
+        pub fn ConditionVariableBroadcast(condition: *mut ConditionVariable);
+        pub fn RelationGetNumberOfBlocksInFork(relation: Relation, fork: ForkNumber::Type) -> BlockNumber;
+        pub fn GetHeapamTableAmRoutine() -> *const TableAmRoutine;
+    }
+}
+
+/// Bytes of rows from which on it is worth starting workers.
+pub const WORTH_IT: usize = 8 << 20;
+/// Pages that are read at a time.
+const STEP: u32 = 256;
+const KEY: u64 = 1;
+/// More indexes than that are built afterwards.
+const MOST: usize = 32;
+/// In the place of the number of full pages: there will be no more.
+const ALL: u32 = u32::MAX;
+
+#[repr(C)]
+struct One {
+    oid: pg_sys::Oid,
+    built: AtomicBool,
+    rows: f64,
+    entries: f64,
+}
+
+/// What leader and workers share.
+#[repr(C)]
+struct Shared {
+    table: pg_sys::Oid,
+    /// For each of them, in kB.
+    memory: i32,
+    count: u32,
+    /// The next index that nobody builds yet.
+    next: AtomicU32,
+    /// Pages that no row will be added to any more, from the first on.
+    full: AtomicU32,
+    more: pg_sys::ConditionVariable,
+    indexes: [One; MOST],
+}
+
+/// A load that is followed. Nothing in it has a destructor: on an error the end of the subtransaction stops the workers.
+pub struct Followers {
+    context: *mut pg_sys::ParallelContext,
+    shared: *mut Shared,
+    full: u32,
+    /// Rows have always gone to the last page, or behind it.
+    in_order: bool,
+}
+
+/// The indexes of a table that can be built so, out of those that its executor state has open.
+pub unsafe fn followable(relation: pg_sys::Relation, result: *mut pg_sys::ResultRelInfo) -> Vec<pg_sys::Oid> {
+    let constraints = (*(*relation).rd_att).constr;
+    let plain = (*(*relation).rd_rel).relpersistence == pg_sys::RELPERSISTENCE_PERMANENT as std::os::raw::c_char
+        && (constraints.is_null() || (*constraints).num_check == 0)
+        && pgrx::PgTupleDesc::from_pg_copy((*relation).rd_att)
+            .iter()
+            .filter(|attribute| !attribute.attisdropped)
+            .all(|attribute| is_plain_type(attribute.atttypid));
+    if !plain {
+        return Vec::new();
+    }
+    (0..(*result).ri_NumIndices as usize)
+        .map(|place| (*(*result).ri_IndexRelationDescs.add(place), *(*result).ri_IndexRelationInfo.add(place)))
+        .filter(|(index, info)| {
+            let form = (**index).rd_index;
+            (*(**index).rd_rel).relam == pg_sys::BTREE_AM_OID
+                && (**info).ii_Expressions.is_null()
+                && (**info).ii_Predicate.is_null()
+                && (**info).ii_ExclusionOps.is_null()
+                && (*form).indisvalid
+                && (*form).indisready
+                && !(*form).indcheckxmin
+        })
+        .map(|(index, _)| (*index).rd_id)
+        .take(MOST)
+        .collect()
+}
+
+/// Values of it are read without code of users, as the checks of a domain would be.
+unsafe fn is_plain_type(oid: pg_sys::Oid) -> bool {
+    oid.to_u32() < pg_sys::FirstNormalObjectId || pg_sys::type_is_enum(oid)
+}
+
+impl Followers {
+    /// Empties the indexes and starts workers that build them; None if there are no workers to be had, and then the indexes
+    /// have to be built afterwards. From here to `finish` this transaction is in parallel mode: nothing but the load may happen.
+    pub unsafe fn start(relation: pg_sys::Relation, indexes: &[pg_sys::Oid]) -> Option<Followers> {
+        let workers = indexes.len().min(pg_sys::max_parallel_maintenance_workers.max(0) as usize);
+        if workers == 0 || pg_sys::IsInParallelMode() {
+            return None;
+        }
+        for oid in indexes {
+            let index = pg_sys::index_open(*oid, pg_sys::AccessExclusiveLock as i32);
+            let persistence = (*(*index).rd_rel).relpersistence;
+            #[cfg(any(feature = "pg14", feature = "pg15"))]
+            pg_sys::RelationSetNewRelfilenode(index, persistence);
+            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+            pg_sys::RelationSetNewRelfilenumber(index, persistence);
+            pg_sys::index_close(index, pg_sys::NoLock as i32);
+        }
+        pg_sys::CommandCounterIncrement();
+
+        pg_sys::EnterParallelMode();
+        let context = pg_sys::CreateParallelContext(
+            c"mimeo".as_ptr(),
+            c"mimeo_follow_load".as_ptr(),
+            workers as std::os::raw::c_int,
+        );
+        let size = std::mem::size_of::<Shared>();
+        // Chunks begin at such addresses.
+        (*context).estimator.space_for_chunks += size.next_multiple_of(pg_sys::ALIGNOF_BUFFER as usize);
+        (*context).estimator.number_of_keys += 1;
+        pg_sys::InitializeParallelDSM(context);
+        let shared = pg_sys::shm_toc_allocate((*context).toc, size).cast::<Shared>();
+        std::ptr::write_bytes(shared.cast::<u8>(), 0, size);
+        (*shared).table = (*relation).rd_id;
+        (*shared).memory = (pg_sys::maintenance_work_mem / (workers as i32 + 1)).max(1024);
+        (*shared).count = indexes.len() as u32;
+        for (place, oid) in indexes.iter().enumerate() {
+            (*shared).indexes[place].oid = *oid;
+        }
+        pg_sys::ConditionVariableInit(&raw mut (*shared).more);
+        pg_sys::shm_toc_insert((*context).toc, KEY, shared.cast());
+        pg_sys::LaunchParallelWorkers(context);
+        let followers = Followers { context, shared, full: 0, in_order: true };
+        if (*context).nworkers_launched == 0 {
+            followers.leave();
+            return None;
+        }
+        Some(followers)
+    }
+
+    /// Tells the workers where the rows of a batch have gone. It does not raise errors.
+    pub unsafe fn rows_went(&mut self, first: pg_sys::ItemPointerData, last: pg_sys::ItemPointerData) {
+        let block =
+            |place: pg_sys::ItemPointerData| u32::from(place.ip_blkid.bi_hi) << 16 | u32::from(place.ip_blkid.bi_lo);
+        self.in_order &= block(first) >= self.full && block(last) >= block(first);
+        if block(last) >= self.full + STEP {
+            self.full = block(last);
+            self.tell(self.full);
+        }
+    }
+
+    unsafe fn tell(&self, full: u32) {
+        (*self.shared).full.store(full, Ordering::Release);
+        unguarded::ConditionVariableBroadcast(&raw mut (*self.shared).more);
+    }
+
+    /// When all rows are there: builds what no worker has begun, waits for the workers, and returns the indexes that are built.
+    pub unsafe fn finish(self, relation: pg_sys::Relation, rows: u64) -> Vec<pg_sys::Oid> {
+        self.tell(ALL);
+        work_on(self.shared, relation);
+        pg_sys::WaitForParallelWorkersToFinish(self.context);
+        let results: Vec<_> = (0..(*self.shared).count as usize)
+            .map(|place| {
+                let one = &(*self.shared).indexes[place];
+                (one.oid, one.built.load(Ordering::Acquire), one.rows, one.entries)
+            })
+            .collect();
+        let in_order = self.in_order;
+        self.leave();
+        interrupts::check();
+        if !in_order || results.iter().any(|(_, built, found, _)| !built || *found != rows as f64) {
+            // As it never should be. The indexes are built once more.
+            return Vec::new();
+        }
+        let mut visible = 0;
+        pg_sys::visibilitymap_count(relation, &mut visible, std::ptr::null_mut());
+        set_counts(relation, rows as f64, visible, true);
+        for (oid, _, _, entries) in &results {
+            let index = pg_sys::index_open(*oid, pg_sys::NoLock as i32);
+            set_counts(index, *entries, 0, false);
+            pg_sys::index_close(index, pg_sys::NoLock as i32);
+        }
+        pg_sys::CommandCounterIncrement();
+        results.into_iter().map(|(oid, ..)| oid).collect()
+    }
+
+    unsafe fn leave(self) {
+        pg_sys::DestroyParallelContext(self.context);
+        pg_sys::ExitParallelMode();
+    }
+}
+
+/// What an index build leaves in pg_class.
+unsafe fn set_counts(relation: pg_sys::Relation, rows: f64, visible: pg_sys::BlockNumber, has_indexes: bool) {
+    let pages = pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM);
+    let none = pg_sys::InvalidTransactionId;
+    #[cfg(feature = "pg14")]
+    pg_sys::vac_update_relstats(relation, pages, rows, visible, has_indexes, none, none.into(), true);
+    #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]
+    pg_sys::vac_update_relstats(
+        relation,
+        pages,
+        rows,
+        visible,
+        has_indexes,
+        none,
+        none.into(),
+        std::ptr::null_mut(),
+        std::ptr::null_mut(),
+        true,
+    );
+    #[cfg(feature = "pg18")]
+    pg_sys::vac_update_relstats(
+        relation,
+        pages,
+        rows,
+        visible,
+        visible,
+        has_indexes,
+        none,
+        none.into(),
+        std::ptr::null_mut(),
+        std::ptr::null_mut(),
+        true,
+    );
+}
+
+/// A worker's whole life.
+pub unsafe fn work(contents: *mut pg_sys::shm_toc) {
+    let shared = pg_sys::shm_toc_lookup(contents, KEY, false).cast::<Shared>();
+    let relation = pg_sys::table_open((*shared).table, pg_sys::AccessShareLock as i32);
+    work_on(shared, relation);
+    pg_sys::table_close(relation, pg_sys::NoLock as i32);
+}
+
+/// Builds one index after the other, as long as there are some that nobody builds.
+unsafe fn work_on(shared: *mut Shared, relation: pg_sys::Relation) {
+    let _memory = Memory::take((*shared).memory);
+    loop {
+        let place = (*shared).next.fetch_add(1, Ordering::AcqRel);
+        if place >= (*shared).count {
+            return;
+        }
+        let one = &raw mut (*shared).indexes[place as usize];
+        let index = pg_sys::index_open((*one).oid, pg_sys::RowExclusiveLock as i32);
+        let info = pg_sys::BuildIndexInfo(index);
+        if (*shared).full.load(Ordering::Acquire) != ALL {
+            follow(shared, relation);
+        }
+        let Some(build) = (*(*index).rd_indam).ambuild else { return };
+        let result = pg_sys::ffi::pg_guard_ffi_boundary(|| build(relation, index, info));
+        (*one).rows = (*result).heap_tuples;
+        (*one).entries = (*result).index_tuples;
+        (*one).built.store(true, Ordering::Release);
+        pg_sys::index_close(index, pg_sys::NoLock as i32);
+    }
+}
+
+/// What one build may use, as long as it lasts.
+struct Memory(i32);
+
+impl Memory {
+    unsafe fn take(kilobytes: i32) -> Memory {
+        let before = pg_sys::maintenance_work_mem;
+        pg_sys::maintenance_work_mem = kilobytes;
+        Memory(before)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: a variable of this process.
+        unsafe { pg_sys::maintenance_work_mem = self.0 };
+    }
+}
+
+thread_local! {
+    static FOLLOWED: Cell<*mut Shared> = const { Cell::new(std::ptr::null_mut()) };
+}
+
+/// The next scan of the table for an index build follows the load.
+unsafe fn follow(shared: *mut Shared, relation: pg_sys::Relation) {
+    FOLLOWED.set(shared);
+    let mut routine = *(*relation).rd_tableam;
+    routine.index_build_range_scan = Some(scan_behind);
+    let place = pg_sys::palloc(std::mem::size_of::<pg_sys::TableAmRoutine>()).cast::<pg_sys::TableAmRoutine>();
+    place.write(routine);
+    (*relation).rd_tableam = place;
+}
+
+/// The heap's own scan for index builds, in pieces, behind the load. PostgreSQL calls it without a guard, so nothing in it may
+/// own anything or panic.
+unsafe extern "C-unwind" fn scan_behind(
+    table: pg_sys::Relation,
+    index: pg_sys::Relation,
+    info: *mut pg_sys::IndexInfo,
+    _allow_sync: bool,
+    any_visible: bool,
+    _progress: bool,
+    _start: pg_sys::BlockNumber,
+    _count: pg_sys::BlockNumber,
+    callback: pg_sys::IndexBuildCallback,
+    state: *mut c_void,
+    _scan: pg_sys::TableScanDesc,
+) -> f64 {
+    let heap = unguarded::GetHeapamTableAmRoutine();
+    (*table).rd_tableam = heap;
+    let shared = FOLLOWED.get();
+    let (Some(scan), false) = ((*heap).index_build_range_scan, shared.is_null()) else { return -1.0 };
+    let (mut at, mut rows) = (0, 0.0);
+    loop {
+        let mut full = (*shared).full.load(Ordering::Acquire);
+        if full < u32::saturating_add(at, STEP) {
+            unguarded::ConditionVariablePrepareToSleep(&raw mut (*shared).more);
+            loop {
+                full = (*shared).full.load(Ordering::Acquire);
+                if full >= u32::saturating_add(at, STEP) {
+                    break;
+                }
+                unguarded::ConditionVariableSleep(&raw mut (*shared).more, pg_sys::PG_WAIT_EXTENSION);
+            }
+            unguarded::ConditionVariableCancelSleep();
+        }
+        let until = if full == ALL {
+            unguarded::RelationGetNumberOfBlocksInFork(table, pg_sys::ForkNumber::MAIN_FORKNUM)
+        } else {
+            full
+        };
+        if until > at {
+            let none = std::ptr::null_mut();
+            rows += scan(table, index, info, false, any_visible, false, at, until - at, callback, state, none);
+            at = until;
+        }
+        if full == ALL {
+            return rows;
+        }
+    }
+}
