@@ -161,7 +161,9 @@ struct Writer {
     dropped: *const bool,
     /// Where a row is put before it is added.
     row: *mut pg_sys::TupleTableSlot,
-    /// The rows of a batch; made as they are needed.
+    /// The rows of a batch; made as they are needed, with a descriptor that nobody counts: PostgreSQL would look through all of
+    /// a thousand references to the same one whenever it takes one more, and a unique index does that for each row.
+    batch_descriptor: pg_sys::TupleDesc,
     batch: *mut *mut pg_sys::TupleTableSlot,
     made: usize,
     collected: usize,
@@ -280,6 +282,7 @@ impl Writer {
             indexed: false,
             dropped,
             row: pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsVirtual),
+            batch_descriptor: pg_sys::CreateTupleDescCopy(descriptor),
             batch: pg_sys::palloc0(BATCH_ROWS * std::mem::size_of::<*mut pg_sys::TupleTableSlot>()).cast(),
             made: 0,
             collected: 0,
@@ -315,7 +318,7 @@ impl Writer {
         }
         if self.collected == self.made {
             pg_sys::CurrentMemoryContext = self.outer;
-            let slot = unguarded::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsHeapTuple);
+            let slot = unguarded::MakeSingleTupleTableSlot(self.batch_descriptor, &raw const pg_sys::TTSOpsHeapTuple);
             self.batch.add(self.collected).write(slot);
             self.made += 1;
         }
@@ -449,6 +452,7 @@ impl Writer {
         if !self.bulk.is_null() {
             pg_sys::FreeBulkInsertState(self.bulk);
         }
+        pg_sys::FreeTupleDesc(self.batch_descriptor);
         pg_sys::FreeExecutorState(self.executor);
         pg_sys::MemoryContextDelete(self.batch_memory);
         let indexed = if self.indexed || self.written == 0 { Indexed::All } else { Indexed::Only(built) };

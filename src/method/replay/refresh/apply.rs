@@ -86,8 +86,16 @@ impl Refresh<'_> {
         // The keys are few against the table, mostly, and those that change together lie together. The planner may only know
         // how full the queue once was: by a unique index it reads the rows in linear time all the same.
         let nested = if unique && (!joined || taken < 1000) { "on" } else { "off" };
+        // Nor does it know which keys there are, and might rather read the whole table.
+        let single = if unique && !joined && present.members.len() == 1 { present.table.oid } else { 0 };
         source.script(
-            &format!("SET LOCAL enable_nestloop = {nested}; SET LOCAL random_page_cost = 1.1; SET LOCAL jit = off"),
+            &format!(
+                "SET LOCAL enable_nestloop = {nested}; SET LOCAL random_page_cost = 1.1; SET LOCAL jit = off;
+                 SELECT pg_catalog.set_config('enable_hashjoin', 'off', true), pg_catalog.set_config('enable_mergejoin', 'off', true)
+                   FROM pg_catalog.pg_class c
+                  WHERE c.oid OPERATOR(pg_catalog.=) {single}::pg_catalog.oid AND c.reltuples OPERATOR(pg_catalog.>) {}::pg_catalog.float4",
+                taken.saturating_mul(10)
+            ),
             "preparing to read the rows",
         )?;
         source.use_own_search_path()?;
