@@ -3,7 +3,8 @@
 
 mod support;
 
-use support::{crash, message, one, pair, sqlstate, stuck_in_copy, wait_for, Scene, REFRESH};
+use support::proxy::Proxy;
+use support::{crash, in_background, message, one, pair, sqlstate, stuck_in_copy, wait_for, Scene, REFRESH};
 
 #[test]
 fn kill_9_of_a_backend_in_mid_copy_leaves_the_old_data_live() {
@@ -42,6 +43,27 @@ fn kill_9_of_a_backend_in_mid_copy_leaves_the_old_data_live() {
         1,
         "nothing is left in the idle twin"
     );
+    // A worker that builds an index while the rows still come.
+    scene.change();
+    let proxy = Proxy::start(pair().source.port, 12_000_000);
+    scene.set_source(proxy.port);
+    let refresh = in_background(scene.dba(), REFRESH);
+    let pid = scene.wait_for_phase("copy");
+    wait_for("the network to be silent", || proxy.is_silent());
+    let mut worker = None;
+    wait_for("a worker", || {
+        let query = "SELECT pid FROM pg_stat_activity WHERE leader_pid = $1";
+        worker = scene.destination_superuser().query(query, &[&pid]).unwrap().first().map(|row| row.get(0));
+        worker.is_some()
+    });
+    crash(&pair().destination, worker.unwrap());
+    assert!(refresh.join().unwrap().1.is_err());
+    assert_eq!(scene.changed_rows(3), 0);
+    assert_eq!(scene.changed_rows(2), 600_000, "the old data stays");
+    scene.set_source(pair().source.port);
+    scene.dba().batch_execute(REFRESH).unwrap();
+    assert_eq!(scene.changed_rows(3), 600_000);
+
     // A crash of the source resets its counters, so they prove nothing about what was copied before it.
     scene.dba().batch_execute("SELECT mimeo.refresh_snapshot('app.t')").unwrap();
     let mut victim = scene.source_superuser();

@@ -1,0 +1,117 @@
+//! Workers that build the indexes of a snapshot while its rows still come: whatever ends the load ends them, and the other way
+//! round.
+
+mod support;
+
+use std::time::{Duration, Instant};
+use support::proxy::Proxy;
+use support::{in_background, one, pair, sqlstate, wait_for, Background, Scene, REFRESH};
+
+const ROWS: i64 = 120_000;
+
+/// A snapshot of rows of about 230 bytes.
+fn large(database: &str) -> Scene {
+    let scene = Scene::with_snapshot(database, 100);
+    scene
+        .owner()
+        .batch_execute(&format!(
+            "INSERT INTO app.t SELECT i, repeat('x', 200) || i FROM generate_series(101, {ROWS}) i;
+             SELECT pg_stat_force_next_flush()"
+        ))
+        .unwrap();
+    scene.dba().batch_execute(REFRESH).unwrap();
+    scene
+}
+
+/// A refresh whose workers wait for rows, because the network has fallen silent: its backend, and one of its workers.
+fn stuck_with_workers(scene: &Scene) -> (Proxy, i32, i32, Background) {
+    scene.change();
+    let proxy = Proxy::start(pair().source.port, 20_000_000);
+    scene.set_source(proxy.port);
+    let refresh = in_background(scene.dba(), REFRESH);
+    let pid = scene.wait_for_phase("copy");
+    wait_for("the network to be silent", || proxy.is_silent());
+    let mut superuser = scene.destination_superuser();
+    let mut worker = None;
+    wait_for("workers that wait for rows", || {
+        let query = "SELECT pid FROM pg_stat_activity WHERE leader_pid = $1 AND wait_event = 'Extension'";
+        worker = superuser.query(query, &[&pid]).unwrap().first().map(|row| row.get(0));
+        worker.is_some()
+    });
+    (proxy, pid, worker.unwrap(), refresh)
+}
+
+fn assert_recovers(scene: &Scene) {
+    let workers =
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'parallel worker' AND datname = current_database()";
+    wait_for("the workers to be gone", || one::<i64>(&mut scene.destination_superuser(), workers) == 0);
+    assert_eq!(scene.changed_rows(1), 0, "the old data stays");
+    assert_eq!(scene.rows(), ROWS, "all of it");
+    scene.set_source(pair().source.port);
+    scene.dba().batch_execute(REFRESH).unwrap();
+    assert_eq!(scene.changed_rows(1), ROWS);
+    let by_index = "SET enable_seqscan = off; SET enable_bitmapscan = off";
+    let mut dba = scene.dba();
+    dba.batch_execute(by_index).unwrap();
+    assert_eq!(
+        one::<i64>(&mut dba, "SELECT count(*) FROM app.t WHERE id > 0"),
+        ROWS,
+        "all rows are in the key's index"
+    );
+    let reason: String = one(&mut dba, "SELECT reason FROM mimeo.run_history ORDER BY run_id DESC LIMIT 1");
+    assert!(reason.contains("2 indexes built while the rows came"), "{reason}");
+}
+
+#[test]
+fn a_cancelled_load_stops_its_workers() {
+    let scene = large("cancel_followed");
+    let (_proxy, pid, _, refresh) = stuck_with_workers(&scene);
+    let since = Instant::now();
+    scene.destination_superuser().execute("SELECT pg_cancel_backend($1)", &[&pid]).unwrap();
+    assert_eq!(sqlstate(&refresh.join().unwrap().1), "57014");
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    assert_recovers(&scene);
+}
+
+#[test]
+fn a_terminated_load_stops_its_workers() {
+    let scene = large("terminate_followed");
+    let (_proxy, pid, _, refresh) = stuck_with_workers(&scene);
+    let since = Instant::now();
+    scene.destination_superuser().execute("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();
+    assert_eq!(sqlstate(&refresh.join().unwrap().1), "57P01");
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    assert_recovers(&scene);
+}
+
+#[test]
+fn a_worker_that_is_terminated_ends_the_load_and_the_session_goes_on() {
+    let scene = large("terminate_worker");
+    let (_proxy, _, worker, refresh) = stuck_with_workers(&scene);
+    let since = Instant::now();
+    scene.destination_superuser().execute("SELECT pg_terminate_backend($1)", &[&worker]).unwrap();
+    let (mut client, outcome) = refresh.join().unwrap();
+    assert_eq!(sqlstate(&outcome), "57P01");
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    client.batch_execute("CREATE TEMPORARY TABLE goes_on (i int); INSERT INTO goes_on VALUES (1)").unwrap();
+    assert_recovers(&scene);
+}
+
+#[test]
+fn a_worker_that_finds_a_duplicate_ends_the_load_and_the_transaction_can_go_on_from_a_savepoint() {
+    let scene = large("duplicate_followed");
+    scene.change();
+    let mut dba = scene.dba();
+    let idle: String = one(
+        &mut dba,
+        "SELECT 'app.' || relname FROM pg_class WHERE relname LIKE 't\\_snap_' AND pg_relation_size(oid) = 0",
+    );
+    scene.owner().batch_execute("UPDATE app.t SET v = (SELECT v FROM app.t WHERE id = 7) WHERE id = 119999").unwrap();
+    dba.batch_execute(&format!("CREATE UNIQUE INDEX only_once ON {idle} (v)")).unwrap();
+    dba.batch_execute("BEGIN; SAVEPOINT before").unwrap();
+    assert_eq!(sqlstate(&dba.batch_execute(REFRESH)), "23505");
+    dba.batch_execute("ROLLBACK TO before; DROP INDEX app.only_once").unwrap();
+    dba.batch_execute(REFRESH).unwrap();
+    dba.batch_execute("COMMIT").unwrap();
+    assert_eq!(scene.changed_rows(1), ROWS);
+}
