@@ -5,7 +5,7 @@
 
 use crate::backend::interrupts;
 use crate::destination::binary::Decoder;
-use crate::destination::heap::{self, Indexed, Manner, Written};
+use crate::destination::heap::{self, Indexing, Manner, Written};
 use crate::error::{Error, Result};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{pg_guard, pg_sys, PgLogLevel};
@@ -78,7 +78,7 @@ pub struct Loaded {
     pub rows: u64,
     /// No trigger can have changed the number of rows.
     pub exact: bool,
-    pub indexed: Indexed,
+    pub indexing: Indexing,
 }
 
 /// Loads the stream into a table.
@@ -91,12 +91,12 @@ pub fn load(target: &Target<'_>, reader: &mut Reader<'_>) -> Result<Loaded> {
         let manner = if target.emptied { Manner::Frozen } else { Manner::Ordinary };
         let straight = heap::takes(relation, manner);
         let decoder = if straight && target.binary { Decoder::of(relation, target.columns) } else { None };
-        let Written { rows, indexed } = match decoder {
+        let Written { rows, indexing } = match decoder {
             Some(decoder) => heap::write_binary(relation, manner, decoder, reader)?,
             None => copy_from(relation, target, straight && target.emptied, reader)?,
         };
         pg_sys::table_close(relation, pg_sys::NoLock as i32);
-        Ok(Loaded { rows, exact, indexed })
+        Ok(Loaded { rows, exact, indexing })
     }
 }
 
@@ -130,7 +130,7 @@ unsafe fn copy_from(
     let written = if frozen {
         heap::write_parsed(relation, copy)
     } else {
-        Written { rows: pg_sys::CopyFrom(copy), indexed: Indexed::All }
+        Written { rows: pg_sys::CopyFrom(copy), indexing: Indexing::Done }
     };
     pg_sys::EndCopyFrom(copy);
     pg_sys::free_parsestate(parse_state);

@@ -126,13 +126,35 @@ unsafe fn has_immediate_indexes(relation: pg_sys::Relation) -> bool {
 /// What was written.
 pub struct Written {
     pub rows: u64,
-    pub indexed: Indexed,
+    pub indexing: Indexing,
+}
+
+/// How far the indexes of a table are whose rows are written.
+#[must_use]
+pub enum Indexing {
+    Done,
+    /// They have to be built anew.
+    Missing,
+    /// Workers are at it, and this transaction is in parallel mode until `finish`.
+    Behind(Followers),
 }
 
 /// Which indexes of a table have its rows; the others have to be built anew.
 pub enum Indexed {
     All,
     Only(Vec<pg_sys::Oid>),
+}
+
+impl Indexing {
+    /// Waits for the workers.
+    pub fn finish(self) -> Indexed {
+        match self {
+            Indexing::Done => Indexed::All,
+            Indexing::Missing => Indexed::Only(Vec::new()),
+            // SAFETY: the transaction that has started them, and locked the table.
+            Indexing::Behind(followers) => Indexed::Only(unsafe { followers.finish() }),
+        }
+    }
 }
 
 /// What the loops work with. Nothing in it has a destructor that would have to run on an error: the memory contexts
@@ -440,10 +462,6 @@ impl Writer {
         if let Some(sorted) = self.sorted {
             sorted.end();
         }
-        let built = match self.followers {
-            Some(followers) => followers.finish(self.relation, self.written),
-            None => Vec::new(),
-        };
         pg_sys::ExecCloseIndices(self.result);
         for slot in 0..self.made {
             pg_sys::ExecDropSingleTupleTableSlot(*self.batch.add(slot));
@@ -455,7 +473,11 @@ impl Writer {
         pg_sys::FreeTupleDesc(self.batch_descriptor);
         pg_sys::FreeExecutorState(self.executor);
         pg_sys::MemoryContextDelete(self.batch_memory);
-        let indexed = if self.indexed || self.written == 0 { Indexed::All } else { Indexed::Only(built) };
-        Written { rows: self.written, indexed }
+        let indexing = match self.followers {
+            Some(followers) => Indexing::Behind(followers.last_row_came(self.written)),
+            None if self.indexed || self.written == 0 => Indexing::Done,
+            None => Indexing::Missing,
+        };
+        Written { rows: self.written, indexing }
     }
 }

@@ -17,7 +17,7 @@ use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
 use crate::destination::copy_in::{self, Target};
 use crate::destination::fit::{self, Fit};
-use crate::destination::heap::Indexed;
+use crate::destination::heap::Indexing;
 use crate::destination::{self, replace};
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job, NewJob};
@@ -319,12 +319,12 @@ pub(crate) fn names(columns: &[Column]) -> Vec<String> {
     columns.iter().map(|column| column.name.clone()).collect()
 }
 
-/// Streams what a query on the source returns into a local table, and makes sure that all of it has come. Returns in which of
-/// the table's indexes the rows are; the others have to be built anew.
+/// Streams what a query on the source returns into a local table, and makes sure that all of it has come. The rows are in the
+/// table's indexes then, unless it was emptied for them: see `pull_behind`.
 ///
 /// # Errors
 /// RowCount; what the source says of the query, and what the table says of the rows.
-fn pull(source: &mut Connection, query: &str, table: &Name, target: &Target<'_>, run: &mut Run) -> Result<Indexed> {
+fn pull(source: &mut Connection, query: &str, table: &Name, target: &Target<'_>, run: &mut Run) -> Result<()> {
     pull_after(source, query, table, target, run, |_| Ok(()))
 }
 
@@ -336,7 +336,20 @@ fn pull_after(
     target: &Target<'_>,
     run: &mut Run,
     prepare: impl FnOnce(&mut Run) -> Result<()>,
-) -> Result<Indexed> {
+) -> Result<()> {
+    pull_behind(source, query, table, target, run, prepare)?.finish();
+    Ok(())
+}
+
+/// The same for a table that was emptied, which leaves it to the caller to finish its indexes, when the source is no longer needed.
+fn pull_behind(
+    source: &mut Connection,
+    query: &str,
+    table: &Name,
+    target: &Target<'_>,
+    run: &mut Run,
+    prepare: impl FnOnce(&mut Run) -> Result<()>,
+) -> Result<Indexing> {
     if !target.binary {
         run.note("text format");
     }
@@ -350,14 +363,7 @@ fn pull_after(
         return Err(Error::RowCount { source_label, sent, loaded: loaded.rows, table: table.plain() });
     }
     (run.rows, run.bytes) = (loaded.rows, bytes);
-    if let Indexed::Only(built) = &loaded.indexed {
-        match built.len() {
-            0 => {}
-            1 => run.note("1 index built while the rows came"),
-            count => run.note(format!("{count} indexes built while the rows came")),
-        }
-    }
-    Ok(loaded.indexed)
+    Ok(loaded.indexing)
 }
 
 /// Replaces all rows of a table by what a query on the source returns: through a stand-in that is loaded while the

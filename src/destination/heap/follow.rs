@@ -64,6 +64,7 @@ pub struct Followers {
     full: u32,
     /// Rows have always gone to the last page, or behind it.
     in_order: bool,
+    rows: u64,
 }
 
 /// The indexes of a table that can be built so, out of those that its executor state has open.
@@ -141,7 +142,7 @@ impl Followers {
         pg_sys::ConditionVariableInit(&raw mut (*shared).more);
         pg_sys::shm_toc_insert((*context).toc, KEY, shared.cast());
         pg_sys::LaunchParallelWorkers(context);
-        let followers = Followers { context, shared, full: 0, in_order: true };
+        let followers = Followers { context, shared, full: 0, in_order: true, rows: 0 };
         if (*context).nworkers_launched == 0 {
             followers.leave();
             return None;
@@ -165,9 +166,14 @@ impl Followers {
         unguarded::ConditionVariableBroadcast(&raw mut (*self.shared).more);
     }
 
-    /// When all rows are there: builds what no worker has begun, waits for the workers, and returns the indexes that are built.
-    pub unsafe fn finish(self, relation: pg_sys::Relation, rows: u64) -> Vec<pg_sys::Oid> {
+    pub unsafe fn last_row_came(self, rows: u64) -> Followers {
         self.tell(ALL);
+        Followers { rows, ..self }
+    }
+
+    /// When all rows are there: builds what no worker has begun, waits for the workers, and returns the indexes that are built.
+    pub unsafe fn finish(self) -> Vec<pg_sys::Oid> {
+        let relation = pg_sys::table_open((*self.shared).table, pg_sys::NoLock as i32);
         work_on(self.shared, relation);
         pg_sys::WaitForParallelWorkersToFinish(self.context);
         let results: Vec<_> = (0..(*self.shared).count as usize)
@@ -176,23 +182,24 @@ impl Followers {
                 (one.oid, one.built.load(Ordering::Acquire), one.rows, one.entries)
             })
             .collect();
-        let in_order = self.in_order;
+        let (in_order, rows) = (self.in_order, self.rows as f64);
         self.leave();
         interrupts::check();
-        if !in_order || results.iter().any(|(_, built, found, _)| !built || *found != rows as f64) {
-            // As it never should be. The indexes are built once more.
-            return Vec::new();
+        // As it always should be; else they are built once more.
+        let complete = in_order && results.iter().all(|(_, built, found, _)| *built && *found == rows);
+        if complete {
+            let mut visible = 0;
+            pg_sys::visibilitymap_count(relation, &mut visible, std::ptr::null_mut());
+            set_counts(relation, rows, visible, true);
+            for (oid, _, _, entries) in &results {
+                let index = pg_sys::index_open(*oid, pg_sys::NoLock as i32);
+                set_counts(index, *entries, 0, false);
+                pg_sys::index_close(index, pg_sys::NoLock as i32);
+            }
+            pg_sys::CommandCounterIncrement();
         }
-        let mut visible = 0;
-        pg_sys::visibilitymap_count(relation, &mut visible, std::ptr::null_mut());
-        set_counts(relation, rows as f64, visible, true);
-        for (oid, _, _, entries) in &results {
-            let index = pg_sys::index_open(*oid, pg_sys::NoLock as i32);
-            set_counts(index, *entries, 0, false);
-            pg_sys::index_close(index, pg_sys::NoLock as i32);
-        }
-        pg_sys::CommandCounterIncrement();
-        results.into_iter().map(|(oid, ..)| oid).collect()
+        pg_sys::table_close(relation, pg_sys::NoLock as i32);
+        results.into_iter().filter(|_| complete).map(|(oid, ..)| oid).collect()
     }
 
     unsafe fn leave(self) {

@@ -9,13 +9,15 @@ use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
 use crate::destination::copy_in::Target;
 use crate::destination::fit::obstacle_to_binary;
-use crate::destination::heap::Indexed;
+use crate::destination::heap::{Indexed, Indexing};
 use crate::destination::twins::Twins;
 use crate::destination::{indexes, statistics, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
-use crate::method::{connect_job, copied_indexes, names, patience, pull, refresh_job, selected_columns, Call, Method};
+use crate::method::{
+    connect_job, copied_indexes, names, patience, pull_behind, refresh_job, selected_columns, Call, Method,
+};
 use crate::settings;
 use crate::shape::{Column, Difference, Shape};
 use crate::source::catalog::{rows_query, SourceTable};
@@ -102,14 +104,20 @@ impl Refresh<'_> {
         let foreign_keys = indexes::take_foreign_keys_off(&idle_name, idle_oid)?;
         let idle = self.empty_twin(&idle, &before, &present)?;
 
-        let mut indexed = Indexed::All;
+        let mut indexing = Indexing::Done;
         if self.options.pull_data {
             run.phase("copy");
-            indexed = self.pull(&mut source, &present, &idle, run)?;
+            indexing = self.pull(&mut source, &present, &idle, run)?;
         }
         drop(source);
+        run.phase("index");
+        let indexed = indexing.finish();
         if let Indexed::Only(built) = &indexed {
-            run.phase("index");
+            match built.len() {
+                0 => {}
+                1 => run.note("1 index built while the rows came"),
+                count => run.note(format!("{count} indexes built while the rows came")),
+            }
             indexes::rebuild(idle_oid, built)?;
         }
         indexes::restore_foreign_keys(&idle_name, &foreign_keys)?;
@@ -313,13 +321,13 @@ impl Refresh<'_> {
     }
 
     /// Copies the rows, and makes sure that all of them have come.
-    fn pull(&self, source: &mut Connection, present: &Present, idle: &Shape, run: &mut Run) -> Result<Indexed> {
+    fn pull(&self, source: &mut Connection, present: &Present, idle: &Shape, run: &mut Run) -> Result<Indexing> {
         let binary = obstacle_to_binary(idle, &present.shape, &present.columns).is_none();
         source.use_own_search_path()?;
         let columns = names(&present.columns);
         let query = rows_query(&present.table.table(), &columns, self.job.condition.as_deref());
         let target = Target { oid: idle.local_oid(), columns: &columns, binary, emptied: true };
-        pull(source, &query, &idle.table(), &target, run)
+        pull_behind(source, &query, &idle.table(), &target, run, |_| Ok(()))
     }
 
     /// The statements that a user wants after the columns have changed, as the destination's owner.
