@@ -213,7 +213,7 @@ unsafe fn set_counts(relation: pg_sys::Relation, rows: f64, visible: pg_sys::Blo
     let pages = pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM);
     let none = pg_sys::InvalidTransactionId;
     #[cfg(feature = "pg14")]
-    pg_sys::vac_update_relstats(relation, pages, rows, visible, has_indexes, none, none.into(), true);
+    pg_sys::vac_update_relstats(relation, pages, rows, visible, has_indexes, none, none, true);
     #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]
     pg_sys::vac_update_relstats(
         relation,
@@ -222,7 +222,7 @@ unsafe fn set_counts(relation: pg_sys::Relation, rows: f64, visible: pg_sys::Blo
         visible,
         has_indexes,
         none,
-        none.into(),
+        none,
         std::ptr::null_mut(),
         std::ptr::null_mut(),
         true,
@@ -236,7 +236,7 @@ unsafe fn set_counts(relation: pg_sys::Relation, rows: f64, visible: pg_sys::Blo
         visible,
         has_indexes,
         none,
-        none.into(),
+        none,
         std::ptr::null_mut(),
         std::ptr::null_mut(),
         true,
