@@ -3,6 +3,7 @@
 mod support;
 
 use std::time::{Duration, Instant};
+use support::proxy::Proxy;
 use support::{in_background, message, one, pair, run_dir, script, sqlstate, stuck, wait_for, Cluster, Scene, REFRESH};
 
 #[test]
@@ -452,4 +453,30 @@ fn a_twin_that_is_kept_is_not_emptied_by_the_worker_of_an_earlier_refresh() {
     assert_eq!(sqlstate(&behind.join().unwrap().1), "00000");
     dba.batch_execute("SELECT mimeo.rollback_snapshot('app.t')").unwrap();
     assert_eq!(scene.rows(), 100_000);
+}
+
+#[test]
+fn a_plan_that_is_being_made_while_the_view_is_made_anew_is_made_to_its_end() {
+    let scene = Scene::with_snapshot("plan_meanwhile", 100);
+    let proxy = Proxy::start(pair().source.port, 0);
+    scene.set_source(proxy.port);
+    let plan = in_background(scene.dba(), "SELECT * FROM mimeo.plan_refresh('app.t')");
+    let mut superuser = scene.destination_superuser();
+    wait_for("a plan that waits for its source", || {
+        let waits =
+            "SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%plan_refresh(%' AND wait_event = 'Extension'
+                        AND pid <> pg_backend_pid()";
+        one(&mut superuser, waits)
+    });
+    scene.set_source(pair().source.port);
+    scene.owner().batch_execute("ALTER TABLE app.t ALTER id TYPE bigint").unwrap();
+    let refresh = in_background(scene.dba(), REFRESH);
+    wait_for("a refresh that is over, or wants to make the view anew", || {
+        let swapping = "SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE 'mimeo refresh of app.t%: swap' AND pid <> pg_backend_pid()";
+        refresh.is_finished() || one(&mut superuser, swapping)
+    });
+    proxy.allow(u64::MAX);
+    for (_, outcome) in [plan.join().unwrap(), refresh.join().unwrap()] {
+        assert_eq!(sqlstate(&outcome), "00000", "{}", message(&outcome));
+    }
 }

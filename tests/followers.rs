@@ -5,7 +5,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 use support::proxy::Proxy;
-use support::{in_background, one, pair, sqlstate, wait_for, Background, Scene, REFRESH};
+use support::{in_background, one, pair, run_dir, script, sqlstate, wait_for, Background, Cluster, Scene, REFRESH};
 
 const ROWS: i64 = 120_000;
 
@@ -108,10 +108,80 @@ fn a_worker_that_finds_a_duplicate_ends_the_load_and_the_transaction_can_go_on_f
     );
     scene.owner().batch_execute("UPDATE app.t SET v = (SELECT v FROM app.t WHERE id = 7) WHERE id = 119999").unwrap();
     dba.batch_execute(&format!("CREATE UNIQUE INDEX only_once ON {idle} (v)")).unwrap();
-    dba.batch_execute("BEGIN; SAVEPOINT before").unwrap();
+    // One worker for each index, so that it is not this session that finds it.
+    dba.batch_execute("SET max_parallel_maintenance_workers = 3; BEGIN; SAVEPOINT before").unwrap();
     assert_eq!(sqlstate(&dba.batch_execute(REFRESH)), "23505");
     dba.batch_execute("ROLLBACK TO before; DROP INDEX app.only_once").unwrap();
     dba.batch_execute(REFRESH).unwrap();
     dba.batch_execute("COMMIT").unwrap();
     assert_eq!(scene.changed_rows(1), ROWS);
+}
+
+#[test]
+fn a_worker_of_run_refresh_has_workers_too() {
+    let scene = large("run_refresh_followed");
+    scene.change();
+    scene
+        .dba()
+        .batch_execute("UPDATE mimeo.refresh_config SET period = '0 s'; CALL mimeo.run_refresh(p_jobs := 2)")
+        .unwrap();
+    assert_eq!(scene.changed_rows(1), ROWS);
+    let reason: String = one(&mut scene.dba(), "SELECT reason FROM mimeo.run_history ORDER BY run_id DESC LIMIT 1");
+    assert!(reason.contains("2 indexes built while the rows came"), "{reason}");
+}
+
+/// A destination that stops as in a crash right after a refresh, and comes back: rows and indexes are complete. Its buffers are few, so
+/// that most of the table has been written out of them meanwhile.
+fn survives_a_crash(name: &str, options: &str) {
+    let scene = Scene::new(name, 100);
+    scene
+        .owner()
+        .batch_execute(&format!(
+            "INSERT INTO app.t SELECT i, repeat('x', 200) || i FROM generate_series(101, {ROWS}) i"
+        ))
+        .unwrap();
+    let dir = run_dir().join(name);
+    let cluster = Cluster::start(&dir, &format!("shared_buffers = 8MB\n{options}"));
+    cluster
+        .superuser("postgres")
+        .batch_execute("CREATE ROLE dba LOGIN PASSWORD 'dba secret'")
+        .and_then(|()| cluster.superuser("postgres").batch_execute(&format!("CREATE DATABASE {name} OWNER dba")))
+        .unwrap();
+    cluster.superuser(name).batch_execute("CREATE EXTENSION amcheck").unwrap();
+    let mut dba = cluster.connect("dba", name);
+    dba.batch_execute(&format!(
+        "CREATE EXTENSION mimeo; CREATE SCHEMA app;
+         INSERT INTO mimeo.dblink_mapping_mimeo (data_source, username, pwd)
+         VALUES ('host=127.0.0.1 port={} dbname={name}', 'reader', 'reader secret');
+         SELECT mimeo.snapshot_maker('app.t', 1)",
+        pair().source.port
+    ))
+    .unwrap();
+    dba.batch_execute(REFRESH).unwrap();
+    let reason: String = one(&mut dba, "SELECT reason FROM mimeo.run_history ORDER BY run_id DESC LIMIT 1");
+    assert!(reason.contains("2 indexes built while the rows came"), "{reason}");
+
+    script(&["stop", dir.to_str().unwrap()], "");
+    script(&["restart", dir.to_str().unwrap()], "");
+    let mut superuser = cluster.superuser(name);
+    assert_eq!(one::<i64>(&mut superuser, "SELECT count(*) FROM app.t"), ROWS);
+    let checked = superuser
+        .query(
+            "SELECT bt_index_parent_check(i.indexrelid, true) FROM pg_index i
+              WHERE i.indrelid IN ('app.t_snap1'::regclass, 'app.t_snap2'::regclass) AND pg_relation_size(i.indrelid) > 0",
+            &[],
+        )
+        .unwrap();
+    assert_eq!(checked.len(), 2);
+    script(&["stop", dir.to_str().unwrap()], "");
+}
+
+#[test]
+fn what_followed_a_load_survives_a_crash() {
+    survives_a_crash("crash_replica", "wal_level = replica");
+}
+
+#[test]
+fn what_followed_a_load_survives_a_crash_with_minimal_wal() {
+    survives_a_crash("crash_minimal", "wal_level = minimal\nmax_wal_senders = 0");
 }

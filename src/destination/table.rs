@@ -18,6 +18,11 @@ use serde::Deserialize;
 /// # Errors
 /// Altered, in a transaction that keeps one snapshot: that shows other columns than statements will meet.
 pub fn describe<const N: usize>(oids: [pg_sys::Oid; N]) -> Result<[Shape; N]> {
+    describe_present(oids)?.ok_or_else(|| Error::Internal("a relation is gone".to_string()))
+}
+
+/// The same; None if one of them is gone.
+pub fn describe_present<const N: usize>(oids: [pg_sys::Oid; N]) -> Result<Option<[Shape; N]>> {
     let mut shapes: Vec<Shape> = spi::json(COLUMNS, &[oids.to_vec().into()])?.unwrap_or_default();
     shapes.sort_by_key(|shape| oids.iter().position(|oid| oid.to_u32() == shape.oid));
     if keeps_its_snapshot() {
@@ -28,7 +33,7 @@ pub fn describe<const N: usize>(oids: [pg_sys::Oid; N]) -> Result<[Shape; N]> {
     for shape in shapes.iter_mut().filter(|shape| shape.uses_assigned_types()) {
         shape.types = spi::json(TYPES, &[oid_arg(shape.local_oid())])?.unwrap_or_default();
     }
-    shapes.try_into().map_err(|_| Error::Internal("a relation is gone".to_string()))
+    Ok(shapes.try_into().ok())
 }
 
 /// Whether a local relation has just these columns for whoever uses it now, whatever the transaction's snapshot shows.

@@ -141,6 +141,24 @@ impl Connection {
         Ok(serde_json::from_str(&document.unwrap_or_default())?)
     }
 
+    /// Lets this transaction find so many rows by a unique index on columns of the key, one after the other, if it can serve the
+    /// key's own operators, and if these are less than a tenth of the table's rows.
+    pub fn prefer_key_index(&mut self, table: &SourceTable, key: &[String], rows: u64) -> Result<()> {
+        let sql = "SELECT set_config('enable_hashjoin', 'off', true) || set_config('enable_mergejoin', 'off', true)
+              FROM pg_class c
+             WHERE c.oid = $1::oid AND c.reltuples > 10 * $3::float8 AND NOT row_security_active(c.oid)
+               AND EXISTS (SELECT FROM pg_index i
+                            WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+                              AND NOT EXISTS (SELECT FROM generate_series(0, i.indnkeyatts - 1) p
+                                                LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[p]
+                                                LEFT JOIN pg_opclass o ON o.oid = i.indclass[p]
+                                               WHERE (o.opcdefault AND i.indcollation[p] = a.attcollation AND a.attname IN
+                                                          (SELECT json_array_elements_text($2::json))) IS NOT TRUE))";
+        let names = serde_json::to_string(key)?;
+        self.value(sql, &[&table.oid.to_string(), &names, &rows.to_string()], "looking for the key's index")?;
+        Ok(())
+    }
+
     /// Names that nobody uses yet: those of another destination of the same table get a number.
     ///
     /// # Errors

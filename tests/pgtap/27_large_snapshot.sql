@@ -1,5 +1,5 @@
 -- Snapshots so large that indexes are built while the rows still come.
-SELECT plan(50);
+SELECT plan(57);
 
 CREATE FUNCTION pg_temp.indexes(p_table text) RETURNS TABLE (name text, am text, plain bool) LANGUAGE sql AS $$
     SELECT i.indexrelid::regclass::text, m.amname::text, i.indexprs IS NULL AND i.indpred IS NULL
@@ -112,5 +112,21 @@ SELECT mimeo.refresh_snapshot('app.t', p_check_stats := false);
 SELECT is(pg_temp.behind(), NULL, 'with a CHECK constraint the indexes are built afterwards');
 SELECT same_rows('app.t', 'id, w, at');
 SELECT is((SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'parallel worker' AND datname = current_database()), 0::bigint, 'no worker is left');
+
+-- Statistics that are kept instead of made anew count rows and entries as they are; large values are copied, too.
+SELECT on_source($$CREATE TABLE app.u (id int PRIMARY KEY, v text, large text); ALTER TABLE app.u ALTER large SET STORAGE EXTERNAL;
+    INSERT INTO app.u SELECT i, repeat(md5(i::text), 6), CASE WHEN i % 100 = 0 THEN repeat(md5(i::text), 200) END FROM generate_series(1, 50000) i;
+    CREATE INDEX u_v_idx ON app.u (v)$$);
+SELECT mimeo.snapshot_maker('app.u', 1);
+SELECT on_source($$INSERT INTO app.u SELECT i, repeat(md5(i::text), 6) FROM generate_series(50001, 50100) i$$);
+SELECT mimeo.refresh_snapshot('app.u');
+SELECT matches((last_run('app.u')).reason, '2 indexes built while the rows came.*statistics kept', 'statistics are kept');
+SELECT same_rows('app.u');
+SELECT ok((SELECT reltuples = 50100 AND relpages = pg_relation_size(oid) / 8192 AND relallvisible = relpages FROM pg_class
+            WHERE relname LIKE 'u\_snap_' AND relpages > 0), 'rows and pages are counted');
+SELECT is((SELECT reltuples FROM pg_class WHERE oid = i.indexrelid), 50100::real, 'entries are counted: ' || i.indexrelid::regclass)
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid WHERE c.relname LIKE 'u\_snap_' AND c.relpages > 0 ORDER BY i.indexrelid::regclass::text;
+SELECT lives_ok(format('SELECT tap.bt_index_parent_check(%L, true)', i.indexrelid::regclass), 'the entries are in order and complete: ' || i.indexrelid::regclass)
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid WHERE c.relname LIKE 'u\_snap_' AND c.relpages > 0 ORDER BY i.indexrelid::regclass::text;
 
 SELECT * FROM finish();

@@ -90,6 +90,7 @@ pub unsafe fn followable(relation: pg_sys::Relation, result: *mut pg_sys::Result
                 && (*form).indisvalid
                 && (*form).indisready
                 && !(*form).indcheckxmin
+                && (0..(*form).indnkeyatts as usize).all(|key| is_built_in(*(**index).rd_opfamily.add(key)))
         })
         .map(|(index, _)| (*index).rd_id)
         .take(MOST)
@@ -98,7 +99,12 @@ pub unsafe fn followable(relation: pg_sys::Relation, result: *mut pg_sys::Result
 
 /// Values of it are read without code of users, as the checks of a domain would be.
 unsafe fn is_plain_type(oid: pg_sys::Oid) -> bool {
-    oid.to_u32() < pg_sys::FirstNormalObjectId || pg_sys::type_is_enum(oid)
+    let kind = pg_sys::get_typtype(oid) as u8;
+    kind == pg_sys::TYPTYPE_ENUM || (is_built_in(oid) && kind != pg_sys::TYPTYPE_DOMAIN)
+}
+
+fn is_built_in(oid: pg_sys::Oid) -> bool {
+    oid.to_u32() < pg_sys::FirstNormalObjectId
 }
 
 impl Followers {
@@ -147,6 +153,8 @@ impl Followers {
             followers.leave();
             return None;
         }
+        // One that cannot be started is an error now, and not when all rows have come.
+        pg_sys::WaitForParallelWorkersToAttach(context);
         Some(followers)
     }
 

@@ -130,8 +130,8 @@ impl Refresh<'_> {
 
         if all || summary.rows > 0 || !present.added.is_empty() || !present.added_unreadable.is_empty() {
             run.note(format!("{taken} queued changes"));
-            let work = self.prepare(&mut source, &present, &destination, &owner, taken)?;
             let extent = if all { Extent::All } else { Extent::Changes(until) };
+            let work = self.prepare(&mut source, &present, &destination, &owner, (&extent, taken))?;
             match self.method {
                 Method::Dml => self.apply_dml(&mut source, &work, &extent, run)?,
                 _ => self.apply_logdel(&mut source, &work, &extent, run)?,

@@ -3,6 +3,7 @@
 use super::{Present, Refresh};
 use crate::backend::identity::Identity;
 use crate::backend::name::{quote, quote_list};
+use crate::backend::parse::is_plain_condition;
 use crate::backend::relation::{lock_to_write, Relation};
 use crate::backend::spi;
 use crate::destination::copy_in::Target;
@@ -60,7 +61,7 @@ impl Refresh<'_> {
         present: &'a Present,
         destination: &'a Relation,
         owner: &'a Identity,
-        taken: u64,
+        (extent, taken): (&Extent, u64),
     ) -> Result<Work<'a>> {
         let shape = &present.shape;
         let columns = selected_columns(shape, self.job.filter.as_deref(), source.label())?;
@@ -86,18 +87,15 @@ impl Refresh<'_> {
         // The keys are few against the table, mostly, and those that change together lie together. The planner may only know
         // how full the queue once was: by a unique index it reads the rows in linear time all the same.
         let nested = if unique && (!joined || taken < 1000) { "on" } else { "off" };
-        // Nor does it know which keys there are, and might rather read the whole table.
-        let single = if unique && !joined && present.members.len() == 1 { present.table.oid } else { 0 };
         source.script(
-            &format!(
-                "SET LOCAL enable_nestloop = {nested}; SET LOCAL random_page_cost = 1.1; SET LOCAL jit = off;
-                 SELECT pg_catalog.set_config('enable_hashjoin', 'off', true), pg_catalog.set_config('enable_mergejoin', 'off', true)
-                   FROM pg_catalog.pg_class c
-                  WHERE c.oid OPERATOR(pg_catalog.=) {single}::pg_catalog.oid AND c.reltuples OPERATOR(pg_catalog.>) {}::pg_catalog.float4",
-                taken.saturating_mul(10)
-            ),
+            &format!("SET LOCAL enable_nestloop = {nested}; SET LOCAL random_page_cost = 1.1; SET LOCAL jit = off"),
             "preparing to read the rows",
         )?;
+        // Nor does it know which keys there are, and might rather read the whole table.
+        let single = unique && present.members.len() == 1 && condition.is_none_or(is_plain_condition);
+        if single && matches!(extent, Extent::Changes(_)) {
+            source.prefer_key_index(&present.table, &key, taken)?;
+        }
         source.use_own_search_path()?;
         let rows = rows_query(&present.table.table(), &fit.columns, condition);
         Ok(Work { present, destination, owner, local, fit, key, rows, joined: joined || !unique })

@@ -43,7 +43,14 @@ pub fn plan(call: Call<'_>, catalog: &Catalog, job: &Job, destination: &Name, pl
 
     let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
     source.require_readable(&found, &names(&columns))?;
-    let [view, idle] = table::describe([twins.view.oid, twins.idle.oid])?;
+    // A refresh that was under way may have made the view anew meanwhile. To lock it would be wrong: that refresh holds the idle
+    // twin, which is looked at below.
+    let (twins, [view, idle]) = loop {
+        let twins = Twins::find(destination)?;
+        if let Some(shapes) = table::describe_present([twins.view.oid, twins.idle.oid])? {
+            break (twins, shapes);
+        }
+    };
     let (idle_name, live_name, name) = (twins.idle.name(), twins.live.name(), twins.view.name());
     plan.here(
         format!("TRUNCATE {idle_name}"),
