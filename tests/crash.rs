@@ -3,8 +3,7 @@
 
 mod support;
 
-use support::proxy::Proxy;
-use support::{crash, in_background, message, one, pair, sqlstate, stuck_in_copy, wait_for, Scene, REFRESH};
+use support::{crash, message, one, pair, sqlstate, stuck_in_copy, stuck_with_workers, wait_for, Scene, REFRESH};
 
 #[test]
 fn kill_9_of_a_backend_in_mid_copy_leaves_the_old_data_live() {
@@ -44,19 +43,8 @@ fn kill_9_of_a_backend_in_mid_copy_leaves_the_old_data_live() {
         "nothing is left in the idle twin"
     );
     // A worker that builds an index while the rows still come.
-    scene.change();
-    let proxy = Proxy::start(pair().source.port, 12_000_000);
-    scene.set_source(proxy.port);
-    let refresh = in_background(scene.dba(), REFRESH);
-    let pid = scene.wait_for_phase("copy");
-    wait_for("the network to be silent", || proxy.is_silent());
-    let mut worker = None;
-    wait_for("a worker", || {
-        let query = "SELECT pid FROM pg_stat_activity WHERE leader_pid = $1";
-        worker = scene.destination_superuser().query(query, &[&pid]).unwrap().first().map(|row| row.get(0));
-        worker.is_some()
-    });
-    crash(&pair().destination, worker.unwrap());
+    let (_proxy, _, worker, refresh) = stuck_with_workers(12_000_000, &scene);
+    crash(&pair().destination, worker);
     assert!(refresh.join().unwrap().1.is_err());
     assert_eq!(scene.changed_rows(3), 0);
     assert_eq!(scene.changed_rows(2), 600_000, "the old data stays");

@@ -4,8 +4,7 @@
 mod support;
 
 use std::time::{Duration, Instant};
-use support::proxy::Proxy;
-use support::{in_background, one, pair, run_dir, script, sqlstate, wait_for, Background, Cluster, Scene, REFRESH};
+use support::{one, pair, run_dir, script, sqlstate, stuck_with_workers, wait_for, Cluster, Scene, REFRESH};
 
 const ROWS: i64 = 120_000;
 
@@ -21,24 +20,6 @@ fn large(database: &str) -> Scene {
         .unwrap();
     scene.dba().batch_execute(REFRESH).unwrap();
     scene
-}
-
-/// A refresh whose workers wait for rows, because the network has fallen silent: its backend, and one of its workers.
-fn stuck_with_workers(scene: &Scene) -> (Proxy, i32, i32, Background) {
-    scene.change();
-    let proxy = Proxy::start(pair().source.port, 20_000_000);
-    scene.set_source(proxy.port);
-    let refresh = in_background(scene.dba(), REFRESH);
-    let pid = scene.wait_for_phase("copy");
-    wait_for("the network to be silent", || proxy.is_silent());
-    let mut superuser = scene.destination_superuser();
-    let mut worker = None;
-    wait_for("workers that wait for rows", || {
-        let query = "SELECT pid FROM pg_stat_activity WHERE leader_pid = $1 AND wait_event = 'Extension'";
-        worker = superuser.query(query, &[&pid]).unwrap().first().map(|row| row.get(0));
-        worker.is_some()
-    });
-    (proxy, pid, worker.unwrap(), refresh)
 }
 
 fn assert_recovers(scene: &Scene) {
@@ -65,7 +46,7 @@ fn assert_recovers(scene: &Scene) {
 #[test]
 fn a_cancelled_load_stops_its_workers() {
     let scene = large("cancel_followed");
-    let (_proxy, pid, _, refresh) = stuck_with_workers(&scene);
+    let (_proxy, pid, _, refresh) = stuck_with_workers(20_000_000, &scene);
     let since = Instant::now();
     scene.destination_superuser().execute("SELECT pg_cancel_backend($1)", &[&pid]).unwrap();
     assert_eq!(sqlstate(&refresh.join().unwrap().1), "57014");
@@ -76,7 +57,7 @@ fn a_cancelled_load_stops_its_workers() {
 #[test]
 fn a_terminated_load_stops_its_workers() {
     let scene = large("terminate_followed");
-    let (_proxy, pid, _, refresh) = stuck_with_workers(&scene);
+    let (_proxy, pid, _, refresh) = stuck_with_workers(20_000_000, &scene);
     let since = Instant::now();
     scene.destination_superuser().execute("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();
     assert_eq!(sqlstate(&refresh.join().unwrap().1), "57P01");
@@ -87,7 +68,7 @@ fn a_terminated_load_stops_its_workers() {
 #[test]
 fn a_worker_that_is_terminated_ends_the_load_and_the_session_goes_on() {
     let scene = large("terminate_worker");
-    let (_proxy, _, worker, refresh) = stuck_with_workers(&scene);
+    let (_proxy, _, worker, refresh) = stuck_with_workers(20_000_000, &scene);
     let since = Instant::now();
     scene.destination_superuser().execute("SELECT pg_terminate_backend($1)", &[&worker]).unwrap();
     let (mut client, outcome) = refresh.join().unwrap();
@@ -121,10 +102,9 @@ fn a_worker_that_finds_a_duplicate_ends_the_load_and_the_transaction_can_go_on_f
 fn a_worker_of_run_refresh_has_workers_too() {
     let scene = large("run_refresh_followed");
     scene.change();
-    scene
-        .dba()
-        .batch_execute("UPDATE mimeo.refresh_config SET period = '0 s'; CALL mimeo.run_refresh(p_jobs := 2)")
-        .unwrap();
+    let mut dba = scene.dba();
+    dba.batch_execute("UPDATE mimeo.refresh_config SET period = '0 s'").unwrap();
+    dba.batch_execute("CALL mimeo.run_refresh(p_jobs := 2)").unwrap();
     assert_eq!(scene.changed_rows(1), ROWS);
     let reason: String = one(&mut scene.dba(), "SELECT reason FROM mimeo.run_history ORDER BY run_id DESC LIMIT 1");
     assert!(reason.contains("2 indexes built while the rows came"), "{reason}");

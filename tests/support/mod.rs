@@ -246,12 +246,32 @@ pub fn stuck_in_copy(scene: &Scene) -> (Proxy, i32, Background) {
 
 /// Runs a refresh of app.t through a network that falls silent in the middle of the copy.
 pub fn stuck(scene: &Scene, statement: &str) -> (Proxy, i32, Background) {
-    let proxy = Proxy::start(pair().source.port, 300_000);
+    stuck_after(300_000, scene, statement)
+}
+
+/// The same, after so many bytes.
+fn stuck_after(bytes: u64, scene: &Scene, statement: &str) -> (Proxy, i32, Background) {
+    let proxy = Proxy::start(pair().source.port, bytes);
     scene.set_source(proxy.port);
     let refresh = in_background(scene.dba(), statement);
     let pid = scene.wait_for_phase("copy");
     wait_for("the network to be silent", || proxy.is_silent());
     (proxy, pid, refresh)
+}
+
+/// A refresh of a snapshot whose workers wait for rows, because the network has fallen silent after so many bytes, more than 8 MB of
+/// rows: its backend, and one of its workers.
+pub fn stuck_with_workers(bytes: u64, scene: &Scene) -> (Proxy, i32, i32, Background) {
+    scene.change();
+    let (proxy, pid, refresh) = stuck_after(bytes, scene, REFRESH);
+    let mut superuser = scene.destination_superuser();
+    let mut worker = None;
+    wait_for("workers that wait for rows", || {
+        let query = "SELECT pid FROM pg_stat_activity WHERE leader_pid = $1 AND wait_event = 'Extension'";
+        worker = superuser.query(query, &[&pid]).unwrap().first().map(|row| row.get(0));
+        worker.is_some()
+    });
+    (proxy, pid, worker.unwrap(), refresh)
 }
 
 /// A refresh that copies, whatever the counters say.
