@@ -66,7 +66,7 @@ SELECT same_rows('app.t', 'id, w, at');
 SET max_parallel_maintenance_workers = 1;
 SELECT mimeo.refresh_snapshot('app.t', p_check_stats := false);
 RESET max_parallel_maintenance_workers;
-SELECT is(pg_temp.behind(), '4', 'one worker, and the session itself');
+SELECT is(pg_temp.behind(), '4', 'two workers, and the session itself');
 SELECT same_rows('app.t', 'id, w, at');
 
 -- In a transaction that keeps its snapshot, in a function's loop, and taken back

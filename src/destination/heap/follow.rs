@@ -111,7 +111,11 @@ impl Followers {
     /// Empties the indexes and starts workers that build them; None if there are no workers to be had, and then the indexes
     /// have to be built afterwards. From here to `finish` this transaction is in parallel mode: nothing but the load may happen.
     pub unsafe fn start(relation: pg_sys::Relation, indexes: &[pg_sys::Oid]) -> Option<Followers> {
-        let workers = indexes.len().min(pg_sys::max_parallel_maintenance_workers.max(0) as usize);
+        // An index that PostgreSQL builds is the work of so many workers and of the session, which is busy here.
+        let workers = match pg_sys::max_parallel_maintenance_workers {
+            1.. => indexes.len().min(pg_sys::max_parallel_maintenance_workers as usize + 1),
+            _ => 0,
+        };
         if workers == 0 || pg_sys::IsInParallelMode() {
             return None;
         }
@@ -140,7 +144,9 @@ impl Followers {
         let shared = pg_sys::shm_toc_allocate((*context).toc, size).cast::<Shared>();
         std::ptr::write_bytes(shared.cast::<u8>(), 0, size);
         (*shared).table = (*relation).rd_id;
-        (*shared).memory = (pg_sys::maintenance_work_mem / (workers as i32 + 1)).max(1024);
+        // If there is an index more, or a worker less, the session builds one too.
+        let builders = indexes.len().min(workers + 1) as i32;
+        (*shared).memory = (pg_sys::maintenance_work_mem / builders).max(1024);
         (*shared).count = indexes.len() as u32;
         for (place, oid) in indexes.iter().enumerate() {
             (*shared).indexes[place].oid = *oid;

@@ -136,22 +136,24 @@ fn statement_body(queue: &Name, capture: &Capture<'_>, operators: &[String]) -> 
     };
     let (moved, gone) = (gone(&qualified("OLD", key), "OLD"), gone(&old, "o"));
     let truncated = truncate_branch(queue, capture);
+    // Each expression, even NULL, is a twentieth of what a trigger costs a statement of one row: so what usually comes so is
+    // asked for first, and a variable is returned.
     format!(
         "#variable_conflict use_column
          BEGIN
              IF TG_OP = 'INSERT' THEN
                  {into} SELECT {new}, 'I' FROM new_rows n;
+             ELSIF TG_OP = 'DELETE' THEN
+                 {gone} FROM old_rows o;
              ELSIF TG_OP = 'UPDATE' THEN
                  IF TG_LEVEL = 'ROW' THEN
                      {moved};
                  ELSE
                      {updated};
                  END IF;
-             ELSIF TG_OP = 'DELETE' THEN
-                 {gone} FROM old_rows o;
              {truncated}
              END IF;
-             RETURN NULL;
+             RETURN NEW;
          END"
     )
 }
