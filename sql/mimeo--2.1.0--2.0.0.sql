@@ -1,4 +1,5 @@
--- Back from 2.1 to 2.0. What 2.1 keeps in its three columns is forgotten, and a WARNING says of which jobs.
+-- Back from 2.1 to 2.0. What 2.1 keeps in its three columns is forgotten, and a WARNING says of which jobs. Another one says which
+-- jobs have functions on their source that only 2.1 knows.
 -- The schema may belong to somebody who has put operators and functions there: nothing is looked up in it.
 SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
@@ -17,6 +18,13 @@ BEGIN
         RAISE WARNING USING
             MESSAGE = format('keep_previous, max_shrink_percent and guard of these jobs are forgotten: %s', v_jobs),
             HINT = 'mimeo 2.0 does not know them.';
+    END IF;
+    SELECT string_agg(c.dest_table, ', ' ORDER BY c.dest_table COLLATE "C") INTO v_jobs
+      FROM @extschema@.refresh_config c WHERE c.type IN ('dml', 'logdel');
+    IF v_jobs IS NOT NULL THEN
+        RAISE WARNING USING
+            MESSAGE = format('triggers on the source have functions that mimeo 2.0 does not know, for these jobs: %s', v_jobs),
+            HINT = 'Refresh each of them before the package of 2.0 is put back: that gives the triggers their old function.';
     END IF;
 END
 $do$;

@@ -174,6 +174,77 @@ fn jobs_go_on_while_the_version_goes_up_and_down() {
     );
 }
 
+/// The functions that the triggers of a table on the source call.
+fn trigger_functions(scene: &Scene) -> String {
+    one(
+        &mut scene.source_superuser(),
+        "SELECT coalesce(string_agg(DISTINCT p.proname, ' ' ORDER BY p.proname), '') FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid
+          WHERE g.tgrelid = 'app.t'::regclass AND NOT g.tgisinternal",
+    )
+}
+
+#[test]
+fn functions_on_the_source_are_those_that_a_release_knows() {
+    const APART: &str = "app_t_mimeo_queue app_t_mimeo_queue_delete app_t_mimeo_queue_insert app_t_mimeo_queue_update";
+    let scene = Scene::new("up_and_down_functions", 100);
+    let mut dba = scene.dba();
+    let mut owner = scene.owner();
+    scene
+        .source_superuser()
+        .batch_execute("CREATE SCHEMA mimeo AUTHORIZATION reader; GRANT TRIGGER ON app.t TO reader")
+        .unwrap();
+    go_to(&mut dba, OLD);
+    dba.batch_execute("SELECT mimeo.dml_maker('app.t', 1)").unwrap();
+    assert_eq!(trigger_functions(&scene), "app_t_mimeo_queue", "made by the old release");
+    let mut id = 0;
+    let mut changes_arrive = |dba: &mut Client, what: &str| {
+        id += 1;
+        owner
+            .batch_execute(&format!(
+                "UPDATE app.t SET v = '{what}' WHERE id = {id}; DELETE FROM app.t WHERE id = {id} + 50; INSERT INTO app.t VALUES ({id} + 500, 'new');
+                 UPDATE app.t SET id = id + 1000 WHERE id = {id} + 20"
+            ))
+            .unwrap();
+        dba.batch_execute("SELECT mimeo.refresh_dml('app.t')").unwrap();
+        let digest = "SELECT md5(string_agg(t::text, ' ' ORDER BY id)) FROM app.t t";
+        assert_eq!(one::<String>(dba, digest), one::<String>(&mut owner, digest), "{what}");
+        one::<String>(dba, "SELECT status || ': ' || reason FROM mimeo.run_history ORDER BY run_id DESC LIMIT 1")
+    };
+    changes_arrive(&mut dba, "the old one");
+    assert_eq!(trigger_functions(&scene), "app_t_mimeo_queue", "a catalog of the old release keeps its form");
+    go_to(&mut dba, new_version());
+    // Somebody reads the table for long: the triggers stay as they are, and the changes arrive.
+    let mut reader = scene.owner();
+    reader.batch_execute("BEGIN; SELECT FROM app.t LIMIT 1").unwrap();
+    changes_arrive(&mut dba, "locked");
+    assert_eq!(trigger_functions(&scene), "app_t_mimeo_queue");
+    reader.batch_execute("COMMIT; ALTER TABLE app.t ENABLE ALWAYS TRIGGER app_t_mimeo_trig_insert").unwrap();
+    changes_arrive(&mut dba, "always");
+    assert_eq!(trigger_functions(&scene), "app_t_mimeo_queue", "what the table's owner has set stays");
+    reader.batch_execute("ALTER TABLE app.t ENABLE TRIGGER app_t_mimeo_trig_insert").unwrap();
+
+    let said = changes_arrive(&mut dba, "up");
+    assert_eq!(trigger_functions(&scene), APART);
+    assert!(said.starts_with("ok: the triggers on the source were made anew"), "{said}");
+    assert!(!changes_arrive(&mut dba, "after").contains("anew"), "once");
+    go_to(&mut dba, OLD);
+    let said = changes_arrive(&mut dba, "down");
+    assert_eq!(trigger_functions(&scene), "app_t_mimeo_queue");
+    assert!(said.starts_with("ok: the triggers on the source were made anew"), "{said}");
+    let left = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'mimeo'::regnamespace";
+    assert_eq!(one::<i64>(&mut scene.source_superuser(), left), 1);
+    go_to(&mut dba, new_version());
+    changes_arrive(&mut dba, "up again");
+    assert_eq!(trigger_functions(&scene), APART);
+    let bad: i64 = one(
+        &mut dba,
+        "SELECT count(*) FROM mimeo.run_history WHERE type = 'dml' AND (status <> 'ok' OR reason LIKE '%all rows are copied:%')",
+    );
+    assert_eq!(bad, 0, "no other run was needed");
+    dba.batch_execute("SELECT mimeo.dml_destroyer('app.t')").unwrap();
+    assert_eq!(one::<i64>(&mut scene.source_superuser(), left), 0, "the destroyer takes all of them away");
+}
+
 #[test]
 fn what_users_have_granted_and_set_stays() {
     let scene = Scene::with_snapshot("up_and_down_granted", 10);

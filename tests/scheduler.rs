@@ -5,7 +5,7 @@ mod support;
 
 use std::path::PathBuf;
 use support::proxy::Proxy;
-use support::{one, pair, run_dir, script, wait_for, Cluster, Scene};
+use support::{crash, one, pair, run_dir, script, wait_for, Cluster, Scene};
 
 const OPTIONS: &str = "shared_preload_libraries = 'mimeo'\nmimeo.naptime = 1\nmax_worker_processes = 20";
 
@@ -101,11 +101,8 @@ fn a_scheduler_that_is_killed_comes_back() {
     station.database("here");
     station.wait_for_runs("here");
     let first = station.scheduler().unwrap();
-    // SAFETY: the process is a PostgreSQL server process of this test's own cluster.
-    unsafe { libc::kill(first, libc::SIGKILL) };
-    wait_for("the cluster to go through its recovery", || {
-        station.cluster.try_superuser("postgres").is_ok_and(|_| station.scheduler().is_some_and(|pid| pid != first))
-    });
+    crash(&station.cluster, first);
+    wait_for("another scheduler", || station.scheduler().is_some_and(|pid| pid != first));
     station.wait_for_runs("here");
 }
 

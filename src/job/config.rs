@@ -104,6 +104,7 @@ pub struct NewJob<'a> {
 /// The extension's own tables, and who they belong to.
 pub struct Catalog {
     schema: String,
+    version: String,
     owner: Oid,
     created_by: Oid,
 }
@@ -118,20 +119,26 @@ impl Catalog {
         #[derive(Deserialize)]
         struct Extension {
             schema: String,
+            version: String,
             #[serde(deserialize_with = "relation::oid")]
             owner: Oid,
         }
         let extension: Option<Extension> = spi::json(
-            "SELECT pg_catalog.json_build_object('schema', n.nspname, 'owner', e.extowner::bigint)::text
+            "SELECT pg_catalog.json_build_object('schema', n.nspname, 'version', e.extversion, 'owner', e.extowner::bigint)::text
                FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n
                  ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
               WHERE e.extname OPERATOR(pg_catalog.=) 'mimeo'",
             &[],
         )?;
-        let Some(Extension { schema, owner: created_by }) = extension else { return Ok(None) };
+        let Some(Extension { schema, version, owner: created_by }) = extension else { return Ok(None) };
         let table = relation::find(&Name::new(&schema, "refresh_config"))?
             .ok_or_else(|| Error::Internal("refresh_config is missing".to_string()))?;
-        Ok(Some(Catalog { schema, owner: table.owner, created_by }))
+        Ok(Some(Catalog { schema, version, owner: table.owner, created_by }))
+    }
+
+    /// Which the catalog is at; the library may be newer.
+    pub fn version(&self) -> &str {
+        &self.version
     }
 
     /// The role that created the extension; the tables may belong to another one.

@@ -2,13 +2,15 @@
 //!
 //! Triggers fire once a statement, and add the keys of all its rows in one INSERT … SELECT from the transition tables; one
 //! more fires for rows whose key changes. A partitioned table has row triggers instead, which its partitions get by
-//! themselves, those to come too. The trigger function runs as the source role with a pinned search_path, so writers need no privilege on the queue.
+//! themselves, those to come too. The trigger functions run as the source role with a pinned search_path, so writers need no
+//! privilege on the queue. INSERT, UPDATE and DELETE have a function each, which need not ask what has happened: that is what
+//! a statement of one row notices. Row triggers, and those that 2.0 has made, share one.
 //!
 //! A row of the queue: the key, `mimeo_seq`, the writer's `mimeo_xid`, and `mimeo_op`: I, U, D; T for a TRUNCATE. One
 //! row with P tells in `mimeo_seq` which position of the job was the last whose rows were removed. That of a logdel job also has the time, and of a deleted row all values.
 
 use crate::backend::interrupts;
-use crate::backend::name::{literal, quote, with_suffix, Name};
+use crate::backend::name::{literal, quote, with_suffix, Name, MAX_BYTES};
 use crate::backend::relation::Patience;
 use crate::error::{Error, Result};
 use crate::shape::{Shape, KEY_OPERATORS};
@@ -17,7 +19,7 @@ use crate::source::connection::Connection;
 use members::triggered;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
-use triggers::{objects_script, triggers_script};
+use triggers::{functions_script, objects_script, triggers_script};
 
 mod changes;
 mod legacy;
@@ -26,7 +28,7 @@ mod triggers;
 
 pub use changes::Changes;
 pub use legacy::Legacy;
-pub use members::{is_deaf, untriggered, Member};
+pub use members::{is_as_made, is_deaf, untriggered, Member};
 
 /// The objects of one job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,9 +54,40 @@ impl Objects {
         }
     }
 
-    /// Takes them all away, the triggers with their function.
+    /// Whether the names of functions apart fit in 63 bytes: cut ones could be somebody else's.
+    pub fn has_room(&self) -> bool {
+        self.function.name.len() + LONGEST_APART <= MAX_BYTES
+    }
+
+    /// What the trigger of an event calls.
+    fn function_of(&self, event: &str, apart: bool) -> Name {
+        if apart && APART.contains(&event) {
+            self.function.sibling(format!("{}_{event}", self.function.name))
+        } else {
+            self.function.clone()
+        }
+    }
+
+    /// All that may be there.
+    fn functions(&self) -> Vec<Name> {
+        let apart = APART.iter().filter(|_| self.has_room()).map(|event| self.function_of(event, true));
+        std::iter::once(self.function.clone()).chain(apart).collect()
+    }
+
+    /// Their names, as a JSON array.
+    fn function_names(&self) -> String {
+        serde_json::Value::from_iter(self.functions().into_iter().map(|function| function.name)).to_string()
+    }
+
+    /// Takes the functions away, and their triggers with them.
+    fn function_removal(&self) -> String {
+        let functions: Vec<_> = self.functions().iter().map(|function| format!("{function}()")).collect();
+        format!("DROP FUNCTION IF EXISTS {} CASCADE;", functions.join(", "))
+    }
+
+    /// Takes them all away.
     pub fn removal(&self) -> String {
-        format!("DROP FUNCTION IF EXISTS {}() CASCADE; DROP TABLE IF EXISTS {};", self.function, self.queue)
+        format!("{} DROP TABLE IF EXISTS {};", self.function_removal(), self.queue)
     }
 }
 
@@ -80,6 +113,10 @@ impl Objects {
 /// What is added to the name of the last trigger.
 const LONGEST_EVENT: &str = "_truncate";
 
+/// Events whose triggers may have a function of their own: its name ends so.
+const APART: [&str; 3] = ["insert", "update", "delete"];
+const LONGEST_APART: usize = "_insert".len();
+
 /// Further destinations of a table are numbered up to this.
 const MOST: u32 = 99;
 
@@ -97,14 +134,32 @@ pub struct Capture<'a> {
     pub destination: &'a str,
     /// Triggers fire once a row, because the table is partitioned, or because statements may name its parent.
     pub rows: bool,
+    /// INSERT, UPDATE and DELETE have functions of their own. Not with `rows`.
+    pub apart: bool,
     /// Tells a queue that is made from all others.
     pub number: i64,
 }
 
+/// What functions and triggers are made for, as the function's comment keeps it.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct Form {
+    compared: Option<Vec<String>>,
+    rows: bool,
+    /// 2.0 knows nothing of it, and compares the text of the others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub apart: bool,
+}
+
+impl Form {
+    /// Whether what is queued is the same.
+    pub fn captures_as(&self, other: &Form) -> bool {
+        (&self.compared, self.rows) == (&other.compared, other.rows)
+    }
+}
+
 impl Capture<'_> {
-    /// What function and triggers are made for, as the function's comment keeps it.
-    pub fn form(&self) -> String {
-        serde_json::json!({"compared": self.compared, "rows": self.rows}).to_string()
+    pub fn form(&self) -> Form {
+        Form { compared: self.compared.map(<[String]>::to_vec), rows: self.rows, apart: self.apart }
     }
 }
 
@@ -124,12 +179,20 @@ pub struct Summary {
     pub truncated: Option<String>,
     /// mimeo_seq of the last row of a batch, if there are more.
     pub cut: Option<i64>,
-    /// `Capture::form` of what was made.
-    pub form: Option<String>,
+    /// `Capture::form` of what was made, as text.
+    form: Option<String>,
     /// What this snapshot sees may not be on the source's disk yet: a transaction that did not wait for it.
     pub unflushed: bool,
     /// It has grown far beyond what it holds now, if that is nothing.
     pub bloated: bool,
+}
+
+impl Summary {
+    /// None if the function is gone.
+    pub fn form(&self) -> Option<Form> {
+        let unreadable = Form { compared: Some(Vec::new()), rows: false, apart: false };
+        self.form.as_ref().map(|text| serde_json::from_str(text).unwrap_or(unreadable))
+    }
 }
 
 impl Connection {
@@ -170,8 +233,8 @@ impl Connection {
                 "SELECT 'taken' WHERE EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                                                WHERE n.nspname = $1 AND c.relname = $2)
                     OR EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-                                WHERE n.nspname = $1 AND p.proname = $3)",
-                &[schema, &objects.queue.name, &objects.function.name],
+                                WHERE n.nspname = $1 AND p.proname IN (SELECT json_array_elements_text($3::json)))",
+                &[schema, &objects.queue.name, &objects.function_names()],
                 "looking for a free name",
             )?;
             if taken.is_none() {
@@ -181,7 +244,7 @@ impl Connection {
         Err(Error::TooManyDestinations { table: table.plain(), most: MOST + 1 })
     }
 
-    /// Makes queue, function and triggers, in one transaction of the source; with `again` in place of those that are there.
+    /// Makes queue, functions and triggers, in one transaction of the source; with `again` in place of those that are there.
     pub fn make_queue(
         &mut self,
         objects: &Objects,
@@ -202,6 +265,30 @@ impl Connection {
             script.push_str(&triggers_script(objects, &member.table(), capture, &operators));
         }
         self.change_source(&script, wait, "making the queue and its triggers")
+    }
+
+    /// Puts functions and triggers of the other form in place of those that are there, in one transaction of the source, and
+    /// leaves the queue as it is. One try: false if somebody else has the table locked, or the source refuses.
+    pub fn change_functions(
+        &mut self,
+        objects: &Objects,
+        capture: &Capture<'_>,
+        operators: &[String],
+        members: &[Member],
+        queue: Duration,
+    ) -> Result<bool> {
+        self.end_snapshot()?;
+        let mut script = objects.function_removal();
+        script.push_str(&functions_script(objects, capture, operators));
+        for member in triggered(capture, members) {
+            script.push_str(&triggers_script(objects, &member.table(), capture, operators));
+        }
+        let wait = Patience { queue, give_up: Duration::ZERO };
+        match self.change_source(&script, wait, "making the triggers anew") {
+            Ok(()) => Ok(true),
+            Err(Error::Remote { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Gives a table that has come to belong to the source the job's triggers.
@@ -375,13 +462,14 @@ impl Connection {
         let foreign = self.value(
             "SELECT 'foreign' WHERE EXISTS (SELECT FROM pg_catalog.pg_proc p
                       JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
-                     WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name AND p.proname OPERATOR(pg_catalog.=) $2::pg_catalog.name
+                     WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name AND p.proname OPERATOR(pg_catalog.=)
+                           ANY (SELECT pg_catalog.json_array_elements_text($2::pg_catalog.json)::pg_catalog.name)
                        AND NOT pg_catalog.pg_has_role(p.proowner, 'USAGE'))
                  OR EXISTS (SELECT FROM pg_catalog.pg_class c
                       JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
                      WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name AND c.relname OPERATOR(pg_catalog.=) $3::pg_catalog.name
                        AND NOT pg_catalog.pg_has_role(c.relowner, 'USAGE'))",
-            &[&objects.queue.schema, &objects.function.name, &objects.queue.name],
+            &[&objects.queue.schema, &objects.function_names(), &objects.queue.name],
             "looking at the queue's owner",
         )?;
         if foreign.is_none() {
@@ -443,14 +531,18 @@ fn qualified(alias: &str, columns: &[String]) -> String {
     columns.iter().map(|column| format!("{alias}.{}", quote(column))).collect::<Vec<_>>().join(", ")
 }
 
-/// `n."a" = o."a" AND …`
-fn same(left: &str, right: &str, columns: &[String], operators: &[String]) -> String {
-    let parts: Vec<_> = columns
+/// `n."a" = o."a"`, …
+fn compare(left: &str, right: &str, columns: &[String], operators: &[String]) -> Vec<String> {
+    columns
         .iter()
         .zip(operators)
         .map(|(column, operator)| format!("{left}.{0} {operator} {right}.{0}", quote(column)))
-        .collect();
-    parts.join(" AND ")
+        .collect()
+}
+
+/// `n."a" = o."a" AND …`
+fn same(left: &str, right: &str, columns: &[String], operators: &[String]) -> String {
+    compare(left, right, columns, operators).join(" AND ")
 }
 
 #[cfg(test)]

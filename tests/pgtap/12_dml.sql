@@ -1,5 +1,5 @@
 -- dml: inserts, updates and deletes on the source are replayed, exactly once.
-SELECT plan(74);
+SELECT plan(78);
 
 SELECT on_source($$
     CREATE TABLE app.t (id int PRIMARY KEY, v text, n numeric);
@@ -12,9 +12,15 @@ SELECT results_eq($$SELECT type, control, pk_name, pk_type, insert_on_fetch FROM
     $$VALUES ('dml', 'mimeo.app_t_q', '{id}'::text[], '{integer}'::text[], true)$$, 'with the source''s key');
 SELECT is(ask_source($$SELECT string_agg(tgname, ' ' ORDER BY tgname) FROM pg_trigger WHERE tgrelid = 'app.t'::regclass$$),
     'app_t_mimeo_trig_delete app_t_mimeo_trig_insert app_t_mimeo_trig_key app_t_mimeo_trig_truncate app_t_mimeo_trig_update', 'triggers are on the source');
-SELECT is(ask_source($$SELECT proname || ' ' || prosecdef || ' ' || proconfig::text || ' ' || has_function_privilege('public', oid, 'EXECUTE')
-    FROM pg_proc WHERE pronamespace = 'mimeo'::regnamespace$$), 'app_t_mimeo_queue true {"search_path=\"\""} false',
-    'their function has a pinned search_path and is for nobody else');
+SELECT is(ask_source($$SELECT string_agg(concat_ws(' ', tgname, proname, prosecdef, proconfig, has_function_privilege('public', p.oid, 'EXECUTE')), E'\n' ORDER BY tgname)
+    FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid WHERE tgrelid = 'app.t'::regclass$$),
+    'app_t_mimeo_trig_delete app_t_mimeo_queue_delete t {"search_path=\"\""} f
+app_t_mimeo_trig_insert app_t_mimeo_queue_insert t {"search_path=\"\""} f
+app_t_mimeo_trig_key app_t_mimeo_queue t {"search_path=\"\""} f
+app_t_mimeo_trig_truncate app_t_mimeo_queue t {"search_path=\"\""} f
+app_t_mimeo_trig_update app_t_mimeo_queue_update t {"search_path=\"\""} f',
+    'their functions have a pinned search_path and are for nobody else; what writes rows has one of its own, without a question');
+SELECT is(ask_source($$SELECT count(*) FROM pg_proc WHERE pronamespace = 'mimeo'::regnamespace AND proname ~ '_(insert|update|delete)$' AND prosrc ~ '\mIF\M'$$), '0', 'indeed without');
 SELECT is((SELECT string_agg(indexname, ' ' ORDER BY indexname) FROM pg_indexes WHERE tablename = 't' AND schemaname = 'app'), 't_id_pk t_v_idx', 'indexes are copied');
 
 SELECT on_source($$UPDATE app.t SET v = 'new' WHERE id <= 10; DELETE FROM app.t WHERE id BETWEEN 20 AND 25;
@@ -93,6 +99,13 @@ SELECT mimeo.refresh_dml('app.parent');
 SELECT on_source($$COMMIT PREPARED 'dml_test'$$);
 SELECT mimeo.refresh_dml('app.parent');
 SELECT same_rows('app.parent');
+
+-- A trigger that changes the key behind the statement's back
+SELECT on_source($$CREATE FUNCTION app.moves() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.id := NEW.id + 7000; RETURN NEW; END';
+    CREATE TRIGGER moves BEFORE UPDATE ON app.parent FOR EACH ROW EXECUTE FUNCTION app.moves(); UPDATE app.parent SET v = 'moved' WHERE id = 20; DROP TRIGGER moves ON app.parent$$);
+SELECT mimeo.refresh_dml('app.parent'), mimeo.refresh_dml('app.child');
+SELECT same_rows('app.parent');
+SELECT same_rows('app.child');
 
 -- Part of a composite key
 SELECT on_source($$UPDATE app.child SET b = 'part' WHERE a % 7 = 0$$);
@@ -239,6 +252,14 @@ SELECT is(ask_source($$SELECT string_agg(tgname, ' ' ORDER BY tgname) FROM pg_tr
 SELECT has_table('app', 'wide', 'the table is kept');
 SELECT lives_ok($$SELECT mimeo.dml_destroyer('app.part', false)$$, 'another one');
 SELECT hasnt_table('app', 'part', 'with its table');
-SELECT is(ask_source($$SELECT count(*) FROM pg_class c WHERE relnamespace = 'mimeo'::regnamespace AND relname LIKE 'app_wide%'$$), '0', 'leaves nothing on the source');
+SELECT is(ask_source($$SELECT (SELECT count(*) FROM pg_class WHERE relnamespace = 'mimeo'::regnamespace AND relname LIKE 'app_wide%')
+    + (SELECT count(*) FROM pg_proc WHERE pronamespace = 'mimeo'::regnamespace AND proname LIKE 'app_wide%')$$), '0', 'leaves nothing on the source');
+
+-- Names that leave no room for functions of their own
+SELECT on_source(format('CREATE TABLE app.%1$s (id int PRIMARY KEY, v int); INSERT INTO app.%1$s VALUES (1, 1), (2, 2)', repeat('n', 45)));
+SELECT mimeo.dml_maker('app.' || repeat('n', 45), 1);
+SELECT on_source(format('INSERT INTO app.%1$s VALUES (3, 3); UPDATE app.%1$s SET v = -v, id = id * 10 WHERE id > 1; DELETE FROM app.%1$s WHERE id = 1', repeat('n', 45)));
+SELECT mimeo.refresh_dml('app.' || repeat('n', 45));
+SELECT same_rows('app.' || repeat('n', 45));
 
 SELECT * FROM finish();

@@ -1,8 +1,8 @@
 //! Jobs that mimeo 1.5.1 has made: their first refresh replaces the queue on the source.
 
-use super::{capture, compared, places, State};
+use super::{capture, compared, may_be_apart, places, State};
 use crate::error::{Error, Result};
-use crate::job::config::Job;
+use crate::job::config::{Catalog, Job};
 use crate::method::{patience, Method};
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
@@ -18,7 +18,13 @@ pub fn legacy(job: &Job, source: &mut Connection, table: &SourceTable) -> Result
 }
 
 /// Replaces the queue and its trigger. Should this transaction be rolled back, the next refresh takes over what is there then.
-pub fn convert(method: Method, job: &Job, source: &mut Connection, table: &SourceTable) -> Result<State> {
+pub fn convert(
+    method: Method,
+    catalog: &Catalog,
+    job: &Job,
+    source: &mut Connection,
+    table: &SourceTable,
+) -> Result<State> {
     let shape = source.snapshot_of(table.oid)?;
     let key = job.pk_name.clone().unwrap_or_default();
     source.end_snapshot()?;
@@ -28,7 +34,8 @@ pub fn convert(method: Method, job: &Job, source: &mut Connection, table: &Sourc
         source.require_faithful_json(table)?;
     }
     let compared = compared(job.filter.as_deref(), job.condition.as_deref());
-    let capture = capture(method, table, &shape, &members, &key, compared, &job.dest_table);
+    let apart = may_be_apart(catalog, &legacy.objects);
+    let capture = capture(method, table, &shape, &members, &key, compared, &job.dest_table, apart);
     let number = legacy.number.unwrap_or(capture.number);
     source.convert(&legacy, &capture, &members, patience())?;
     Ok(State {

@@ -1,6 +1,6 @@
 //! dml_maker and logdel_maker.
 
-use super::{capture, compared, refresh, Options, State, DELETED};
+use super::{capture, compared, may_be_apart, refresh, Options, State, DELETED};
 use crate::backend::identity::require_writable;
 use crate::backend::name::{quote, Name};
 use crate::backend::spi;
@@ -93,7 +93,8 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
     let objects = making.source.free_objects(&schema, &table_name)?;
     let dest_table = destination.plain();
     let compared = compared(common.filter.as_deref(), common.condition);
-    let capture = capture(method, &making.table, &making.shape, &members, &key_names, compared, &dest_table);
+    let apart = may_be_apart(&making.catalog, &objects);
+    let capture = capture(method, &making.table, &making.shape, &members, &key_names, compared, &dest_table, apart);
     let number = capture.number;
     let (wanted, queue) = (dest_table.clone(), objects.queue.plain());
     undo_later(&making.source, objects.removal_of(number), move || {

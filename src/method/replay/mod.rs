@@ -15,7 +15,7 @@ pub use refresh::plan::plan;
 pub use refresh::{refresh, Options};
 
 use crate::error::{Error, Result};
-use crate::job::config::Job;
+use crate::job::config::{Catalog, Job};
 use crate::method::Method;
 use crate::shape::Shape;
 use crate::source::catalog::SourceTable;
@@ -85,6 +85,11 @@ fn compared<'a>(filter: Option<&'a [String]>, condition: Option<&str>) -> Option
     filter.filter(|_| condition.is_none())
 }
 
+/// Whether functions may be apart: before the package of 2.0 is put back, its own form is made of what is there.
+fn may_be_apart(catalog: &Catalog, objects: &Objects) -> bool {
+    catalog.version() != "2.0.0" && objects.has_room()
+}
+
 /// As `State::members` holds them.
 fn places(members: &[Member], partitioned: bool) -> Vec<(u32, u32, u32)> {
     members.iter().map(|member| member.place(partitioned)).collect()
@@ -100,7 +105,9 @@ fn capture<'a>(
     key: &'a [String],
     compared: Option<&'a [String]>,
     destination: &'a str,
+    may_be_apart: bool,
 ) -> Capture<'a> {
+    let rows = shape.kind == 'p' || members.first().is_some_and(Member::is_child);
     Capture {
         table,
         shape,
@@ -108,7 +115,8 @@ fn capture<'a>(
         compared,
         keeps_rows: method == Method::Logdel,
         destination,
-        rows: shape.kind == 'p' || members.first().is_some_and(Member::is_child),
+        rows,
+        apart: !rows && may_be_apart,
         // SAFETY: reads the clock.
         number: unsafe { pg_sys::GetCurrentTimestamp() },
     }

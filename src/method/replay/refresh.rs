@@ -1,7 +1,7 @@
 //! refresh_dml and refresh_logdel.
 
 use super::convert::convert;
-use super::{capture, compared, current_transaction, end_of_wal, places, Position, State};
+use super::{capture, compared, current_transaction, end_of_wal, may_be_apart, places, Position, State};
 use crate::backend::identity::act_as;
 use crate::backend::name::Name;
 use crate::destination::table;
@@ -12,7 +12,7 @@ use crate::method::{connect_job, patience, refresh_job, Call, Method};
 use crate::shape::Shape;
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
-use crate::source::queue::{is_deaf, untriggered, Member, Summary};
+use crate::source::queue::{is_as_made, is_deaf, untriggered, Member, Summary};
 use apply::Extent;
 use pgrx::{pg_sys, warning};
 
@@ -84,14 +84,14 @@ impl Refresh<'_> {
             None => {
                 run.phase("convert");
                 run.note("the queue of mimeo 1.5.1 was replaced");
-                convert(self.method, job, &mut source, &table)?
+                convert(self.method, self.catalog, job, &mut source, &table)?
             }
         };
 
         run.phase("queue");
         self.remove_applied(&mut source, &mut state)?;
         let limit = self.options.limit.or(job.batch_limit).filter(|limit| *limit > 0).map(i64::from);
-        let present = self.look(&mut source, table, &state, limit)?;
+        let present = self.look(&mut source, table, &state, limit, run)?;
         let partitioned = present.shape.kind == 'p';
         if is_deaf(&present.members, partitioned || present.members.first().is_some_and(Member::is_child)) {
             let reason =
@@ -181,22 +181,48 @@ impl Refresh<'_> {
     }
 
     /// Opens the snapshot. A child of the source table that has no triggers yet gets them first; and if the triggers do not
-    /// queue what the job now wants, or do not fire for all that writes to the table any more, they are made anew.
-    fn look(&self, source: &mut Connection, table: SourceTable, state: &State, limit: Option<i64>) -> Result<Present> {
+    /// queue what the job now wants, or do not fire for all that writes to the table any more, they are made anew; if only
+    /// their functions are those of another release, this is tried.
+    fn look(
+        &self,
+        source: &mut Connection,
+        table: SourceTable,
+        state: &State,
+        limit: Option<i64>,
+        run: &mut Run,
+    ) -> Result<Present> {
         let timed = self.method == Method::Logdel;
         let key = self.job.pk_name.clone().unwrap_or_default();
-        let mut adopted = false;
+        let (mut adopted, mut tried) = (false, false);
         loop {
             let shape = source.locked_snapshot_of(&table)?;
-            let members = source.members(&table, Some(&state.objects.function))?;
+            let members = source.members(&table, Some(&state.objects))?;
             let operators = source.key_operators(&table, &key)?;
             let wanted = compared(self.job.filter.as_deref(), self.job.condition.as_deref());
-            let capture = capture(self.method, &table, &shape, &members, &key, wanted, &self.job.dest_table);
+            let apart = may_be_apart(self.catalog, &state.objects);
+            let mut capture = capture(self.method, &table, &shape, &members, &key, wanted, &self.job.dest_table, apart);
             let summary = source.summary(&state.objects, timed, limit)?;
-            if summary.form.as_ref().is_some_and(|form| *form != capture.form()) {
-                source.require_capture_rights(self.catalog.schema(), &members, shape.kind == 'p')?;
-                source.make_queue(&state.objects, &capture, &members, true, patience())?;
-                continue;
+            if let Some(found) = summary.form().filter(|found| *found != capture.form()) {
+                if !found.captures_as(&capture.form()) {
+                    source.require_capture_rights(self.catalog.schema(), &members, shape.kind == 'p')?;
+                    source.make_queue(&state.objects, &capture, &members, true, patience())?;
+                    continue;
+                }
+                let possible = !tried
+                    && is_as_made(&members, capture.rows)
+                    && source.require_capture_rights(self.catalog.schema(), &members, false).is_ok();
+                if possible {
+                    tried = true;
+                    let queue = patience().queue;
+                    if source.change_functions(&state.objects, &capture, &operators, &members, queue)? {
+                        run.note("the triggers on the source were made anew, as this release has them");
+                    }
+                    continue;
+                }
+                if found.apart {
+                    run.note("the triggers on the source are still those of a newer release");
+                }
+                capture.apart = found.apart;
             }
             let children: Vec<Member> = if shape.kind == 'p' {
                 Vec::new()

@@ -1,6 +1,6 @@
 //! The tables that a dml or logdel job's triggers belong to, and what a role needs to make them.
 
-use super::Capture;
+use super::{Capture, Objects};
 use crate::backend::grant::{self, Right};
 use crate::backend::name::Name;
 use crate::error::{Error, Result};
@@ -27,6 +27,8 @@ pub struct Member {
     /// How many of the job's triggers it has that fire, and that do not.
     firing: u32,
     disabled: u32,
+    /// Those of the firing that its owner has made to fire always.
+    always: u32,
 }
 
 impl Member {
@@ -65,25 +67,25 @@ fn trigger_count(row_level: bool) -> u32 {
     }
 }
 
-/// $1: the table, $2: schema and $3: name of the function.
+/// $1: the table, $2: schema and $3: names of the functions, a JSON array.
 const MEMBERS: &str = r"
 WITH RECURSIVE tree(oid) AS (
     SELECT $1::oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.oid
+), triggers AS (
+    SELECT g.tgrelid, g.tgenabled, g.oid::bigint AS number FROM pg_trigger g
+     WHERE g.tgrelid IN (SELECT t.oid FROM tree t)
+       AND g.tgfoid IN (SELECT p.oid FROM pg_proc p JOIN pg_namespace s ON s.oid = p.pronamespace
+                         WHERE s.nspname = $2 AND p.proname IN (SELECT json_array_elements_text($3::json)::name) AND p.pronargs = 0)
 )
 SELECT json_agg(json_build_object('oid', c.oid::bigint, 'file', c.relfilenode::bigint, 'schema', n.nspname, 'name', c.relname,
             'owner', c.relowner::regrole::text,
             'readable', has_table_privilege(c.oid, 'SELECT'), 'triggerable', has_table_privilege(c.oid, 'TRIGGER'),
             'empty', c.relkind <> 'r' OR pg_relation_size(c.oid) = 0,
             'child', EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid),
-            'trigger', (SELECT coalesce(max(g.oid::bigint), 0) FROM pg_trigger g WHERE g.tgrelid = c.oid
-                          AND g.tgfoid = (SELECT p.oid FROM pg_proc p JOIN pg_namespace s ON s.oid = p.pronamespace
-                                           WHERE s.nspname = $2 AND p.proname = $3 AND p.pronargs = 0)),
-            'firing', (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgenabled IN ('O', 'A')
-                          AND g.tgfoid = (SELECT p.oid FROM pg_proc p JOIN pg_namespace s ON s.oid = p.pronamespace
-                                           WHERE s.nspname = $2 AND p.proname = $3 AND p.pronargs = 0)),
-            'disabled', (SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgenabled NOT IN ('O', 'A')
-                          AND g.tgfoid = (SELECT p.oid FROM pg_proc p JOIN pg_namespace s ON s.oid = p.pronamespace
-                                           WHERE s.nspname = $2 AND p.proname = $3 AND p.pronargs = 0))
+            'trigger', (SELECT coalesce(max(g.number), 0) FROM triggers g WHERE g.tgrelid = c.oid),
+            'firing', (SELECT count(*) FROM triggers g WHERE g.tgrelid = c.oid AND g.tgenabled IN ('O', 'A')),
+            'disabled', (SELECT count(*) FROM triggers g WHERE g.tgrelid = c.oid AND g.tgenabled NOT IN ('O', 'A')),
+            'always', (SELECT count(*) FROM triggers g WHERE g.tgrelid = c.oid AND g.tgenabled = 'A')
         ) ORDER BY c.oid = $1::oid DESC, c.oid)::text
   FROM tree t JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace";
 
@@ -145,10 +147,11 @@ impl Connection {
     }
 
     /// The table and what belongs to it, with the job's triggers. In the open snapshot.
-    pub fn members(&mut self, table: &SourceTable, function: Option<&Name>) -> Result<Vec<Member>> {
-        let (schema, name) = function.map_or(("", ""), |function| (&function.schema, &function.name));
+    pub fn members(&mut self, table: &SourceTable, objects: Option<&Objects>) -> Result<Vec<Member>> {
+        let (schema, names) =
+            objects.map_or(("", "[]".to_string()), |objects| (&objects.function.schema, objects.function_names()));
         let document = self
-            .value(MEMBERS, &[&table.oid.to_string(), schema, name], "looking at the triggers")?
+            .value(MEMBERS, &[&table.oid.to_string(), schema, &names], "looking at the triggers")?
             .unwrap_or_default();
         Ok(serde_json::from_str(&document)?)
     }
@@ -166,6 +169,11 @@ pub(super) fn triggered<'a>(capture: &Capture<'_>, members: &'a [Member]) -> &'a
 /// Members of a table (not partitioned) that lack a trigger.
 pub fn untriggered(members: &[Member], rows: bool) -> Vec<&Member> {
     members.iter().filter(|member| member.firing + member.disabled < trigger_count(rows)).collect()
+}
+
+/// Whether all their triggers are there, and as the maker made them.
+pub fn is_as_made(members: &[Member], rows: bool) -> bool {
+    members.iter().all(|member| member.firing == trigger_count(rows) && member.disabled == 0 && member.always == 0)
 }
 
 /// Whether a trigger was disabled, or taken away from the table itself, and changes were missed.

@@ -39,7 +39,7 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
         );
     }
     let shape = source.locked_snapshot_of(&found)?;
-    let members = source.members(&found, Some(&state.objects.function))?;
+    let members = source.members(&found, Some(&state.objects))?;
     let limit = job.batch_limit.filter(|limit| *limit > 0).map(i64::from);
     let summary = source.summary(&state.objects, method == Method::Logdel, limit)?;
     let applied = match &state.position {
