@@ -55,6 +55,23 @@ fn a_cancelled_load_stops_its_workers() {
 }
 
 #[test]
+fn there_is_one_worker_more_than_postgresql_has_beside_a_session() {
+    let scene = large("count_followers");
+    scene
+        .destination_superuser()
+        .batch_execute(&format!("ALTER DATABASE {} SET max_parallel_maintenance_workers = 1", scene.database))
+        .unwrap();
+    let (_proxy, pid, _, refresh) = stuck_with_workers(20_000_000, &scene);
+    let mut superuser = scene.destination_superuser();
+    let workers =
+        format!("SELECT count(*) FROM pg_stat_activity WHERE leader_pid = {pid} AND wait_event = 'Extension'");
+    wait_for("one for each of the two indexes", || one::<i64>(&mut superuser, &workers) == 2);
+    superuser.execute("SELECT pg_cancel_backend($1)", &[&pid]).unwrap();
+    assert_eq!(sqlstate(&refresh.join().unwrap().1), "57014");
+    assert_recovers(&scene);
+}
+
+#[test]
 fn a_terminated_load_stops_its_workers() {
     let scene = large("terminate_followed");
     let (_proxy, pid, _, refresh) = stuck_with_workers(20_000_000, &scene);

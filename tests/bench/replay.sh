@@ -26,6 +26,10 @@ empty_queue() { # peer: so that each finds the same
     on_source -c "VACUUM w_$1" -c CHECKPOINT
 }
 bulk() { on_source -c "UPDATE w_$1 SET score = score + 1"; }
+in_turn() { # round: the peers, another one first each time: what one leaves to be done is not always the same one's burden
+    local peers=(none mimeo1 mimeo2)
+    for turn in 0 1 2; do echo "${peers[(turn + $1) % 3]}"; done
+}
 single() { # peer statement: transactions a second of 8 clients
     "$bin/pgbench" -n -c 8 -j 2 -T "${SECONDS_EACH:-8}" -f "$dir/$2.$1.sql" -h "$dir/source" -p "$source_port" -U postgres postgres 2>/dev/null |
         awk '/^tps/ { print $3 }'
@@ -42,8 +46,8 @@ done
 echo "| writing to the source | no trigger | mimeo 1.5.1 | mimeo 2 |"
 echo "|---|---|---|---|"
 rm -f "$dir"/*.times
-for _ in $(seq "$repeat"); do
-    for peer in none mimeo1 mimeo2; do
+for round in $(seq "$repeat"); do
+    for peer in $(in_turn "$round"); do
         empty_queue $peer
         seconds bulk $peer >>"$dir/bulk.$peer.times"
     done
@@ -51,8 +55,8 @@ done
 median3() { sort -n "$1" | awk '{ a[NR] = $1 } END { printf "%.3f", a[int((NR + 1) / 2)] }'; }
 echo "| UPDATE of 100,000 rows, s | $(median3 "$dir/bulk.none.times") | $(median3 "$dir/bulk.mimeo1.times") | $(median3 "$dir/bulk.mimeo2.times") |"
 for statement in insert update delete; do
-    for _ in $(seq "$repeat"); do
-        for peer in none mimeo1 mimeo2; do
+    for round in $(seq "$repeat"); do
+        for peer in $(in_turn "$round"); do
             empty_queue $peer
             single $peer $statement >>"$dir/$statement.$peer.times"
         done
