@@ -1,6 +1,7 @@
 //! The statements that make a queue, the functions that fill it, and the triggers that call them.
 
-use super::{compare, qualified, same, Capture, Objects, APART};
+use super::objects::APART;
+use super::{compare, qualified, same, Capture, Objects};
 use crate::backend::name::{literal, quote, quote_list, Name};
 use crate::shape::Shape;
 

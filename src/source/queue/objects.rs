@@ -1,0 +1,108 @@
+//! The names of what a job has on its source, and what takes it away.
+
+use crate::backend::name::{literal, with_suffix, Name, MAX_BYTES};
+use serde::{Deserialize, Serialize};
+
+/// The objects of one job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Objects {
+    pub queue: Name,
+    pub function: Name,
+    /// What the names of the triggers begin with.
+    pub trigger: String,
+}
+
+impl Objects {
+    /// Those of the `number`th destination of a table.
+    pub(super) fn named(schema: &str, table: &Name, number: u32) -> Objects {
+        let base = format!("{}_{}", table.schema, table.name);
+        let number = if number == 0 { String::new() } else { format!("{number:02}") };
+        Objects {
+            queue: Name::new(schema, with_suffix(&base, &format!("_q{number}"))),
+            function: Name::new(schema, with_suffix(&base, &format!("_mimeo_queue{number}"))),
+            trigger: {
+                let longest = with_suffix(&base, &format!("_mimeo_trig{number}{LONGEST_EVENT}"));
+                longest[..longest.len() - LONGEST_EVENT.len()].to_string()
+            },
+        }
+    }
+
+    /// Whether the names of functions apart fit in 63 bytes: cut ones could be somebody else's.
+    pub fn has_room(&self) -> bool {
+        self.function.name.len() + LONGEST_APART <= MAX_BYTES
+    }
+
+    /// What the trigger of an event calls.
+    pub(super) fn function_of(&self, event: &str, apart: bool) -> Name {
+        if apart && APART.contains(&event) {
+            self.function.sibling(format!("{}_{event}", self.function.name))
+        } else {
+            self.function.clone()
+        }
+    }
+
+    /// All that may be there.
+    fn functions(&self) -> Vec<Name> {
+        let apart = APART.iter().filter(|_| self.has_room()).map(|event| self.function_of(event, true));
+        std::iter::once(self.function.clone()).chain(apart).collect()
+    }
+
+    /// Their names, as a JSON array.
+    pub(super) fn function_names(&self) -> String {
+        serde_json::Value::from_iter(self.functions().into_iter().map(|function| function.name)).to_string()
+    }
+
+    /// Takes the functions away, and their triggers with them.
+    pub(super) fn function_removal(&self) -> String {
+        let functions: Vec<_> = self.functions().iter().map(|function| format!("{function}()")).collect();
+        format!("DROP FUNCTION IF EXISTS {} CASCADE;", functions.join(", "))
+    }
+
+    /// Takes them all away.
+    pub fn removal(&self) -> String {
+        format!("{} DROP TABLE IF EXISTS {};", self.function_removal(), self.queue)
+    }
+
+    /// Takes them away if they are those that were made with this number.
+    pub fn removal_of(&self, number: i64) -> String {
+        let queue = &self.queue;
+        let body = format!(
+            "BEGIN
+                 IF to_regclass({}) IS NOT NULL THEN
+                     IF EXISTS (SELECT FROM {queue} WHERE mimeo_op = 'P' AND mimeo_seq = {number}) THEN
+                         {}
+                     END IF;
+                 END IF;
+             END",
+            literal(&queue.to_string()),
+            self.removal()
+        );
+        format!("DO {};", literal(&body))
+    }
+}
+
+/// What is added to the name of the last trigger.
+const LONGEST_EVENT: &str = "_truncate";
+
+/// Events whose triggers may have a function of their own: its name ends so.
+pub(super) const APART: [&str; 3] = ["insert", "update", "delete"];
+const LONGEST_APART: usize = "_insert".len();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_keep_their_suffixes_in_63_bytes() {
+        let long = "x".repeat(60);
+        for number in [0, 1, 99] {
+            let objects = Objects::named("mimeo", &Name::new("app", &long), number);
+            let end = if number == 0 { String::new() } else { format!("{number:02}") };
+            assert!(objects.queue.name.ends_with(&format!("_q{end}")) && objects.queue.name.len() == 63);
+            assert!(objects.function.name.ends_with(&format!("_mimeo_queue{end}")));
+            assert!(objects.trigger.ends_with(&format!("_mimeo_trig{end}")));
+            assert_eq!(format!("{}_truncate", objects.trigger).len(), 63);
+        }
+        assert_eq!(Objects::named("mimeo", &Name::new("app", "t"), 0).queue, Name::new("mimeo", "app_t_q"));
+    }
+}
