@@ -256,10 +256,10 @@ SELECT is(ask_source($$SELECT (SELECT count(*) FROM pg_class WHERE relnamespace 
     + (SELECT count(*) FROM pg_proc WHERE pronamespace = 'mimeo'::regnamespace AND proname LIKE 'app_wide%')$$), '0', 'leaves nothing on the source');
 
 -- Names that leave no room for functions of their own
-SELECT on_source(format('CREATE TABLE app.%1$s (id int PRIMARY KEY, v int); INSERT INTO app.%1$s VALUES (1, 1), (2, 2)', repeat('n', 45)));
-SELECT mimeo.dml_maker('app.' || repeat('n', 45), 1);
-SELECT on_source(format('INSERT INTO app.%1$s VALUES (3, 3); UPDATE app.%1$s SET v = -v, id = id * 10 WHERE id > 1; DELETE FROM app.%1$s WHERE id = 1', repeat('n', 45)));
-SELECT mimeo.refresh_dml('app.' || repeat('n', 45));
-SELECT same_rows('app.' || repeat('n', 45));
+SELECT on_source(format('CREATE TABLE app.%1$s (id int PRIMARY KEY, v int); INSERT INTO app.%1$s VALUES (1, 1), (2, 2)', repeat('n', 58)));
+SELECT mimeo.dml_maker('app.' || repeat('n', 58), 1);
+SELECT on_source(format('INSERT INTO app.%1$s VALUES (3, 3); UPDATE app.%1$s SET v = -v, id = id * 10 WHERE id > 1; DELETE FROM app.%1$s WHERE id = 1', repeat('n', 58)));
+SELECT mimeo.refresh_dml('app.' || repeat('n', 58));
+SELECT same_rows('app.' || repeat('n', 58));
 
 SELECT * FROM finish();
