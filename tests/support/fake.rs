@@ -10,6 +10,10 @@ const SSL_REQUEST: u32 = 80_877_103;
 const GSS_REQUEST: u32 = 80_877_104;
 const CANCEL_REQUEST: u32 = 80_877_102;
 
+/// Whether the source's WAL is on disk depends on what else goes on there. Here it never is, so that a refresh always has
+/// the same messages.
+const FLUSHED: [&[u8]; 2] = [b"\"unflushed\" : false", b"\"unflushed\" : true "];
+
 /// When a trick is asked what to do.
 pub struct Moment<'a> {
     /// 0 when the connection was accepted, 1 when its startup message has come, then one for each message of the source.
@@ -162,6 +166,10 @@ fn serve(mut client: TcpStream, target: u16, trick: &Trick, seen: &Seen) -> io::
                 Ok(kind) => kind,
                 Err(error) => break Err(error),
             };
+            let [flushed, unflushed] = FLUSHED;
+            if let Some(at) = body.windows(flushed.len()).position(|part| part == flushed).filter(|_| kind == b'D') {
+                body[at..at + flushed.len()].copy_from_slice(unflushed);
+            }
         }
         seen.kinds.lock().unwrap().push(kind);
         let statement = statement.lock().unwrap().clone();
