@@ -13,6 +13,12 @@ use std::cell::Cell;
 /// Fewer rows than this are merged in any case.
 const MUCH: u64 = 50_000;
 
+/// Hundredths of a table that are better written anew with the rest than merged from a temporary table.
+pub const MUCH_TO_MERGE: i64 = 33;
+
+/// The same of rows that come straight from the source, which costs less.
+pub const MUCH_TO_COPY: i64 = 60;
+
 thread_local! {
     /// Two refreshes of one transaction must not share a name.
     static MADE: Cell<u64> = const { Cell::new(0) };
@@ -133,15 +139,15 @@ impl Collected {
         Ok(())
     }
 
-    /// Whether so many rows are better written anew together with all others than merged one by one: a third of the
-    /// table, if its files can be exchanged.
-    pub fn is_much(&self, destination: &Shape, rows: u64) -> Result<bool> {
+    /// Whether so many rows are better written anew together with all others than put in place one by one: these
+    /// hundredths of the table, if its files can be exchanged.
+    pub fn is_much(&self, destination: &Shape, rows: u64, percent: i64) -> Result<bool> {
         Ok(rows >= MUCH
             && spi::is_true(
-                "SELECT c.reltuples > 0 AND $2 * 3 > c.reltuples
+                "SELECT c.reltuples > 0 AND $2 * 100 > c.reltuples * $3
                         AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated <> '')
                    FROM pg_class c WHERE c.oid = $1",
-                &[oid_arg(destination.local_oid()), (rows as i64).into()],
+                &[oid_arg(destination.local_oid()), (rows as i64).into(), percent.into()],
             )?
             && replace::is_exchangeable(destination)?)
     }

@@ -9,7 +9,7 @@ use crate::backend::relation::{lock_to_write, Relation};
 use crate::destination::copy_in::Target;
 use crate::destination::fit::{self, Fit};
 use crate::destination::table;
-use crate::destination::upsert::Collected;
+use crate::destination::upsert::{Collected, MUCH_TO_MERGE};
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
@@ -296,7 +296,7 @@ impl Refresh<'_> {
         let control = self.job.control.as_deref().unwrap_or_default();
         let rows = collected.rows(&fit.columns, &key, control, shape.is_unique(&key));
         collected.ready(&key)?;
-        if collected.is_much(local, run.rows)? {
+        if collected.is_much(local, run.rows, MUCH_TO_MERGE)? {
             run.note("so many rows that the table is written anew");
             collected.rewrite(destination, &fit.columns, &key, &rows, "true", patience())?;
         } else {

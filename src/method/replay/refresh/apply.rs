@@ -9,7 +9,7 @@ use crate::backend::spi;
 use crate::destination::copy_in::Target;
 use crate::destination::fit::{self, Fit};
 use crate::destination::table;
-use crate::destination::upsert::{is_replaceable, Collected};
+use crate::destination::upsert::{is_replaceable, Collected, MUCH_TO_COPY, MUCH_TO_MERGE};
 use crate::error::{Error, Result};
 use crate::job::history::Run;
 use crate::method::replay::make::require_stamp;
@@ -155,7 +155,7 @@ impl Refresh<'_> {
         if self.straight() && !work.joined && is_replaceable(local, fit.columns.len())? {
             run.phase("keys");
             self.collect(source, &changes.keys(), &gone, key, fit.binary, run)?;
-            if !gone.is_much(local, run.rows)? {
+            if !gone.is_much(local, run.rows, MUCH_TO_COPY)? {
                 run.phase("delete");
                 let keys = std::mem::take(&mut run.rows);
                 let target =
@@ -191,7 +191,7 @@ impl Refresh<'_> {
             run.note(format!("{deleted} keys without a row"));
             gone.ready(key)?;
         }
-        if collected.is_much(local, run.rows)? {
+        if collected.is_much(local, run.rows, MUCH_TO_MERGE)? {
             run.note("so many rows that the table is written anew");
             let kept = format!("NOT {}", gone.holds(local.local_oid(), key)?);
             collected.rewrite(work.destination, &fit.columns, key, &rows, &kept, patience())?;
@@ -276,7 +276,7 @@ impl Refresh<'_> {
             left.stamp(local, key, DELETED)?;
         }
         let rows = collected.rows(&stamped, key, DELETED, !work.joined);
-        if collected.is_much(local, run.rows)? {
+        if collected.is_much(local, run.rows, MUCH_TO_MERGE)? {
             run.note("so many rows that the table is written anew");
             collected.rewrite(work.destination, &stamped, key, &rows, "true", patience())?;
         } else {
