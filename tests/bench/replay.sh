@@ -2,12 +2,14 @@
 # dml, by mimeo 2 and by mimeo 1.5.1, in one run on one machine: what its triggers cost those who write to the source, and
 # how long a refresh takes for many queued changes. Prints Markdown tables of medians.
 #
-# Usage: replay.sh [rows]      rows: of the table whose changes are refreshed, 2,000,000; REPEAT: of each, 3
+# Usage: replay.sh [rows]      rows: of the table whose changes are refreshed, 2,000,000; REPEAT: of each, 3;
+#                              ROUNDS: of what writers do, 24, each of SECONDS_EACH, 2
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 rows=${1:-2000000}
 . "$here/bench/lib.sh"
 bin=$(pg_config --bindir)
+rounds=${ROUNDS:-24}
 
 on_source -c 'CREATE SCHEMA mimeo AUTHORIZATION copier'
 for database in mimeo2 mimeo1; do on_destination -d postgres -c "CREATE DATABASE $database"; done
@@ -26,12 +28,14 @@ empty_queue() { # peer: so that each finds the same
     on_source -c "VACUUM w_$1" -c CHECKPOINT
 }
 bulk() { on_source -c "UPDATE w_$1 SET score = score + 1"; }
-in_turn() { # round: the peers, another one first each time: what one leaves to be done is not always the same one's burden
+in_turn() { # round: the peers, another one first each time, forwards and backwards: what one leaves to be done is not always
+            # the same one's burden
     local peers=(none mimeo1 mimeo2)
+    [ $(($1 / 3 % 2)) = 0 ] || peers=(mimeo2 mimeo1 none)
     for turn in 0 1 2; do echo "${peers[(turn + $1) % 3]}"; done
 }
 single() { # peer statement: transactions a second of 8 clients
-    "$bin/pgbench" -n -c 8 -j 2 -T "${SECONDS_EACH:-8}" -f "$dir/$2.$1.sql" -h "$dir/source" -p "$source_port" -U postgres postgres 2>/dev/null |
+    "$bin/pgbench" -n -c 8 -j 2 -T "${SECONDS_EACH:-2}" -f "$dir/$2.$1.sql" -h "$dir/source" -p "$source_port" -U postgres postgres 2>/dev/null |
         awk '/^tps/ { print $3 }'
 }
 for peer in none mimeo1 mimeo2; do
@@ -43,19 +47,31 @@ for peer in none mimeo1 mimeo2; do
         "DELETE FROM w_$peer WHERE id = :id;" >"$dir/delete.$peer.sql"
 done
 
-echo "| writing to the source | no trigger | mimeo 1.5.1 | mimeo 2 |"
-echo "|---|---|---|---|"
+middle() { sort -n "$1" | awk '{ a[NR] = $1 } END { printf "%.3f", a[int((NR + 1) / 2)] }'; }
+ratio() { # what: of mimeo 2 to 1.5.1 in the same round: the geometric mean, and how far it may be off (95 %)
+    paste "$dir/$1.mimeo2.times" "$dir/$1.mimeo1.times" | awk '{ x = log($1 / $2); sum += x; squares += x * x }
+        END { if (NR > 1) { mean = sum / NR; var = (squares - NR * mean * mean) / (NR - 1)
+                            printf "%.3f ± %.3f", exp(mean), 1.96 * exp(mean) * sqrt((var > 0 ? var : 0) / NR) } }'
+}
+overhead() { # of mimeo 2 to that of 1.5.1 in the same round, in percent: the middle one
+    paste "$dir"/bulk.{none,mimeo1,mimeo2}.times | awk '$2 > $1 { print 100 * ($3 - $1) / ($2 - $1) }' >"$dir/overhead"
+    middle "$dir/overhead"
+}
+echo "| writing to the source | no trigger | mimeo 1.5.1 | mimeo 2 | mimeo 2 to 1.5.1 |"
+echo "|---|---|---|---|---|"
 rm -f "$dir"/*.times
-for round in $(seq "$repeat"); do
+for round in $(seq "$rounds"); do
     for peer in $(in_turn "$round"); do
         empty_queue $peer
         seconds bulk $peer >>"$dir/bulk.$peer.times"
     done
 done
-median3() { sort -n "$1" | awk '{ a[NR] = $1 } END { printf "%.3f", a[int((NR + 1) / 2)] }'; }
-echo "| UPDATE of 100,000 rows, s | $(median3 "$dir/bulk.none.times") | $(median3 "$dir/bulk.mimeo1.times") | $(median3 "$dir/bulk.mimeo2.times") |"
+row() { # title what ratio
+    echo "| $1 | $(middle "$dir/$2.none.times") | $(middle "$dir/$2.mimeo1.times") | $(middle "$dir/$2.mimeo2.times") | $3 |"
+}
+row 'UPDATE of 100,000 rows, s' bulk "overhead: $(overhead) %"
 for statement in insert update delete; do
-    for round in $(seq "$repeat"); do
+    for round in $(seq "$rounds"); do
         for peer in $(in_turn "$round"); do
             empty_queue $peer
             single $peer $statement >>"$dir/$statement.$peer.times"
@@ -63,7 +79,7 @@ for statement in insert update delete; do
     done
     title="single-row ${statement^^}, 8 clients, transactions a second"
     [ $statement != delete ] || title='single-row INSERT and DELETE, 8 clients, transactions a second'
-    echo "| $title | $(median3 "$dir/insert.none.times" >/dev/null; median3 "$dir/$statement.none.times") | $(median3 "$dir/$statement.mimeo1.times") | $(median3 "$dir/$statement.mimeo2.times") |"
+    row "$title" $statement "$(ratio $statement)"
 done
 
 for peer in mimeo1 mimeo2; do
