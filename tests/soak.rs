@@ -805,6 +805,22 @@ fn under_load(soak: &Soak) -> (Client, Usage, [u64; 2], BTreeSet<String>) {
     })
 }
 
+/// No backend may have crashed by itself. The log around one that has is all that is left of it.
+fn look_for_crashes() {
+    for cluster in [&pair().source, &pair().destination] {
+        let log = std::fs::read(cluster.dir().join("log")).unwrap();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<_> = log.lines().collect();
+        for (place, line) in lines.iter().enumerate() {
+            // Of signal 9 all are this test's own.
+            let crashed =
+                ["signal 11", "signal 6", "signal 7"].iter().any(|signal| line.contains(&format!("by {signal}:")));
+            let around = &lines[place.saturating_sub(40)..(place + 5).min(lines.len())];
+            assert!(!crashed, "a crash on {:?}:\n{}", cluster.dir().file_name().unwrap(), around.join("\n"));
+        }
+    }
+}
+
 /// Every job twice, which must work now, and once more after a step back.
 fn settle(soak: &Soak, client: &mut Client) {
     let mut source = soak.scene.source_superuser();
@@ -878,6 +894,7 @@ fn every_destination_is_right_in_the_end_and_nothing_is_left_over() {
     eprintln!("MIMEO_SOAK_SEED={seed}");
     let soak = soak(seed);
     let (mut client, warm, rounds, strays) = under_load(&soak);
+    look_for_crashes();
     settle(&soak, &mut client);
     let end = usage(&mut client);
     drop(client);
