@@ -92,6 +92,33 @@ fn a_call_that_is_cancelled_takes_its_workers_along() {
 }
 
 #[test]
+fn workers_that_start_when_their_caller_is_gone_end_without_a_trace() {
+    let scene = jobs("orphans", 6);
+    let mut dba = scene.dba();
+    let pid: i32 = one(&mut dba, "SELECT pg_backend_pid()");
+    let mut witness = scene.destination_superuser();
+    let postmaster = std::fs::read_to_string(pair().destination.dir().join("postmaster.pid")).unwrap();
+    let postmaster: i32 = postmaster.lines().next().unwrap().parse().unwrap();
+    // SAFETY: the postmaster of a cluster of the tests' own; it goes on below, whatever is found.
+    unsafe { libc::kill(postmaster, libc::SIGSTOP) };
+    let call = in_background(dba, "CALL mimeo.run_refresh(p_jobs := 3)");
+    let waits = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND wait_event_type = 'Extension'");
+    let gone = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}");
+    let until = Instant::now() + Duration::from_secs(10);
+    while one::<i64>(&mut witness, &waits) == 0 && Instant::now() < until {}
+    let hit: bool = one(&mut witness, &format!("SELECT pg_terminate_backend({pid})"));
+    while one::<i64>(&mut witness, &gone) == 1 && Instant::now() < until {}
+    // SAFETY: as above.
+    unsafe { libc::kill(postmaster, libc::SIGCONT) };
+    assert!(hit && call.join().unwrap().1.is_err(), "the caller is gone");
+    // The postmaster starts workers one after the other: those of this call come after the orphans.
+    scene.dba().batch_execute("CALL mimeo.run_refresh(p_jobs := 3)").unwrap();
+    assert_eq!(runs(&scene, "ok"), 6, "the next call does all the work");
+    wait_for("the workers to be gone", || workers(&scene) == 0);
+    assert!(witness.simple_query("SELECT 1").is_ok(), "and no session was thrown out");
+}
+
+#[test]
 fn a_call_without_workers_is_cancelled_in_the_middle_of_a_job() {
     let (scene, _proxy) = with_a_hanging_job("cancelled_alone");
     let mut dba = scene.dba();

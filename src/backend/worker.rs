@@ -47,7 +47,8 @@ impl Letter {
     pub fn open(handle: u32) -> Option<Letter> {
         // SAFETY: the result is null or a segment that Letter::write has made.
         let segment = unsafe { pg_sys::dsm_attach(handle) };
-        (!segment.is_null()).then_some(Letter { segment })
+        // Not then_some: it would make a letter without a segment, and drop it.
+        (!segment.is_null()).then(|| Letter { segment })
     }
 
     fn header(&self) -> &Header {
