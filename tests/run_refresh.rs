@@ -97,7 +97,7 @@ fn workers_that_start_when_their_caller_is_gone_end_without_a_trace() {
     let mut dba = scene.dba();
     let pid: i32 = one(&mut dba, "SELECT pg_backend_pid()");
     let mut witness = scene.destination_superuser();
-    let postmaster = std::fs::read_to_string(pair().destination.dir().join("postmaster.pid")).unwrap();
+    let postmaster = std::fs::read_to_string(pair().destination.dir().join("data/postmaster.pid")).unwrap();
     let postmaster: i32 = postmaster.lines().next().unwrap().parse().unwrap();
     // SAFETY: the postmaster of a cluster of the tests' own; it goes on below, whatever is found.
     unsafe { libc::kill(postmaster, libc::SIGSTOP) };
