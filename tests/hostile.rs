@@ -184,6 +184,7 @@ impl Stage {
         assert_eq!(self.open_descriptors(), self.sockets, "{what}: a descriptor is left open");
         assert_eq!(self.threads(), 1, "{what}: a thread is left");
         if self.trials % AT_ONCE == 0 {
+            self.refresh_honestly(job, what);
             // What a refresh asks for depends on whether the one before it had something to do.
             self.owner.batch_execute(job.change).unwrap();
             self.refresh_honestly(job, what);

@@ -91,26 +91,42 @@ fn a_call_that_is_cancelled_takes_its_workers_along() {
     assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
 }
 
+/// A postmaster that starts nothing, as long as this lasts.
+struct Stopped(i32);
+
+impl Stopped {
+    fn new(cluster: &Cluster) -> Stopped {
+        let file = std::fs::read_to_string(cluster.dir().join("data/postmaster.pid")).unwrap();
+        let postmaster = file.lines().next().unwrap().parse().unwrap();
+        // SAFETY: the postmaster of a cluster of the tests' own.
+        unsafe { libc::kill(postmaster, libc::SIGSTOP) };
+        Stopped(postmaster)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { libc::kill(self.0, libc::SIGCONT) };
+    }
+}
+
 #[test]
 fn workers_that_start_when_their_caller_is_gone_end_without_a_trace() {
     let scene = jobs("orphans", 6);
     let mut dba = scene.dba();
     let pid: i32 = one(&mut dba, "SELECT pg_backend_pid()");
     let mut witness = scene.destination_superuser();
-    let postmaster = std::fs::read_to_string(pair().destination.dir().join("data/postmaster.pid")).unwrap();
-    let postmaster: i32 = postmaster.lines().next().unwrap().parse().unwrap();
-    // SAFETY: the postmaster of a cluster of the tests' own; it goes on below, whatever is found.
-    unsafe { libc::kill(postmaster, libc::SIGSTOP) };
+    let stopped = Stopped::new(&pair().destination);
     let call = in_background(dba, "CALL mimeo.run_refresh(p_jobs := 3)");
-    let waits = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND wait_event_type = 'Extension'");
-    let gone = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}");
-    let until = Instant::now() + Duration::from_secs(10);
-    while one::<i64>(&mut witness, &waits) == 0 && Instant::now() < until {}
-    let hit: bool = one(&mut witness, &format!("SELECT pg_terminate_backend({pid})"));
-    while one::<i64>(&mut witness, &gone) == 1 && Instant::now() < until {}
-    // SAFETY: as above.
-    unsafe { libc::kill(postmaster, libc::SIGCONT) };
-    assert!(hit && call.join().unwrap().1.is_err(), "the caller is gone");
+    let caller = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}");
+    wait_for("the caller to wait for its workers", || {
+        one::<i64>(&mut witness, &format!("{caller} AND wait_event_type = 'Extension'")) == 1
+    });
+    assert!(one::<bool>(&mut witness, &format!("SELECT pg_terminate_backend({pid})")));
+    wait_for("the caller to be gone", || one::<i64>(&mut witness, &caller) == 0);
+    drop(stopped);
+    assert!(call.join().unwrap().1.is_err());
     // The postmaster starts workers one after the other: those of this call come after the orphans.
     scene.dba().batch_execute("CALL mimeo.run_refresh(p_jobs := 3)").unwrap();
     assert_eq!(runs(&scene, "ok"), 6, "the next call does all the work");
