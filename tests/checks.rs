@@ -181,6 +181,23 @@ fn a_comparison_can_be_cancelled_while_the_source_is_at_work() {
 }
 
 #[test]
+fn a_column_may_be_dropped_when_its_rows_are_about_to_be_compared() {
+    let scene = Scene::new("dropped_column", 5);
+    scene.dba().batch_execute("SELECT mimeo.table_maker('app.t', 1, 'app.copy')").unwrap();
+    let mut alterer = scene.dba();
+    alterer.batch_execute("BEGIN; ALTER TABLE app.copy DROP COLUMN v").unwrap();
+    let check = "SELECT mimeo.validate_content('app.copy')";
+    let background = in_background(scene.dba(), check);
+    let mut superuser = scene.destination_superuser();
+    wait_for("the comparison to wait for the table", || {
+        one(&mut superuser, "SELECT count(*) > 0 FROM pg_locks WHERE relation = 'app.copy'::regclass AND NOT granted")
+    });
+    alterer.batch_execute("COMMIT").unwrap();
+    let (_, outcome) = background.join().unwrap();
+    assert_eq!(sqlstate(&outcome), "00000");
+}
+
+#[test]
 fn the_hash_does_not_depend_on_the_encoding_of_a_database() {
     let scene = Scene::new("encodings", 5);
     pair()

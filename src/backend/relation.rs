@@ -134,6 +134,12 @@ pub fn lock_to_write(oid: pg_sys::Oid) {
     unsafe { pg_sys::LockRelationOid(oid, pg_sys::RowExclusiveLock as i32) };
 }
 
+/// Takes the lock that a reader takes: until the end of the transaction nobody changes the relation's columns.
+pub fn lock_to_read(oid: pg_sys::Oid) {
+    // SAFETY: as above.
+    unsafe { pg_sys::LockRelationOid(oid, pg_sys::AccessShareLock as i32) };
+}
+
 /// Takes an ACCESS EXCLUSIVE lock if it is free at this instant.
 pub fn lock_if_free(oid: pg_sys::Oid) -> bool {
     // SAFETY: never waits; the transaction releases it.

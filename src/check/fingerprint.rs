@@ -3,6 +3,7 @@
 
 use super::compare::Comparison;
 use crate::backend::name::quote;
+use crate::backend::relation::lock_to_read;
 use crate::backend::spi;
 use crate::destination::table;
 use crate::error::{Error, Result};
@@ -49,6 +50,8 @@ pub struct Compared {
 
 impl Rows {
     pub fn of(sides: &mut Comparison) -> Result<Rows> {
+        // The columns that are described are those that are read, whoever alters the table meanwhile.
+        lock_to_read(sides.destination.oid);
         let [local] = table::describe([sides.destination.oid])?;
         let mut columns = Vec::new();
         let mut missing = Vec::new();
