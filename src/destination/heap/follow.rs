@@ -2,7 +2,8 @@
 //!
 //! Parallel workers of this transaction each build one index, by PostgreSQL's own code. Where that scans the table, the scan
 //! follows the load: it reads the pages that are full, and waits for more. When the last row has come, most of the entries are
-//! read and sorted. Only what needs no code of users takes part: B-trees on columns, of a table without checks.
+//! read and sorted. Each build may use maintenance_work_mem, as any other. Only what needs no code of users takes part:
+//! B-trees on columns, of a table without checks.
 
 use crate::backend::interrupts;
 use pgrx::pg_sys;
@@ -46,8 +47,6 @@ struct One {
 #[repr(C)]
 struct Shared {
     table: pg_sys::Oid,
-    /// For each of them, in kB.
-    memory: i32,
     count: u32,
     /// The next index that nobody builds yet.
     next: AtomicU32,
@@ -144,9 +143,6 @@ impl Followers {
         let shared = pg_sys::shm_toc_allocate((*context).toc, size).cast::<Shared>();
         std::ptr::write_bytes(shared.cast::<u8>(), 0, size);
         (*shared).table = (*relation).rd_id;
-        // If there is an index more, or a worker less, the session builds one too.
-        let builders = indexes.len().min(workers + 1) as i32;
-        (*shared).memory = (pg_sys::maintenance_work_mem / builders).max(1024);
         (*shared).count = indexes.len() as u32;
         for (place, oid) in indexes.iter().enumerate() {
             (*shared).indexes[place].oid = *oid;
@@ -267,7 +263,6 @@ pub unsafe fn work(contents: *mut pg_sys::shm_toc) {
 
 /// Builds one index after the other, as long as there are some that nobody builds.
 unsafe fn work_on(shared: *mut Shared, relation: pg_sys::Relation) {
-    let _memory = Memory::take((*shared).memory);
     loop {
         let place = (*shared).next.fetch_add(1, Ordering::AcqRel);
         if place >= (*shared).count {
@@ -285,24 +280,6 @@ unsafe fn work_on(shared: *mut Shared, relation: pg_sys::Relation) {
         (*one).entries = (*result).index_tuples;
         (*one).built.store(true, Ordering::Release);
         pg_sys::index_close(index, pg_sys::NoLock as i32);
-    }
-}
-
-/// What one build may use, as long as it lasts.
-struct Memory(i32);
-
-impl Memory {
-    unsafe fn take(kilobytes: i32) -> Memory {
-        let before = pg_sys::maintenance_work_mem;
-        pg_sys::maintenance_work_mem = kilobytes;
-        Memory(before)
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: a variable of this process.
-        unsafe { pg_sys::maintenance_work_mem = self.0 };
     }
 }
 
