@@ -4,7 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 use support::proxy::Proxy;
-use support::{in_background, message, one, pair, sqlstate, stuck_in_copy, wait_for, Scene, REFRESH};
+use support::{in_background, message, one, pair, sqlstate, stuck_in_copy, terminate, wait_for, Scene, REFRESH};
 
 const UNLIMITED: u64 = u64::MAX;
 
@@ -31,10 +31,7 @@ fn a_cancel_ends_a_refresh_whose_network_is_silent() {
 fn a_terminate_ends_a_refresh_whose_network_is_silent() {
     let scene = Scene::with_snapshot("terminate", 50_000);
     let (_proxy, pid, refresh) = stuck_in_copy(&scene);
-    let since = Instant::now();
-    scene.destination_superuser().execute("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();
-    assert_eq!(sqlstate(&refresh.join().unwrap().1), "57P01");
-    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    terminate(&scene, pid, refresh);
     assert_recovers(&scene, 50_000);
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+use postgres::error::SqlState;
 use postgres::{Client, Config, NoTls};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -304,6 +305,18 @@ pub fn sqlstate(outcome: &Result<(), postgres::Error>) -> String {
         Ok(()) => "00000".to_string(),
         Err(error) => error.code().map_or_else(|| format!("no SQLSTATE: {error}"), |code| code.code().to_string()),
     }
+}
+
+/// Terminates a backend, and looks at what is said of its call. If the end of the connection comes together with the server's last
+/// message, the client tells only of that; a crash would have ended the other session too.
+pub fn terminate(scene: &Scene, pid: i32, call: Background) {
+    let mut superuser = scene.destination_superuser();
+    let since = Instant::now();
+    superuser.execute("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();
+    let error = call.join().unwrap().1.unwrap_err();
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    assert!(error.is_closed() || error.code() == Some(&SqlState::ADMIN_SHUTDOWN), "{error}");
+    superuser.batch_execute("SELECT 1").unwrap();
 }
 
 /// The error message that the server sent; empty without an error.
