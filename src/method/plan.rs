@@ -145,6 +145,11 @@ pub fn briefly() -> String {
     )
 }
 
+/// What else may become of rows that are to be merged into a table.
+pub fn written_anew(percent: i64) -> String {
+    format!("or write the table anew, if they are {percent} % of it or more")
+}
+
 fn milliseconds(duration: std::time::Duration) -> String {
     match duration.as_millis() {
         whole if whole >= 1000 && whole % 1000 == 0 => format!("{} s", whole / 1000),

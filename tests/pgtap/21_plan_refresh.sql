@@ -1,5 +1,5 @@
 -- plan_refresh: what a refresh would do, with nothing done.
-SELECT plan(33);
+SELECT plan(41);
 SELECT set_config('mimeo.swap_lock_timeout', '150ms', false), set_config('mimeo.swap_max_wait', '7s', false) \g /dev/null
 CREATE FUNCTION pg_temp.planned(p_destination text, p_part text) RETURNS text LANGUAGE sql AS $$
     SELECT string_agg(concat_ws(' | ', step, side, action, lock, estimate), E'\n' ORDER BY step) FROM mimeo.plan_refresh(p_destination)
@@ -51,19 +51,34 @@ CREATE TRIGGER nothing AFTER INSERT ON app.inplace FOR EACH ROW EXECUTE FUNCTION
 SELECT alike(pg_temp.planned('app.inplace', '%DELETE%'), '%DELETE FROM "app"."inplace"%in place%', 'or in place');
 SELECT alike(pg_temp.planned('app.ins', '%find up to%'), '%where id of app.t is complete | up to 4990, exclusive: boundary 10%', 'an inserter: its bound');
 SELECT alike(pg_temp.planned('app.ins', '% COPY %'), '%WHERE "mimeo"."id" OPERATOR(pg_catalog.>=) ''4990''%', 'its range');
-SELECT alike(pg_temp.planned('app.upd', '%update or insert%'), '%in "app"."upd" by id | ROW EXCLUSIVE on app.upd%', 'an updater: by which key');
+SELECT alike(pg_temp.planned('app.upd', '%update or insert%'), '%in "app"."upd" by id | ROW EXCLUSIVE on app.upd%33 % of it or more', 'an updater: by which key');
 SELECT alike(pg_temp.planned('app.d', '%nothing%'), '%nothing: no change waits | 0 rows', 'a dml job without changes');
 SELECT on_source($$UPDATE app.other SET v = 'y' WHERE id <= 30; DELETE FROM app.other WHERE id > 4990$$);
 SELECT alike(pg_temp.planned('app.d', '%| read%'), '%read "mimeo"."app_other_q" | 40 changes wait', 'with changes: how many');
 SELECT alike(pg_temp.planned('app.d', '% COPY %'), '%about 40 rows%', 'and how many rows');
-SELECT alike(pg_temp.planned('app.l', '%stamp%'), '%ROW EXCLUSIVE on app.l%', 'logdel stamps');
+SELECT alike(pg_temp.planned('app.d', '%put them in place%'), '%ROW EXCLUSIVE on app.d%60 % of it or more', 'they take their places, or the table is written anew');
+SELECT alike(pg_temp.planned('app.l', '%stamp%'), '%ROW EXCLUSIVE on app.l%33 % of it or more', 'logdel stamps');
 SELECT mimeo.refresh_dml('app.d');
 SELECT alike(pg_temp.planned('app.d', '%applied%'), '%DELETE from "mimeo"."app_other_q" what the last refresh has applied%', 'what is applied, and removed by the next');
 SELECT alike(pg_temp.planned('app.d', '%| read%'), '%0 changes wait', 'does not wait');
 BEGIN;
 UPDATE mimeo.refresh_config SET filter = '{id,v}' WHERE dest_table = 'app.d';
 SELECT alike(pg_temp.planned('app.d', '%copy all rows%'), '%the filter or the condition has changed', 'when all rows are copied: why');
+SELECT alike(pg_temp.planned('app.d', '%triggers%'), '%source | make the triggers of "app"."other" anew | ACCESS EXCLUSIVE on app.other,% | something else is to be queued now', 'and that other changes will be queued');
 ROLLBACK;
+
+-- Triggers on the source
+SELECT is(pg_temp.planned('app.d', '%triggers%'), NULL, 'triggers that are as they should be stay');
+CREATE TEMPORARY TABLE triggers AS SELECT ask_source($$SELECT string_agg(oid::text, ' ' ORDER BY oid) FROM pg_trigger WHERE tgrelid = 'app.other'::regclass$$) AS made;
+SELECT as_reader($$COMMENT ON FUNCTION mimeo.app_other_mimeo_queue() IS '{"compared": null, "rows": false}'$$);
+SELECT alike(pg_temp.planned('app.d', '%triggers%'), '%| make the triggers of "app"."other" anew |% | as this release has them; one try', 'those of an older release do not');
+SELECT mimeo.refresh_dml('app.d');
+SELECT alike((last_run('app.d')).reason, '%the triggers on the source were made anew%', 'and the refresh does so');
+SELECT isnt(ask_source($$SELECT string_agg(oid::text, ' ' ORDER BY oid) FROM pg_trigger WHERE tgrelid = 'app.other'::regclass$$), made, 'they are others') FROM triggers;
+SELECT is(pg_temp.planned('app.d', '%triggers%'), NULL, 'once');
+SELECT on_source($$CREATE TABLE app.child () INHERITS (app.other); ALTER TABLE app.child ADD PRIMARY KEY (id); GRANT SELECT, TRIGGER ON app.child TO reader$$);
+SELECT alike(pg_temp.planned('app.d', '%triggers%'), '%source | give "app"."child" the triggers of the job | SHARE ROW EXCLUSIVE on app.child,%', 'a child that has come gets them');
+SELECT on_source($$DROP TABLE app.child$$);
 
 -- Nothing is done
 DELETE FROM before; INSERT INTO before SELECT pg_temp.everything();

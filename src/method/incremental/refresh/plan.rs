@@ -3,12 +3,13 @@
 use super::{bound, required, Options, Redo, Refresh, State};
 use crate::backend::identity::act_as;
 use crate::backend::name::Name;
+use crate::destination::upsert::MUCH_TO_MERGE;
 use crate::destination::{fit, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::method::incremental::kind_of;
 use crate::method::incremental::values::{clocks_change, Values};
-use crate::method::plan::{volume, Plan};
+use crate::method::plan::{volume, written_anew, Plan};
 use crate::method::{connect_job, names, selected_columns, Call, Method};
 use crate::source::bounds::{bound_type, Slice};
 use crate::source::catalog::rows_query;
@@ -76,7 +77,7 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
         plan.here(
             format!("update or insert them in {name} by {}", job.pk_name.clone().unwrap_or_default().join(", ")),
             lock,
-            Some("or write the table anew, if they are a third of it".to_string()),
+            Some(written_anew(MUCH_TO_MERGE)),
         );
     } else {
         plan.here(format!("keep its indexes and triggers, commit {name} and last_value together"), lock, None);

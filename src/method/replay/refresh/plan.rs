@@ -1,16 +1,16 @@
 //! What a refresh of a dml or logdel job would do.
 
-use super::{is_deaf, Options, Refresh, State};
+use super::{capture, compared, is_as_made, is_deaf, may_be_apart, untriggered, Options, Refresh, State};
 use crate::backend::identity::act_as;
 use crate::backend::name::{quote_list, Name};
+use crate::destination::upsert::{is_replaceable, MUCH_TO_COPY, MUCH_TO_MERGE};
 use crate::destination::{fit, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
-use crate::method::plan::{stand_in, volume, Plan};
+use crate::method::plan::{stand_in, volume, written_anew, Plan};
 use crate::method::replay::convert::legacy;
 use crate::method::{connect_job, names, selected_columns, Call, Method};
 use crate::source::catalog::rows_query;
-use crate::source::queue::Member;
 
 pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: &Name, plan: &mut Plan) -> Result<()> {
     let options = Options::of(call);
@@ -48,14 +48,35 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
     };
     let waiting = summary.rows.saturating_sub(applied);
     let partitioned = shape.kind == 'p';
-    let rows = partitioned || members.first().is_some_and(Member::is_child);
-    if is_deaf(&members, rows) {
+    let key = job.pk_name.clone().unwrap_or_default();
+    let wanted = compared(job.filter.as_deref(), job.condition.as_deref());
+    let apart = may_be_apart(catalog, &state.objects);
+    let capture = capture(method, &found, &shape, &members, &key, wanted, &job.dest_table, apart);
+    if let Some(there) = summary.form().filter(|there| *there != capture.form()) {
+        let action = format!("make the triggers of {} anew", found.table());
+        let lock = Some(format!("ACCESS EXCLUSIVE on {}, for some milliseconds, tried", found.table().plain()));
+        if !there.captures_as(&capture.form()) {
+            source.require_capture_rights(catalog.schema(), &members, partitioned)?;
+            plan.source(action, lock, Some("something else is to be queued now".to_string()));
+        } else if is_as_made(&members, capture.rows)
+            && source.require_capture_rights(catalog.schema(), &members, false).is_ok()
+        {
+            plan.source(action, lock, Some("as this release has them; one try".to_string()));
+        }
+    }
+    if is_deaf(&members, capture.rows) {
         plan.source(
             "nothing: triggers of the source table are disabled or gone",
             None,
             Some("the run is critical".to_string()),
         );
         return Ok(());
+    }
+    if !partitioned {
+        for child in untriggered(&members, capture.rows) {
+            let lock = format!("SHARE ROW EXCLUSIVE on {}, for some milliseconds, tried", child.table().plain());
+            plan.source(format!("give {} the triggers of the job", child.table()), Some(lock), None);
+        }
     }
     let reason = refresh.why_all(&state, &summary, &members, partitioned);
     plan.source(format!("read {queue}"), None, Some(format!("{waiting} changes wait")));
@@ -73,7 +94,6 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
     source.use_own_search_path()?;
     let query = rows_query(&found.table(), &fit.columns, job.condition.as_deref());
     let text = fit::obstacle_to_binary(&local, &shape, &columns);
-    let key = job.pk_name.clone().unwrap_or_default();
     let list = quote_list(key.iter().map(String::as_str));
     if all {
         let volume = volume(&mut source, &query)?;
@@ -86,7 +106,7 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
         plan.here(
             format!("put them in place of the rows of {name}"),
             Some(format!("ROW EXCLUSIVE on {}, until the end of the transaction", name.plain())),
-            Some("or write the table anew, if they are a third of it".to_string()),
+            Some(written_anew(MUCH_TO_MERGE)),
         );
         return Ok(());
     }
@@ -107,7 +127,8 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
         }
         _ => format!("put them in place of the rows of {name} with these keys, and stamp those whose keys are gone"),
     };
-    plan.here(action, lock, Some("or write the table anew, if they are a third of it".to_string()));
+    let straight = method == Method::Dml && refresh.straight() && is_replaceable(&local, fit.columns.len())?;
+    plan.here(action, lock, Some(written_anew(if straight { MUCH_TO_COPY } else { MUCH_TO_MERGE })));
     plan.here(
         "store the position in the queue with them",
         None,
