@@ -1,5 +1,5 @@
 -- plan_refresh: what a refresh would do, with nothing done.
-SELECT plan(41);
+SELECT plan(45);
 SELECT set_config('mimeo.swap_lock_timeout', '150ms', false), set_config('mimeo.swap_max_wait', '7s', false) \g /dev/null
 CREATE FUNCTION pg_temp.planned(p_destination text, p_part text) RETURNS text LANGUAGE sql AS $$
     SELECT string_agg(concat_ws(' | ', step, side, action, lock, estimate), E'\n' ORDER BY step) FROM mimeo.plan_refresh(p_destination)
@@ -65,7 +65,11 @@ BEGIN;
 UPDATE mimeo.refresh_config SET filter = '{id,v}' WHERE dest_table = 'app.d';
 SELECT alike(pg_temp.planned('app.d', '%copy all rows%'), '%the filter or the condition has changed', 'when all rows are copied: why');
 SELECT alike(pg_temp.planned('app.d', '%triggers%'), '%source | make the triggers of "app"."other" anew | ACCESS EXCLUSIVE on app.other,% | something else is to be queued now', 'and that other changes will be queued');
+SELECT on_source('ALTER TABLE app.other DISABLE TRIGGER app_other_mimeo_trig_insert');
+SELECT is(pg_temp.planned('app.d', '%disabled%'), NULL, 'triggers that are made anew are enabled');
 ROLLBACK;
+SELECT alike(pg_temp.planned('app.d', '%disabled%'), '%| the run is critical', 'others that are disabled miss changes');
+SELECT on_source('ALTER TABLE app.other ENABLE TRIGGER app_other_mimeo_trig_insert');
 
 -- Triggers on the source
 SELECT is(pg_temp.planned('app.d', '%triggers%'), NULL, 'triggers that are as they should be stay');
@@ -78,6 +82,9 @@ SELECT isnt(ask_source($$SELECT string_agg(oid::text, ' ' ORDER BY oid) FROM pg_
 SELECT is(pg_temp.planned('app.d', '%triggers%'), NULL, 'once');
 SELECT on_source($$CREATE TABLE app.child () INHERITS (app.other); ALTER TABLE app.child ADD PRIMARY KEY (id); GRANT SELECT, TRIGGER ON app.child TO reader$$);
 SELECT alike(pg_temp.planned('app.d', '%triggers%'), '%source | give "app"."child" the triggers of the job | SHARE ROW EXCLUSIVE on app.child,%', 'a child that has come gets them');
+SELECT is(pg_temp.planned('app.d', '%nobody%'), NULL, 'and has no rows yet');
+SELECT on_source($$INSERT INTO app.child VALUES (9001)$$);
+SELECT alike(pg_temp.planned('app.d', '%nobody%'), '%source | read the keys of "app"."child", which nobody has queued', 'whose rows come too');
 SELECT on_source($$DROP TABLE app.child$$);
 
 -- Nothing is done

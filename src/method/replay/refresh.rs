@@ -44,6 +44,12 @@ pub fn refresh(method: Method, options: &Options<'_>) -> Result<()> {
     })
 }
 
+/// Tables that have come to belong to the source since the last refresh, and hold rows.
+fn added<'a>(state: &'a State, members: &'a [Member]) -> impl Iterator<Item = &'a Member> {
+    let is_known = |member: &Member| state.members.iter().any(|(oid, ..)| *oid == member.oid);
+    members.iter().skip(1).filter(move |member| !is_known(member) && member.has_rows())
+}
+
 /// One refresh, with the job's lock held.
 struct Refresh<'a> {
     method: Method,
@@ -247,9 +253,7 @@ impl Refresh<'_> {
                 adopted = true;
                 continue;
             }
-            let known = |member: &&Member| !state.members.iter().any(|(oid, ..)| *oid == member.oid);
-            let new: Vec<&Member> = members.iter().skip(1).filter(known).filter(|member| member.has_rows()).collect();
-            let (added, unreadable): (Vec<_>, Vec<_>) = new.into_iter().partition(|member| member.is_readable());
+            let (added, unreadable): (Vec<_>, Vec<_>) = added(state, &members).partition(|member| member.is_readable());
             let (added, added_unreadable) =
                 (added.iter().map(|m| m.table()).collect(), unreadable.iter().map(|m| m.oid).collect());
             let queue = state.objects.queue.clone();

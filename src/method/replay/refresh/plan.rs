@@ -1,6 +1,6 @@
 //! What a refresh of a dml or logdel job would do.
 
-use super::{capture, compared, is_as_made, is_deaf, may_be_apart, untriggered, Options, Refresh, State};
+use super::{added, capture, compared, is_as_made, is_deaf, may_be_apart, untriggered, Options, Refresh, State};
 use crate::backend::identity::act_as;
 use crate::backend::name::{quote_list, Name};
 use crate::destination::upsert::{is_replaceable, MUCH_TO_COPY, MUCH_TO_MERGE};
@@ -52,11 +52,13 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
     let wanted = compared(job.filter.as_deref(), job.condition.as_deref());
     let apart = may_be_apart(catalog, &state.objects);
     let capture = capture(method, &found, &shape, &members, &key, wanted, &job.dest_table, apart);
+    let mut queue_anew = false;
     if let Some(there) = summary.form().filter(|there| *there != capture.form()) {
         let action = format!("make the triggers of {} anew", found.table());
         let lock = Some(format!("ACCESS EXCLUSIVE on {}, for some milliseconds, tried", found.table().plain()));
         if !there.captures_as(&capture.form()) {
             source.require_capture_rights(catalog.schema(), &members, partitioned)?;
+            queue_anew = true;
             plan.source(action, lock, Some("something else is to be queued now".to_string()));
         } else if is_as_made(&members, capture.rows)
             && source.require_capture_rights(catalog.schema(), &members, false).is_ok()
@@ -64,7 +66,7 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
             plan.source(action, lock, Some("as this release has them; one try".to_string()));
         }
     }
-    if is_deaf(&members, capture.rows) {
+    if !queue_anew && is_deaf(&members, capture.rows) {
         plan.source(
             "nothing: triggers of the source table are disabled or gone",
             None,
@@ -72,7 +74,7 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
         );
         return Ok(());
     }
-    if !partitioned {
+    if !queue_anew && !partitioned {
         for child in untriggered(&members, capture.rows) {
             let lock = format!("SHARE ROW EXCLUSIVE on {}, for some milliseconds, tried", child.table().plain());
             plan.source(format!("give {} the triggers of the job", child.table()), Some(lock), None);
@@ -81,7 +83,12 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
     let reason = refresh.why_all(&state, &summary, &members, partitioned);
     plan.source(format!("read {queue}"), None, Some(format!("{waiting} changes wait")));
     let all = reason.is_some() || summary.truncated.is_some();
-    if waiting == 0 && !all {
+    let mut more = false;
+    for member in added(&state, &members) {
+        more = true;
+        plan.source(format!("read the keys of {}, which nobody has queued", member.table()), None, None);
+    }
+    if waiting == 0 && !all && !more {
         plan.here("nothing: no change waits", None, Some("0 rows".to_string()));
         return Ok(());
     }
