@@ -358,6 +358,15 @@ impl Error {
         }
     }
 
+    /// Tells the name that users know, the second, wherever an error of PostgreSQL quotes the first.
+    pub fn renamed(self, names: &[(String, String)]) -> Error {
+        let Error::Postgres(report) = self else { return self };
+        let rename = |text: String| {
+            names.iter().fold(text, |text, (old, new)| text.replace(&format!("\"{old}\""), &format!("\"{new}\"")))
+        };
+        Error::Postgres(Report { message: rename(report.message), detail: report.detail.map(rename), ..report })
+    }
+
     /// What a user sees of it.
     pub fn report(&self) -> Report {
         Report {

@@ -325,6 +325,9 @@ fn readers_of_a_table_do_not_wait_while_it_is_refreshed() {
     wait_for("the refresh to try", || {
         one(&mut waiting, "SELECT count(*) > 0 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted")
     });
+    let open = "SELECT count(*) FROM pg_stat_activity
+                 WHERE datname = current_database() AND application_name LIKE 'mimeo/%' AND state <> 'idle'";
+    assert_eq!(one::<i64>(&mut scene.source_superuser(), open), 0, "the source has nothing to do with it any more");
     let mut other = scene.dba();
     other.batch_execute("SET lock_timeout = '1s'").unwrap();
     for _ in 0..20 {

@@ -43,7 +43,7 @@ fn kill_9_of_a_backend_in_mid_copy_leaves_the_old_data_live() {
         "nothing is left in the idle twin"
     );
     // A worker that builds an index while the rows still come.
-    let (_proxy, _, worker, refresh) = stuck_with_workers(12_000_000, &scene);
+    let (_proxy, _, worker, refresh) = stuck_with_workers(12_000_000, &scene, REFRESH);
     crash(&pair().destination, worker);
     assert!(refresh.join().unwrap().1.is_err());
     assert_eq!(scene.changed_rows(3), 0);

@@ -1,4 +1,4 @@
-//! Workers that build the indexes of a snapshot while its rows still come: whatever ends the load ends them, and the other way
+//! Workers that build the indexes of a table while its rows still come: whatever ends the load ends them, and the other way
 //! round.
 
 mod support;
@@ -8,9 +8,21 @@ use support::{one, pair, run_dir, script, sqlstate, stuck_with_workers, terminat
 
 const ROWS: i64 = 120_000;
 
+const REFRESH_TABLE: &str = "SELECT mimeo.refresh_table('app.t')";
+
 /// A snapshot of rows of about 230 bytes.
 fn large(database: &str) -> Scene {
-    let scene = Scene::with_snapshot(database, 100);
+    large_copy(database, "SELECT mimeo.snapshot_maker('app.t', 1)", REFRESH)
+}
+
+/// The same in a plain table.
+fn large_table(database: &str) -> Scene {
+    large_copy(database, "SELECT mimeo.table_maker('app.t', 1)", REFRESH_TABLE)
+}
+
+fn large_copy(database: &str, maker: &str, refresh: &str) -> Scene {
+    let scene = Scene::new(database, 100);
+    scene.dba().batch_execute(maker).unwrap();
     scene
         .owner()
         .batch_execute(&format!(
@@ -18,18 +30,22 @@ fn large(database: &str) -> Scene {
              SELECT pg_stat_force_next_flush()"
         ))
         .unwrap();
-    scene.dba().batch_execute(REFRESH).unwrap();
+    scene.dba().batch_execute(refresh).unwrap();
     scene
 }
 
 fn assert_recovers(scene: &Scene) {
+    assert_recovers_by(scene, REFRESH);
+}
+
+fn assert_recovers_by(scene: &Scene, refresh: &str) {
     let workers =
         "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'parallel worker' AND datname = current_database()";
     wait_for("the workers to be gone", || one::<i64>(&mut scene.destination_superuser(), workers) == 0);
     assert_eq!(scene.changed_rows(1), 0, "the old data stays");
     assert_eq!(scene.rows(), ROWS, "all of it");
     scene.set_source(pair().source.port);
-    scene.dba().batch_execute(REFRESH).unwrap();
+    scene.dba().batch_execute(refresh).unwrap();
     assert_eq!(scene.changed_rows(1), ROWS);
     let by_index = "SET enable_seqscan = off; SET enable_bitmapscan = off";
     let mut dba = scene.dba();
@@ -46,7 +62,7 @@ fn assert_recovers(scene: &Scene) {
 #[test]
 fn a_cancelled_load_stops_its_workers() {
     let scene = large("cancel_followed");
-    let (_proxy, pid, _, refresh) = stuck_with_workers(20_000_000, &scene);
+    let (_proxy, pid, _, refresh) = stuck_with_workers(20_000_000, &scene, REFRESH);
     let since = Instant::now();
     scene.destination_superuser().execute("SELECT pg_cancel_backend($1)", &[&pid]).unwrap();
     assert_eq!(sqlstate(&refresh.join().unwrap().1), "57014");
@@ -61,7 +77,7 @@ fn there_is_one_worker_more_than_postgresql_has_beside_a_session() {
         .destination_superuser()
         .batch_execute(&format!("ALTER DATABASE {} SET max_parallel_maintenance_workers = 1", scene.database))
         .unwrap();
-    let (_proxy, pid, _, refresh) = stuck_with_workers(20_000_000, &scene);
+    let (_proxy, pid, _, refresh) = stuck_with_workers(20_000_000, &scene, REFRESH);
     let mut superuser = scene.destination_superuser();
     let workers =
         format!("SELECT count(*) FROM pg_stat_activity WHERE leader_pid = {pid} AND wait_event = 'Extension'");
@@ -72,9 +88,31 @@ fn there_is_one_worker_more_than_postgresql_has_beside_a_session() {
 }
 
 #[test]
+fn so_does_a_cancelled_load_of_a_table_and_nothing_is_left_beside_it() {
+    let scene = large_table("cancel_table_followed");
+    let (_proxy, pid, _, refresh) = stuck_with_workers(20_000_000, &scene, REFRESH_TABLE);
+    let since = Instant::now();
+    scene.destination_superuser().execute("SELECT pg_cancel_backend($1)", &[&pid]).unwrap();
+    assert_eq!(sqlstate(&refresh.join().unwrap().1), "57014");
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    assert_recovers_by(&scene, REFRESH_TABLE);
+    let beside = "SELECT count(*) FROM pg_class WHERE relname LIKE 'mimeo\\_%' AND relnamespace = 'app'::regnamespace";
+    assert_eq!(one::<i64>(&mut scene.dba(), beside), 0);
+}
+
+#[test]
+fn a_worker_that_is_terminated_ends_the_load_of_a_table() {
+    let scene = large_table("terminate_table_worker");
+    let (_proxy, _, worker, refresh) = stuck_with_workers(20_000_000, &scene, REFRESH_TABLE);
+    scene.destination_superuser().execute("SELECT pg_terminate_backend($1)", &[&worker]).unwrap();
+    assert_eq!(sqlstate(&refresh.join().unwrap().1), "57P01");
+    assert_recovers_by(&scene, REFRESH_TABLE);
+}
+
+#[test]
 fn a_terminated_load_stops_its_workers() {
     let scene = large("terminate_followed");
-    let (_proxy, pid, _, refresh) = stuck_with_workers(20_000_000, &scene);
+    let (_proxy, pid, _, refresh) = stuck_with_workers(20_000_000, &scene, REFRESH);
     terminate(&scene, pid, refresh);
     assert_recovers(&scene);
 }
@@ -82,7 +120,7 @@ fn a_terminated_load_stops_its_workers() {
 #[test]
 fn a_worker_that_is_terminated_ends_the_load_and_the_session_goes_on() {
     let scene = large("terminate_worker");
-    let (_proxy, _, worker, refresh) = stuck_with_workers(20_000_000, &scene);
+    let (_proxy, _, worker, refresh) = stuck_with_workers(20_000_000, &scene, REFRESH);
     let since = Instant::now();
     scene.destination_superuser().execute("SELECT pg_terminate_backend($1)", &[&worker]).unwrap();
     let (mut client, outcome) = refresh.join().unwrap();
@@ -126,7 +164,7 @@ fn a_worker_of_run_refresh_has_workers_too() {
 
 /// A destination that stops as in a crash right after a refresh, and comes back: rows and indexes are complete. Its buffers are few, so
 /// that most of the table has been written out of them meanwhile.
-fn survives_a_crash(name: &str, options: &str) {
+fn survives_a_crash(name: &str, options: &str, maker: &str, refresh: &str) {
     let scene = Scene::new(name, 100);
     scene
         .owner()
@@ -147,11 +185,11 @@ fn survives_a_crash(name: &str, options: &str) {
         "CREATE EXTENSION mimeo; CREATE SCHEMA app;
          INSERT INTO mimeo.dblink_mapping_mimeo (data_source, username, pwd)
          VALUES ('host=127.0.0.1 port={} dbname={name}', 'reader', 'reader secret');
-         SELECT mimeo.snapshot_maker('app.t', 1)",
+         SELECT mimeo.{maker}('app.t', 1)",
         pair().source.port
     ))
     .unwrap();
-    dba.batch_execute(REFRESH).unwrap();
+    dba.batch_execute(refresh).unwrap();
     let reason: String = one(&mut dba, "SELECT reason FROM mimeo.run_history ORDER BY run_id DESC LIMIT 1");
     assert!(reason.contains("2 indexes built while the rows came"), "{reason}");
 
@@ -162,7 +200,8 @@ fn survives_a_crash(name: &str, options: &str) {
     let checked = superuser
         .query(
             "SELECT bt_index_parent_check(i.indexrelid, true) FROM pg_index i
-              WHERE i.indrelid IN ('app.t_snap1'::regclass, 'app.t_snap2'::regclass) AND pg_relation_size(i.indrelid) > 0",
+              WHERE i.indrelid IN (to_regclass('app.t'), to_regclass('app.t_snap1'), to_regclass('app.t_snap2'))
+                AND pg_relation_size(i.indrelid) > 0",
             &[],
         )
         .unwrap();
@@ -172,10 +211,20 @@ fn survives_a_crash(name: &str, options: &str) {
 
 #[test]
 fn what_followed_a_load_survives_a_crash() {
-    survives_a_crash("crash_replica", "wal_level = replica");
+    survives_a_crash("crash_replica", "wal_level = replica", "snapshot_maker", REFRESH);
 }
 
 #[test]
 fn what_followed_a_load_survives_a_crash_with_minimal_wal() {
-    survives_a_crash("crash_minimal", "wal_level = minimal\nmax_wal_senders = 0");
+    survives_a_crash("crash_minimal", "wal_level = minimal\nmax_wal_senders = 0", "snapshot_maker", REFRESH);
+}
+
+#[test]
+fn what_followed_the_load_of_a_table_survives_a_crash() {
+    survives_a_crash("crash_table", "wal_level = replica", "table_maker", REFRESH_TABLE);
+}
+
+#[test]
+fn what_followed_the_load_of_a_table_survives_a_crash_with_minimal_wal() {
+    survives_a_crash("crash_table_minimal", "wal_level = minimal\nmax_wal_senders = 0", "table_maker", REFRESH_TABLE);
 }

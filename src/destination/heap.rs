@@ -48,6 +48,17 @@ pub unsafe fn takes(relation: pg_sys::Relation, manner: Manner) -> bool {
         && (constraints.is_null() || !(*constraints).has_generated_stored)
 }
 
+/// Whether rows go straight into a table that is empty.
+pub fn takes_frozen(oid: pg_sys::Oid) -> bool {
+    // SAFETY: opens the relation, and closes it.
+    unsafe {
+        let relation = pg_sys::table_open(oid, pg_sys::AccessShareLock as i32);
+        let takes = takes(relation, Manner::Frozen);
+        pg_sys::table_close(relation, pg_sys::NoLock as i32);
+        takes
+    }
+}
+
 /// PostgreSQL's functions for the innermost loops, without a guard around each call: one guard is around the loop.
 mod unguarded {
     use pgrx::pg_sys::{

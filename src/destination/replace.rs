@@ -10,6 +10,7 @@ use crate::backend::identity::{keeps_its_snapshot, set_local};
 use crate::backend::name::{literal, quote, Name};
 use crate::backend::relation::{self, lock_exclusively, oid_arg, Patience, Relation};
 use crate::backend::spi;
+use crate::destination::heap::{self, Indexed};
 use crate::destination::indexes;
 use crate::destination::references;
 use crate::destination::table;
@@ -24,7 +25,32 @@ pub struct StandIn {
     original: Relation,
     pub name: Name,
     pub oid: pg_sys::Oid,
+    /// The original's.
+    indexes: Vec<Index>,
+    /// Indexes of the original, and their copies.
+    pairs: Vec<(pg_sys::Oid, pg_sys::Oid)>,
 }
+
+/// An index of the original.
+#[derive(Deserialize)]
+struct Index {
+    #[serde(deserialize_with = "relation::oid")]
+    oid: pg_sys::Oid,
+    name: String,
+    definition: String,
+    /// Of an exclusion constraint.
+    exclusion: Option<String>,
+    tablespace: Option<String>,
+}
+
+const INDEXES: &str = r"
+SELECT json_agg(json_build_object('oid', x.indexrelid::bigint, 'name', c.relname,
+            'definition', pg_get_indexdef(x.indexrelid),
+            'exclusion', CASE WHEN x.indisexclusion THEN (SELECT pg_get_constraintdef(k.oid)
+                FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.contype = 'x') END,
+            'tablespace', (SELECT s.spcname FROM pg_tablespace s WHERE s.oid = c.reltablespace))
+        ORDER BY x.indisprimary DESC, x.indexrelid)::text
+  FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid WHERE x.indrelid = $1";
 
 #[derive(Deserialize)]
 struct Column {
@@ -68,7 +94,7 @@ SELECT json_build_object(
                    AND d.refobjid = c.oid AND d.refobjsubid = a.attnum AND d.deptype = 'i') END
         ) ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0),
     'checks', (SELECT coalesce(json_agg(k.definition), '[]') FROM (
-            SELECT pg_get_constraintdef(k.oid) AS definition FROM pg_constraint k
+            SELECT format('CONSTRAINT %I %s', k.conname, pg_get_constraintdef(k.oid)) AS definition FROM pg_constraint k
              WHERE k.conrelid = c.oid AND k.contype = 'c'
             UNION ALL SELECT format('CHECK (%s)', pg_get_partition_constraintdef(c.oid))
              WHERE pg_get_partition_constraintdef(c.oid) IS NOT NULL) k))::text
@@ -97,6 +123,11 @@ pub fn is_exchangeable(destination: &Shape) -> Result<bool> {
     )
 }
 
+/// Of what stands in for a table or an index.
+fn stand_in_name(original: pg_sys::Oid) -> String {
+    format!("mimeo_{}", original.to_u32())
+}
+
 impl StandIn {
     /// Makes it, empty. Until the end of the transaction nobody changes the form of the original, which can be read
     /// and written all the time.
@@ -105,7 +136,7 @@ impl StandIn {
         unsafe { pg_sys::LockRelationOid(original.oid, pg_sys::ShareUpdateExclusiveLock as i32) };
         let form: Form = spi::json(FORM, &[oid_arg(original.oid)])?
             .ok_or_else(|| Error::Internal(format!("{} is gone", original.name().plain())))?;
-        let name = original.name().sibling(format!("mimeo_{}", original.oid.to_u32()));
+        let name = original.name().sibling(stand_in_name(original.oid));
         let columns: Vec<_> = form.columns.iter().map(Column::definition).collect();
         let checks: Vec<_> = form.checks.iter().map(String::as_str).collect();
         let list = columns.iter().map(String::as_str).chain(checks).collect::<Vec<_>>().join(", ");
@@ -117,17 +148,36 @@ impl StandIn {
             spi::run(&format!("ALTER TABLE {name} DROP COLUMN {}", quote(&column.name)), &[])?;
         }
         let made = relation::find(&name)?.ok_or_else(|| Error::Internal(format!("{name} was not made")))?;
-        Ok(StandIn { original: original.clone(), name, oid: made.oid })
+        let indexes = spi::json(INDEXES, &[oid_arg(original.oid)])?.unwrap_or_default();
+        Ok(StandIn { original: original.clone(), name, oid: made.oid, indexes, pairs: Vec::new() })
     }
 
-    /// Once it is loaded: checks foreign keys, exchanges the files, and drops it. With `cascade`, tables that point
+    /// What users know by other names: the stand-in's own, and the original's, of the table and of its indexes. For errors.
+    pub fn names(&self) -> Vec<(String, String)> {
+        let indexes = self.indexes.iter().map(|index| (stand_in_name(index.oid), index.name.clone()));
+        indexes.chain([(self.name.name.clone(), self.original.name().name)]).collect()
+    }
+
+    /// Gives it indexes before its rows, if these leave them to be built behind them, or afterwards. An exclusion constraint
+    /// always comes later: it may bring a trigger.
+    pub fn index_early(&mut self) -> Result<()> {
+        if !heap::takes_frozen(self.oid) {
+            return Ok(());
+        }
+        self.make_indexes(|index| index.exclusion.is_none())
+    }
+
+    /// Once it is loaded, with what is `indexed` of the indexes that it has: checks foreign keys, exchanges the files, and drops it. With `cascade`, tables that point
     /// at the original are emptied; otherwise their rows must find theirs.
     ///
-    /// 1. Indexes and statistics are made on the stand-in.
+    /// 1. The other indexes, and statistics, are made on the stand-in.
     /// 2. Foreign keys in both directions are checked. Nobody writes to the referencing tables from here on.
     /// 3. The exclusive lock, without a queue of readers behind it; then only catalog rows change.
-    pub fn take_over(self, cascade: bool, patience: Patience) -> Result<()> {
-        let pairs = self.make_indexes()?;
+    pub fn take_over(mut self, indexed: &Indexed, cascade: bool, patience: Patience) -> Result<()> {
+        if let Indexed::Only(built) = indexed {
+            indexes::rebuild(self.oid, built)?;
+        }
+        self.make_indexes(|_| true)?;
         table::analyze(&self.name)?;
         let (oid, name) = (self.original.oid, self.original.name());
         references::lock_referenced(oid)?;
@@ -144,37 +194,18 @@ impl StandIn {
         if cascade {
             spi::run(&format!("TRUNCATE ONLY {name} CASCADE"), &[])?;
         }
-        files::exchange(oid, self.oid, &pairs)?;
+        files::exchange(oid, self.oid, &self.pairs)?;
         spi::run(&format!("DROP TABLE {}", self.name), &[])?;
         files::name_toast_table(oid);
         Ok(())
     }
 
-    /// The original's indexes, made on the stand-in; pairs of original and copy.
-    fn make_indexes(&self) -> Result<Vec<(pg_sys::Oid, pg_sys::Oid)>> {
-        #[derive(Deserialize)]
-        struct Index {
-            #[serde(deserialize_with = "relation::oid")]
-            oid: pg_sys::Oid,
-            definition: String,
-            /// Of an exclusion constraint.
-            exclusion: Option<String>,
-            tablespace: Option<String>,
-        }
-        let originals: Vec<Index> = spi::json(
-            "SELECT json_agg(json_build_object('oid', x.indexrelid::bigint,
-                        'definition', pg_get_indexdef(x.indexrelid),
-                        'exclusion', CASE WHEN x.indisexclusion THEN (SELECT pg_get_constraintdef(k.oid)
-                            FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.contype = 'x') END,
-                        'tablespace', (SELECT s.spcname FROM pg_tablespace s WHERE s.oid = c.reltablespace))
-                    ORDER BY x.indisprimary DESC, x.indexrelid)::text
-               FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid WHERE x.indrelid = $1",
-            &[oid_arg(self.original.oid)],
-        )?
-        .unwrap_or_default();
-        let mut pairs = Vec::new();
-        for original in originals {
-            let name = format!("mimeo_{}", original.oid.to_u32());
+    /// Those of the original's indexes that are `wanted`, and not there yet, made on the stand-in.
+    fn make_indexes(&mut self, wanted: impl Fn(&Index) -> bool) -> Result<()> {
+        let (wanted, left): (Vec<_>, _) = std::mem::take(&mut self.indexes).into_iter().partition(wanted);
+        self.indexes = left;
+        for original in wanted {
+            let name = stand_in_name(original.oid);
             set_local("default_tablespace", original.tablespace.as_deref().unwrap_or_default())?;
             match original.exclusion {
                 Some(definition) => {
@@ -184,10 +215,9 @@ impl StandIn {
             }
             let copy = relation::find(&self.name.sibling(&name))?
                 .ok_or_else(|| Error::Internal(format!("index {name} was not made")))?;
-            pairs.push((original.oid, copy.oid));
+            self.pairs.push((original.oid, copy.oid));
         }
-        set_local("default_tablespace", "")?;
-        Ok(pairs)
+        set_local("default_tablespace", "")
     }
 }
 

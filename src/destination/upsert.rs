@@ -4,7 +4,9 @@ use crate::backend::identity::{pin_settings, set_local, Identity};
 use crate::backend::name::{quote, quote_list, Name};
 use crate::backend::relation::{oid_arg, Patience, Relation};
 use crate::backend::spi;
-use crate::destination::{heap, replace};
+use crate::backend::subtransaction::caught;
+use crate::destination::heap::{self, Indexed};
+use crate::destination::replace;
 use crate::error::{Error, Result};
 use crate::shape::{Shape, KEY_OPERATORS};
 use pgrx::pg_sys;
@@ -191,17 +193,19 @@ impl Collected {
             .collect();
         let old: Vec<_> = all.iter().map(|(column, ..)| format!("d.{}", quote(column))).collect();
         let same = same_key(original.oid, key)?;
-        heap::write_query(
-            stand_in.oid,
-            &format!(
-                "SELECT {} FROM ({rows}) r LEFT JOIN {name} d ON {same}
-                 UNION ALL SELECT {} FROM {name} d WHERE ({kept}) AND NOT EXISTS (SELECT FROM {} r WHERE {same})",
-                new.join(", "),
-                old.join(", "),
-                self.name
-            ),
-        )?;
-        stand_in.take_over(false, patience)
+        let query = format!(
+            "SELECT {} FROM ({rows}) r LEFT JOIN {name} d ON {same}
+             UNION ALL SELECT {} FROM {name} d WHERE ({kept}) AND NOT EXISTS (SELECT FROM {} r WHERE {same})",
+            new.join(", "),
+            old.join(", "),
+            self.name
+        );
+        let names = stand_in.names();
+        let replaced = caught(|| {
+            heap::write_query(stand_in.oid, &query)?;
+            stand_in.take_over(&Indexed::All, false, patience)
+        });
+        replaced.map_err(|error| error.renamed(&names))
     }
 
     /// The rows, one for each key.

@@ -2,6 +2,7 @@
 
 pub mod incremental;
 pub mod keyed;
+mod load;
 pub mod plan;
 pub mod replay;
 pub mod snapshot;
@@ -12,22 +13,20 @@ use crate::backend::identity::{
     current_role, has_rights_of, is_superuser, pin_settings, read_the_latest, require_writable, role_name, Identity,
 };
 use crate::backend::name::{readings, Name};
-use crate::backend::relation::{self, Patience, Relation};
+use crate::backend::relation::{self, Relation};
 use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
-use crate::destination::copy_in::{self, Target};
-use crate::destination::fit::{self, Fit};
-use crate::destination::heap::Indexing;
-use crate::destination::{self, replace};
+use crate::destination;
+use crate::destination::fit;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job, NewJob};
 use crate::job::history::{watch, Run, Status};
 use crate::job::jobmon;
 use crate::job::lock::{self, Wait};
-use crate::settings;
 use crate::shape::{Column, IndexDefinition, Shape};
 use crate::source::catalog::{rows_query, SourceTable};
 use crate::source::connection::{Applicant, Connection, Mapping};
+use load::{finish_indexes, patience, pull, pull_after, pull_behind, replace_all};
 use pgrx::{notice, pg_sys, warning};
 
 /// The methods, by the types that refresh_config.type holds.
@@ -317,84 +316,6 @@ fn copied_indexes<'a>(shape: &'a Shape, filter: Option<&[String]>) -> Vec<&'a In
 
 pub(crate) fn names(columns: &[Column]) -> Vec<String> {
     columns.iter().map(|column| column.name.clone()).collect()
-}
-
-/// Streams what a query on the source returns into a local table, and makes sure that all of it has come. The rows are in the
-/// table's indexes then, unless it was emptied for them: see `pull_behind`.
-///
-/// # Errors
-/// RowCount; what the source says of the query, and what the table says of the rows.
-fn pull(source: &mut Connection, query: &str, table: &Name, target: &Target<'_>, run: &mut Run) -> Result<()> {
-    pull_after(source, query, table, target, run, |_| Ok(()))
-}
-
-/// The same, with `prepare` run here while the source begins to read.
-fn pull_after(
-    source: &mut Connection,
-    query: &str,
-    table: &Name,
-    target: &Target<'_>,
-    run: &mut Run,
-    prepare: impl FnOnce(&mut Run) -> Result<()>,
-) -> Result<()> {
-    pull_behind(source, query, table, target, run, prepare)?.finish();
-    Ok(())
-}
-
-/// The same for a table that was emptied, which leaves it to the caller to finish its indexes, when the source is no longer needed.
-fn pull_behind(
-    source: &mut Connection,
-    query: &str,
-    table: &Name,
-    target: &Target<'_>,
-    run: &mut Run,
-    prepare: impl FnOnce(&mut Run) -> Result<()>,
-) -> Result<Indexing> {
-    if !target.binary {
-        run.note("text format");
-    }
-    let source_label = source.label().to_string();
-    let mut stream = source.copy_out(query, target.binary)?;
-    prepare(run)?;
-    let mut read = |buffer: &mut [u8], at_least: usize| stream.read(buffer, at_least);
-    let loaded = copy_in::load(target, &mut read)?;
-    let (sent, bytes) = stream.totals()?;
-    if loaded.exact && sent != loaded.rows {
-        return Err(Error::RowCount { source_label, sent, loaded: loaded.rows, table: table.plain() });
-    }
-    (run.rows, run.bytes) = (loaded.rows, bytes);
-    Ok(loaded.indexing)
-}
-
-/// Replaces all rows of a table by what a query on the source returns: through a stand-in that is loaded while the
-/// table is read, if its files can be exchanged, else in place.
-fn replace_all(
-    source: &mut Connection,
-    query: &str,
-    destination: &Relation,
-    shape: &Shape,
-    fit: &Fit,
-    cascade: bool,
-    run: &mut Run,
-) -> Result<()> {
-    let target = |oid, emptied| Target { oid, columns: &fit.columns, binary: fit.binary, emptied };
-    if replace::is_exchangeable(shape)? {
-        let stand_in = replace::StandIn::make(destination)?;
-        pull(source, query, &stand_in.name, &target(stand_in.oid, true), run)?;
-        run.phase("replace");
-        return stand_in.take_over(cascade, patience());
-    }
-    run.note("replaced in place");
-    let name = destination.name();
-    replace::empty_in_place(destination, cascade)?;
-    pull(source, query, &name, &target(destination.oid, false), run)?;
-    run.phase("analyze");
-    destination::table::analyze(&name)
-}
-
-/// How long a refresh waits for a lock that readers would queue behind.
-fn patience() -> Patience {
-    Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() }
 }
 
 /// The arguments that every refresher has.

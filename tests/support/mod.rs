@@ -260,11 +260,11 @@ fn stuck_after(bytes: u64, scene: &Scene, statement: &str) -> (Proxy, i32, Backg
     (proxy, pid, refresh)
 }
 
-/// A refresh of a snapshot whose workers wait for rows, because the network has fallen silent after so many bytes, more than 8 MB of
+/// A refresh whose workers wait for rows, because the network has fallen silent after so many bytes, more than 8 MB of
 /// rows: its backend, and one of its workers.
-pub fn stuck_with_workers(bytes: u64, scene: &Scene) -> (Proxy, i32, i32, Background) {
+pub fn stuck_with_workers(bytes: u64, scene: &Scene, statement: &str) -> (Proxy, i32, i32, Background) {
     scene.change();
-    let (proxy, pid, refresh) = stuck_after(bytes, scene, REFRESH);
+    let (proxy, pid, refresh) = stuck_after(bytes, scene, statement);
     let mut superuser = scene.destination_superuser();
     let mut worker = None;
     wait_for("workers that wait for rows", || {

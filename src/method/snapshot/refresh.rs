@@ -16,7 +16,8 @@ use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
 use crate::method::{
-    connect_job, copied_indexes, names, patience, pull_behind, refresh_job, selected_columns, Call, Method,
+    connect_job, copied_indexes, finish_indexes, names, patience, pull_behind, refresh_job, selected_columns, Call,
+    Method,
 };
 use crate::settings;
 use crate::shape::{Column, Difference, Shape};
@@ -110,14 +111,8 @@ impl Refresh<'_> {
             indexing = self.pull(&mut source, &present, &idle, run)?;
         }
         drop(source);
-        run.phase("index");
-        let indexed = indexing.finish();
+        let indexed = finish_indexes(indexing, run);
         if let Indexed::Only(built) = &indexed {
-            match built.len() {
-                0 => {}
-                1 => run.note("1 index built while the rows came"),
-                count => run.note(format!("{count} indexes built while the rows came")),
-            }
             indexes::rebuild(idle_oid, built)?;
         }
         indexes::restore_foreign_keys(&idle_name, &foreign_keys)?;

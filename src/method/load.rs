@@ -1,0 +1,120 @@
+//! The rows of a source's query, into a local table.
+
+use crate::backend::name::Name;
+use crate::backend::relation::{Patience, Relation};
+use crate::backend::subtransaction::caught;
+use crate::destination::copy_in::{self, Target};
+use crate::destination::fit::Fit;
+use crate::destination::heap::{Indexed, Indexing};
+use crate::destination::{self, replace};
+use crate::error::{Error, Result};
+use crate::job::history::Run;
+use crate::settings;
+use crate::shape::Shape;
+use crate::source::connection::Connection;
+
+/// Streams what a query on the source returns into a local table, and makes sure that all of it has come. The rows are in the
+/// table's indexes then, unless it was emptied for them: see `pull_behind`.
+///
+/// # Errors
+/// RowCount; what the source says of the query, and what the table says of the rows.
+pub(super) fn pull(
+    source: &mut Connection,
+    query: &str,
+    table: &Name,
+    target: &Target<'_>,
+    run: &mut Run,
+) -> Result<()> {
+    pull_after(source, query, table, target, run, |_| Ok(()))
+}
+
+/// The same, with `prepare` run here while the source begins to read.
+pub(super) fn pull_after(
+    source: &mut Connection,
+    query: &str,
+    table: &Name,
+    target: &Target<'_>,
+    run: &mut Run,
+    prepare: impl FnOnce(&mut Run) -> Result<()>,
+) -> Result<()> {
+    pull_behind(source, query, table, target, run, prepare)?.finish();
+    Ok(())
+}
+
+/// The same for a table that was emptied, which leaves it to the caller to finish its indexes, when the source is no longer needed.
+pub(super) fn pull_behind(
+    source: &mut Connection,
+    query: &str,
+    table: &Name,
+    target: &Target<'_>,
+    run: &mut Run,
+    prepare: impl FnOnce(&mut Run) -> Result<()>,
+) -> Result<Indexing> {
+    if !target.binary {
+        run.note("text format");
+    }
+    let source_label = source.label().to_string();
+    let mut stream = source.copy_out(query, target.binary)?;
+    prepare(run)?;
+    let mut read = |buffer: &mut [u8], at_least: usize| stream.read(buffer, at_least);
+    let loaded = copy_in::load(target, &mut read)?;
+    let (sent, bytes) = stream.totals()?;
+    if loaded.exact && sent != loaded.rows {
+        return Err(Error::RowCount { source_label, sent, loaded: loaded.rows, table: table.plain() });
+    }
+    (run.rows, run.bytes) = (loaded.rows, bytes);
+    Ok(loaded.indexing)
+}
+
+/// Waits for the indexes that are built behind a load, and tells how many.
+pub(super) fn finish_indexes(indexing: Indexing, run: &mut Run) -> Indexed {
+    run.phase("index");
+    let indexed = indexing.finish();
+    if let Indexed::Only(built) = &indexed {
+        match built.len() {
+            0 => {}
+            1 => run.note("1 index built while the rows came"),
+            count => run.note(format!("{count} indexes built while the rows came")),
+        }
+    }
+    indexed
+}
+
+/// Replaces all rows of a table by what a query on the source returns: through a stand-in that is loaded while the
+/// table is read, if its files can be exchanged, else in place. The source's snapshot ends when all rows have come.
+pub(super) fn replace_all(
+    source: &mut Connection,
+    query: &str,
+    destination: &Relation,
+    shape: &Shape,
+    fit: &Fit,
+    cascade: bool,
+    run: &mut Run,
+) -> Result<()> {
+    let target = |oid, emptied| Target { oid, columns: &fit.columns, binary: fit.binary, emptied };
+    if replace::is_exchangeable(shape)? {
+        let mut stand_in = replace::StandIn::make(destination)?;
+        let names = stand_in.names();
+        let replaced = caught(|| {
+            stand_in.index_early()?;
+            let indexing = pull_behind(source, query, &stand_in.name, &target(stand_in.oid, true), run, |_| Ok(()))?;
+            source.end_snapshot()?;
+            let indexed = finish_indexes(indexing, run);
+            run.phase("replace");
+            stand_in.take_over(&indexed, cascade, patience())
+        });
+        return replaced.map_err(|error| error.renamed(&names));
+    }
+    run.note("replaced in place");
+    let name = destination.name();
+    replace::empty_in_place(destination, cascade)?;
+    pull(source, query, &name, &target(destination.oid, false), run)?;
+    source.end_snapshot()?;
+    run.phase("analyze");
+    destination::table::analyze(&name)
+}
+
+/// How long a refresh waits for a lock that readers would queue behind.
+pub(super) fn patience() -> Patience {
+    Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() }
+}
