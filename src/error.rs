@@ -4,6 +4,7 @@
 //! variant may hold a password or a connection string.
 
 use crate::backend::grant;
+use crate::backend::name::replace_word;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
 use pgrx::spi::{SpiError, SpiErrorCodes};
 use pgrx::PgSqlErrorCode;
@@ -358,12 +359,10 @@ impl Error {
         }
     }
 
-    /// Tells the name that users know, the second, wherever an error of PostgreSQL quotes the first.
+    /// Tells the name that users know, the second, wherever an error of PostgreSQL tells the first, in any language.
     pub fn renamed(self, names: &[(String, String)]) -> Error {
         let Error::Postgres(report) = self else { return self };
-        let rename = |text: String| {
-            names.iter().fold(text, |text, (old, new)| text.replace(&format!("\"{old}\""), &format!("\"{new}\"")))
-        };
+        let rename = |text: String| names.iter().fold(text, |text, (old, new)| replace_word(&text, old, new));
         Error::Postgres(Report { message: rename(report.message), detail: report.detail.map(rename), ..report })
     }
 

@@ -183,6 +183,21 @@ pub fn cut_middle(text: &str, limit: usize) -> String {
     format!("{}{}", &text[..head], &text[tail..])
 }
 
+/// Puts `new` wherever `old` stands as a word of its own.
+pub fn replace_word(text: &str, old: &str, new: &str) -> String {
+    let belongs = |character: Option<char>| character.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '$');
+    let (mut replaced, mut done) = (String::new(), 0);
+    for (at, found) in text.match_indices(old) {
+        let end = at + found.len();
+        if !belongs(text[..at].chars().next_back()) && !belongs(text[end..].chars().next()) {
+            replaced.push_str(&text[done..at]);
+            replaced.push_str(new);
+            done = end;
+        }
+    }
+    replaced + &text[done..]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,5 +210,14 @@ mod tests {
         assert_eq!(last("APP.Ärger"), (Some("app".to_string()), "Ärger".to_string()));
         assert_eq!(last("\"App\".Ünter😀"), (Some("App".to_string()), "Ünter😀".to_string()));
         assert_eq!(last("\"a\"\u{a0}"), (None, "\"a\"\u{a0}".to_string()));
+    }
+
+    #[test]
+    fn words_are_replaced_whole() {
+        let replace = |text| replace_word(text, "mimeo_16", "tÄ.b");
+        assert_eq!(replace("»mimeo_16« und mimeo_16, nicht mimeo_160"), "»tÄ.b« und tÄ.b, nicht mimeo_160");
+        assert_eq!(replace("mimeo_16"), "tÄ.b");
+        assert_eq!(replace("Ämimeo_16 mimeo_16_a"), "Ämimeo_16 mimeo_16_a");
+        assert_eq!(replace(""), "");
     }
 }

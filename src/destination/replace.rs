@@ -38,7 +38,7 @@ struct Index {
     oid: pg_sys::Oid,
     name: String,
     definition: String,
-    /// Of an exclusion constraint.
+    /// Of an exclusion constraint, or a key WITHOUT OVERLAPS.
     exclusion: Option<String>,
     tablespace: Option<String>,
 }
@@ -47,7 +47,7 @@ const INDEXES: &str = r"
 SELECT json_agg(json_build_object('oid', x.indexrelid::bigint, 'name', c.relname,
             'definition', pg_get_indexdef(x.indexrelid),
             'exclusion', CASE WHEN x.indisexclusion THEN (SELECT pg_get_constraintdef(k.oid)
-                FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.contype = 'x') END,
+                FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.contype IN ('x', 'p', 'u')) END,
             'tablespace', (SELECT s.spcname FROM pg_tablespace s WHERE s.oid = c.reltablespace))
         ORDER BY x.indisprimary DESC, x.indexrelid)::text
   FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid WHERE x.indrelid = $1";
@@ -96,7 +96,7 @@ SELECT json_build_object(
     'checks', (SELECT coalesce(json_agg(k.definition), '[]') FROM (
             SELECT format('CONSTRAINT %I %s', k.conname, pg_get_constraintdef(k.oid)) AS definition FROM pg_constraint k
              WHERE k.conrelid = c.oid AND k.contype = 'c'
-            UNION ALL SELECT format('CHECK (%s)', pg_get_partition_constraintdef(c.oid))
+            UNION ALL SELECT format('CONSTRAINT %I CHECK (%s)', left(c.relname, 40) || '_partition', pg_get_partition_constraintdef(c.oid))
              WHERE pg_get_partition_constraintdef(c.oid) IS NOT NULL) k))::text
   FROM pg_class c WHERE c.oid = $1";
 
@@ -123,6 +123,12 @@ pub fn is_exchangeable(destination: &Shape) -> Result<bool> {
     )
 }
 
+/// Until the end of the transaction nobody changes the form of a table, which can be read and written all the time.
+pub fn lock_form(oid: pg_sys::Oid) {
+    // SAFETY: waits for a lock, interruptibly, that does not conflict with readers and writers.
+    unsafe { pg_sys::LockRelationOid(oid, pg_sys::ShareUpdateExclusiveLock as i32) };
+}
+
 /// Of what stands in for a table or an index.
 fn stand_in_name(original: pg_sys::Oid) -> String {
     format!("mimeo_{}", original.to_u32())
@@ -132,8 +138,7 @@ impl StandIn {
     /// Makes it, empty. Until the end of the transaction nobody changes the form of the original, which can be read
     /// and written all the time.
     pub fn make(original: &Relation) -> Result<StandIn> {
-        // SAFETY: waits for a lock, interruptibly, that does not conflict with readers and writers.
-        unsafe { pg_sys::LockRelationOid(original.oid, pg_sys::ShareUpdateExclusiveLock as i32) };
+        lock_form(original.oid);
         let form: Form = spi::json(FORM, &[oid_arg(original.oid)])?
             .ok_or_else(|| Error::Internal(format!("{} is gone", original.name().plain())))?;
         let name = original.name().sibling(stand_in_name(original.oid));

@@ -80,25 +80,44 @@ pub(super) fn finish_indexes(indexing: Indexing, run: &mut Run) -> Indexed {
     indexed
 }
 
+/// All rows of a table.
+pub(super) struct Everything<'a> {
+    pub source: &'a mut Connection,
+    pub query: &'a str,
+    /// What the source shows may not be on its disk yet, and has to be.
+    pub flush: bool,
+}
+
+/// When all rows have come: nothing is asked of the source from here on, for locks may be waited for, or held, that others
+/// wait for.
+pub(super) fn leave(source: &mut Connection, flush: bool) -> Result<()> {
+    source.end_snapshot()?;
+    if flush {
+        source.flush_wal()?;
+    }
+    Ok(())
+}
+
 /// Replaces all rows of a table by what a query on the source returns: through a stand-in that is loaded while the
 /// table is read, if its files can be exchanged, else in place. The source's snapshot ends when all rows have come.
 pub(super) fn replace_all(
-    source: &mut Connection,
-    query: &str,
+    rows: Everything<'_>,
     destination: &Relation,
     shape: &Shape,
     fit: &Fit,
     cascade: bool,
     run: &mut Run,
 ) -> Result<()> {
+    let Everything { source, query, flush } = rows;
+    let name = destination.name();
     let target = |oid, emptied| Target { oid, columns: &fit.columns, binary: fit.binary, emptied };
     if replace::is_exchangeable(shape)? {
         let mut stand_in = replace::StandIn::make(destination)?;
         let names = stand_in.names();
         let replaced = caught(|| {
             stand_in.index_early()?;
-            let indexing = pull_behind(source, query, &stand_in.name, &target(stand_in.oid, true), run, |_| Ok(()))?;
-            source.end_snapshot()?;
+            let indexing = pull_behind(source, query, &name, &target(stand_in.oid, true), run, |_| Ok(()))?;
+            leave(source, flush)?;
             let indexed = finish_indexes(indexing, run);
             run.phase("replace");
             stand_in.take_over(&indexed, cascade, patience())
@@ -106,10 +125,9 @@ pub(super) fn replace_all(
         return replaced.map_err(|error| error.renamed(&names));
     }
     run.note("replaced in place");
-    let name = destination.name();
     replace::empty_in_place(destination, cascade)?;
     pull(source, query, &name, &target(destination.oid, false), run)?;
-    source.end_snapshot()?;
+    leave(source, flush)?;
     run.phase("analyze");
     destination::table::analyze(&name)
 }

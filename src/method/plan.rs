@@ -67,7 +67,7 @@ impl Plan {
         if replace::is_exchangeable(shape)? {
             let others = if cascade { ", and on the tables that refer to it" } else { "" };
             self.here(
-                "build the indexes of the stand-in, analyze it, and exchange its files with those of the table",
+                "finish the indexes of the stand-in, analyze it, and exchange its files with those of the table",
                 Some(format!("ACCESS EXCLUSIVE on {name}{others}, {}", briefly())),
                 Some("the old rows can be read until then".to_string()),
             );

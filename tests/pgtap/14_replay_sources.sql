@@ -1,5 +1,5 @@
 -- dml and logdel: partitioned tables and hierarchies, privileges, and what must not be missed or left behind on a source.
-SELECT plan(79);
+SELECT plan(80);
 
 -- Partitions: also those that come, go, and are truncated
 SELECT on_source($$CREATE TABLE app.p (id int, r int, v text, PRIMARY KEY (r, id)) PARTITION BY RANGE (r);
@@ -55,6 +55,7 @@ SELECT on_source($$CREATE TABLE app.alone (LIKE app.p INCLUDING ALL); INSERT INT
 SELECT mimeo.dml_maker('app.alone', 1);
 SELECT on_source($$ALTER TABLE app.p ATTACH PARTITION app.alone FOR VALUES FROM (9000) TO (9100); UPDATE app.p SET v = 'via the parent' WHERE r = 9001$$);
 SELECT mimeo.refresh_dml('app.alone');
+SELECT matches((last_run('app.alone')).reason, 'all rows are copied: something else is queued now than before', 'by other triggers from then on');
 SELECT on_source($$UPDATE app.p SET v = 'later' WHERE r = 9001$$);
 SELECT mimeo.refresh_dml('app.alone');
 SELECT same_rows('app.alone');

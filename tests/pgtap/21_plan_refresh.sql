@@ -1,5 +1,5 @@
 -- plan_refresh: what a refresh would do, with nothing done.
-SELECT plan(45);
+SELECT plan(50);
 SELECT set_config('mimeo.swap_lock_timeout', '150ms', false), set_config('mimeo.swap_max_wait', '7s', false) \g /dev/null
 CREATE FUNCTION pg_temp.planned(p_destination text, p_part text) RETURNS text LANGUAGE sql AS $$
     SELECT string_agg(concat_ws(' | ', step, side, action, lock, estimate), E'\n' ORDER BY step) FROM mimeo.plan_refresh(p_destination)
@@ -61,8 +61,11 @@ SELECT alike(pg_temp.planned('app.l', '%stamp%'), '%ROW EXCLUSIVE on app.l%33 % 
 SELECT mimeo.refresh_dml('app.d');
 SELECT alike(pg_temp.planned('app.d', '%applied%'), '%DELETE from "mimeo"."app_other_q" what the last refresh has applied%', 'what is applied, and removed by the next');
 SELECT alike(pg_temp.planned('app.d', '%| read%'), '%0 changes wait', 'does not wait');
+SELECT on_source($$UPDATE app.other SET v = 'z' WHERE id <= 3$$);
 BEGIN;
 UPDATE mimeo.refresh_config SET filter = '{id,v}' WHERE dest_table = 'app.d';
+SELECT alike(pg_temp.planned('app.d', '%| read%'), '%0 changes wait', 'nothing waits in a queue that is yet to be made');
+SELECT alike(pg_temp.planned('app.d', '%exchange%'), '%ACCESS EXCLUSIVE on app.d,%', 'the rows come beside those that are there');
 SELECT alike(pg_temp.planned('app.d', '%copy all rows%'), '%the filter or the condition has changed', 'when all rows are copied: why');
 SELECT alike(pg_temp.planned('app.d', '%triggers%'), '%source | make the triggers of "app"."other" anew | ACCESS EXCLUSIVE on app.other,% | something else is to be queued now', 'and that other changes will be queued');
 SELECT on_source('ALTER TABLE app.other DISABLE TRIGGER app_other_mimeo_trig_insert');
@@ -70,6 +73,15 @@ SELECT is(pg_temp.planned('app.d', '%disabled%'), NULL, 'triggers that are made 
 ROLLBACK;
 SELECT alike(pg_temp.planned('app.d', '%disabled%'), '%| the run is critical', 'others that are disabled miss changes');
 SELECT on_source('ALTER TABLE app.other ENABLE TRIGGER app_other_mimeo_trig_insert');
+
+SELECT mimeo.dml_maker('app.other', 1, 'app.j', p_condition := 'JOIN app.t w ON w.id = other.id') \g /dev/null
+SELECT on_source($$UPDATE app.other SET v = 'w' WHERE id <= 3$$);
+SELECT alike(pg_temp.planned('app.j', '%put them in place%'), '%33 % of it or more', 'rows of a condition that joins tables come into a temporary table first');
+BEGIN;
+UPDATE mimeo.refresh_config SET filter = '{id,v}' WHERE dest_table = 'app.j';
+SELECT alike(pg_temp.planned('app.j', '%load them%'), '%into a temporary table%', 'also if they are all of them');
+SELECT alike(pg_temp.planned('app.j', '%exchange%'), '%ACCESS EXCLUSIVE on app.j,%', 'which take the place of all rows at once');
+ROLLBACK;
 
 -- Triggers on the source
 SELECT is(pg_temp.planned('app.d', '%triggers%'), NULL, 'triggers that are as they should be stay');

@@ -1,6 +1,6 @@
 -- What a refresh loads beside a table has the same indexes, whatever they are, and however many rows come: into a few they are put row
 -- by row, of many they are built while more come, and the others afterwards.
-SELECT plan(32);
+SELECT plan(36);
 
 SELECT on_source($$
     CREATE TABLE app.t (id int PRIMARY KEY, a int NOT NULL, b text COLLATE "C", tags int[], during int4range, s int, padding text);
@@ -88,6 +88,25 @@ SELECT throws_ok($$SELECT mimeo.refresh_table('app.t')$$, '23502', 'null value i
 SELECT on_source($$UPDATE app.t SET b = '' WHERE id = 2; UPDATE app.t SET a = -7 WHERE id = 1; DELETE FROM app.t WHERE id > 5$$);
 SELECT throws_ok($$SELECT mimeo.refresh_table('app.t')$$, '23514', 'new row for relation "t" violates check constraint "few"', 'or a check');
 SELECT is((SELECT count(*) FROM app.t), 45000::bigint, 'changes nothing');
+
+-- Keys WITHOUT OVERLAPS
+SELECT on_source($$CREATE TABLE app.o (room int4range NOT NULL, during int4range NOT NULL); INSERT INTO app.o SELECT int4range(i, i + 1), int4range(1, 9) FROM generate_series(1, 2000) i$$);
+CREATE TABLE app.o (room int4range NOT NULL, during int4range NOT NULL);
+SELECT mimeo.table_maker('app.o', 1) \g /dev/null
+SELECT format('ALTER TABLE app.o ADD CONSTRAINT o_key PRIMARY KEY (room, during WITHOUT OVERLAPS), ADD CONSTRAINT o_once UNIQUE (room, during WITHOUT OVERLAPS)')
+ WHERE current_setting('server_version_num')::int >= 180000 \gexec
+SELECT lives_ok($$SELECT mimeo.refresh_table('app.o')$$, 'a table with keys without overlaps, where there are such');
+SELECT is((SELECT count(*) FROM app.o), 2000::bigint, 'has its rows');
+SELECT on_source($$INSERT INTO app.o VALUES (int4range(7, 8), int4range(3, 4))$$);
+SELECT CASE WHEN current_setting('server_version_num')::int < 180000 THEN pass('that may not overlap')
+    ELSE throws_ok($$SELECT mimeo.refresh_table('app.o')$$, '23P01', NULL, 'that may not overlap') END;
+
+-- The check of a partition by itself
+SELECT on_source($$CREATE TABLE app.part (r int, v text); INSERT INTO app.part VALUES (1, 'a'), (11, 'b')$$);
+CREATE TABLE app.whole (r int, v text) PARTITION BY RANGE (r);
+CREATE TABLE app.part PARTITION OF app.whole FOR VALUES FROM (1) TO (10);
+SELECT mimeo.table_maker('app.part', 1) \g /dev/null
+SELECT throws_ok($$SELECT mimeo.refresh_table('app.part')$$, '23514', 'new row for relation "part" violates check constraint "part_partition"', 'a row that belongs elsewhere');
 
 -- Other methods
 SELECT on_source($$INSERT INTO app.plain SELECT i, i, repeat('x', 200) FROM generate_series(1, 45000) i$$);

@@ -13,7 +13,9 @@ use crate::destination::upsert::{Collected, MUCH_TO_MERGE};
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
-use crate::method::{connect_job, names, patience, pull, refresh_job, replace_all, selected_columns, Call, Method};
+use crate::method::{
+    connect_job, names, patience, pull, refresh_job, replace_all, selected_columns, Call, Everything, Method,
+};
 use crate::shape::Shape;
 use crate::source::bounds::{Range, Slice};
 use crate::source::catalog::rows_query;
@@ -186,7 +188,8 @@ impl Refresh<'_> {
             let query = slice.query(&fit.columns);
             run.phase("copy");
             if all {
-                replace_all(&mut source, &query, &destination, &local, &fit, false, run)?;
+                let rows = Everything { source: &mut source, query: &query, flush: false };
+                replace_all(rows, &destination, &local, &fit, false, run)?;
             } else {
                 if plan.delete {
                     values.delete(self.destination, &plan.range)?;
@@ -292,6 +295,7 @@ impl Refresh<'_> {
         let collected = Collected::make(self.destination, &fit.columns, owner)?;
         let target = Target { oid: collected.oid, columns: &fit.columns, binary: fit.binary, emptied: true };
         pull(source, query, self.destination, &target, run)?;
+        source.end_snapshot()?;
         run.phase("merge");
         let control = self.job.control.as_deref().unwrap_or_default();
         let rows = collected.rows(&fit.columns, &key, control, shape.is_unique(&key));

@@ -70,6 +70,8 @@ struct Present {
     added_unreadable: Vec<u32>,
     operators: Vec<String>,
     queue: Name,
+    /// By this refresh: what the one before it held is gone.
+    queue_is_new: bool,
     summary: Summary,
 }
 
@@ -110,7 +112,7 @@ impl Refresh<'_> {
             return Ok(Status::Critical);
         }
         let mut status = Status::Ok;
-        let unexpected = self.why_all(&state, &present.summary, &present.members, partitioned);
+        let unexpected = self.why_all(&state, &present.summary, &present.members, partitioned, present.queue_is_new);
         if let Some(reason) = &unexpected {
             run.note(format!("all rows are copied: {reason}"));
             status = Status::Warning;
@@ -141,10 +143,6 @@ impl Refresh<'_> {
             match self.method {
                 Method::Dml => self.apply_dml(&mut source, &work, &extent, run)?,
                 _ => self.apply_logdel(&mut source, &work, &extent, run)?,
-            }
-            if summary.unflushed {
-                source.end_snapshot()?;
-                source.flush_wal()?;
             }
         } else if summary.bloated {
             source.end_snapshot()?;
@@ -199,7 +197,7 @@ impl Refresh<'_> {
     ) -> Result<Present> {
         let timed = self.method == Method::Logdel;
         let key = self.job.pk_name.clone().unwrap_or_default();
-        let (mut adopted, mut tried) = (false, false);
+        let (mut adopted, mut tried, mut queue_is_new) = (false, false, false);
         loop {
             let shape = source.locked_snapshot_of(&table)?;
             let members = source.members(&table, Some(&state.objects))?;
@@ -212,6 +210,7 @@ impl Refresh<'_> {
                 if !found.captures_as(&capture.form()) {
                     source.require_capture_rights(self.catalog.schema(), &members, shape.kind == 'p')?;
                     source.make_queue(&state.objects, &capture, &members, true, patience())?;
+                    queue_is_new = true;
                     continue;
                 }
                 let possible = !tried
@@ -257,12 +256,29 @@ impl Refresh<'_> {
             let (added, added_unreadable) =
                 (added.iter().map(|m| m.table()).collect(), unreadable.iter().map(|m| m.oid).collect());
             let queue = state.objects.queue.clone();
-            return Ok(Present { table, shape, members, added, added_unreadable, operators, queue, summary });
+            return Ok(Present {
+                table,
+                shape,
+                members,
+                added,
+                added_unreadable,
+                operators,
+                queue,
+                queue_is_new,
+                summary,
+            });
         }
     }
 
     /// Why the queue does not tell all that has changed.
-    fn why_all(&self, state: &State, summary: &Summary, members: &[Member], partitioned: bool) -> Option<String> {
+    fn why_all(
+        &self,
+        state: &State,
+        summary: &Summary,
+        members: &[Member],
+        partitioned: bool,
+        queue_is_new: bool,
+    ) -> Option<String> {
         if let Some(reason) = &state.copy_all {
             return Some(reason.clone());
         }
@@ -271,6 +287,9 @@ impl Refresh<'_> {
         }
         if state.filter != self.job.filter || state.condition != self.job.condition {
             return Some("the filter or the condition has changed".to_string());
+        }
+        if queue_is_new {
+            return Some("something else is queued now than before".to_string());
         }
         // An earlier try may have removed the rows of the present position, and then have come to nothing here.
         let removed = summary.removed.unwrap_or(0);

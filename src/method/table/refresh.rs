@@ -3,11 +3,11 @@
 use crate::backend::identity::act_as;
 use crate::backend::name::Name;
 use crate::backend::relation::lock_to_write;
-use crate::destination::{fit, sequences, table};
+use crate::destination::{fit, replace, sequences, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
-use crate::method::{connect_job, names, refresh_job, replace_all, selected_columns, Call, Method};
+use crate::method::{connect_job, names, refresh_job, replace_all, selected_columns, Call, Everything, Method};
 use crate::source::catalog::rows_query;
 
 /// The arguments of refresh_table.
@@ -26,7 +26,8 @@ impl<'a> Options<'a> {
 
 /// Replaces all rows of a table job's destination.
 ///
-/// 1. The source's shape, in the snapshot that reads the data; the destination has to fit it.
+/// 1. The destination's lock, before the source is kept busy; the source's shape, in the snapshot that reads the data, which
+///    the destination has to fit.
 /// 2. The rows, beside those that are there, which are read meanwhile; then all of them take their place at once.
 /// 3. The sequences follow.
 pub fn refresh(options: &Options<'_>) -> Result<()> {
@@ -41,14 +42,17 @@ fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, name: &Na
     let mut source = connect_job(catalog, job, destination.owner)?;
     let _identity = act_as(destination.owner, true)?;
     run.phase("look");
-    let source_table = source.find_table(&job.source_table)?;
-    let shape = source.locked_snapshot_of(&source_table)?;
-    let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
-    source.require_readable(&source_table, &names(&columns))?;
     lock_to_write(destination.oid);
     table::check_at_once(destination.oid)?;
     let [local] = table::describe([destination.oid])?;
     fit::require_loadable(&local)?;
+    if replace::is_exchangeable(&local)? {
+        replace::lock_form(destination.oid);
+    }
+    let source_table = source.find_table(&job.source_table)?;
+    let shape = source.locked_snapshot_of(&source_table)?;
+    let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
+    source.require_readable(&source_table, &names(&columns))?;
     let fit = fit::fit(&local, &shape, &columns)?;
     let mut following = sequences::find(job.sequences.as_deref().unwrap_or_default())?;
     following.extend(sequences::of_identity(destination.oid)?);
@@ -57,7 +61,8 @@ fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, name: &Na
     source.use_own_search_path()?;
     let query = rows_query(&source_table.table(), &fit.columns, job.condition.as_deref());
     let cascade = options.truncate_cascade.or(job.truncate_cascade).unwrap_or(false);
-    replace_all(&mut source, &query, &destination, &local, &fit, cascade, run)?;
+    let rows = Everything { source: &mut source, query: &query, flush: false };
+    replace_all(rows, &destination, &local, &fit, cascade, run)?;
     drop(source);
     run.phase("sequences");
     for sequence in following {

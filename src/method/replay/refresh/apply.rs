@@ -14,9 +14,9 @@ use crate::error::{Error, Result};
 use crate::job::history::Run;
 use crate::method::replay::make::require_stamp;
 use crate::method::replay::DELETED;
-use crate::method::{names, patience, pull, pull_after, replace_all, selected_columns, Method};
+use crate::method::{leave, names, patience, pull, pull_after, replace_all, selected_columns, Everything, Method};
 use crate::shape::Shape;
-use crate::source::catalog::rows_query;
+use crate::source::catalog::{rows_query, SourceTable};
 use crate::source::connection::Connection;
 use crate::source::queue::Changes;
 
@@ -45,6 +45,14 @@ impl Work<'_> {
             further,
         }
     }
+}
+
+/// Of the rows that the job selects.
+pub(super) struct Selected {
+    /// The source table has a unique index on the key.
+    pub unique: bool,
+    /// The condition joins tables, so a row may come more than once.
+    pub joined: bool,
 }
 
 /// What is taken.
@@ -81,9 +89,7 @@ impl Refresh<'_> {
             return Err(Error::FilterLacks { table, what: "columns of the key", columns: missing });
         }
         let condition = self.job.condition.as_deref();
-        let joined = condition.is_some_and(|text| !text.trim_start().to_lowercase().starts_with("where"));
-        let indexes = source.indexes(&present.table)?;
-        let unique = Shape { indexes, ..shape.clone() }.is_unique(&key);
+        let Selected { unique, joined } = self.selected(source, &present.table, shape, &key)?;
         // The keys are few against the table, mostly, and those that change together lie together. The planner may only know
         // how full the queue once was: by a unique index it reads the rows in linear time all the same.
         let nested = if unique && (!joined || taken < 1000) { "on" } else { "off" };
@@ -99,6 +105,20 @@ impl Refresh<'_> {
         source.use_own_search_path()?;
         let rows = rows_query(&present.table.table(), &fit.columns, condition);
         Ok(Work { present, destination, owner, local, fit, key, rows, joined: joined || !unique })
+    }
+
+    /// In the open snapshot, with the pinned search_path.
+    pub(super) fn selected(
+        &self,
+        source: &mut Connection,
+        table: &SourceTable,
+        shape: &Shape,
+        key: &[String],
+    ) -> Result<Selected> {
+        let condition = self.job.condition.as_deref();
+        let joined = condition.is_some_and(|text| !text.trim_start().to_lowercase().starts_with("where"));
+        let indexes = source.indexes(table)?;
+        Ok(Selected { unique: Shape { indexes, ..shape.clone() }.is_unique(key), joined })
     }
 
     /// Keys of rows that have come with a partition or a child.
@@ -130,17 +150,19 @@ impl Refresh<'_> {
         run: &mut Run,
     ) -> Result<()> {
         let Work { local, fit, key, .. } = work;
+        let flush = work.present.summary.unflushed;
         let until = match extent {
             Extent::All => {
                 let query =
                     format!("SELECT {} FROM ({}) q", quote_list(fit.columns.iter().map(String::as_str)), work.rows);
                 run.phase("copy");
                 if self.straight() && !work.joined {
-                    return replace_all(source, &query, work.destination, local, fit, false, run);
+                    let rows = Everything { source, query: &query, flush };
+                    return replace_all(rows, work.destination, local, fit, false, run);
                 }
                 let collected = Collected::make(self.destination, &fit.columns, work.owner)?;
                 self.collect(source, &query, &collected, &fit.columns, fit.binary, run)?;
-                source.end_snapshot()?;
+                leave(source, flush)?;
                 run.phase("merge");
                 let rows = collected.rows(&fit.columns, key, &key[0], !work.joined);
                 collected.ready(key)?;
@@ -166,6 +188,7 @@ impl Refresh<'_> {
                     run.phase("copy");
                     Ok(())
                 })?;
+                leave(source, flush)?;
                 if keys > run.rows {
                     run.note(format!("{} keys without a row", keys - run.rows));
                     run.rows = keys;
@@ -182,7 +205,7 @@ impl Refresh<'_> {
         let before = run.rows;
         self.collect(source, &changes.gone(), &gone, key, fit.binary, run)?;
         let deleted = run.rows - before;
-        source.end_snapshot()?;
+        leave(source, flush)?;
 
         run.phase("merge");
         let rows = collected.rows(&fit.columns, key, &key[0], !work.joined);
@@ -215,6 +238,7 @@ impl Refresh<'_> {
         let Work { local, fit, key, .. } = work;
         let table = work.present.table.table();
         let summary = &work.present.summary;
+        let flush = summary.unflushed;
         let columns = &fit.columns;
         let mut stamped = columns.clone();
         stamped.push(DELETED.to_string());
@@ -232,7 +256,8 @@ impl Refresh<'_> {
         let empty = all && spi::is_true(&format!("SELECT NOT EXISTS (SELECT FROM {})", self.destination), &[])?;
         let everything = format!("SELECT {} FROM ({}) q", quote_list(columns.iter().map(String::as_str)), work.rows);
         if empty && summary.rows == 0 && !work.joined {
-            return replace_all(source, &everything, work.destination, local, fit, false, run);
+            let rows = Everything { source, query: &everything, flush };
+            return replace_all(rows, work.destination, local, fit, false, run);
         }
         let collected = Collected::make(self.destination, &stamped, work.owner)?;
         let left = Collected::make(self.destination, &stamped_key, work.owner)?;
@@ -244,7 +269,7 @@ impl Refresh<'_> {
         if !all {
             self.collect(source, &changes.left(), &left, &stamped_key, fit.binary, run)?;
         }
-        source.end_snapshot()?;
+        leave(source, flush)?;
 
         run.phase("merge");
         if deleted > 0 {

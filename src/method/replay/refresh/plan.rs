@@ -1,5 +1,6 @@
 //! What a refresh of a dml or logdel job would do.
 
+use super::apply::Selected;
 use super::{added, capture, compared, is_as_made, is_deaf, may_be_apart, untriggered, Options, Refresh, State};
 use crate::backend::identity::act_as;
 use crate::backend::name::{quote_list, Name};
@@ -46,7 +47,6 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
         Some(position) if removes => source.queued(&queue, position.last, &position.snapshot)?,
         _ => 0,
     };
-    let waiting = summary.rows.saturating_sub(applied);
     let partitioned = shape.kind == 'p';
     let key = job.pk_name.clone().unwrap_or_default();
     let wanted = compared(job.filter.as_deref(), job.condition.as_deref());
@@ -80,7 +80,8 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
             plan.source(format!("give {} the triggers of the job", child.table()), Some(lock), None);
         }
     }
-    let reason = refresh.why_all(&state, &summary, &members, partitioned);
+    let reason = refresh.why_all(&state, &summary, &members, partitioned, queue_anew);
+    let waiting = if queue_anew { 0 } else { summary.rows.saturating_sub(applied) };
     plan.source(format!("read {queue}"), None, Some(format!("{waiting} changes wait")));
     let all = reason.is_some() || summary.truncated.is_some();
     let mut more = false;
@@ -98,6 +99,8 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
     let [local] = table::describe([destination.oid])?;
     fit::require_loadable(&local)?;
     let fit = fit::fit(&local, &shape, &columns)?;
+    let Selected { unique, joined } = refresh.selected(&mut source, &found, &shape, &key)?;
+    let straight = method == Method::Dml && refresh.straight() && unique && !joined;
     source.use_own_search_path()?;
     let query = rows_query(&found.table(), &fit.columns, job.condition.as_deref());
     let text = fit::obstacle_to_binary(&local, &shape, &columns);
@@ -105,11 +108,14 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
     if all {
         let volume = volume(&mut source, &query)?;
         plan.source("copy all rows", None, reason.or_else(|| Some("the source was truncated".to_string())));
-        if method == Method::Dml && refresh.straight() {
+        if straight {
             plan.copy(job, &query, &found.table(), &stand_in(&local, name)?, volume, text);
             return plan.replace_all(&destination, &local, false);
         }
         plan.copy(job, &query, &found.table(), "a temporary table", volume, text);
+        if method == Method::Dml {
+            return plan.replace_all(&destination, &local, false);
+        }
         plan.here(
             format!("put them in place of the rows of {name}"),
             Some(format!("ROW EXCLUSIVE on {}, until the end of the transaction", name.plain())),
@@ -134,7 +140,7 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
         }
         _ => format!("put them in place of the rows of {name} with these keys, and stamp those whose keys are gone"),
     };
-    let straight = method == Method::Dml && refresh.straight() && is_replaceable(&local, fit.columns.len())?;
+    let straight = straight && is_replaceable(&local, fit.columns.len())?;
     plan.here(action, lock, Some(written_anew(if straight { MUCH_TO_COPY } else { MUCH_TO_MERGE })));
     plan.here(
         "store the position in the queue with them",
