@@ -46,6 +46,56 @@ fn for_the_form_of_a_table() {
 }
 
 #[test]
+fn for_an_index_that_is_made() {
+    let change = "UPDATE app.t SET v = v || '!' WHERE id < 10";
+    for (name, maker, refresh) in [
+        ("free_dml_index", "dml_maker('app.t', 1)", "refresh_dml('app.t')"),
+        ("free_logdel_index", "logdel_maker('app.t', 1)", "refresh_logdel('app.t')"),
+        ("free_dml_all_index", "dml_maker('app.t', 1)", "refresh_dml('app.t', p_repull := true)"),
+    ] {
+        let scene = scene(name, maker);
+        scene.owner().batch_execute(change).unwrap();
+        wait_without_the_source(&scene, "LOCK app.t IN SHARE MODE", &format!("SELECT mimeo.{refresh}"));
+        assert_eq!(scene.changed_rows(1), 9);
+    }
+    let scene = scene("free_updater_index", "updater_maker('app.u', 'serial', 'id', 1)");
+    scene.owner().batch_execute("UPDATE app.u SET v = 'new', id = nextval('app.u_id_seq') WHERE k < 10").unwrap();
+    let refresh = "SET mimeo.writer_wait = 0; SELECT mimeo.refresh_updater('app.u')";
+    wait_without_the_source(&scene, "LOCK app.u IN SHARE MODE", refresh);
+    assert_eq!(one::<i64>(&mut scene.dba(), "SELECT count(*) FROM app.u WHERE v = 'new'"), 8);
+}
+
+#[test]
+fn for_the_form_of_what_is_pulled_again() {
+    let scene = scene("free_repull_form", "updater_maker('app.u', 'serial', 'id', 1)");
+    let mut dba = scene.dba();
+    dba.batch_execute("SET mimeo.writer_wait = 0; SELECT mimeo.dml_maker('app.t', 1)").unwrap();
+    scene.change();
+    for (table, refresh) in
+        [("u", "refresh_updater('app.u', p_repull := true)"), ("t", "refresh_dml('app.t', p_repull := true)")]
+    {
+        wait_without_the_source(
+            &scene,
+            &format!("LOCK app.{table} IN SHARE UPDATE EXCLUSIVE MODE"),
+            &format!("SET mimeo.writer_wait = 0; SELECT mimeo.{refresh}"),
+        );
+    }
+    assert_eq!(scene.changed_rows(1), 5000);
+}
+
+#[test]
+fn for_a_row_of_a_range_that_is_pulled_again() {
+    let scene = scene("free_range_row", "updater_maker('app.u', 'serial', 'id', 1)");
+    scene.owner().batch_execute("UPDATE app.u SET v = 'new' WHERE k < 10; DELETE FROM app.u WHERE k = 7").unwrap();
+    wait_without_the_source(
+        &scene,
+        "SELECT FROM app.u WHERE k = 7 FOR UPDATE",
+        "SET mimeo.writer_wait = 0; SELECT mimeo.refresh_updater('app.u', p_repull := true, p_repull_start := '0', p_repull_end := '100')",
+    );
+    assert_eq!(one::<i64>(&mut scene.dba(), "SELECT count(*) FROM app.u WHERE v = 'new' OR k = 7"), 8);
+}
+
+#[test]
 fn for_the_readers_of_a_table() {
     let scene = scene("free_table_readers", "table_maker('app.t', 1)");
     scene.change();

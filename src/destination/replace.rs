@@ -16,7 +16,6 @@ use crate::destination::references;
 use crate::destination::table;
 use crate::destination::twins::view_options;
 use crate::error::{Error, Result};
-use crate::shape::Shape;
 use pgrx::pg_sys;
 use serde::Deserialize;
 
@@ -96,12 +95,12 @@ SELECT json_build_object(
     'checks', (SELECT coalesce(json_agg(k.definition), '[]') FROM (
             SELECT format('CONSTRAINT %I %s', k.conname, pg_get_constraintdef(k.oid)) AS definition FROM pg_constraint k
              WHERE k.conrelid = c.oid AND k.contype = 'c'
-            UNION ALL SELECT format('CONSTRAINT %I CHECK (%s)', left(c.relname, 40) || '_partition', pg_get_partition_constraintdef(c.oid))
+            UNION ALL SELECT format('CONSTRAINT mimeo_%s CHECK (%s)', c.oid, pg_get_partition_constraintdef(c.oid))
              WHERE pg_get_partition_constraintdef(c.oid) IS NOT NULL) k))::text
   FROM pg_class c WHERE c.oid = $1";
 
 /// Whether the files of a table can be exchanged: a plain heap that nobody follows row by row.
-pub fn is_exchangeable(destination: &Shape) -> Result<bool> {
+pub fn is_exchangeable(destination: pg_sys::Oid) -> Result<bool> {
     // What such a transaction sees of the catalogs and of the rows may be out of date.
     if keeps_its_snapshot() {
         return Ok(false);
@@ -116,10 +115,13 @@ pub fn is_exchangeable(destination: &Shape) -> Result<bool> {
                 AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)
                 AND NOT EXISTS (SELECT FROM pg_constraint k
                                  WHERE k.contype = 'f' AND k.confrelid = c.oid AND k.conparentid <> 0)
+                -- Keys of a PERIOD (PostgreSQL 18) may find what they point at in several rows.
+                AND NOT EXISTS (SELECT FROM pg_constraint k
+                                 WHERE k.contype = 'f' AND c.oid IN (k.conrelid, k.confrelid) AND to_jsonb(k) ->> 'conperiod' = 'true')
                 AND NOT EXISTS (SELECT FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname
                                  WHERE n.oid = c.relnamespace AND p.tablename = c.relname)
            FROM pg_class c WHERE c.oid = $1",
-        &[oid_arg(destination.local_oid())],
+        &[oid_arg(destination)],
     )
 }
 

@@ -8,7 +8,7 @@ use crate::backend::subtransaction::caught;
 use crate::destination::heap::{self, Indexed};
 use crate::destination::replace;
 use crate::error::{Error, Result};
-use crate::shape::{Shape, KEY_OPERATORS};
+use crate::shape::{Column, Shape, KEY_OPERATORS};
 use pgrx::pg_sys;
 use std::cell::Cell;
 
@@ -83,7 +83,7 @@ impl Collected {
         rows: &str,
         patience: Patience,
     ) -> Result<()> {
-        if replace::is_exchangeable(destination)? && !has_generated(destination) {
+        if is_rewritable(destination)? {
             return self.rewrite(original, columns, key, rows, "false", patience);
         }
         replace::empty_in_place(original, false)?;
@@ -151,7 +151,7 @@ impl Collected {
                    FROM pg_class c WHERE c.oid = $1",
                 &[oid_arg(destination.local_oid()), (rows as i64).into(), percent.into()],
             )?
-            && replace::is_exchangeable(destination)?)
+            && replace::is_exchangeable(destination.local_oid())?)
     }
 
     /// The same as `merge_into`, by writing the whole table anew beside it: nobody else writes to it meanwhile, and
@@ -308,8 +308,10 @@ fn is_plain(destination: &Shape, columns: usize) -> Result<bool> {
     )
 }
 
-fn has_generated(destination: &Shape) -> bool {
-    destination.columns.iter().any(|column| column.generated.as_deref().unwrap_or_default() != "")
+/// Whether all rows can be written anew beside those that are there.
+pub fn is_rewritable(destination: &Shape) -> Result<bool> {
+    let generated = |column: &Column| column.generated.as_deref().unwrap_or_default() != "";
+    Ok(!destination.columns.iter().any(generated) && replace::is_exchangeable(destination.local_oid())?)
 }
 
 fn has_foreign_parts(destination: &Shape) -> Result<bool> {

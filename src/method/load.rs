@@ -1,7 +1,7 @@
 //! The rows of a source's query, into a local table.
 
 use crate::backend::name::Name;
-use crate::backend::relation::{Patience, Relation};
+use crate::backend::relation::{lock_to_write, Patience, Relation};
 use crate::backend::subtransaction::caught;
 use crate::destination::copy_in::{self, Target};
 use crate::destination::fit::Fit;
@@ -12,6 +12,7 @@ use crate::job::history::Run;
 use crate::settings;
 use crate::shape::Shape;
 use crate::source::connection::Connection;
+use pgrx::pg_sys;
 
 /// Streams what a query on the source returns into a local table, and makes sure that all of it has come. The rows are in the
 /// table's indexes then, unless it was emptied for them: see `pull_behind`.
@@ -80,6 +81,17 @@ pub(super) fn finish_indexes(indexing: Indexing, run: &mut Run) -> Indexed {
     indexed
 }
 
+/// Locks a destination before the source is kept busy for it: its rows are going to be changed, or, if it is known, all
+/// replaced.
+pub(super) fn lock_destination(oid: pg_sys::Oid, all: bool) -> Result<()> {
+    // In this order, as CREATE INDEX CONCURRENTLY locks it.
+    if all && replace::is_exchangeable(oid)? {
+        replace::lock_form(oid);
+    }
+    lock_to_write(oid);
+    Ok(())
+}
+
 /// All rows of a table.
 pub(super) struct Everything<'a> {
     pub source: &'a mut Connection,
@@ -111,7 +123,7 @@ pub(super) fn replace_all(
     let Everything { source, query, flush } = rows;
     let name = destination.name();
     let target = |oid, emptied| Target { oid, columns: &fit.columns, binary: fit.binary, emptied };
-    if replace::is_exchangeable(shape)? {
+    if replace::is_exchangeable(shape.local_oid())? {
         let mut stand_in = replace::StandIn::make(destination)?;
         let names = stand_in.names();
         let replaced = caught(|| {

@@ -26,7 +26,7 @@ use crate::job::lock::{self, Wait};
 use crate::shape::{Column, IndexDefinition, Shape};
 use crate::source::catalog::{rows_query, SourceTable};
 use crate::source::connection::{Applicant, Connection, Mapping};
-use load::{finish_indexes, leave, patience, pull, pull_after, pull_behind, replace_all, Everything};
+use load::{finish_indexes, leave, lock_destination, patience, pull, pull_after, pull_behind, replace_all, Everything};
 use pgrx::{notice, pg_sys, warning};
 
 /// The methods, by the types that refresh_config.type holds.

@@ -6,6 +6,7 @@ use crate::backend::name::Name;
 use crate::backend::relation::Relation;
 use crate::backend::spi;
 use crate::destination::replace;
+use crate::destination::upsert::is_rewritable;
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::lock::{self, Wait};
@@ -61,10 +62,36 @@ impl Plan {
         self.here(format!("load them into {into}, while they come"), None, last_time(job).ok().flatten());
     }
 
+    /// All rows anew, out of a temporary table.
+    pub fn replace_by_collected(&mut self, destination: &Relation, shape: &Shape) -> Result<()> {
+        let name = destination.name();
+        if is_rewritable(shape)? {
+            self.here(
+                "write the table anew from them, beside the rows that are there, and exchange its files",
+                Some(format!(
+                    "SHARE ROW EXCLUSIVE on {0} while it is written: writers wait; ACCESS EXCLUSIVE on {0}, {1}",
+                    name.plain(),
+                    briefly()
+                )),
+                Some("the old rows can be read until then".to_string()),
+            );
+        } else {
+            self.here(
+                format!("DELETE FROM {name}, and put them there"),
+                Some(format!(
+                    "ROW EXCLUSIVE on {}: readers see the old rows until the end of the transaction",
+                    name.plain()
+                )),
+                Some("in place: its files cannot be exchanged".to_string()),
+            );
+        }
+        Ok(())
+    }
+
     /// All rows of a plain table anew.
     pub fn replace_all(&mut self, destination: &Relation, shape: &Shape, cascade: bool) -> Result<()> {
         let name = destination.name().plain();
-        if replace::is_exchangeable(shape)? {
+        if replace::is_exchangeable(shape.local_oid())? {
             let others = if cascade { ", and on the tables that refer to it" } else { "" };
             self.here(
                 "finish the indexes of the stand-in, analyze it, and exchange its files with those of the table",
@@ -92,7 +119,11 @@ impl Plan {
 
 /// What all rows of a table are loaded into.
 pub fn stand_in(destination: &Shape, name: &Name) -> Result<String> {
-    Ok(if replace::is_exchangeable(destination)? { format!("a stand-in of {}", name.plain()) } else { name.plain() })
+    Ok(if replace::is_exchangeable(destination.local_oid())? {
+        format!("a stand-in of {}", name.plain())
+    } else {
+        name.plain()
+    })
 }
 
 /// How much a query returns.

@@ -80,7 +80,7 @@ SELECT alike(pg_temp.planned('app.j', '%put them in place%'), '%33 % of it or mo
 BEGIN;
 UPDATE mimeo.refresh_config SET filter = '{id,v}' WHERE dest_table = 'app.j';
 SELECT alike(pg_temp.planned('app.j', '%load them%'), '%into a temporary table%', 'also if they are all of them');
-SELECT alike(pg_temp.planned('app.j', '%exchange%'), '%ACCESS EXCLUSIVE on app.j,%', 'which take the place of all rows at once');
+SELECT alike(pg_temp.planned('app.j', '%exchange%'), '%SHARE ROW EXCLUSIVE on app.j%ACCESS EXCLUSIVE on app.j,%', 'which take the place of all rows at once');
 ROLLBACK;
 
 -- Triggers on the source

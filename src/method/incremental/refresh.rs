@@ -5,7 +5,7 @@ use super::values::{clocks_change, Values};
 use super::{kind_of, required, Redo, State};
 use crate::backend::identity::{act_as, Identity};
 use crate::backend::name::Name;
-use crate::backend::relation::{lock_to_write, Relation};
+use crate::backend::relation::Relation;
 use crate::destination::copy_in::Target;
 use crate::destination::fit::{self, Fit};
 use crate::destination::table;
@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
 use crate::method::{
-    connect_job, names, patience, pull, refresh_job, replace_all, selected_columns, Call, Everything, Method,
+    connect_job, lock_destination, names, patience, pull, refresh_job, replace_all, selected_columns, Call, Everything,
+    Method,
 };
 use crate::shape::Shape;
 use crate::source::bounds::{Range, Slice};
@@ -128,6 +129,7 @@ impl Refresh<'_> {
         });
 
         run.phase("look");
+        lock_destination(destination.oid, matches!(self.options.repull, Repull::All))?;
         let mut shape = source.locked_snapshot_of(&source_table)?;
         if self.method == Method::Updater {
             shape.indexes = source.indexes(&source_table)?;
@@ -141,7 +143,6 @@ impl Refresh<'_> {
                 columns: vec![control.name],
             });
         }
-        lock_to_write(destination.oid);
         table::check_at_once(destination.oid)?;
         let [local] = table::describe([destination.oid])?;
         fit::require_loadable(&local)?;
@@ -179,6 +180,7 @@ impl Refresh<'_> {
                 "more than {limit} rows have the control value {cut}: raise the limit, or refresh without it"
             ));
             state.redo = redo;
+            source.end_snapshot()?;
             self.catalog.record_run(&job.dest_table, run.started(), Some(&serde_json::to_value(&state)?), None)?;
             return Ok(Status::Critical);
         }
@@ -190,20 +192,25 @@ impl Refresh<'_> {
             if all {
                 let rows = Everything { source: &mut source, query: &query, flush: false };
                 replace_all(rows, &destination, &local, &fit, false, run)?;
-            } else {
+            } else if self.method == Method::Inserter {
                 if plan.delete {
                     values.delete(self.destination, &plan.range)?;
                 }
-                if self.method == Method::Inserter {
-                    let target =
-                        Target { oid: destination.oid, columns: &fit.columns, binary: fit.binary, emptied: false };
-                    pull(&mut source, &query, self.destination, &target, run)?;
-                } else {
-                    self.merge(&mut source, &query, &destination, &owner, &shape, &local, &fit, run)?;
+                let target = Target { oid: destination.oid, columns: &fit.columns, binary: fit.binary, emptied: false };
+                pull(&mut source, &query, self.destination, &target, run)?;
+            } else {
+                let collected = self.collect(&mut source, &query, &owner, &local, &fit, run)?;
+                run.phase("merge");
+                if plan.delete {
+                    values.delete(self.destination, &plan.range)?;
                 }
+                self.merge(collected, &destination, &shape, &local, &fit, run)?;
             }
-        } else if plan.delete && !nothing_is_safe {
-            values.delete(self.destination, &plan.range)?;
+        } else {
+            source.end_snapshot()?;
+            if plan.delete && !nothing_is_safe {
+                values.delete(self.destination, &plan.range)?;
+            }
         }
         if let Some(limit) = plan.limit.filter(|limit| status == Status::Ok && run.rows as i64 * 4 >= limit * 3) {
             run.note(format!("{} rows are three quarters of the batch limit of {limit} or more", run.rows));
@@ -273,19 +280,16 @@ impl Refresh<'_> {
         }
     }
 
-    /// An updater's rows, by way of a temporary table.
-    #[allow(clippy::too_many_arguments)]
-    fn merge(
+    /// An updater's rows, in a temporary table. The source is done with then.
+    fn collect(
         &self,
         source: &mut Connection,
         query: &str,
-        destination: &Relation,
         owner: &Identity,
-        shape: &Shape,
         local: &Shape,
         fit: &Fit,
         run: &mut Run,
-    ) -> Result<()> {
+    ) -> Result<Collected> {
         let key = self.job.pk_name.clone().unwrap_or_default();
         let missing: Vec<_> = key.iter().filter(|column| !fit.columns.contains(column)).cloned().collect();
         if key.is_empty() || !missing.is_empty() {
@@ -296,7 +300,20 @@ impl Refresh<'_> {
         let target = Target { oid: collected.oid, columns: &fit.columns, binary: fit.binary, emptied: true };
         pull(source, query, self.destination, &target, run)?;
         source.end_snapshot()?;
-        run.phase("merge");
+        Ok(collected)
+    }
+
+    /// Puts them in their places.
+    fn merge(
+        &self,
+        collected: Collected,
+        destination: &Relation,
+        shape: &Shape,
+        local: &Shape,
+        fit: &Fit,
+        run: &mut Run,
+    ) -> Result<()> {
+        let key = self.job.pk_name.clone().unwrap_or_default();
         let control = self.job.control.as_deref().unwrap_or_default();
         let rows = collected.rows(&fit.columns, &key, control, shape.is_unique(&key));
         collected.ready(&key)?;

@@ -8,7 +8,7 @@ use crate::destination::table;
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
-use crate::method::{connect_job, patience, refresh_job, Call, Method};
+use crate::method::{connect_job, leave, lock_destination, patience, refresh_job, Call, Method};
 use crate::shape::Shape;
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
@@ -99,6 +99,7 @@ impl Refresh<'_> {
         run.phase("queue");
         self.remove_applied(&mut source, &mut state)?;
         let limit = self.options.limit.or(job.batch_limit).filter(|limit| *limit > 0).map(i64::from);
+        lock_destination(destination.oid, self.options.repull)?;
         let present = self.look(&mut source, table, &state, limit, run)?;
         let partitioned = present.shape.kind == 'p';
         if is_deaf(&present.members, partitioned || present.members.first().is_some_and(Member::is_child)) {
@@ -108,6 +109,7 @@ impl Refresh<'_> {
             warning!("{}: {reason}", job.dest_table);
             run.note(reason);
             state.copy_all = Some("triggers were disabled".to_string());
+            source.end_snapshot()?;
             self.catalog.record_run(&job.dest_table, run.started(), Some(&serde_json::to_value(&state)?), None)?;
             return Ok(Status::Critical);
         }
@@ -136,6 +138,7 @@ impl Refresh<'_> {
             status = Status::Warning;
         }
 
+        let members = places(&present.members, partitioned);
         if all || summary.rows > 0 || !present.added.is_empty() || !present.added_unreadable.is_empty() {
             run.note(format!("{taken} queued changes"));
             let extent = if all { Extent::All } else { Extent::Changes(until) };
@@ -144,9 +147,12 @@ impl Refresh<'_> {
                 Method::Dml => self.apply_dml(&mut source, &work, &extent, run)?,
                 _ => self.apply_logdel(&mut source, &work, &extent, run)?,
             }
-        } else if summary.bloated {
-            source.end_snapshot()?;
-            source.shrink(&present.queue)?;
+        } else {
+            // A child that has got its triggers is known from here on, so it has to keep them.
+            leave(&mut source, summary.unflushed && members != state.members)?;
+            if summary.bloated {
+                source.shrink(&present.queue)?;
+            }
         }
 
         state.removed = summary.removed.unwrap_or(0);
@@ -159,7 +165,7 @@ impl Refresh<'_> {
             removed: summary.rows == 0,
         });
         state.system = summary.system.clone();
-        state.members = places(&present.members, partitioned);
+        state.members = members;
         state.copy_all = None;
         state.filter = job.filter.clone();
         state.condition = job.condition.clone();

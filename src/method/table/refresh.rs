@@ -2,12 +2,13 @@
 
 use crate::backend::identity::act_as;
 use crate::backend::name::Name;
-use crate::backend::relation::lock_to_write;
-use crate::destination::{fit, replace, sequences, table};
+use crate::destination::{fit, sequences, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
-use crate::method::{connect_job, names, refresh_job, replace_all, selected_columns, Call, Everything, Method};
+use crate::method::{
+    connect_job, lock_destination, names, refresh_job, replace_all, selected_columns, Call, Everything, Method,
+};
 use crate::source::catalog::rows_query;
 
 /// The arguments of refresh_table.
@@ -42,13 +43,10 @@ fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, name: &Na
     let mut source = connect_job(catalog, job, destination.owner)?;
     let _identity = act_as(destination.owner, true)?;
     run.phase("look");
-    lock_to_write(destination.oid);
+    lock_destination(destination.oid, true)?;
     table::check_at_once(destination.oid)?;
     let [local] = table::describe([destination.oid])?;
     fit::require_loadable(&local)?;
-    if replace::is_exchangeable(&local)? {
-        replace::lock_form(destination.oid);
-    }
     let source_table = source.find_table(&job.source_table)?;
     let shape = source.locked_snapshot_of(&source_table)?;
     let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;

@@ -4,7 +4,7 @@ use super::{Present, Refresh};
 use crate::backend::identity::Identity;
 use crate::backend::name::{quote, quote_list};
 use crate::backend::parse::is_plain_condition;
-use crate::backend::relation::{lock_to_write, Relation};
+use crate::backend::relation::Relation;
 use crate::backend::spi;
 use crate::destination::copy_in::Target;
 use crate::destination::fit::{self, Fit};
@@ -74,7 +74,6 @@ impl Refresh<'_> {
         let shape = &present.shape;
         let columns = selected_columns(shape, self.job.filter.as_deref(), source.label())?;
         source.require_readable(&present.table, &names(&columns))?;
-        lock_to_write(destination.oid);
         table::check_at_once(destination.oid)?;
         let [local] = table::describe([destination.oid])?;
         fit::require_loadable(&local)?;

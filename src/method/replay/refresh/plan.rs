@@ -114,7 +114,7 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
         }
         plan.copy(job, &query, &found.table(), "a temporary table", volume, text);
         if method == Method::Dml {
-            return plan.replace_all(&destination, &local, false);
+            return plan.replace_by_collected(&destination, &local);
         }
         plan.here(
             format!("put them in place of the rows of {name}"),
@@ -123,13 +123,14 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
         );
         return Ok(());
     }
+    let straight = straight && is_replaceable(&local, fit.columns.len())?;
     let taken = limit.map_or(waiting, |limit| waiting.min(limit as u64));
     let whole = volume(&mut source, &query)?;
     plan.copy(
         job,
         &format!("{query} for the keys ({list}) of the queue"),
         &found.table(),
-        "a temporary table, or straight",
+        if straight { "a temporary table, or straight" } else { "a temporary table" },
         whole.of_rows(taken),
         text,
     );
@@ -140,7 +141,6 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
         }
         _ => format!("put them in place of the rows of {name} with these keys, and stamp those whose keys are gone"),
     };
-    let straight = straight && is_replaceable(&local, fit.columns.len())?;
     plan.here(action, lock, Some(written_anew(if straight { MUCH_TO_COPY } else { MUCH_TO_MERGE })));
     plan.here(
         "store the position in the queue with them",
