@@ -174,8 +174,8 @@ impl StandIn {
         self.make_indexes(|index| index.exclusion.is_none())
     }
 
-    /// Once it is loaded, with what is `indexed` of the indexes that it has: checks foreign keys, exchanges the files, and drops it. With `cascade`, tables that point
-    /// at the original are emptied; otherwise their rows must find theirs.
+    /// Once it is loaded, with what is `indexed` of the indexes that it has: checks foreign keys, exchanges the files, and
+    /// drops it. With `cascade`, tables that point at the original are emptied; otherwise their rows must find theirs.
     ///
     /// 1. The other indexes, and statistics, are made on the stand-in.
     /// 2. Foreign keys in both directions are checked. Nobody writes to the referencing tables from here on.
