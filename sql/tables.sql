@@ -35,6 +35,48 @@ $$;
 CREATE TRIGGER guard_password_required BEFORE INSERT OR UPDATE ON @extschema@.dblink_mapping_mimeo
     FOR EACH ROW EXECUTE FUNCTION @extschema@.guard_password_required();
 
+-- A password goes to no other host than the one that it was given for: who may change where a source leads need not know it. The
+-- first trigger fires only for a statement that names pwd, and leaves a mark for the second.
+CREATE FUNCTION @extschema@.mark_given_password() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    NEW.pwd := chr(1) || NEW.pwd;
+    RETURN NEW;
+END
+$$;
+CREATE FUNCTION @extschema@.guard_password_host() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    -- What a source may be called, and how long to wait for it, does not say where it is.
+    v_harmless text := '(^|\s)(dbname|application_name|fallback_application_name|connect_timeout|tcp_user_timeout|keepalives|keepalives_idle|keepalives_interval|keepalives_count)\s*=\s*[A-Za-z0-9_.]+(?=\s|$)';
+    v_old text := OLD.data_source;
+    v_new text := NEW.data_source;
+BEGIN
+    IF left(NEW.pwd, 1) = chr(1) THEN
+        NEW.pwd := substr(NEW.pwd, 2);
+        RETURN NEW;
+    END IF;
+    IF concat(v_old, v_new) !~ '[''\\]' THEN
+        v_old := btrim(regexp_replace(regexp_replace(v_old, v_harmless, ' ', 'g'), '\s+', ' ', 'g'));
+        v_new := btrim(regexp_replace(regexp_replace(v_new, v_harmless, ' ', 'g'), '\s+', ' ', 'g'));
+    END IF;
+    IF NEW.pwd <> '' AND v_new <> v_old THEN
+        NEW.pwd := NULL;
+        RAISE WARNING USING
+            MESSAGE = format('data source %s has lost its password, because it leads elsewhere now', NEW.data_source_id),
+            HINT = 'Give pwd in the same UPDATE as data_source.';
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER a_password_is_given BEFORE UPDATE OF pwd ON @extschema@.dblink_mapping_mimeo
+    FOR EACH ROW EXECUTE FUNCTION @extschema@.mark_given_password();
+CREATE TRIGGER guard_password_host BEFORE UPDATE ON @extschema@.dblink_mapping_mimeo
+    FOR EACH ROW EXECUTE FUNCTION @extschema@.guard_password_host();
+-- Under every session_replication_role.
+ALTER TABLE @extschema@.dblink_mapping_mimeo ENABLE ALWAYS TRIGGER guard_password_required,
+    ENABLE ALWAYS TRIGGER a_password_is_given, ENABLE ALWAYS TRIGGER guard_password_host;
+
 CREATE TABLE @extschema@.refresh_config (
     dest_table text NOT NULL,
     source_table text NOT NULL,

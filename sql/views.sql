@@ -141,21 +141,22 @@ CREATE TRIGGER write_refresh_config INSTEAD OF INSERT OR UPDATE OR DELETE ON @ex
     FOR EACH ROW EXECUTE FUNCTION @extschema@.write_refresh_config();
 
 -- A refresh works as the owner of its destination. So only who has that role's rights may say what it does: what is copied
--- from where, with which condition, and which statements run afterwards. The rest (period, limits, last_value …) is open
--- to everybody who may write here. It runs as whoever writes, also through the views. Who has said it stays in the row, for
+-- from where, with which condition, which statements run afterwards, and when new data is refused. The rest (period, limits,
+-- last_value …) is open to everybody who may write here. It runs as whoever writes, also through the views. Who has said it stays in the row, for
 -- owners and names change: a refresh wants that role to have the rights of whom the destination belongs to by then.
 CREATE FUNCTION @extschema@.guard_refresh_config() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    v_harmless text[] := '{last_run,period,batch_limit,jobmon,boundary,last_value,dst_active,dst_start,dst_end,check_stats,insert_on_fetch,n_tup_ins,n_tup_upd,n_tup_del,keep_previous,max_shrink_percent}';
+    v_harmless text[] := '{last_run,period,batch_limit,jobmon,boundary,last_value,dst_active,dst_start,dst_end,check_stats,insert_on_fetch,n_tup_ins,n_tup_upd,n_tup_del,keep_previous}';
     v_changed boolean := true;
     v_me jsonb;
     v_trusted boolean;
     v_owner text;
 BEGIN
     -- mimeo's functions write as the owner of the table.
-    SELECT r.rolsuper OR r.oid = c.relowner, jsonb_build_object('role', r.rolname, 'oid', r.oid::bigint) INTO v_trusted, v_me
-      FROM pg_roles r CROSS JOIN pg_class c WHERE r.rolname = current_user AND c.oid = TG_RELID;
+    SELECT r.rolsuper OR r.oid = c.relowner,
+           jsonb_build_object('role', r.rolname, 'oid', r.oid::bigint, 'system', s.system_identifier::text) INTO v_trusted, v_me
+      FROM pg_roles r CROSS JOIN pg_class c CROSS JOIN pg_control_system() s WHERE r.rolname = current_user AND c.oid = TG_RELID;
     IF TG_OP = 'UPDATE' THEN
         v_changed := to_jsonb(NEW) - v_harmless <> to_jsonb(OLD) - v_harmless;
     END IF;
@@ -176,8 +177,7 @@ BEGIN
     END IF;
     IF TG_WHEN = 'INSTEAD OF' THEN
         -- For write_refresh_config, which runs next, as another role.
-        PERFORM set_config('mimeo_guard.configured_by',
-                           CASE WHEN v_changed AND (TG_OP = 'UPDATE' OR v_trusted IS NOT TRUE) THEN v_me::text ELSE '' END, true);
+        PERFORM set_config('mimeo_guard.configured_by', CASE WHEN v_changed THEN v_me::text ELSE '' END, true);
         RETURN NEW;
     END IF;
     IF jsonb_typeof(NEW.state) <> 'object' THEN
@@ -187,7 +187,11 @@ BEGIN
         IF v_changed THEN
             NEW.state := NEW.state || jsonb_build_object('configured_by', v_me);
         END IF;
-    ELSIF TG_OP = 'UPDATE' THEN
+    ELSIF TG_OP = 'INSERT' THEN
+        IF NOT NEW.state ? 'configured_by' THEN
+            NEW.state := NEW.state || jsonb_build_object('configured_by', v_me);
+        END IF;
+    ELSE
         IF to_jsonb(NEW) - v_harmless - 'state' <> to_jsonb(OLD) - v_harmless - 'state' THEN
             -- Who changes the job is responsible, unless the same statement says who is.
             IF NEW.state -> 'configured_by' IS NOT DISTINCT FROM OLD.state -> 'configured_by' OR NOT NEW.state ? 'configured_by' THEN
@@ -204,6 +208,8 @@ END
 $$;
 CREATE TRIGGER guard_refresh_config BEFORE INSERT OR UPDATE ON @extschema@.refresh_config
     FOR EACH ROW EXECUTE FUNCTION @extschema@.guard_refresh_config();
+-- Under every session_replication_role; of the views nothing is written where their triggers do not fire.
+ALTER TABLE @extschema@.refresh_config ENABLE ALWAYS TRIGGER guard_refresh_config;
 CREATE TRIGGER guard_refresh_config INSTEAD OF INSERT OR UPDATE ON @extschema@.refresh_config_inserter_time
     FOR EACH ROW EXECUTE FUNCTION @extschema@.guard_refresh_config();
 CREATE TRIGGER guard_refresh_config INSTEAD OF INSERT OR UPDATE ON @extschema@.refresh_config_inserter_serial

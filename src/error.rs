@@ -45,7 +45,17 @@ pub enum Error {
     #[error("must be owner of {0}")]
     NotOwner(String),
     #[error("destination {destination} belongs to {owner}, whose rights {by}, who configured the job, does not have")]
-    ConfiguredByOther { destination: String, owner: String, by: String },
+    ConfiguredByOther { destination: String, owner: String, by: String, fix: String },
+    #[error("nobody answers for the job of destination {destination}, which belongs to {owner}")]
+    Unconfirmed { destination: String, owner: String, fix: String },
+    #[error("{argument} does more than the job of destination {destination} says, and needs the rights of {owner}, its owner")]
+    OwnerRights { argument: &'static str, destination: String, owner: String },
+    #[error("a definition of the source cannot be used here: {0}")]
+    Definition(String),
+    #[error("the condition cannot be used: {0}")]
+    Condition(String),
+    #[error("{what} has other characters than those of ASCII, and this database has the encoding {encoding}")]
+    Encoding { what: &'static str, encoding: String },
     #[error("there is no data source with the id {0}")]
     UnknownSource(i32),
     #[error("{source_label} cannot be used: {reason}")]
@@ -119,8 +129,8 @@ pub enum Error {
     RowCount { source_label: String, sent: u64, loaded: u64, table: String },
     #[error("{relation} was in use for {seconds} s, and was not {intent}")]
     InUse { relation: String, seconds: u64, intent: &'static str },
-    #[error("function {function} belongs to {owner}, and would run with the rights of {role}")]
-    Stranger { function: String, owner: String, role: String },
+    #[error("{object} belongs to {owner}, and {} with the rights of {role}", stranger_does(object))]
+    Stranger { object: String, owner: String, role: String },
     #[error("{object} depends on view {view}, and cannot be kept while its columns change{reason}")]
     Dependent { object: String, view: String, reason: String },
     #[error("{0} cannot run in a read-only transaction")]
@@ -154,6 +164,15 @@ pub enum Error {
     JobsFailed { failed: Vec<(String, String)>, begun: usize },
 }
 
+/// A function runs; the owner of anything else can give it code that runs.
+fn stranger_does(object: &str) -> &'static str {
+    if object.starts_with("function ") {
+        "would run"
+    } else {
+        "could run code"
+    }
+}
+
 /// The first of each pair.
 fn names(failed: &[(String, String)]) -> String {
     failed.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
@@ -180,6 +199,8 @@ impl Error {
             Error::ForeignKey { .. } => E::ERRCODE_FOREIGN_KEY_VIOLATION,
             Error::NotOwner(_)
             | Error::ConfiguredByOther { .. }
+            | Error::Unconfirmed { .. }
+            | Error::OwnerRights { .. }
             | Error::NotReadable { .. }
             | Error::Stranger { .. }
             | Error::DestinationSchema { .. }
@@ -208,6 +229,9 @@ impl Error {
             Error::NullableKey { .. } => E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Error::UnknownFilterColumns { .. } => E::ERRCODE_UNDEFINED_COLUMN,
             Error::InvalidName(_) | Error::AmbiguousName(_) => E::ERRCODE_INVALID_NAME,
+            Error::Definition(_) => E::ERRCODE_INVALID_OBJECT_DEFINITION,
+            Error::Condition(_) => E::ERRCODE_SYNTAX_ERROR,
+            Error::Encoding { .. } => E::ERRCODE_UNTRANSLATABLE_CHARACTER,
             Error::NameTooLong { .. } => E::ERRCODE_NAME_TOO_LONG,
             Error::DestinationExists(_) => E::ERRCODE_DUPLICATE_TABLE,
             Error::SchemaMissing(_) => E::ERRCODE_INVALID_SCHEMA_NAME,
@@ -260,11 +284,18 @@ impl Error {
                  this job in refresh_config, and refresh again."
                     .into()
             }
-            Error::ConfiguredByOther { destination, owner, .. } => format!(
-                "If the job is right, {owner} can confirm it: UPDATE mimeo.refresh_config SET state = state - 'configured_by' \
-                 WHERE dest_table = {};",
-                crate::backend::name::literal(destination)
-            ),
+            Error::ConfiguredByOther { owner, fix, .. } | Error::Unconfirmed { owner, fix, .. } => {
+                format!("If the job is right, {owner} can confirm it: {fix}")
+            }
+            Error::OwnerRights { owner, .. } => format!("Call it as {owner}, or as a role that has its rights."),
+            Error::Definition(_) => "Leave the column out with p_filter, or the indexes with p_index := false.".into(),
+            Error::Condition(_) => {
+                "It is what follows FROM and the table in one query: WHERE …, or a comma and further tables first.".into()
+            }
+            Error::Encoding { .. } => {
+                "Rows may hold any characters; names, conditions and definitions only those of ASCII, unless the database is in UTF8."
+                    .into()
+            }
             Error::InTransaction(_) => "It commits after each job. CALL it by itself, with autocommit on.".into(),
             Error::JobsFailed { .. } => "The view job_status and the table run_history tell more.".into(),
             Error::UnknownJob(_) => "The view job_status and the table refresh_config list what is managed.".into(),
@@ -328,11 +359,10 @@ impl Error {
             Error::InUse { .. } => "The old data stays. pg_locks shows who holds it; mimeo.swap_max_wait says how \
                  long to wait."
                 .into(),
-            Error::Stranger { .. } => {
-                "What a source names here must be a superuser's, or of a role whose rights the owner of the \
-                 destination has."
-                    .into()
-            }
+            Error::Stranger { role, .. } => format!(
+                "What runs while a destination is made or refreshed must belong to a superuser, to {role}, or to a role that has \
+                 the rights of {role}."
+            ),
             Error::Dependent { .. } => "Drop it, refresh, and create it again.".into(),
             Error::Standby(_) => "Call it on the primary.".into(),
             Error::Unreachable { .. } => {
@@ -441,14 +471,34 @@ impl From<CaughtError> for Error {
 
 thread_local! {
     /// Passwords of sources that this backend has connected to.
-    static SECRETS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    static SECRETS: RefCell<Vec<Secret>> = const { RefCell::new(Vec::new()) };
 }
 
-/// No error tells this from here on. A shorter one could be told from what is missing.
+struct Secret {
+    password: String,
+    /// A source, or libpq, has said it although nobody had told it with a statement. Only then it is taken out of what is told:
+    /// else a caller could read from his own words, put into an error, which of them is a password.
+    said: bool,
+}
+
+/// No error tells what a source says of this from here on. A shorter one could be told from what is missing.
 pub fn keep_secret(password: &str) {
     SECRETS.with_borrow_mut(|secrets| {
-        if password.len() > 3 && !secrets.iter().any(|secret| secret == password) {
-            secrets.push(password.to_string());
+        if password.len() <= 3 {
+            return;
+        }
+        match secrets.iter_mut().find(|secret| secret.password == password) {
+            Some(secret) => secret.said = false,
+            None => secrets.push(Secret { password: password.to_string(), said: false }),
+        }
+    });
+}
+
+/// A source, or libpq, has said this text. `asked` is what it was sent before: words that stand there too are not its own.
+pub fn heard(text: &str, asked: impl Fn(&str) -> bool) {
+    SECRETS.with_borrow_mut(|secrets| {
+        for secret in secrets.iter_mut().filter(|secret| !secret.said) {
+            secret.said = text.contains(&secret.password) && !asked(&secret.password);
         }
     });
 }
@@ -456,10 +506,10 @@ pub fn keep_secret(password: &str) {
 /// A source can say as much as it likes; the log and run_history take so many bytes of it.
 const LONGEST: usize = 32 * 1024;
 
-/// A text as it can be told: no password, and not too long.
+/// A text as it can be told: no password that a source has said, and not too long.
 pub fn told(text: String) -> String {
-    let hide = |text: String, secret: &String| text.replace(secret.as_str(), "********");
-    let mut text = SECRETS.with_borrow(|secrets| secrets.iter().fold(text, hide));
+    let hide = |text: String, secret: &Secret| text.replace(secret.password.as_str(), "********");
+    let mut text = SECRETS.with_borrow(|secrets| secrets.iter().filter(|secret| secret.said).fold(text, hide));
     if text.len() > LONGEST {
         text.truncate((0..=LONGEST).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default());
         text.push('…');

@@ -1,6 +1,7 @@
 //! The words both sides share about a table: its columns, their types, its key, its indexes.
 //! The queries here ask any PostgreSQL server for them, this one as well as a source.
 
+use crate::backend::foreign_text::ForeignText;
 use crate::backend::name::Name;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -65,20 +66,26 @@ SELECT coalesce(json_agg(json_build_object(
  WHERE x.indrelid = $1 AND x.indisvalid";
 
 /// The operators by which unique indexes compare columns of a relation ($1) with themselves, in the order of their names
-/// ($2: an array); a JSON array.
+/// ($2: an array); a JSON array that `backend::name::Operator`s read.
 pub const KEY_OPERATORS: &str = r"
 SELECT json_agg(coalesce((
-            SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+            SELECT json_build_array(n.nspname, o.oprname)
               FROM pg_opclass c JOIN pg_amop p ON p.amopfamily = c.opcfamily AND p.amopstrategy = 3
                                               AND p.amoplefttype = c.opcintype AND p.amoprighttype = c.opcintype
               JOIN pg_operator o ON o.oid = p.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
              WHERE c.opcdefault AND c.opcintype = a.atttypid
-               AND c.opcmethod = (SELECT m.oid FROM pg_am m WHERE m.amname = 'btree')), 'OPERATOR(pg_catalog.=)') ORDER BY k.place)::text
+               AND c.opcmethod = (SELECT m.oid FROM pg_am m WHERE m.amname = 'btree')), json_build_array('pg_catalog', '=')) ORDER BY k.place)::text
   FROM unnest($2) WITH ORDINALITY k(name, place)
   JOIN pg_attribute a ON a.attrelid = $1 AND a.attname = k.name::name";
 
 /// Types with OIDs below this have the same OID and meaning on every PostgreSQL server (FirstGenbkiObjectId).
 const FIRST_ASSIGNED_OID: u32 = 10_000;
+
+/// Types that the columns of a table use, at most.
+const MOST_TYPES: usize = 10_000;
+
+/// Domains over each other, at most.
+const DEEPEST_DOMAIN: usize = 64;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Column {
@@ -87,7 +94,7 @@ pub struct Column {
     pub number: i16,
     /// As format_type prints it, without length or precision.
     #[serde(rename = "type")]
-    pub type_name: String,
+    pub type_name: ForeignText,
     pub type_oid: u32,
     pub typmod: i32,
     pub not_null: bool,
@@ -112,7 +119,7 @@ impl Column {
 /// A type that a column uses, directly or inside another type.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Type {
-    pub name: String,
+    pub name: ForeignText,
     /// pg_type.typtype
     pub kind: char,
     pub element: u32,
@@ -128,7 +135,7 @@ pub struct Type {
 pub struct IndexDefinition {
     pub name: String,
     /// As pg_get_indexdef prints it.
-    pub definition: String,
+    pub definition: ForeignText,
     pub primary: bool,
     pub unique: bool,
     pub immediate: bool,
@@ -143,7 +150,7 @@ pub struct IndexDefinition {
 pub struct ColumnDefault {
     pub column: String,
     /// As pg_get_expr prints it.
-    pub expression: String,
+    pub expression: ForeignText,
     /// The expression is that of a stored generated column.
     pub generated: bool,
 }
@@ -207,18 +214,42 @@ impl Shape {
         })
     }
 
-    /// Refuses a domain that is its own base type, by whatever way: who follows it would not come to an end.
+    /// Refuses more types than any table has use for, and domains over domains without end: who follows them would be at it for long, or
+    /// for ever.
     ///
     /// # Errors
-    /// Internal.
-    pub fn require_finite_types(&self) -> Result<()> {
-        for first in self.types.keys() {
-            let domain = |oid| self.types.get(oid).filter(|found| found.kind == 'd').map(|found| &found.base);
-            if std::iter::successors(Some(first), |oid| domain(oid)).nth(self.types.len() + 1).is_some() {
-                return Err(Error::Internal(format!("the type with the OID {first} is a domain over itself")));
+    /// UnsupportedSource.
+    pub fn require_finite_types(&self, source_label: &str) -> Result<()> {
+        let refuse = |reason: String| {
+            let (table, source_label) = (self.table().plain(), source_label.to_string());
+            Err(Error::UnsupportedSource { table, source_label, reason })
+        };
+        if self.types.len() > MOST_TYPES {
+            return refuse(format!("its columns use {} types, {MOST_TYPES} are possible", self.types.len()));
+        }
+        let base = |oid: u32| self.types.get(&oid).filter(|found| found.kind == 'd').map(|found| found.base);
+        for (oid, found) in &self.types {
+            if std::iter::successors(Some(*oid), |oid| base(*oid)).nth(DEEPEST_DOMAIN).is_some() {
+                let name = found.name.for_message();
+                return refuse(format!("type {name} is a domain over {DEEPEST_DOMAIN} other domains or more"));
             }
         }
         Ok(())
+    }
+
+    /// The type of a column, or the one below it if that is a domain.
+    pub fn base_type<'a>(&'a self, column: &'a Column) -> &'a ForeignText {
+        let mut oid = column.type_oid;
+        let mut name = &column.type_name;
+        for _ in 0..=DEEPEST_DOMAIN {
+            let Some(found) = self.types.get(&oid) else { break };
+            name = &found.name;
+            if found.kind != 'd' {
+                break;
+            }
+            oid = found.base;
+        }
+        name
     }
 
     /// Whether a column of ours can take the binary form of a column of `other`: the types are the same, as far
@@ -226,7 +257,10 @@ impl Shape {
     /// OIDs will do.
     pub fn takes_binary(&self, own: &Column, other: &Shape, theirs: &Column) -> bool {
         if own.type_oid < FIRST_ASSIGNED_OID {
-            return own.type_oid == theirs.type_oid && own.binary && theirs.binary && !holds_local_oids(&own.type_name);
+            return own.type_oid == theirs.type_oid
+                && own.binary
+                && theirs.binary
+                && !holds_local_oids(&own.type_name.for_message());
         }
         self.binary_type(own.type_oid, other, theirs.type_oid, false)
     }
@@ -240,7 +274,7 @@ impl Shape {
         }
         if own_oid < FIRST_ASSIGNED_OID {
             // An OID means another object over there; its name does not.
-            return own_oid == their_oid && !holds_local_oids(&own.name);
+            return own_oid == their_oid && !holds_local_oids(&own.name.for_message());
         }
         if inside {
             return false;

@@ -31,7 +31,7 @@ fn defect_1_p_lock_wait_waits() {
             &format!("SELECT mimeo.refresh_snapshot('app.t', p_check_stats := false, p_lock_wait := {wait})"),
         );
         wait_for("the second refresh to wait", || {
-            one(&mut waiting, "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+            one(&mut waiting, "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'object' AND NOT granted")
         });
         first.batch_execute("COMMIT").unwrap();
         assert_eq!(sqlstate(&second.join().unwrap().1), "00000");
@@ -442,7 +442,7 @@ fn a_twin_that_is_kept_is_not_emptied_by_the_worker_of_an_earlier_refresh() {
     let waiting = |of: &str| {
         format!(
             "SELECT count(*) = 1 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-              WHERE l.locktype = 'advisory' AND NOT l.granted AND a.backend_type = '{of}' AND a.datname = current_database()"
+              WHERE l.locktype = 'object' AND NOT l.granted AND a.backend_type = '{of}' AND a.datname = current_database()"
         )
     };
     let before = in_background(scene.dba(), "BEGIN; SELECT mimeo.concurrent_lock_check('app.t', 60)");

@@ -14,7 +14,10 @@ fn new_version() -> &'static str {
     let line = include_str!("../Cargo.toml").lines().find_map(|line| line.strip_prefix("version = ")).unwrap();
     line.trim_matches('"')
 }
-const OLD: &str = "2.0.0";
+const OLD: &str = "2.1.0";
+
+/// The first release, from which the last ones differ in what they keep and make.
+const FIRST: &str = "2.0.0";
 
 fn go_to(client: &mut Client, version: &str) {
     client.batch_execute(&format!("ALTER EXTENSION mimeo UPDATE TO '{version}'")).unwrap();
@@ -193,7 +196,7 @@ fn functions_on_the_source_are_those_that_a_release_knows() {
         .source_superuser()
         .batch_execute("CREATE SCHEMA mimeo AUTHORIZATION reader; GRANT TRIGGER ON app.t TO reader")
         .unwrap();
-    go_to(&mut dba, OLD);
+    go_to(&mut dba, FIRST);
     dba.batch_execute("SELECT mimeo.dml_maker('app.t', 1)").unwrap();
     assert_eq!(trigger_functions(&scene), "app_t_mimeo_queue", "made by the old release");
     let mut id = 0;
@@ -227,7 +230,7 @@ fn functions_on_the_source_are_those_that_a_release_knows() {
     assert_eq!(trigger_functions(&scene), APART);
     assert!(said.starts_with("ok: the triggers on the source were made anew"), "{said}");
     assert!(!changes_arrive(&mut dba, "after").contains("anew"), "once");
-    go_to(&mut dba, OLD);
+    go_to(&mut dba, FIRST);
     let said = changes_arrive(&mut dba, "down");
     assert_eq!(trigger_functions(&scene), "app_t_mimeo_queue");
     assert!(said.starts_with("ok: the triggers on the source were made anew"), "{said}");
@@ -263,7 +266,7 @@ fn what_users_have_granted_and_set_stays() {
     let grants = "SELECT c.relacl::text || (SELECT attacl::text FROM pg_attribute WHERE attrelid = c.oid AND attname = 'period') FROM pg_class c
                    WHERE c.oid = 'mimeo.refresh_config_snap'::regclass";
     let before: String = one(&mut dba, grants);
-    go_to(&mut dba, OLD);
+    go_to(&mut dba, FIRST);
     assert_eq!(one::<String>(&mut dba, grants), before, "who granted what to whom");
     let dump = scene.dump("--schema-only");
     for grant in

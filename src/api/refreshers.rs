@@ -2,7 +2,7 @@
 
 use crate::job::lock::Wait;
 use crate::method::incremental::{self, Repull};
-use crate::method::{replay, snapshot, table, Call, Method};
+use crate::method::{self, replay, snapshot, table, Call, Method};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -27,6 +27,13 @@ fn refresh_snapshot(
         pull_data: p_pulldata,
         check_stats: p_check_stats,
     })?;
+    Ok(())
+}
+
+/// The caller, who has the rights of the destination's owner, answers for what a job does.
+#[pg_extern]
+fn confirm_job(p_destination: &str) -> Result<(), ErrorReport> {
+    method::confirm(p_destination)?;
     Ok(())
 }
 

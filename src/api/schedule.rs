@@ -1,7 +1,7 @@
 //! run_refresh, and the background workers by the names under which PostgreSQL starts them.
 
 use crate::backend::worker::in_procedure;
-use crate::destination::heap;
+use crate::destination::{fill, heap};
 use crate::error::Error;
 use crate::job::failure;
 use crate::method::snapshot;
@@ -59,6 +59,13 @@ pub extern "C-unwind" fn mimeo_record_failure(order: pg_sys::Datum) {
 #[no_mangle]
 pub extern "C-unwind" fn mimeo_empty_twin(database: pg_sys::Datum) {
     finish(snapshot::empty_twin(argument(database)));
+}
+
+/// Fills materialized views that were made anew.
+#[pg_guard]
+#[no_mangle]
+pub extern "C-unwind" fn mimeo_fill_views(database: pg_sys::Datum) {
+    finish(fill::work(argument(database)));
 }
 
 /// Builds indexes of a table that is being loaded. A parallel worker of the transaction that loads it.

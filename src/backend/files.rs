@@ -22,6 +22,7 @@ pub fn exchange(first: pg_sys::Oid, second: pg_sys::Oid, indexes: &[(pg_sys::Oid
         if indexes.len() != index_count(first) {
             return Err(Error::Internal("the indexes of a table have changed while it was replaced".to_string()));
         }
+        keep_predicate_locks(first);
         exchange_rows(first, second)?;
         for &(original, copy) in indexes {
             exchange_rows(original, copy)?;
@@ -32,8 +33,32 @@ pub fn exchange(first: pg_sys::Oid, second: pg_sys::Oid, indexes: &[(pg_sys::Oid
             pg_sys::CopyStatistics(*from, *to);
         }
         pg_sys::CommandCounterIncrement();
+        count_anew(first);
     }
     Ok(())
+}
+
+unsafe extern "C-unwind" {
+    /// As CLUSTER does: what SERIALIZABLE transactions have read of single rows and pages becomes the whole table, for the places
+    /// of the rows are others from here on.
+    fn TransferPredicateLocksToHeapRelation(relation: pg_sys::Relation);
+}
+
+unsafe fn keep_predicate_locks(table: pg_sys::Oid) {
+    let relation = pg_sys::table_open(table, pg_sys::NoLock as i32);
+    pg_sys::ffi::pg_guard_ffi_boundary(|| TransferPredicateLocksToHeapRelation(relation));
+    pg_sys::table_close(relation, pg_sys::NoLock as i32);
+}
+
+/// The counters of live and dead rows, which autovacuum goes by, are those of the new file, whose statistics have just been made.
+unsafe fn count_anew(table: pg_sys::Oid) {
+    let relation = pg_sys::table_open(table, pg_sys::NoLock as i32);
+    let rows = (*(*relation).rd_rel).reltuples.max(0.0) as i64;
+    #[cfg(not(feature = "pg18"))]
+    pg_sys::pgstat_report_analyze(relation, rows, 0, true);
+    #[cfg(feature = "pg18")]
+    pg_sys::pgstat_report_analyze(relation, rows, 0, true, pg_sys::GetCurrentTimestamp());
+    pg_sys::table_close(relation, pg_sys::NoLock as i32);
 }
 
 /// Refuses relations whose rows do not look the same on disk, and such as this session is reading.

@@ -4,17 +4,27 @@
 use crate::backend::spi;
 use crate::error::{Error, Result};
 use pgrx::pg_sys;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
-/// Settings that decide what SQL text and COPY text mean.
-const PINNED: [(&str, &str); 6] = [
-    ("search_path", "pg_catalog, pg_temp"),
-    ("datestyle", "ISO, YMD"),
-    ("intervalstyle", "postgres"),
-    ("xmloption", "content"),
-    ("default_tablespace", ""),
-    ("row_security", "on"),
+/// Settings that decide what SQL text and COPY text mean, in whichever way the caller has them.
+const PINNED: [(&CStr, &CStr); 12] = [
+    (c"search_path", c"pg_catalog, pg_temp"),
+    (c"datestyle", c"ISO, YMD"),
+    (c"intervalstyle", c"postgres"),
+    (c"xmloption", c"content"),
+    (c"default_tablespace", c""),
+    (c"row_security", c"on"),
+    (c"array_nulls", c"on"),
+    (c"standard_conforming_strings", c"on"),
+    (c"backslash_quote", c"safe_encoding"),
+    (c"transform_null_equals", c"off"),
+    (c"quote_all_identifiers", c"off"),
+    (c"lc_monetary", c"C"),
 ];
+
+/// Those that are also pinned while the backend acts as somebody else: what a time without a zone means, and which triggers fire, are
+/// not the caller's to say. A caller's own words are read in the caller's own time zone before that.
+const PINNED_FOR_OTHERS: [(&CStr, &CStr); 2] = [(c"timezone", c"GMT"), (c"session_replication_role", c"origin")];
 
 /// Until it is dropped, the backend acts as another role.
 pub struct Identity {
@@ -35,10 +45,32 @@ pub fn act_as(role: pg_sys::Oid, restricted: bool) -> Result<Identity> {
         pg_sys::SetUserIdAndSecContext(role, context | flag as i32);
         Identity { user, context, nest_level: pg_sys::NewGUCNestLevel() }
     };
-    for (setting, value) in PINNED {
-        set_local(setting, value)?;
-    }
+    pin(&PINNED);
+    pin(&PINNED_FOR_OTHERS);
     Ok(identity)
+}
+
+/// Sets what is not so already, whoever may set it else, for as long as the innermost Identity lasts.
+fn pin(settings: &[(&'static CStr, &'static CStr)]) {
+    for (setting, value) in settings {
+        // SAFETY: the strings are constants, and PostgreSQL knows these settings; what it returns is read at once.
+        unsafe {
+            let now = pg_sys::GetConfigOption(setting.as_ptr(), true, false);
+            if !now.is_null() && CStr::from_ptr(now) == *value {
+                continue;
+            }
+            pg_sys::set_config_option(
+                setting.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+                pg_sys::GucAction::GUC_ACTION_SAVE,
+                true,
+                0,
+                false,
+            );
+        }
+    }
 }
 
 impl Identity {
@@ -65,9 +97,7 @@ pub fn pin_settings() -> Result<Identity> {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
         Identity { user, context, nest_level: pg_sys::NewGUCNestLevel() }
     };
-    for (setting, value) in PINNED {
-        set_local(setting, value)?;
-    }
+    pin(&PINNED);
     Ok(identity)
 }
 
@@ -133,17 +163,30 @@ pub fn role_name(role: pg_sys::Oid) -> Result<String> {
     Ok(name.unwrap_or_default())
 }
 
-/// The role of that name, or if there is none, the one with that OID; None if both are gone.
-pub fn find_role(name: &str, oid: pg_sys::Oid) -> Option<pg_sys::Oid> {
+/// The role with that OID; None if it is gone.
+pub fn role_of(oid: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    // SAFETY: looks a role up by its OID, which need not be there.
+    unsafe { (!pg_sys::GetUserNameFromId(oid, true).is_null()).then_some(oid) }
+}
+
+/// The role of that name; None if it is gone.
+pub fn role_named(name: &str) -> Option<pg_sys::Oid> {
     let name = CString::new(name).ok()?;
-    // SAFETY: looks a role up by its name and by its OID; neither has to be there.
-    unsafe {
-        let found = pg_sys::get_role_oid(name.as_ptr(), true);
-        if found != pg_sys::InvalidOid {
-            return Some(found);
-        }
-        (!pg_sys::GetUserNameFromId(oid, true).is_null()).then_some(oid)
-    }
+    // SAFETY: looks a role up by its name, which need not be there.
+    let found = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
+    (found != pg_sys::InvalidOid).then_some(found)
+}
+
+/// The role that the session has taken on, beneath all security-definer functions and what mimeo acts as.
+pub fn outer_role() -> pg_sys::Oid {
+    // SAFETY: reads a backend variable.
+    unsafe { pg_sys::GetOuterUserId() }
+}
+
+/// What tells this cluster from all others.
+pub fn system() -> String {
+    // SAFETY: a constant of this cluster.
+    unsafe { pg_sys::GetSystemIdentifier() }.to_string()
 }
 
 /// Whether a role has the rights of another: it is that role, a member that inherits them, or a superuser.
@@ -155,6 +198,12 @@ pub fn has_rights_of(role: pg_sys::Oid, of: pg_sys::Oid) -> bool {
 pub fn is_superuser(role: pg_sys::Oid) -> bool {
     // SAFETY: looks a role up by its OID; an unknown one is not a superuser.
     unsafe { pg_sys::superuser_arg(role) }
+}
+
+/// Whether this server is a standby.
+pub fn in_recovery() -> bool {
+    // SAFETY: reads a variable of the server's.
+    unsafe { pg_sys::RecoveryInProgress() }
 }
 
 /// Refuses, early and clearly, where nothing can be written.

@@ -2,6 +2,7 @@
 //! Nothing here knows what a job or a source is.
 
 pub mod files;
+pub mod foreign_text;
 pub mod grant;
 pub mod identity;
 pub mod interrupts;
@@ -11,4 +12,5 @@ pub mod record;
 pub mod relation;
 pub mod spi;
 pub mod subtransaction;
+pub mod trust;
 pub mod worker;

@@ -57,6 +57,48 @@ pub fn quote_list<'a>(identifiers: impl IntoIterator<Item = &'a str>) -> String 
     identifiers.into_iter().map(quote).collect::<Vec<_>>().join(", ")
 }
 
+/// An operator by schema and name.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "(String, String)")]
+pub struct Operator {
+    schema: String,
+    name: String,
+}
+
+impl TryFrom<(String, String)> for Operator {
+    type Error = String;
+
+    /// A name of any other characters could be anything in SQL.
+    fn try_from((schema, name): (String, String)) -> std::result::Result<Operator, String> {
+        let is_operator = !name.is_empty()
+            && name.len() <= MAX_BYTES
+            && name.chars().all(|character| "+-*/<>=~!@#%^&|`?".contains(character))
+            && !name.contains("--")
+            && !name.contains("/*");
+        if is_operator {
+            Ok(Operator { schema, name })
+        } else {
+            Err("the name of an operator is none".to_string())
+        }
+    }
+}
+
+impl Operator {
+    /// That of PostgreSQL's own types.
+    pub fn is_equality_of_catalog(&self) -> bool {
+        self.schema == "pg_catalog" && self.name == "="
+    }
+}
+
+impl fmt::Display for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.schema.as_str() {
+            "pg_catalog" => write!(f, "OPERATOR(pg_catalog.{})", self.name),
+            schema => write!(f, "OPERATOR({}.{})", quote(schema), self.name),
+        }
+    }
+}
+
 /// A string constant for SQL, for the statements that take no parameters (COMMENT, COPY options). It reads
 /// the same whatever standard_conforming_strings says.
 pub fn literal(text: &str) -> String {
@@ -210,6 +252,16 @@ mod tests {
         assert_eq!(last("APP.Ärger"), (Some("app".to_string()), "Ärger".to_string()));
         assert_eq!(last("\"App\".Ünter😀"), (Some("App".to_string()), "Ünter😀".to_string()));
         assert_eq!(last("\"a\"\u{a0}"), (None, "\"a\"\u{a0}".to_string()));
+    }
+
+    #[test]
+    fn an_operator_is_nothing_else() {
+        let operator = |schema: &str, name: &str| Operator::try_from((schema.to_string(), name.to_string()));
+        assert_eq!(operator("pg_catalog", "=").unwrap().to_string(), "OPERATOR(pg_catalog.=)");
+        assert_eq!(operator("a\"b", "<@>").unwrap().to_string(), "OPERATOR(\"a\"\"b\".<@>)");
+        for name in ["", "=)", "= OR true", "--", "=--", "/*", "a", "\"", "=\n"] {
+            assert!(operator("pg_catalog", name).is_err(), "{name}");
+        }
     }
 
     #[test]

@@ -1,9 +1,63 @@
-//! PostgreSQL's own parser, for text that must not be run as it is.
+//! PostgreSQL's own parser, for text that must not be run as it is: what comes out of it is checked, put into a statement's parse
+//! tree, and run as that.
+//!
+//! Whatever walks a tree here does so under one guard: an error that PostgreSQL raises in the middle of a recursion through guards
+//! of pgrx would end the whole server.
 
+use crate::backend::foreign_text::ForeignText;
+use crate::backend::name::quote;
 use crate::backend::subtransaction::attempt;
 use crate::error::{Error, Result};
 use pgrx::{pg_sys, PgBox, PgList};
 use std::ffi::{CStr, CString};
+use std::os::raw::c_void;
+
+mod unguarded {
+    use pgrx::pg_sys::Node;
+    use std::os::raw::c_void;
+
+    pub type Walker = unsafe extern "C-unwind" fn(*mut Node, *mut c_void) -> bool;
+
+    unsafe extern "C-unwind" {
+        #[cfg_attr(
+            any(feature = "pg16", feature = "pg17", feature = "pg18"),
+            link_name = "raw_expression_tree_walker_impl"
+        )]
+        pub fn raw_expression_tree_walker(node: *mut Node, walker: Walker, context: *mut c_void) -> bool;
+        #[cfg_attr(
+            any(feature = "pg16", feature = "pg17", feature = "pg18"),
+            link_name = "expression_tree_walker_impl"
+        )]
+        pub fn expression_tree_walker(node: *mut Node, walker: Walker, context: *mut c_void) -> bool;
+    }
+}
+
+/// Longer definitions of indexes and columns are not taken from a source.
+const LONGEST: usize = 64 * 1024;
+
+/// Parentheses and brackets within each other, at most: PostgreSQL prints a pair for each operator.
+const DEEPEST: usize = 200;
+
+/// What a text from a source is not parsed for.
+fn excess(text: &str) -> Option<String> {
+    if text.len() > LONGEST {
+        return Some(format!("it is {} bytes long, {LONGEST} are possible", text.len()));
+    }
+    let (mut depth, mut deepest) = (0usize, 0);
+    for byte in text.bytes() {
+        match byte {
+            b'(' | b'[' => depth += 1,
+            b')' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    (deepest > DEEPEST).then(|| format!("it is nested {deepest} deep, {DEEPEST} are possible"))
+}
+
+fn c(sql: &str) -> Result<CString> {
+    CString::new(sql).map_err(|_| Error::InvalidArgument("a statement holds a NUL byte".to_string()))
+}
 
 /// The one statement that `sql` holds, not analysed.
 ///
@@ -14,7 +68,24 @@ pub fn statement(sql: &str) -> Result<*mut pg_sys::Node> {
     match (statements.len(), statements.get_ptr(0)) {
         // SAFETY: a node of the parser's.
         (1, Some(raw)) => Ok(unsafe { (*raw).stmt }),
-        _ => Err(Error::Internal(format!("not one statement: {sql}"))),
+        _ => Err(Error::Internal("not one statement".to_string())),
+    }
+}
+
+/// The one statement that a definition of a source's holds, not analysed.
+///
+/// # Errors
+/// Postgres with a syntax error; Definition if it is not exactly one statement, or too long, or too deep.
+pub fn definition(text: &ForeignText) -> Result<*mut pg_sys::Node> {
+    let text = text.for_parser();
+    if let Some(reason) = excess(text) {
+        return Err(Error::Definition(reason));
+    }
+    let statements = statements(text)?;
+    match (statements.len(), statements.get_ptr(0)) {
+        // SAFETY: a node of the parser's.
+        (1, Some(raw)) => Ok(unsafe { (*raw).stmt }),
+        _ => Err(Error::Definition("it is not one statement".to_string())),
     }
 }
 
@@ -27,14 +98,14 @@ pub fn is_one_statement(sql: &str) -> Result<bool> {
 }
 
 fn statements(sql: &str) -> Result<PgList<pg_sys::RawStmt>> {
-    let sql = CString::new(sql).map_err(|_| Error::Internal("a NUL byte in a statement".to_string()))?;
+    let sql = c(sql)?;
     // SAFETY: the nodes live in the current memory context, not in the string.
     unsafe { Ok(PgList::from_pg(pg_sys::raw_parser(sql.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT))) }
 }
 
 /// Runs a utility statement; `sql` is shown where PostgreSQL shows a statement.
 pub fn run(statement: *mut pg_sys::Node, sql: &str) -> Result<()> {
-    let sql = CString::new(sql).map_err(|_| Error::Internal("a NUL byte in a statement".to_string()))?;
+    let sql = c(sql)?;
     // SAFETY: a planned statement that only wraps a utility statement, as SPI makes it.
     unsafe {
         let mut planned = PgBox::<pg_sys::PlannedStmt>::alloc_node(pg_sys::NodeTag::T_PlannedStmt);
@@ -56,38 +127,240 @@ pub fn run(statement: *mut pg_sys::Node, sql: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether a text is one expression, which can stand in parentheses in a statement, and whether that is a constant.
-pub enum Expression {
-    Constant,
-    Other,
+/// An expression as the parser gives it.
+#[derive(Clone, Copy)]
+pub struct Expression {
+    pub node: *mut pg_sys::Node,
+    /// A constant, maybe with a cast.
+    pub constant: bool,
 }
 
-/// What `text` is; None if it is not one expression.
-pub fn expression(text: &str) -> Option<Expression> {
+/// The one expression that a text is; None if it is none, or more, or too much of one.
+pub fn expression(text: &ForeignText) -> Option<Expression> {
+    let text = text.for_parser();
+    if excess(text).is_some() {
+        return None;
+    }
     attempt(|| {
-        let select = statement(&format!("SELECT ({text})"))?.cast::<pg_sys::SelectStmt>();
-        // SAFETY: the kind of each node is checked before any field of it is read.
+        let sql = c(text)?;
+        // SAFETY: in this mode the parser takes what could stand behind SELECT, and gives a SelectStmt; the kind of each node is
+        // checked before any field of it is read.
         unsafe {
-            if (*select).type_ != pg_sys::NodeTag::T_SelectStmt || (*select).op != pg_sys::SetOperation::SETOP_NONE {
+            let mode = pg_sys::RawParseMode::RAW_PARSE_PLPGSQL_EXPR;
+            let statements = PgList::<pg_sys::RawStmt>::from_pg(pg_sys::raw_parser(sql.as_ptr(), mode));
+            let Some(raw) = statements.get_ptr(0).filter(|_| statements.len() == 1) else { return Ok(None) };
+            let select = (*raw).stmt.cast::<pg_sys::SelectStmt>();
+            if (*select).type_ != pg_sys::NodeTag::T_SelectStmt {
                 return Ok(None);
             }
-            let targets = PgList::<pg_sys::ResTarget>::from_pg((*select).targetList);
-            let alone = targets.len() == 1
-                && (*select).fromClause.is_null()
-                && (*select).whereClause.is_null()
-                && (*select).sortClause.is_null()
-                && (*select).limitCount.is_null()
-                && (*select).limitOffset.is_null();
-            let Some(target) = targets.get_ptr(0).filter(|_| alone) else { return Ok(None) };
+            let s = &*select;
+            let alone = s.op == pg_sys::SetOperation::SETOP_NONE
+                && [
+                    s.distinctClause,
+                    s.fromClause,
+                    s.groupClause,
+                    s.windowClause,
+                    s.valuesLists,
+                    s.sortClause,
+                    s.lockingClause,
+                ]
+                .iter()
+                .all(|list| list.is_null())
+                && [s.whereClause, s.havingClause, s.limitOffset, s.limitCount].iter().all(|node| node.is_null())
+                && s.intoClause.is_null()
+                && s.withClause.is_null();
+            let targets = PgList::<pg_sys::ResTarget>::from_pg(s.targetList);
+            let Some(target) = targets.get_ptr(0).filter(|_| alone && targets.len() == 1) else { return Ok(None) };
+            if (*target).type_ != pg_sys::NodeTag::T_ResTarget || !(*target).name.is_null() || (*target).val.is_null() {
+                return Ok(None);
+            }
             let mut node = (*target).val;
             while (*node).type_ == pg_sys::NodeTag::T_TypeCast {
                 node = (*node.cast::<pg_sys::TypeCast>()).arg;
             }
-            let constant = (*node).type_ == pg_sys::NodeTag::T_A_Const;
-            Ok(Some(if constant { Expression::Constant } else { Expression::Other }))
+            Ok(Some(Expression { node: (*target).val, constant: (*node).type_ == pg_sys::NodeTag::T_A_Const }))
         }
     })
     .unwrap_or_default()
+}
+
+/// What a tree of the parser's names: schema, if it says one, and name.
+#[derive(Debug, Default, serde::Serialize)]
+pub struct Named {
+    pub functions: Vec<(Option<String>, String)>,
+    pub operators: Vec<(Option<String>, String)>,
+    pub operator_classes: Vec<(Option<String>, String)>,
+    /// The types that are there.
+    #[serde(skip)]
+    pub types: Vec<u32>,
+}
+
+impl Named {
+    /// Adds what an expression names.
+    ///
+    /// # Errors
+    /// Definition, if it holds what no definition of a column or index holds; Postgres if it is too deep after all.
+    ///
+    /// # Safety
+    /// A node of the parser's.
+    pub unsafe fn add(&mut self, node: *mut pg_sys::Node) -> Result<()> {
+        for node in raw_nodes(node) {
+            match (*node).type_ {
+                pg_sys::NodeTag::T_FuncCall => {
+                    self.functions.push(qualified((*node.cast::<pg_sys::FuncCall>()).funcname)?);
+                }
+                pg_sys::NodeTag::T_A_Expr => {
+                    self.operators.push(qualified((*node.cast::<pg_sys::A_Expr>()).name)?);
+                }
+                pg_sys::NodeTag::T_TypeName => self.types.extend(type_oid(node.cast())?),
+                pg_sys::NodeTag::T_SubLink => return Err(Error::Definition("it holds a subquery".to_string())),
+                pg_sys::NodeTag::T_ParamRef => return Err(Error::Definition("it holds a parameter".to_string())),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what an index of this statement names.
+    ///
+    /// # Errors
+    /// As `add`.
+    ///
+    /// # Safety
+    /// The parser's.
+    pub unsafe fn add_index(&mut self, statement: *mut pg_sys::IndexStmt) -> Result<()> {
+        for element in PgList::<pg_sys::IndexElem>::from_pg((*statement).indexParams).iter_ptr() {
+            if !(*element).opclass.is_null() {
+                self.operator_classes.push(qualified((*element).opclass)?);
+            }
+            self.add((*element).expr)?;
+        }
+        if !(*statement).excludeOpNames.is_null() {
+            return Err(Error::Definition("it is that of an exclusion constraint".to_string()));
+        }
+        self.add((*statement).whereClause)
+    }
+}
+
+/// The nodes of a tree of the parser's, in no order. One guard is around the whole walk, and nothing in it owns anything.
+unsafe fn raw_nodes(node: *mut pg_sys::Node) -> Vec<*mut pg_sys::Node> {
+    unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, found: *mut c_void) -> bool {
+        if node.is_null() {
+            return false;
+        }
+        (*found.cast::<Vec<*mut pg_sys::Node>>()).push(node);
+        // What is in it is not looked at, for it is refused.
+        (*node).type_ != pg_sys::NodeTag::T_SubLink && unguarded::raw_expression_tree_walker(node, visit, found)
+    }
+    let mut found: Vec<*mut pg_sys::Node> = Vec::new();
+    let to = (&raw mut found).cast::<c_void>();
+    pg_sys::ffi::pg_guard_ffi_boundary(|| visit(node, to));
+    found
+}
+
+/// The nodes of an analysed expression, in no order.
+///
+/// # Safety
+/// An expression, or a list of expressions.
+pub unsafe fn nodes(node: *mut pg_sys::Node) -> Vec<*mut pg_sys::Node> {
+    unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, found: *mut c_void) -> bool {
+        if node.is_null() {
+            return false;
+        }
+        (*found.cast::<Vec<*mut pg_sys::Node>>()).push(node);
+        unguarded::expression_tree_walker(node, visit, found)
+    }
+    let mut found: Vec<*mut pg_sys::Node> = Vec::new();
+    let to = (&raw mut found).cast::<c_void>();
+    pg_sys::ffi::pg_guard_ffi_boundary(|| visit(node, to));
+    found
+}
+
+/// A list of strings: schema and name, or a name.
+unsafe fn qualified(list: *mut pg_sys::List) -> Result<(Option<String>, String)> {
+    let parts: Vec<String> = PgList::<pg_sys::Node>::from_pg(list)
+        .iter_ptr()
+        .filter(|node| (**node).type_ == pg_sys::NodeTag::T_String)
+        .map(|node| CStr::from_ptr(string_value(node)).to_string_lossy().into_owned())
+        .collect();
+    match parts.as_slice() {
+        [name] => Ok((None, name.clone())),
+        [schema, name] => Ok((Some(schema.clone()), name.clone())),
+        _ => Err(Error::Definition("a name in it has more than two parts".to_string())),
+    }
+}
+
+#[cfg(feature = "pg14")]
+unsafe fn string_value(node: *mut pg_sys::Node) -> *const std::os::raw::c_char {
+    (*node.cast::<pg_sys::Value>()).val.str_
+}
+
+#[cfg(not(feature = "pg14"))]
+unsafe fn string_value(node: *mut pg_sys::Node) -> *const std::os::raw::c_char {
+    (*node.cast::<pg_sys::String>()).sval
+}
+
+/// The type of that name, if it is there.
+unsafe fn type_oid(name: *mut pg_sys::TypeName) -> Result<Option<u32>> {
+    if (*name).setof || (*name).pct_type {
+        return Err(Error::Definition("it names a type in a way that no catalog prints".to_string()));
+    }
+    if (*name).names.is_null() {
+        return Ok(Some((*name).typeOid.to_u32()));
+    }
+    let oid = pg_sys::LookupTypeNameOid(std::ptr::null_mut(), name, true);
+    Ok((oid != pg_sys::InvalidOid).then(|| oid.to_u32()))
+}
+
+/// A type of a source as SQL that names it by its parts in double quotes, without length or precision.
+///
+/// # Errors
+/// Definition, if it is not the name of a type.
+pub fn type_name(text: &ForeignText) -> Result<String> {
+    let invalid = || Error::Definition(format!("\"{}\" is not the name of a type", text.for_message()));
+    if excess(text.for_parser()).is_some() {
+        return Err(invalid());
+    }
+    let sql = c(text.for_parser())?;
+    let parsed = attempt(|| {
+        // SAFETY: in this mode the parser gives one TypeName; its kind is checked.
+        unsafe {
+            let mode = pg_sys::RawParseMode::RAW_PARSE_TYPE_NAME;
+            let names = PgList::<pg_sys::TypeName>::from_pg(pg_sys::raw_parser(sql.as_ptr(), mode));
+            let Some(name) = names.get_ptr(0).filter(|_| names.len() == 1) else { return Ok(None) };
+            if (*name).type_ != pg_sys::NodeTag::T_TypeName || (*name).setof || (*name).pct_type {
+                return Ok(None);
+            }
+            let (schema, name_of) = qualified((*name).names)?;
+            let array = if (*name).arrayBounds.is_null() { "" } else { "[]" };
+            let schema = schema.map(|schema| format!("{}.", quote(&schema))).unwrap_or_default();
+            Ok(Some(format!("{schema}{}{array}", quote(&name_of))))
+        }
+    });
+    parsed.ok().flatten().ok_or_else(invalid)
+}
+
+/// Refuses what is not one SELECT, however a condition has changed it.
+///
+/// # Errors
+/// Condition.
+pub fn require_select(sql: &str) -> Result<()> {
+    let refused = |reason: String| Err(Error::Condition(reason));
+    let parsed = attempt(|| {
+        let statements = statements(sql)?;
+        let Some(raw) = statements.get_ptr(0).filter(|_| statements.len() == 1) else { return Ok(false) };
+        // SAFETY: the kind of the node is checked before any field of it is read.
+        unsafe {
+            let select = (*raw).stmt.cast::<pg_sys::SelectStmt>();
+            Ok((*select).type_ == pg_sys::NodeTag::T_SelectStmt && (*select).intoClause.is_null())
+        }
+    });
+    match parsed {
+        Ok(true) => Ok(()),
+        Ok(false) => refused("with it, the query is more than one SELECT".to_string()),
+        Err(error @ Error::Cancelled(_)) => Err(error),
+        Err(error) => refused(error.report().message),
+    }
 }
 
 /// Whether a condition that a user wrote is a plain comparison of columns with constants: then it selects the same
@@ -142,4 +415,19 @@ pub fn is_plain_condition(condition: &str) -> bool {
             let tag: String = node.chars().take_while(|c| c.is_ascii_uppercase() || *c == '_').collect();
             PLAIN.contains(&tag.as_str())
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{excess, DEEPEST, LONGEST};
+
+    #[test]
+    fn what_is_too_deep_or_too_long_is_not_parsed() {
+        let nested = |depth: usize| format!("{}1{}", "(".repeat(depth), ")".repeat(depth));
+        assert!(excess(&nested(DEEPEST)).is_none());
+        assert!(excess(&nested(DEEPEST + 1)).is_some());
+        assert!(excess(&"(1) + ".repeat(1000)).is_none(), "one beside the other");
+        assert!(excess(&"x".repeat(LONGEST + 1)).is_some());
+        assert!(excess("))))").is_none());
+    }
 }

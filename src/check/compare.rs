@@ -3,13 +3,14 @@
 use super::range::{range, Intervals};
 use crate::backend::identity::{act_as, pin_settings, read_the_latest, set_local, Identity};
 use crate::backend::name::quote;
-use crate::backend::relation::Relation;
+use crate::backend::relation::{lock_to_read, Relation};
 use crate::backend::spi;
+use crate::backend::trust;
 use crate::destination::table;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::lock::{self, Wait};
-use crate::method::incremental::kind_of;
+use crate::method::incremental::{kind_of, Values};
 use crate::method::replay::DELETED;
 use crate::method::{connect_job, names, selected_columns, Method};
 use crate::shape::{Column, Shape};
@@ -71,6 +72,8 @@ impl Comparison {
         allow(&destination)?;
         let mut source = connect_job(&catalog, &job, destination.owner)?;
         let identity = act_as(destination.owner, true)?;
+        lock_to_read(destination.oid);
+        trust::require_tables(&[destination.oid])?;
         for (setting, value) in FORMATS {
             set_local(setting, value)?;
         }
@@ -81,6 +84,8 @@ impl Comparison {
             let kind = kind_of(&job);
             let control = source.control(&table, job.control.as_deref().unwrap_or_default())?;
             control.require(kind, &table)?;
+            let [local] = table::describe([destination.oid])?;
+            Values::of(&control).require_comparable(&local)?;
             span = range(intervals, &job, kind, &control, &name)?;
             let column = format!("\"mimeo\".{}", quote(&control.name));
             clauses = [0, 1].map(|_| span.clause(&column, bound_type(&control.type_name)));
@@ -94,7 +99,7 @@ impl Comparison {
         if job.condition.is_some() {
             source.use_own_search_path()?;
         }
-        let rows = rows_query(&table.table(), &names(&columns), job.condition.as_deref());
+        let rows = rows_query(&table.table(), &names(&columns), job.condition.as_deref())?;
         let [source_clause, local_clause] = clauses;
         Ok(Comparison {
             destination,

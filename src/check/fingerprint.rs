@@ -2,6 +2,7 @@
 //! are written as, and the sum of these. Two rows that are the same count twice.
 
 use super::compare::Comparison;
+use crate::backend::foreign_text::ForeignText;
 use crate::backend::name::quote;
 use crate::backend::relation::lock_to_read;
 use crate::backend::spi;
@@ -127,7 +128,7 @@ pub fn of_both(sides: &mut Comparison, rows: &Rows) -> Result<[Fingerprint; 2]> 
 /// How both sides write a column so that the same values read the same. A record writes each of its values as the type does,
 /// with the formats that are pinned on both sides, as COPY does; the rest is what this leaves open.
 fn compared((theirs, shape): (&Column, &Shape), (own, local): (&Column, &Shape)) -> Compared {
-    let (there, here) = (base_type(theirs, shape), base_type(own, local));
+    let [there, here] = [shape.base_type(theirs), local.base_type(own)].map(known);
     let column = format!("\"mimeo\".{}", quote(&theirs.name));
     let both =
         |expression: String| Compared { name: theirs.name.clone(), source: expression.clone(), here: expression };
@@ -171,16 +172,19 @@ fn is_number(type_name: &str) -> bool {
     ["smallint", "integer", "bigint", "numeric", "real"].contains(&type_name)
 }
 
-/// The type behind a domain.
-fn base_type<'a>(column: &'a Column, shape: &'a Shape) -> &'a str {
-    let mut name = column.type_name.as_str();
-    let mut oid = column.type_oid;
-    while let Some(found) = shape.types.get(&oid) {
-        name = &found.name;
-        if found.kind != 'd' {
-            break;
-        }
-        oid = found.base;
-    }
-    name
+/// Which of the types that need a form of their own this is; empty for all others.
+fn known(type_name: &ForeignText) -> &'static str {
+    const KNOWN: [&str; 10] = [
+        "smallint",
+        "integer",
+        "bigint",
+        "numeric",
+        "real",
+        "double precision",
+        "character",
+        "date",
+        "timestamp without time zone",
+        "timestamp with time zone",
+    ];
+    KNOWN.iter().find(|known| *type_name == **known).copied().unwrap_or_default()
 }

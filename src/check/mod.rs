@@ -84,7 +84,7 @@ fn for_each_job(
     for job in jobs {
         match relation::find(&destination_name(&job.dest_table)?)? {
             Some(destination) => {
-                if let Err(error) = require_configured(&job, destination.owner) {
+                if let Err(error) = require_configured(catalog, &job, destination.owner) {
                     warning!("{} is left out: {error}", job.dest_table);
                     continue;
                 }

@@ -3,9 +3,11 @@
 
 use crate::backend::identity::{act_as, pin_settings, set_local};
 use crate::backend::name::{quote, Name};
-use crate::backend::relation::{self, oid_arg};
+use crate::backend::relation::{self, oid_arg, Relation};
 use crate::backend::spi;
 use crate::backend::subtransaction::caught;
+use crate::backend::trust;
+use crate::destination::fill;
 use crate::destination::privileges::{self, Privileges};
 use crate::destination::twins::view_options;
 use crate::error::{Error, Result};
@@ -116,7 +118,15 @@ impl Family {
     }
 
     /// Drops the view, lets `remake` make something else under its name, and puts everything on it again.
+    ///
+    /// # Errors
+    /// Dependent, before anything has changed, if somebody else's code would run as the owner of one of them; and afterwards, if one
+    /// cannot be made anew.
     pub fn drop_and_remake(&self, name: &Name, remake: impl FnOnce() -> Result<()>) -> Result<()> {
+        for member in &self.members {
+            let _identity = act_as(member.view.owner, true)?;
+            trust::require_view(member.view.oid).map_err(|error| member.cannot_be_kept(name, &error))?;
+        }
         {
             let _quiet = pin_settings()?;
             set_local("client_min_messages", "warning")?;
@@ -133,32 +143,37 @@ impl Family {
         }
         let keyword = if made.kind == 'v' { "VIEW" } else { "TABLE" };
         self.head.privileges.apply(name, made.oid, keyword)?;
+        let mut empty = Vec::new();
         for member in &self.members {
-            caught(|| member.remake()).map_err(|error| Error::Dependent {
-                object: format!("{} {}", member.view.keyword().to_lowercase(), member.view.name().plain()),
-                view: name.plain(),
-                reason: format!(": {error}"),
-            })?;
+            let made = caught(|| member.remake()).map_err(|error| member.cannot_be_kept(name, &error))?;
+            if member.view.kind == 'm' && member.view.populated {
+                empty.push(made);
+            }
         }
-        Ok(())
+        fill::after_commit(&empty)
     }
 }
 
 impl Member {
-    /// Makes the view again, as its own owner.
-    fn remake(&self) -> Result<()> {
+    fn cannot_be_kept(&self, head: &Name, error: &Error) -> Error {
+        Error::Dependent {
+            object: format!("{} {}", self.view.keyword().to_lowercase(), self.view.name().plain()),
+            view: head.plain(),
+            reason: format!(": {error}"),
+        }
+    }
+
+    /// Makes the view again, as its own owner; a materialized one without data, which nobody has to wait for.
+    fn remake(&self) -> Result<Relation> {
         let _identity = act_as(self.view.owner, true)?;
         let (name, keyword) = (self.view.name(), self.view.keyword());
         let definition = self.view.definition.trim_end().trim_end_matches(';');
-        let data = match (self.view.kind, self.view.populated) {
-            ('m', true) => " WITH DATA",
-            ('m', false) => " WITH NO DATA",
-            _ => "",
-        };
+        let data = if self.view.kind == 'm' { " WITH NO DATA" } else { "" };
         spi::run(&format!("CREATE {keyword} {name}{} AS {definition}{data}", self.options), &[])?;
         let made = relation::find(&name)?.ok_or_else(|| Error::Internal(format!("{name} was not made")))?;
         self.attach(made.oid)?;
-        self.privileges.apply(&name, made.oid, keyword)
+        self.privileges.apply(&name, made.oid, keyword)?;
+        Ok(made)
     }
 
     fn attach(&self, oid: pg_sys::Oid) -> Result<()> {

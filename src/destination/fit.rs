@@ -35,7 +35,9 @@ pub fn fit(destination: &Shape, source: &Shape, columns: &[Column]) -> Result<Fi
             Some(own) if !takes(own, column)? => {
                 reasons.push(format!(
                     "column {} is {}, and {} on the source",
-                    column.name, own.type_name, column.type_name
+                    column.name,
+                    own.type_name.for_message(),
+                    column.type_name.for_message()
                 ));
                 misfits.push(column.clone());
             }
@@ -72,7 +74,11 @@ pub fn obstacle_to_binary(destination: &Shape, source: &Shape, columns: &[Column
         None => !source.takes_binary(column, source, column),
     };
     let column = columns.iter().find(loaded)?;
-    Some(format!("the binary form of column {} ({}) may differ between the two sides", column.name, column.type_name))
+    Some(format!(
+        "the binary form of column {} ({}) may differ between the two sides",
+        column.name,
+        column.type_name.for_message()
+    ))
 }
 
 /// The same type, or one that every value of the source's type can be assigned to without loss.
@@ -83,7 +89,7 @@ fn takes(own: &Column, source: &Column) -> Result<bool> {
     spi::is_true(
         "SELECT true FROM pg_cast k
           WHERE k.castsource = to_regtype($1) AND k.casttarget = $2::oid AND k.castcontext = 'i'",
-        &[source.type_name.as_str().into(), oid_arg(own.type_oid.into())],
+        &[source.type_name.as_parameter().into(), oid_arg(own.type_oid.into())],
     )
 }
 

@@ -1,12 +1,14 @@
 //! Indexes and foreign keys of a local table: copying those of a source, and getting them out of the way of a
 //! load.
 
+use crate::backend::foreign_text::ForeignText;
 use crate::backend::name::{cut_middle, quote, with_suffix, Name, MAX_BYTES};
 use crate::backend::parse;
 use crate::backend::relation::{self, oid_arg};
 use crate::backend::spi;
 use crate::backend::subtransaction::caught;
-use crate::destination::trust;
+use crate::backend::trust;
+use crate::destination::references;
 use crate::error::{Error, Result};
 use crate::shape::IndexDefinition;
 use pgrx::pg_sys;
@@ -34,6 +36,8 @@ pub fn rebuild(oid: pg_sys::Oid, built: &[pg_sys::Oid]) -> Result<()> {
 /// A foreign key that was taken off for a load.
 #[derive(Debug, Deserialize)]
 pub struct ForeignKey {
+    #[serde(deserialize_with = "relation::oid")]
+    to: pg_sys::Oid,
     name: String,
     definition: String,
     comment: Option<String>,
@@ -43,7 +47,7 @@ pub struct ForeignKey {
 /// triggers. `restore_foreign_keys` puts them back, and checks all rows in one query.
 pub fn take_foreign_keys_off(table: &Name, oid: pg_sys::Oid) -> Result<Vec<ForeignKey>> {
     let keys: Vec<ForeignKey> = spi::json(
-        "SELECT json_agg(json_build_object('name', k.conname, 'definition', pg_get_constraintdef(k.oid),
+        "SELECT json_agg(json_build_object('to', k.confrelid::bigint, 'name', k.conname, 'definition', pg_get_constraintdef(k.oid),
                     'comment', obj_description(k.oid, 'pg_constraint')) ORDER BY k.conname)::text
            FROM pg_constraint k WHERE k.conrelid = $1 AND k.contype = 'f'",
         &[oid_arg(oid)],
@@ -55,8 +59,15 @@ pub fn take_foreign_keys_off(table: &Name, oid: pg_sys::Oid) -> Result<Vec<Forei
     Ok(keys)
 }
 
+/// Puts foreign keys back. PostgreSQL reads the tables that they point at to check them, so these must be such that nobody else's code
+/// runs with it.
+///
+/// # Errors
+/// Stranger; a foreign key violation of PostgreSQL's.
 pub fn restore_foreign_keys(table: &Name, keys: &[ForeignKey]) -> Result<()> {
     for key in keys {
+        references::lock(&[key.to]);
+        trust::require_others(&[key.to], false)?;
         let name = quote(&key.name);
         spi::run(&format!("ALTER TABLE ONLY {table} ADD CONSTRAINT {name} {}", key.definition), &[])?;
         if let Some(comment) = &key.comment {
@@ -94,7 +105,7 @@ pub fn copy(index: &IndexDefinition, table: &Name, table_oid: pg_sys::Oid, name:
         return copy(index, table, table_oid, &free_name(table, name)?);
     }
     let made = caught(|| {
-        create_from_definition(&index.definition, table, Some(table_oid), name)?;
+        create_from_source(&index.definition, table, table_oid, name)?;
         if index.primary {
             let name = quote(name);
             spi::run(&format!("ALTER TABLE {table} ADD CONSTRAINT {name} PRIMARY KEY USING INDEX {name}"), &[])?;
@@ -115,29 +126,42 @@ fn free_name(table: &Name, name: &str) -> Result<String> {
     unreachable!("the numbers do not end")
 }
 
-/// Makes an index by the CREATE INDEX that pg_get_indexdef gave somewhere, with another table and name. With the table's OID the
-/// definition is a source's, and what it calls is looked at first.
-pub fn create_from_definition(definition: &str, table: &Name, suspect: Option<pg_sys::Oid>, name: &str) -> Result<()> {
+/// Makes an index by the CREATE INDEX that a source's pg_get_indexdef gave, with another table and name. What it calls is looked at
+/// first.
+fn create_from_source(definition: &ForeignText, table: &Name, table_oid: pg_sys::Oid, name: &str) -> Result<()> {
+    let statement = parse::definition(definition)?;
+    // SAFETY: the parser's node, whose kind `renamed` has checked.
+    unsafe {
+        let create = renamed(statement, table, name)?;
+        trust::require_index(table_oid, create)?;
+    }
+    // PostgreSQL shows this text where it shows a statement.
+    parse::run(statement, &format!("CREATE INDEX {} ON {table}", quote(name)))
+}
+
+/// Makes an index by the CREATE INDEX that pg_get_indexdef gave here, with another table and name.
+pub fn create_like(definition: &str, table: &Name, name: &str) -> Result<()> {
+    let statement = parse::statement(definition)?;
+    // SAFETY: the parser's node.
+    unsafe { renamed(statement, table, name)? };
+    parse::run(statement, definition)
+}
+
+/// # Safety
+/// A statement of the parser's.
+unsafe fn renamed(statement: *mut pg_sys::Node, table: &Name, name: &str) -> Result<*mut pg_sys::IndexStmt> {
     let copy = |text: &str| -> Result<*mut std::os::raw::c_char> {
         let text = CString::new(text).map_err(|_| Error::InvalidName(text.to_string()))?;
-        // SAFETY: copies a string into the current memory context.
-        Ok(unsafe { pg_sys::pstrdup(text.as_ptr()) })
+        Ok(pg_sys::pstrdup(text.as_ptr()))
     };
-    let statement = parse::statement(definition)?;
-    // SAFETY: the parser's node lives in the current memory context, and its kind is checked before it is used.
-    unsafe {
-        if (*statement).type_ != pg_sys::NodeTag::T_IndexStmt {
-            return Err(Error::Internal("the source's definition is not a CREATE INDEX".to_string()));
-        }
-        let create = statement.cast::<pg_sys::IndexStmt>();
-        (*create).relation = pg_sys::makeRangeVar(copy(&table.schema)?, copy(&table.name)?, -1);
-        (*create).idxname = copy(name)?;
-        (*create).tableSpace = std::ptr::null_mut();
-        (*create).concurrent = false;
-        (*create).if_not_exists = false;
-        if let Some(oid) = suspect {
-            trust::require_index(oid, create)?;
-        }
+    if (*statement).type_ != pg_sys::NodeTag::T_IndexStmt {
+        return Err(Error::Definition("it is not a CREATE INDEX".to_string()));
     }
-    parse::run(statement, definition)
+    let create = statement.cast::<pg_sys::IndexStmt>();
+    (*create).relation = pg_sys::makeRangeVar(copy(&table.schema)?, copy(&table.name)?, -1);
+    (*create).idxname = copy(name)?;
+    (*create).tableSpace = std::ptr::null_mut();
+    (*create).concurrent = false;
+    (*create).if_not_exists = false;
+    Ok(create)
 }

@@ -1,8 +1,10 @@
 //! Foreign keys from and to a local table, checked against rows that are about to take the place of its own.
 
-use crate::backend::name::{quote, Name};
+use crate::backend::identity::{pin_settings, set_local};
+use crate::backend::name::{quote, Name, Operator};
 use crate::backend::relation::{self, oid_arg};
 use crate::backend::spi;
+use crate::backend::trust;
 use crate::error::{Error, Result};
 use pgrx::pg_sys;
 use serde::Deserialize;
@@ -11,20 +13,38 @@ use serde::Deserialize;
 struct ForeignKey {
     name: String,
     /// The table that points, and the one that is pointed at.
-    from: Name,
-    to: Name,
+    from: Table,
+    to: Table,
     to_itself: bool,
     /// Columns there, here, and the operator between them.
-    columns: Vec<(String, String, String)>,
+    columns: Vec<(String, String, Operator)>,
+}
+
+/// A table at one end of a foreign key.
+#[derive(Deserialize)]
+struct Table {
+    #[serde(deserialize_with = "relation::oid")]
+    oid: pg_sys::Oid,
+    name: Name,
+    /// pg_class.relkind
+    kind: char,
+}
+
+impl Table {
+    /// For a FROM: a foreign key knows nothing of tables that inherit, but for partitions.
+    fn rows(&self) -> String {
+        let only = if self.kind == 'p' { "" } else { "ONLY " };
+        format!("{only}{}", self.name)
+    }
 }
 
 const KEYS: &str = r"
 SELECT coalesce(json_agg(json_build_object(
     'name', k.conname,
-    'from', json_build_object('schema', n.nspname, 'name', c.relname),
-    'to', json_build_object('schema', m.nspname, 'name', d.relname),
+    'from', json_build_object('oid', c.oid::bigint, 'kind', c.relkind, 'name', json_build_object('schema', n.nspname, 'name', c.relname)),
+    'to', json_build_object('oid', d.oid::bigint, 'kind', d.relkind, 'name', json_build_object('schema', m.nspname, 'name', d.relname)),
     'to_itself', k.conrelid = k.confrelid,
-    'columns', (SELECT json_agg(json_build_array(a.attname, b.attname, format('OPERATOR(%I.%s)', s.nspname, o.oprname))
+    'columns', (SELECT json_agg(json_build_array(a.attname, b.attname, json_build_array(s.nspname, o.oprname))
                     ORDER BY p.place)
                   FROM unnest(k.conkey, k.confkey, k.conpfeqop) WITH ORDINALITY p(here, there, operator, place)
                   JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = p.here
@@ -44,8 +64,12 @@ pub fn check_outgoing(table: pg_sys::Oid, rows: &Name) -> Result<()> {
     let keys: Vec<ForeignKey> =
         spi::json(&format!("{KEYS} AND k.convalidated AND k.conrelid = $1"), &[oid_arg(table)])?.unwrap_or_default();
     for key in keys {
-        let to = if key.to_itself { rows } else { &key.to };
-        key.check(rows, to, &key.to)?;
+        let (rows, to) = (rows.to_string(), key.to.rows());
+        if key.to_itself {
+            key.check(&rows, &rows)?;
+        } else {
+            of_others(&[key.to.oid], || key.check(&rows, &to))?;
+        }
     }
     Ok(())
 }
@@ -56,9 +80,21 @@ pub fn check_outgoing(table: pg_sys::Oid, rows: &Name) -> Result<()> {
 /// ForeignKey.
 pub fn check_incoming(table: pg_sys::Oid, rows: &Name) -> Result<()> {
     for key in incoming(table, "k.convalidated")? {
-        key.check(&key.from, rows, &key.to)?;
+        of_others(&[key.from.oid], || key.check(&key.from.rows(), &rows.to_string()))?;
     }
     Ok(())
+}
+
+/// Runs what reads tables of others, which are locked. They may belong to anybody: nothing on them must run code that is not trusted,
+/// and a policy is an error rather than asked.
+///
+/// # Errors
+/// Stranger; PostgreSQL's own for rows that a policy would decide over.
+fn of_others<T>(tables: &[pg_sys::Oid], body: impl FnOnce() -> Result<T>) -> Result<T> {
+    trust::require_others(tables, false)?;
+    let _pinned = pin_settings()?;
+    set_local("row_security", "off")?;
+    body()
 }
 
 fn incoming(table: pg_sys::Oid, which: &str) -> Result<Vec<ForeignKey>> {
@@ -78,13 +114,14 @@ pub fn require_no_actions(table: pg_sys::Oid, name: &Name) -> Result<()> {
     }
     lock_referencing(table)?;
     for key in keys {
-        if spi::is_true(&format!("SELECT true FROM {} f WHERE {} LIMIT 1", key.from, key.is_given()), &[])? {
+        let query = format!("SELECT true FROM {} f WHERE {} LIMIT 1", key.from.rows(), key.is_given());
+        if of_others(&[key.from.oid], || spi::is_true(&query, &[]))? {
             return Err(Error::UnsupportedDestination {
                 destination: name.plain(),
                 reason: format!(
                     "it can only be emptied and loaded in place, and foreign key {} would delete or change rows of {}",
                     key.name,
-                    key.from.plain()
+                    key.from.name.plain()
                 ),
             });
         }
@@ -94,7 +131,7 @@ pub fn require_no_actions(table: pg_sys::Oid, name: &Name) -> Result<()> {
 
 /// Keeps others from writing to the tables that point at this one, until the end of the transaction.
 pub fn lock_referencing(table: pg_sys::Oid) -> Result<()> {
-    lock(referencing(table, false)?);
+    lock(&referencing(table, false)?);
     Ok(())
 }
 
@@ -106,12 +143,13 @@ pub fn lock_referenced(table: pg_sys::Oid) -> Result<()> {
         &[oid_arg(table)],
     )?
     .unwrap_or_default();
-    lock(found.into_iter().map(|found| found.0).collect());
+    lock(&found.into_iter().map(|found| found.0).collect::<Vec<_>>());
     Ok(())
 }
 
-fn lock(tables: Vec<pg_sys::Oid>) {
-    for oid in tables {
+/// Keeps others from writing to these tables, and from putting anything on them, until the end of the transaction.
+pub(super) fn lock(tables: &[pg_sys::Oid]) {
+    for &oid in tables {
         // SAFETY: waits for a lock, interruptibly, that does not conflict with readers.
         unsafe { pg_sys::LockRelationOid(oid, pg_sys::ShareRowExclusiveLock as i32) };
     }
@@ -146,7 +184,8 @@ impl ForeignKey {
         given.join(" AND ")
     }
 
-    fn check(&self, from: &Name, to: &Name, destination: &Name) -> Result<()> {
+    /// `from` and `to` stand in a FROM.
+    fn check(&self, from: &str, to: &str) -> Result<()> {
         let same: Vec<_> = self
             .columns
             .iter()
@@ -164,9 +203,9 @@ impl ForeignKey {
             return Ok(());
         }
         Err(Error::ForeignKey {
-            table: self.from.plain(),
+            table: self.from.name.plain(),
             constraint: self.name.clone(),
-            destination: destination.plain(),
+            destination: self.to.name.plain(),
         })
     }
 }

@@ -10,11 +10,12 @@ use crate::backend::identity::{keeps_its_snapshot, set_local};
 use crate::backend::name::{literal, quote, Name};
 use crate::backend::relation::{self, lock_exclusively, oid_arg, Patience, Relation};
 use crate::backend::spi;
+use crate::backend::trust;
 use crate::destination::heap::{self, Indexed};
 use crate::destination::indexes;
 use crate::destination::references;
+use crate::destination::statistics;
 use crate::destination::table;
-use crate::destination::twins::view_options;
 use crate::error::{Error, Result};
 use pgrx::pg_sys;
 use serde::Deserialize;
@@ -28,6 +29,8 @@ pub struct StandIn {
     indexes: Vec<Index>,
     /// Indexes of the original, and their copies.
     pairs: Vec<(pg_sys::Oid, pg_sys::Oid)>,
+    /// Extended statistics of the original, and their copies.
+    statistics: Vec<(pg_sys::Oid, pg_sys::Oid)>,
 }
 
 /// An index of the original.
@@ -99,30 +102,42 @@ SELECT json_build_object(
              WHERE pg_get_partition_constraintdef(c.oid) IS NOT NULL) k))::text
   FROM pg_class c WHERE c.oid = $1";
 
-/// Whether the files of a table can be exchanged: a plain heap that nobody follows row by row.
-pub fn is_exchangeable(destination: pg_sys::Oid) -> Result<bool> {
+/// Why the files of a table cannot be exchanged; None for a plain heap that nobody follows row by row.
+pub fn obstacle(destination: pg_sys::Oid) -> Result<Option<String>> {
     // What such a transaction sees of the catalogs and of the rows may be out of date.
     if keeps_its_snapshot() {
-        return Ok(false);
+        return Ok(Some("the transaction keeps one snapshot".to_string()));
     }
-    spi::is_true(
-        "SELECT c.relkind = 'r' AND c.relpersistence IN ('p', 'u')
-                AND c.relam = (SELECT m.oid FROM pg_am m WHERE m.amname = 'heap')
-                AND NOT EXISTS (SELECT FROM pg_trigger g
-                                 WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D')
-                AND NOT EXISTS (SELECT FROM pg_index x
-                                 WHERE x.indrelid = c.oid AND NOT (x.indisvalid AND x.indisready AND x.indislive))
-                AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)
-                AND NOT EXISTS (SELECT FROM pg_constraint k
-                                 WHERE k.contype = 'f' AND k.confrelid = c.oid AND k.conparentid <> 0)
+    spi::text(
+        "SELECT CASE
+                WHEN c.relkind <> 'r' OR c.relpersistence NOT IN ('p', 'u')
+                     OR c.relam <> (SELECT m.oid FROM pg_am m WHERE m.amname = 'heap') THEN 'it is not a plain table'
+                WHEN EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D')
+                THEN 'it has triggers'
+                WHEN EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND NOT (x.indisvalid AND x.indisready AND x.indislive))
+                THEN 'it has an invalid index'
+                WHEN EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) THEN 'other tables inherit from it'
+                WHEN EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid = c.oid AND k.conparentid <> 0)
+                THEN 'a partitioned table refers to it'
                 -- Keys of a PERIOD (PostgreSQL 18) may find what they point at in several rows.
-                AND NOT EXISTS (SELECT FROM pg_constraint k
-                                 WHERE k.contype = 'f' AND c.oid IN (k.conrelid, k.confrelid) AND to_jsonb(k) ->> 'conperiod' = 'true')
-                AND NOT EXISTS (SELECT FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname
-                                 WHERE n.oid = c.relnamespace AND p.tablename = c.relname)
+                WHEN EXISTS (SELECT FROM pg_constraint k
+                              WHERE k.contype = 'f' AND c.oid IN (k.conrelid, k.confrelid) AND to_jsonb(k) ->> 'conperiod' = 'true')
+                THEN 'it has a foreign key with PERIOD'
+                WHEN EXISTS (SELECT FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname
+                              WHERE n.oid = c.relnamespace AND p.tablename = c.relname) THEN 'it is published'
+                -- What reads such a slot takes the rows to be those of another table. That of a publication knows its tables.
+                WHEN EXISTS (SELECT FROM pg_replication_slots s
+                              WHERE s.slot_type = 'logical' AND s.database = current_database() AND s.plugin <> 'pgoutput')
+                THEN 'a logical replication slot decodes what is written in this database'
+                END
            FROM pg_class c WHERE c.oid = $1",
         &[oid_arg(destination)],
     )
+}
+
+/// Whether there is none.
+pub fn is_exchangeable(destination: pg_sys::Oid) -> Result<bool> {
+    Ok(obstacle(destination)?.is_none())
 }
 
 /// Until the end of the transaction nobody changes the form of a table, which can be read and written all the time.
@@ -148,15 +163,19 @@ impl StandIn {
         let checks: Vec<_> = form.checks.iter().map(String::as_str).collect();
         let list = columns.iter().map(String::as_str).chain(checks).collect::<Vec<_>>().join(", ");
         let kind = if form.unlogged { "UNLOGGED TABLE" } else { "TABLE" };
-        let options = view_options(original.oid)?;
+        let options = table_options(original.oid)?;
         let tablespace = form.tablespace.map(|name| format!(" TABLESPACE {}", quote(&name))).unwrap_or_default();
         spi::run(&format!("CREATE {kind} {name} ({list}) USING heap{options}{tablespace}"), &[])?;
         for column in form.columns.iter().filter(|column| column.dropped) {
             spi::run(&format!("ALTER TABLE {name} DROP COLUMN {}", quote(&column.name)), &[])?;
         }
         let made = relation::find(&name)?.ok_or_else(|| Error::Internal(format!("{name} was not made")))?;
+        for change in storage_of_columns(original.oid)? {
+            spi::run(&format!("ALTER TABLE {name} {change}"), &[])?;
+        }
+        let statistics = statistics::copy_extended(original.oid, &name)?;
         let indexes = spi::json(INDEXES, &[oid_arg(original.oid)])?.unwrap_or_default();
-        Ok(StandIn { original: original.clone(), name, oid: made.oid, indexes, pairs: Vec::new() })
+        Ok(StandIn { original: original.clone(), name, oid: made.oid, indexes, pairs: Vec::new(), statistics })
     }
 
     /// What users know by other names: the stand-in's own, and the original's, of the table and of its indexes. For errors.
@@ -199,9 +218,11 @@ impl StandIn {
         }
         lock_exclusively(&locked, &name, patience, "replaced")?;
         if cascade {
+            trust::require_others(&references::all_referencing(oid)?, true)?;
             spi::run(&format!("TRUNCATE ONLY {name} CASCADE"), &[])?;
         }
         files::exchange(oid, self.oid, &self.pairs)?;
+        statistics::move_extended(&self.statistics)?;
         spi::run(&format!("DROP TABLE {}", self.name), &[])?;
         files::name_toast_table(oid);
         Ok(())
@@ -218,14 +239,86 @@ impl StandIn {
                 Some(definition) => {
                     spi::run(&format!("ALTER TABLE {} ADD CONSTRAINT {} {definition}", self.name, quote(&name)), &[])?;
                 }
-                None => indexes::create_from_definition(&original.definition, &self.name, None, &name)?,
+                None => indexes::create_like(&original.definition, &self.name, &name)?,
             }
             let copy = relation::find(&self.name.sibling(&name))?
                 .ok_or_else(|| Error::Internal(format!("index {name} was not made")))?;
+            for change in storage_of_columns(original.oid)? {
+                spi::run(&format!("ALTER INDEX {} {change}", copy.name()), &[])?;
+            }
             self.pairs.push((original.oid, copy.oid));
         }
         set_local("default_tablespace", "")
     }
+}
+
+/// ` WITH (…)` for the storage parameters of a table and of its TOAST table; empty if there are none.
+fn table_options(oid: pg_sys::Oid) -> Result<String> {
+    let options: Vec<(bool, String, String)> = spi::json(
+        "SELECT json_agg(json_build_array(c.oid <> $1, o.option_name, o.option_value))::text
+           FROM pg_class c, pg_options_to_table(c.reloptions) o
+          WHERE c.oid IN ($1, (SELECT t.reltoastrelid FROM pg_class t WHERE t.oid = $1))",
+        &[oid_arg(oid)],
+    )?
+    .unwrap_or_default();
+    if options.is_empty() {
+        return Ok(String::new());
+    }
+    let list: Vec<_> = options
+        .iter()
+        .map(|(toast, name, value)| {
+            format!("{}{} = {}", if *toast { "toast." } else { "" }, quote(name), literal(value))
+        })
+        .collect();
+    Ok(format!(" WITH ({})", list.join(", ")))
+}
+
+/// How the columns of a table are stored and counted, where that was set: what to say in ALTER TABLE. Of an index, whose columns are
+/// numbered, only how they are counted.
+fn storage_of_columns(oid: pg_sys::Oid) -> Result<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Set {
+        column: String,
+        number: i16,
+        index: bool,
+        storage: Option<String>,
+        compression: Option<String>,
+        statistics: Option<i32>,
+        options: Vec<(String, String)>,
+    }
+    let found: Vec<Set> = spi::json(
+        "SELECT json_agg(json_build_object('column', a.attname, 'number', a.attnum, 'index', c.relkind IN ('i', 'I'),
+                    'storage', CASE WHEN a.attstorage <> t.typstorage AND c.relkind NOT IN ('i', 'I') THEN CASE a.attstorage
+                        WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END END,
+                    'compression', CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END,
+                    'statistics', CASE WHEN (to_jsonb(a) ->> 'attstattarget')::int >= 0 THEN (to_jsonb(a) ->> 'attstattarget')::int END,
+                    'options', (SELECT coalesce(json_agg(json_build_array(o.option_name, o.option_value)), '[]')
+                                  FROM pg_options_to_table(CASE WHEN c.relkind NOT IN ('i', 'I') THEN a.attoptions END) o)) ORDER BY a.attnum)::text
+           FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_type t ON t.oid = a.atttypid
+          WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped",
+        &[oid_arg(oid)],
+    )?
+    .unwrap_or_default();
+    let mut changes = Vec::new();
+    for Set { column, number, index, storage, compression, statistics, options } in found {
+        let which = if index { number.to_string() } else { quote(&column) };
+        let mut change = |what: String| changes.push(format!("ALTER COLUMN {which} SET {what}"));
+        if let Some(storage) = storage {
+            change(format!("STORAGE {storage}"));
+        }
+        if let Some(compression) = compression.filter(|_| !index) {
+            change(format!("COMPRESSION {compression}"));
+        }
+        if let Some(statistics) = statistics {
+            change(format!("STATISTICS {statistics}"));
+        }
+        if !options.is_empty() {
+            let list: Vec<_> =
+                options.iter().map(|(name, value)| format!("{} = {}", quote(name), literal(value))).collect();
+            change(format!("({})", list.join(", ")));
+        }
+    }
+    Ok(changes)
 }
 
 impl Column {
@@ -265,6 +358,11 @@ pub fn empty_in_place(destination: &Relation, cascade: bool) -> Result<()> {
     let name = destination.name();
     if !cascade {
         references::require_no_actions(destination.oid, &name)?;
+    }
+    if cascade {
+        let others = references::all_referencing(destination.oid)?;
+        references::lock(&others);
+        trust::require_others(&others, true)?;
     }
     let statement = if cascade { format!("TRUNCATE {name} CASCADE") } else { format!("DELETE FROM {name}") };
     spi::run(&statement, &[])?;

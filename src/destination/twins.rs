@@ -107,9 +107,10 @@ impl Twins {
         let family = loop {
             let family = dependents::Family::of(view)?;
             lock_exclusively(&family.oids(), &name, patience, "swapped")?;
-            // While it was not locked, somebody may have built another view on it.
-            if dependents::Family::of(view)?.oids() == family.oids() {
-                break family;
+            // While it was not locked, somebody may have built another view on it, or changed one.
+            let locked = dependents::Family::of(view)?;
+            if locked.oids() == family.oids() {
+                break locked;
             }
         };
         family.drop_and_remake(&name, || replace_view(&name, None, &self.idle.name(), columns))?;

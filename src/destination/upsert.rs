@@ -1,7 +1,7 @@
 //! Rows that replace those with the same key: collected in a temporary table first, then merged in one statement.
 
 use crate::backend::identity::{pin_settings, set_local, Identity};
-use crate::backend::name::{quote, quote_list, Name};
+use crate::backend::name::{quote, quote_list, Name, Operator};
 use crate::backend::relation::{oid_arg, Patience, Relation};
 use crate::backend::spi;
 use crate::backend::subtransaction::caught;
@@ -285,7 +285,7 @@ impl Collected {
 
 /// The rows of `d` and `r` have the same key, by the equality that indexes on it use.
 fn same_key(destination: pg_sys::Oid, key: &[String]) -> Result<String> {
-    let operators: Vec<String> =
+    let operators: Vec<Operator> =
         spi::json(KEY_OPERATORS, &[oid_arg(destination), key.to_vec().into()])?.unwrap_or_default();
     let same = key.iter().zip(operators).map(|(column, operator)| format!("d.{0} {operator} r.{0}", quote(column)));
     Ok(same.collect::<Vec<_>>().join(" AND "))

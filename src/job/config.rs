@@ -1,7 +1,9 @@
 //! The rows of refresh_config and dblink_mapping_mimeo. They are read and written by fixed statements, as the
 //! owner of the tables, whoever calls.
 
-use crate::backend::identity::{act_as, current_role, find_role, keeps_its_snapshot, role_name, Identity};
+use crate::backend::identity::{
+    act_as, current_role, keeps_its_snapshot, role_name, role_named, role_of, system, Identity,
+};
 use crate::backend::name::{readings, Name};
 use crate::backend::relation;
 use crate::backend::spi;
@@ -52,24 +54,39 @@ pub struct Job {
 const CONFIGURED_BY: &str = "configured_by";
 
 impl Job {
-    /// The role that has said what this job does, as it is called now; an error holds the name of one that is gone. None: it was
-    /// a superuser.
-    pub fn configured_by(&self) -> Option<std::result::Result<Oid, String>> {
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
+    /// Who has said what this job does. A role counts by its OID, which no other role gets; in a cluster that the row was restored
+    /// into, by its name.
+    pub fn configured_by(&self) -> ConfiguredBy {
+        #[derive(Deserialize)]
         struct Role {
             role: String,
             oid: u32,
+            #[serde(default)]
+            system: Option<String>,
         }
-        let said = self.state.get(CONFIGURED_BY)?;
-        let said: Role = serde_json::from_value(said.clone()).unwrap_or_default();
-        Some(find_role(&said.role, said.oid.into()).ok_or(said.role))
+        let said = self.state.get(CONFIGURED_BY).cloned().unwrap_or_default();
+        let Ok(Role { role, oid, system: of }) = serde_json::from_value(said) else { return ConfiguredBy::Nobody };
+        let found = if of == Some(system()) { role_of(oid.into()) } else { role_named(&role) };
+        found.map_or(ConfiguredBy::Gone(role), ConfiguredBy::Role)
     }
 
     /// Nothing but that is remembered.
     pub fn remembers_nothing(&self) -> bool {
         self.state.as_object().is_some_and(|state| state.keys().all(|key| key == CONFIGURED_BY))
     }
+}
+
+/// Who answers for what a job does.
+pub enum ConfiguredBy {
+    Role(Oid),
+    /// A role of that name, which is gone.
+    Gone(String),
+    Nobody,
+}
+
+/// How `Job::configured_by` finds a role again.
+fn configured_by(role: Oid) -> Result<serde_json::Value> {
+    Ok(serde_json::json!({ "role": role_name(role)?, "oid": role.to_u32(), "system": system() }))
 }
 
 /// A job to be written; None is the column's default.
@@ -263,7 +280,7 @@ impl Catalog {
     pub fn insert(&self, job: &NewJob<'_>) -> Result<()> {
         let caller = current_role();
         let mut job = serde_json::to_value(job)?;
-        job["state"][CONFIGURED_BY] = serde_json::json!({ "role": role_name(caller)?, "oid": caller.to_u32() });
+        job["state"][CONFIGURED_BY] = configured_by(caller)?;
         let _identity = self.act_as_owner()?;
         let table = self.table("refresh_config");
         spi::run(
@@ -306,6 +323,21 @@ impl Catalog {
         spi::run(
             &format!("UPDATE {table} SET state = {} WHERE dest_table = $1", new_state("$2")),
             &[dest_table.into(), JsonB(state.clone()).into()],
+        )?;
+        Ok(())
+    }
+
+    /// From here on the caller answers for what a job does.
+    pub fn confirm(&self, dest_table: &str) -> Result<()> {
+        let caller = configured_by(current_role())?;
+        let _identity = self.act_as_owner()?;
+        let table = self.table("refresh_config");
+        spi::run(
+            &format!(
+                "UPDATE {table} SET state = jsonb_set(CASE WHEN jsonb_typeof(state) = 'object' THEN state ELSE '{{}}' END,
+                        '{{{CONFIGURED_BY}}}', $2) WHERE dest_table = $1"
+            ),
+            &[dest_table.into(), JsonB(caller).into()],
         )?;
         Ok(())
     }

@@ -188,6 +188,14 @@ thread_local! {
 /// Runs `body`, and tells what the run in it has left behind. A run that failed has not written its row then: that is left to
 /// the caller, whose transaction lives on.
 pub fn watch<T>(body: impl FnOnce() -> T) -> (T, Option<Record>) {
+    /// Nobody watches any more, also when an error unwinds.
+    struct End;
+    impl Drop for End {
+        fn drop(&mut self) {
+            WATCHED.set(None);
+        }
+    }
+    let _end = End;
     WATCHED.set(Some(None));
     let result = body();
     (result, WATCHED.take().flatten())

@@ -4,6 +4,7 @@ use crate::backend::identity::act_as;
 use crate::backend::name::Name;
 use crate::backend::spi;
 use crate::backend::subtransaction::attempt;
+use crate::backend::trust;
 use crate::error::{Error, Result};
 use crate::job::config::Catalog;
 use crate::job::history::{Record, Status};
@@ -39,6 +40,16 @@ pub fn wanted(wanted: bool) -> Result<bool> {
     Ok(wanted)
 }
 
+/// All functions that could be meant by the calls below.
+fn functions(schema: &str) -> Result<Vec<u32>> {
+    let found = spi::json(
+        "SELECT json_agg(p.oid::bigint)::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+          WHERE n.nspname = $1::name AND p.proname IN ('add_job', 'add_step', 'update_step', 'close_job', 'fail_job')",
+        &[schema.into()],
+    )?;
+    Ok(found.unwrap_or_default())
+}
+
 /// The names of jobs that 1.x gave them.
 fn job_name(record: &Record) -> String {
     let method = match record.kind.as_str() {
@@ -69,6 +80,7 @@ pub fn log(catalog: &Catalog, record: &Record) -> Result<()> {
     };
     let logged = attempt(|| {
         let _identity = act_as(catalog.created_by(), true)?;
+        trust::require_functions(&functions(&schema)?)?;
         let number = |sql: String, args: &[_]| spi::number(&sql, args);
         let job = number(format!("SELECT {}($1)", function("add_job")), &[job_name(record).into()])?;
         let step_id = number(format!("SELECT {}($1, $2)", function("add_step")), &[job.into(), step.as_str().into()])?;

@@ -19,7 +19,7 @@ impl GivenKey {
     pub fn types_of(&self, key: &[Column]) -> Vec<String> {
         match &self.types {
             Some(given) => given.clone(),
-            None => key.iter().map(|column| column.type_name.clone()).collect(),
+            None => key.iter().map(|column| column.type_name.for_message()).collect(),
         }
     }
 }

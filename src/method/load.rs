@@ -2,6 +2,7 @@
 
 use crate::backend::name::Name;
 use crate::backend::relation::{lock_to_write, Patience, Relation};
+use crate::backend::spi;
 use crate::backend::subtransaction::caught;
 use crate::destination::copy_in::{self, Target};
 use crate::destination::fit::Fit;
@@ -13,6 +14,7 @@ use crate::settings;
 use crate::shape::Shape;
 use crate::source::connection::Connection;
 use pgrx::pg_sys;
+use std::time::Duration;
 
 /// Streams what a query on the source returns into a local table, and makes sure that all of it has come. The rows are in the
 /// table's indexes then, unless it was emptied for them: see `pull_behind`.
@@ -123,7 +125,8 @@ pub(super) fn replace_all(
     let Everything { source, query, flush } = rows;
     let name = destination.name();
     let target = |oid, emptied| Target { oid, columns: &fit.columns, binary: fit.binary, emptied };
-    if replace::is_exchangeable(shape.local_oid())? {
+    let obstacle = replace::obstacle(shape.local_oid())?;
+    let Some(obstacle) = obstacle else {
         let mut stand_in = replace::StandIn::make(destination)?;
         let names = stand_in.names();
         let replaced = caught(|| {
@@ -135,8 +138,8 @@ pub(super) fn replace_all(
             stand_in.take_over(&indexed, cascade, patience())
         });
         return replaced.map_err(|error| error.renamed(&names));
-    }
-    run.note("replaced in place");
+    };
+    run.note(format!("replaced in place: {obstacle}"));
     replace::empty_in_place(destination, cascade)?;
     pull(source, query, &name, &target(destination.oid, false), run)?;
     leave(source, flush)?;
@@ -146,5 +149,27 @@ pub(super) fn replace_all(
 
 /// How long a refresh waits for a lock that readers would queue behind.
 pub(super) fn patience() -> Patience {
-    Patience { queue: settings::swap_lock_timeout(), give_up: settings::swap_max_wait() }
+    Patience { queue: settings::swap_lock_timeout().min(allowed()), give_up: settings::swap_max_wait() }
+}
+
+/// How long others may be made to wait, whatever the caller has set: what the server's configuration or the database says, else what
+/// the setting is by itself. Less may be set by anybody.
+fn allowed() -> Duration {
+    const SELF: i64 = 100;
+    if settings::swap_lock_timeout() <= Duration::from_millis(SELF as u64) {
+        return settings::swap_lock_timeout();
+    }
+    let allowed = spi::number(
+        "SELECT CASE WHEN s.source IN ('session', 'client', 'interactive', 'user', 'database user') THEN greatest(s.boot_val::bigint, (
+                    SELECT CASE substring(v.value FROM '^[0-9]+ *([a-z]*)$') WHEN 'ms' THEN 1 WHEN '' THEN 1 WHEN 's' THEN 1000 WHEN 'min' THEN 60000 END
+                           * substring(v.value FROM '^([0-9]{1,9})')::bigint
+                      FROM pg_catalog.pg_db_role_setting r CROSS JOIN LATERAL pg_catalog.unnest(r.setconfig) c (entry)
+                     CROSS JOIN LATERAL (SELECT pg_catalog.substr(c.entry, pg_catalog.length(s.name) + 2) AS value) v
+                     WHERE r.setrole = 0 AND pg_catalog.starts_with(c.entry, s.name || '=')
+                       AND r.setdatabase = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())))
+                ELSE s.setting::bigint END
+           FROM pg_catalog.pg_settings s WHERE s.name = 'mimeo.swap_lock_timeout'",
+        &[],
+    );
+    Duration::from_millis(allowed.unwrap_or(SELF).max(1) as u64)
 }

@@ -12,14 +12,14 @@ use crate::backend::grant::{self, Right};
 use crate::backend::identity::{
     current_role, has_rights_of, is_superuser, pin_settings, read_the_latest, require_writable, role_name, Identity,
 };
-use crate::backend::name::{readings, Name};
+use crate::backend::name::{literal, readings, Name};
 use crate::backend::relation::{self, Relation};
 use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
 use crate::destination;
 use crate::destination::fit;
 use crate::error::{Error, Result};
-use crate::job::config::{Catalog, Job, NewJob};
+use crate::job::config::{Catalog, ConfiguredBy, Job, NewJob};
 use crate::job::history::{watch, Run, Status};
 use crate::job::jobmon;
 use crate::job::lock::{self, Wait};
@@ -89,9 +89,9 @@ pub(crate) fn connect(
 /// Connects to a job's data source, for its destination, which `owner` owns.
 ///
 /// # Errors
-/// ConfiguredByOther.
+/// ConfiguredByOther, Unconfirmed.
 pub(crate) fn connect_job(catalog: &Catalog, job: &Job, owner: pg_sys::Oid) -> Result<Connection> {
-    require_configured(job, owner)?;
+    require_configured(catalog, job, owner)?;
     connect(catalog, job.data_source_id, owner, &job.dest_table)
 }
 
@@ -99,15 +99,44 @@ pub(crate) fn connect_job(catalog: &Catalog, job: &Job, owner: pg_sys::Oid) -> R
 /// table, or its name, may have come to another owner since.
 ///
 /// # Errors
-/// ConfiguredByOther.
-pub(crate) fn require_configured(job: &Job, owner: pg_sys::Oid) -> Result<()> {
+/// ConfiguredByOther; Unconfirmed, if nobody has said so: the guards of refresh_config were not at work.
+pub(crate) fn require_configured(catalog: &Catalog, job: &Job, owner: pg_sys::Oid) -> Result<()> {
     let by = match job.configured_by() {
-        None => return Ok(()),
-        Some(Ok(role)) if has_rights_of(role, owner) => return Ok(()),
-        Some(Ok(role)) => role_name(role)?,
-        Some(Err(gone)) => gone,
+        ConfiguredBy::Role(role) if has_rights_of(role, owner) => return Ok(()),
+        ConfiguredBy::Role(role) => Some(role_name(role)?),
+        ConfiguredBy::Gone(role) => Some(role),
+        ConfiguredBy::Nobody => None,
     };
-    Err(Error::ConfiguredByOther { destination: job.dest_table.clone(), owner: role_name(owner)?, by })
+    let (destination, owner) = (job.dest_table.clone(), role_name(owner)?);
+    let fix = format!("SELECT {}({});", catalog.table("confirm_job"), literal(&destination));
+    Err(match by {
+        Some(by) => Error::ConfiguredByOther { destination, owner, by, fix },
+        None => Error::Unconfirmed { destination, owner, fix },
+    })
+}
+
+/// confirm_job: the caller answers for a job from here on.
+///
+/// # Errors
+/// NotOwner, unless the caller has the rights of the destination's owner.
+pub fn confirm(destination: &str) -> Result<()> {
+    require_writable("confirm_job")?;
+    read_the_latest();
+    let catalog = Catalog::find()?;
+    let (job, name) = catalog.job(destination)?;
+    require_owner(&destination::table::find(&name)?)?;
+    catalog.confirm(&job.dest_table)
+}
+
+/// Refuses an argument that does more than the job says to a caller who may only refresh it.
+///
+/// # Errors
+/// OwnerRights.
+pub(crate) fn require_owner_rights(argument: &'static str, job: &Job, owner: pg_sys::Oid) -> Result<()> {
+    if has_rights_of(current_role(), owner) {
+        return Ok(());
+    }
+    Err(Error::OwnerRights { argument, destination: job.dest_table.clone(), owner: role_name(owner)? })
 }
 
 /// The columns that a job copies, in the source's order.
@@ -235,7 +264,7 @@ impl Making {
             return Ok(());
         }
         self.source.use_own_search_path()?;
-        let query = rows_query(&self.table.table(), &names(&self.columns), condition);
+        let query = rows_query(&self.table.table(), &names(&self.columns), condition)?;
         self.source.value(&format!("EXPLAIN {query}"), &[], "checking the condition")?;
         self.source.use_pinned_search_path()
     }

@@ -1,6 +1,6 @@
 //! plan_refresh: what a refresh would do now. Nothing is changed and nothing stays locked, on either side.
 
-use super::{about, incremental, replay, snapshot, table, Call, Method};
+use super::{about, incremental, patience, replay, snapshot, table, Call, Method};
 use crate::backend::identity::read_the_latest;
 use crate::backend::name::Name;
 use crate::backend::relation::Relation;
@@ -10,7 +10,6 @@ use crate::destination::upsert::is_rewritable;
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::lock::{self, Wait};
-use crate::settings;
 use crate::shape::Shape;
 use crate::source::connection::Connection;
 
@@ -169,10 +168,11 @@ pub fn size(bytes: u64) -> String {
 
 /// How the exclusive locks are taken that readers could queue behind.
 pub fn briefly() -> String {
+    let patience = patience();
     format!(
         "for some milliseconds before the commit; while it is taken by others, tried for {} at a time, for {} in all",
-        milliseconds(settings::swap_lock_timeout()),
-        milliseconds(settings::swap_max_wait())
+        milliseconds(patience.queue),
+        milliseconds(patience.give_up)
     )
 }
 
@@ -215,7 +215,7 @@ pub fn plan(destination: &str) -> Result<Vec<Step>> {
         let call = Call { destination, jobmon: Some(false), lock_wait: Wait::Not, debug: false };
         plan.here(
             "take the lock of the job",
-            Some("an advisory lock until the end of the transaction: other refreshes of this job".to_string()),
+            Some("a lock of its own until the end of the transaction: other refreshes of this job".to_string()),
             lock::is_taken(&job.dest_table)?.then(|| {
                 "another refresh holds it now: this one would do nothing, or wait if p_lock_wait says so".into()
             }),

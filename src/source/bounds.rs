@@ -5,6 +5,7 @@
 //! a transaction that began before may also come to the table later, with an old now(). So a candidate is taken, and
 //! after it the transactions that could still write below it; once all of these have ended, the candidate is proven.
 
+use crate::backend::foreign_text::ForeignText;
 use crate::backend::interrupts;
 use crate::backend::name::{quote, Name};
 use crate::error::{Error, Result};
@@ -45,11 +46,11 @@ pub struct Control {
     pub name: String,
     /// As format_type prints it, without length or precision.
     #[serde(rename = "type")]
-    pub type_name: String,
+    pub type_name: ForeignText,
     /// Why writers cannot be seen here; None if they can.
     obstacle: Option<String>,
     /// With length or precision: what a bound has to be cut to, as the values are.
-    sql_type: String,
+    sql_type: ForeignText,
     /// A sequence without a cache gives its values.
     sequence: bool,
     /// The source gives its values, by a default or a trigger, and not whoever inserts.
@@ -186,13 +187,18 @@ impl Control {
             Kind::Serial => &["smallint", "integer", "bigint", "numeric"],
             Kind::Time => &["timestamp with time zone", "timestamp without time zone", "date"],
         };
-        if fits.contains(&self.type_name.as_str()) {
+        if fits.iter().any(|name| self.type_name == *name) && precise(&self.sql_type).is_some() {
             return Ok(());
         }
         Err(Error::UnsupportedControl {
             table: table.table().plain(),
             column: self.name.clone(),
-            reason: format!("its type is {}; p_type '{}' takes {}", self.type_name, kind.name(), fits.join(", ")),
+            reason: format!(
+                "its type is {}; p_type '{}' takes {}",
+                self.type_name.for_message(),
+                kind.name(),
+                fits.join(", ")
+            ),
         })
     }
 
@@ -222,11 +228,13 @@ impl Control {
     /// The source's clock, in the column's type; $1 is the zone.
     fn clock(&self, margin: &str) -> String {
         let now = format!("(clock.now{margin})");
-        let now = match self.type_name.as_str() {
-            "timestamp with time zone" => now,
-            _ => format!("pg_catalog.timezone($1::text, {now})"),
+        let now = if self.type_name == "timestamp with time zone" {
+            now
+        } else {
+            format!("pg_catalog.timezone($1::text, {now})")
         };
-        format!("{now}::{}", self.sql_type)
+        // `require` has seen that it is one of these.
+        format!("{now}::{}", precise(&self.sql_type).unwrap_or_default())
     }
 
     fn greatest(&self, table: &Name) -> String {
@@ -389,12 +397,65 @@ impl Slice<'_> {
 }
 
 /// The type in pg_catalog that bounds of a control column are compared in.
-pub fn bound_type(type_name: &str) -> &'static str {
-    match type_name {
-        "smallint" | "integer" | "bigint" => "int8",
-        "timestamp with time zone" => "timestamptz",
-        "timestamp without time zone" => "timestamp",
-        "date" => "date",
-        _ => "numeric",
+pub fn bound_type(type_name: &ForeignText) -> &'static str {
+    let types = [
+        ("smallint", "int8"),
+        ("integer", "int8"),
+        ("bigint", "int8"),
+        ("timestamp with time zone", "timestamptz"),
+        ("timestamp without time zone", "timestamp"),
+        ("date", "date"),
+    ];
+    types.iter().find(|(name, _)| *type_name == *name).map_or("numeric", |(_, bound)| bound)
+}
+
+/// The type of a control column, with its precision, in words of our own; None if it is none that such a column has.
+fn precise(sql_type: &ForeignText) -> Option<String> {
+    let said = sql_type.for_message();
+    let (name, digits) = match said.split_once('(') {
+        None => (said.clone(), None),
+        Some((before, rest)) => {
+            let (digits, after) = rest.split_once(')')?;
+            (format!("{before}{after}"), Some(digits))
+        }
+    };
+    let known = [
+        ("smallint", "int2"),
+        ("integer", "int4"),
+        ("bigint", "int8"),
+        ("numeric", "numeric"),
+        ("timestamp with time zone", "timestamptz"),
+        ("timestamp without time zone", "timestamp"),
+        ("date", "date"),
+    ];
+    let known = known.iter().find(|(known, _)| *known == name)?.1;
+    let Some(digits) = digits else { return Some(format!("pg_catalog.{known}")) };
+    let numbers =
+        digits.split(',').map(|digit| digit.trim().parse::<i16>()).collect::<std::result::Result<Vec<_>, _>>();
+    let numbers: Vec<_> = numbers.ok()?.iter().map(i16::to_string).collect();
+    (numbers.len() <= 2).then(|| format!("pg_catalog.{known}({})", numbers.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::precise;
+
+    #[test]
+    fn the_type_of_a_control_column_is_written_anew() {
+        for (said, written) in [
+            ("integer", Some("pg_catalog.int4")),
+            ("numeric(10,-2)", Some("pg_catalog.numeric(10, -2)")),
+            ("timestamp(3) with time zone", Some("pg_catalog.timestamptz(3)")),
+            ("timestamp(0) without time zone", Some("pg_catalog.timestamp(0)")),
+            ("date", Some("pg_catalog.date")),
+            ("date); DROP TABLE t --", None),
+            ("numeric(1)) --", None),
+            ("numeric(1,2,3)", None),
+            ("numeric(x)", None),
+            ("text", None),
+            ("app.date", None),
+        ] {
+            assert_eq!(precise(&said.into()).as_deref(), written, "{said}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::backend::grant::{self, Right};
 use crate::backend::name::{literal, quote, readings, Name};
+use crate::backend::parse::require_select;
 use crate::error::{Error, Result};
 use crate::shape::{ColumnDefault, IndexDefinition, Shape, COLUMNS, INDEXES, TYPES};
 use crate::source::connection::Connection;
@@ -147,7 +148,7 @@ impl Connection {
         if shape.uses_assigned_types() {
             let types = self.value(TYPES, &[&oid.to_string()], "reading the types of the columns")?;
             shape.types = serde_json::from_str(&types.unwrap_or_default())?;
-            shape.require_finite_types()?;
+            shape.require_finite_types(self.label())?;
         }
         Ok(shape)
     }
@@ -199,8 +200,16 @@ SELECT coalesce(json_agg(json_build_object('column', a.attname, 'expression', pg
  WHERE d.adrelid = $1 AND coalesce(to_jsonb(a) ->> 'attgenerated', '') <> 'v'";
 
 /// The query whose rows are copied: these columns, qualified by the table's own name, and the user's condition as
-/// it was written.
-pub fn rows_query(table: &Name, columns: &[String], condition: Option<&str>) -> String {
+/// it was written. Wherever it stands, nothing of the condition reaches beyond it: it is one SELECT, and what follows it begins on a
+/// line of its own.
+///
+/// # Errors
+/// Condition.
+pub fn rows_query(table: &Name, columns: &[String], condition: Option<&str>) -> Result<String> {
     let list: Vec<_> = columns.iter().map(|column| format!("{table}.{}", quote(column))).collect();
-    format!("SELECT {} FROM {table} {}", list.join(", "), condition.unwrap_or_default())
+    let Some(condition) = condition else { return Ok(format!("SELECT {} FROM {table}", list.join(", "))) };
+    let condition = condition.trim_end_matches(|c: char| c == ';' || c.is_whitespace());
+    let query = format!("SELECT {} FROM {table} {condition}\n", list.join(", "));
+    require_select(&query)?;
+    Ok(query)
 }

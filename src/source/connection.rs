@@ -4,7 +4,7 @@ use crate::backend::identity::is_superuser;
 use crate::backend::name::literal;
 use crate::error::{Error, Result};
 use crate::settings;
-use crate::source::libpq::{is_parameter, parse_connection_string, Link};
+use crate::source::libpq::{is_parameter, parse_connection_string, Link, NO_FILE};
 use crate::source::reuse;
 use pgrx::{pg_sys, PgList};
 use serde::Deserialize;
@@ -75,13 +75,16 @@ pub struct Connection {
     label: String,
     role: String,
     place: String,
+    /// A superuser answers for the source: see `parameters`.
+    vouched: bool,
     /// With the password: to connect once more.
     pub(super) parameters: Vec<(String, String)>,
 }
 
 /// The sources ask and answer in the same forms, whatever their own settings are.
 const SET_UP: &str = "SET datestyle = 'ISO, YMD'; SET intervalstyle = postgres; SET extra_float_digits = 3; \
-     SET timezone = 'GMT'; SET xmloption = content";
+     SET timezone = 'GMT'; SET xmloption = content; SET standard_conforming_strings = on; SET lc_monetary = 'C'; \
+     SET quote_all_identifiers = off; SET array_nulls = on; SET transform_null_equals = off";
 
 impl Connection {
     /// # Errors
@@ -104,6 +107,13 @@ impl Connection {
             parameters.entry(keyword.to_string()).or_insert(value);
         }
         parameters.insert("client_encoding".to_string(), database_encoding());
+        let vouched = !password_required;
+        if !vouched {
+            // Nothing of this server's own: no client certificate, no password file, no Kerberos ticket.
+            for (keyword, value) in [("sslcert", NO_FILE), ("passfile", NO_FILE), ("gssencmode", "disable")] {
+                parameters.insert(keyword.to_string(), value.to_string());
+            }
+        }
         let own_name = parameters.get("application_name").cloned();
         let name = own_name.unwrap_or_else(|| application_name(applicant.destination));
         let mut parameters: Vec<_> = parameters.into_iter().collect();
@@ -115,7 +125,7 @@ impl Connection {
                 if !parameters.iter().any(|(keyword, _)| keyword == "application_name") {
                     parameters.push(("application_name".to_string(), name));
                 }
-                let mut link = Link::open(&parameters, &label, timeout)?;
+                let mut link = Link::open(&parameters, &label, timeout, vouched)?;
                 parameters.truncate(place);
                 let role = set_up(&mut link, SET_UP)?;
                 (link, role)
@@ -125,7 +135,7 @@ impl Connection {
             return Err(Error::PasswordRequired(label));
         }
         let place = place(&parameters.iter().cloned().collect());
-        Ok(Connection { link: ManuallyDrop::new(link), label, role, place, parameters })
+        Ok(Connection { link: ManuallyDrop::new(link), label, role, place, vouched, parameters })
     }
 
     /// How errors and notices name the source: `data source 1 (host=… dbname=…)`, without a password.
@@ -136,6 +146,11 @@ impl Connection {
     /// Where the connection leads (host, port, database): a change means other data.
     pub fn place(&self) -> &str {
         &self.place
+    }
+
+    /// Whether this server's environment and files may be used for it.
+    pub fn is_vouched(&self) -> bool {
+        self.vouched
     }
 
     /// The role that reads over there.
@@ -279,6 +294,13 @@ fn parameters(mapping: &Mapping, owner: pg_sys::Oid) -> Result<(BTreeMap<String,
         }
         Some(server) => {
             let (parameters, server_requires) = foreign_server(server, owner, &label)?;
+            if required && mapping.pwd.as_ref().is_some_and(|password| !password.is_empty()) {
+                // Its owner may let it lead elsewhere.
+                return Err(invalid(
+                    &label,
+                    "the password for a foreign server belongs into a user mapping, not into pwd",
+                ));
+            }
             required &= server_requires;
             parameters
         }

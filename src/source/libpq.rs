@@ -8,11 +8,11 @@ pub use answer::Answer;
 pub use detached::{run_detached, Outcome};
 
 use crate::backend::interrupts::{self, Woken};
-use crate::error::{keep_secret, Error, Result};
+use crate::error::{heard, keep_secret, Error, Result};
 use answer::{take_sqlstate, text};
 use pgrx::pg_sys;
 use pq_sys as pq;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsString};
 use std::os::raw::{c_char, c_int};
 use std::ptr;
 use std::time::{Duration, Instant};
@@ -67,20 +67,56 @@ pub fn is_parameter(keyword: &str) -> bool {
     }
 }
 
+/// As long as it lasts, libpq finds neither the PG… variables of this server's environment (defaults of all parameters, PGOPTIONS and
+/// the like among them) nor a Kerberos ticket of this server's.
+pub(super) struct NoEnvironment(Vec<(OsString, Option<OsString>)>);
+
+/// No file: /dev/null is no directory.
+pub const NO_FILE: &str = "/dev/null/none";
+
+impl NoEnvironment {
+    pub fn begin() -> NoEnvironment {
+        let mut before = Vec::new();
+        for (name, value) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
+            std::env::remove_var(&name);
+            before.push((name, Some(value)));
+        }
+        for name in ["KRB5CCNAME", "KRB5_CLIENT_KTNAME"] {
+            before.push((name.into(), std::env::var_os(name)));
+            std::env::set_var(name, NO_FILE);
+        }
+        NoEnvironment(before)
+    }
+}
+
+impl Drop for NoEnvironment {
+    fn drop(&mut self) {
+        for (name, value) in self.0.drain(..) {
+            match value {
+                Some(value) => std::env::set_var(name, value),
+                None => std::env::remove_var(name),
+            }
+        }
+    }
+}
+
 /// One connection. Dropping it cancels what still runs over there, closes it, and gives its descriptor back.
 pub struct Link {
     connection: *mut pq::PGconn,
     label: String,
     /// Whether the server may be at work for us.
     busy: bool,
+    /// What was sent last: the server may repeat it.
+    asked: Vec<CString>,
 }
 
 impl Link {
-    /// Connects with these keywords and values; `label` names the source in errors.
+    /// Connects with these keywords and values; `label` names the source in errors. Unless a superuser has `vouched` for the source,
+    /// without this server's environment.
     ///
     /// # Errors
     /// NoDescriptor, Unreachable (also after `timeout`).
-    pub fn open(parameters: &[(String, String)], label: &str, timeout: Duration) -> Result<Link> {
+    pub fn open(parameters: &[(String, String)], label: &str, timeout: Duration, vouched: bool) -> Result<Link> {
         let strings =
             parameters.iter().map(|(keyword, value)| Ok((c(keyword)?, c(value)?))).collect::<Result<Vec<_>>>()?;
         let mut keywords: Vec<*const c_char> = strings.iter().map(|(keyword, _)| keyword.as_ptr()).collect();
@@ -88,6 +124,7 @@ impl Link {
         keywords.push(ptr::null());
         values.push(ptr::null());
 
+        let _isolated = (!vouched).then(NoEnvironment::begin);
         // SAFETY: reserves one descriptor, which Drop gives back.
         if !unsafe { pg_sys::AcquireExternalFD() } {
             return Err(Error::NoDescriptor);
@@ -99,7 +136,9 @@ impl Link {
         if let Some(password) = given("password").filter(|password| given("user") != Some(password)) {
             keep_secret(password);
         }
-        let mut link = Link { connection, label: label.to_string(), busy: false };
+        let asked = strings.iter().zip(parameters).filter(|(_, (keyword, _))| keyword != "password");
+        let asked = asked.map(|((_, value), _)| value.clone()).collect();
+        let mut link = Link { connection, label: label.to_string(), busy: false, asked };
         link.finish_connecting(timeout)?;
         Ok(link)
     }
@@ -159,7 +198,17 @@ impl Link {
 
     fn message(&self) -> String {
         // SAFETY: the string belongs to the connection; null gives an out-of-memory text.
-        unsafe { text(pq::PQerrorMessage(self.connection)) }
+        let message = unsafe { text(pq::PQerrorMessage(self.connection)) };
+        self.hear(&message);
+        message
+    }
+
+    /// What comes from the server, or from libpq.
+    fn hear(&self, said: &str) {
+        heard(said, |password| {
+            let holds = |asked: &CString| String::from_utf8_lossy(asked.as_bytes()).contains(password);
+            self.asked.iter().any(holds)
+        });
     }
 
     fn lost(&self) -> Error {
@@ -201,6 +250,7 @@ impl Link {
             )
         };
         self.take_row_by_row(sent);
+        self.asked = std::iter::once(sql).chain(strings).collect();
         self.flush(sent)
     }
 
@@ -210,6 +260,7 @@ impl Link {
         // SAFETY: the string lives through the call.
         let sent = unsafe { pq::PQsendQuery(self.connection, sql.as_ptr()) };
         self.take_row_by_row(sent);
+        self.asked = vec![sql];
         self.flush(sent)
     }
 
@@ -265,6 +316,7 @@ impl Link {
             return Ok(None);
         }
         let answer = Answer(result);
+        answer.texts().for_each(|text| self.hear(&text));
         if answer.is_error() {
             // SAFETY: asks an existing connection.
             if unsafe { pq::PQstatus(self.connection) } == pq::ConnStatusType::CONNECTION_BAD {

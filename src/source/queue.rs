@@ -10,7 +10,7 @@
 //! row with P tells in `mimeo_seq` which position of the job was the last whose rows were removed. That of a logdel job also has the time, and of a deleted row all values.
 
 use crate::backend::interrupts;
-use crate::backend::name::{literal, quote, Name};
+use crate::backend::name::{literal, quote, Name, Operator};
 use crate::backend::relation::Patience;
 use crate::error::{Error, Result};
 use crate::shape::{Shape, KEY_OPERATORS};
@@ -18,6 +18,7 @@ use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
 use members::triggered;
 use serde::{Deserialize, Serialize};
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 use triggers::{functions_script, objects_script, triggers_script};
 
@@ -112,7 +113,7 @@ impl Summary {
 
 impl Connection {
     /// The operators that compare the key's columns with themselves. In the open snapshot, with the pinned search_path.
-    pub fn key_operators(&mut self, table: &SourceTable, key: &[String]) -> Result<Vec<String>> {
+    pub fn key_operators(&mut self, table: &SourceTable, key: &[String]) -> Result<Vec<Operator>> {
         let names = serde_json::to_string(key)?;
         let sql = KEY_OPERATORS.replace("$2", "(SELECT array_agg(j) FROM json_array_elements_text($2::json) j)");
         let document = self.value(&sql, &[&table.oid.to_string(), &names], "looking the key's operators up")?;
@@ -171,10 +172,10 @@ impl Connection {
         let operators = self.key_operators(capture.table, capture.key)?;
         self.end_snapshot()?;
         let mut script = if again { objects.removal() } else { String::new() };
-        script.push_str(&objects_script(objects, capture, &operators));
+        script.push_str(&objects_script(objects, capture, &operators)?);
         if let (Some(table), 'p') = (members.first(), capture.shape.kind) {
             // Who makes a partition makes its triggers.
-            script.push_str(&format!("GRANT EXECUTE ON FUNCTION {}() TO {};", objects.function, table.owner));
+            script.push_str(&format!("GRANT EXECUTE ON FUNCTION {}() TO {};", objects.function, quote(&table.owner)));
         }
         for member in triggered(capture, members) {
             script.push_str(&triggers_script(objects, &member.table(), capture, &operators));
@@ -188,7 +189,7 @@ impl Connection {
         &mut self,
         objects: &Objects,
         capture: &Capture<'_>,
-        operators: &[String],
+        operators: &[Operator],
         members: &[Member],
         queue: Duration,
     ) -> Result<bool> {
@@ -211,7 +212,7 @@ impl Connection {
         &mut self,
         objects: &Objects,
         capture: &Capture<'_>,
-        operators: &[String],
+        operators: &[Operator],
         member: &Member,
         wait: Patience,
     ) -> Result<()> {
@@ -447,7 +448,7 @@ fn qualified(alias: &str, columns: &[String]) -> String {
 }
 
 /// `n."a" = o."a"`, …
-fn compare(left: &str, right: &str, columns: &[String], operators: &[String]) -> Vec<String> {
+fn compare(left: &str, right: &str, columns: &[String], operators: &[impl Display]) -> Vec<String> {
     columns
         .iter()
         .zip(operators)
@@ -456,6 +457,6 @@ fn compare(left: &str, right: &str, columns: &[String], operators: &[String]) ->
 }
 
 /// `n."a" = o."a" AND …`
-fn same(left: &str, right: &str, columns: &[String], operators: &[String]) -> String {
+fn same(left: &str, right: &str, columns: &[String], operators: &[Operator]) -> String {
     compare(left, right, columns, operators).join(" AND ")
 }

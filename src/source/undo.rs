@@ -12,6 +12,7 @@ struct Undo {
     /// With the password.
     parameters: Vec<(String, String)>,
     label: String,
+    vouched: bool,
     script: String,
     /// Asked before the commit: whether what was done is still wanted.
     wanted: Box<dyn Fn() -> bool>,
@@ -19,7 +20,7 @@ struct Undo {
 
 impl Undo {
     fn run(&self) -> Outcome {
-        let outcome = run_detached(&self.parameters, &self.script);
+        let outcome = run_detached(&self.parameters, &self.script, self.vouched);
         if outcome != Outcome::Done {
             self.leave();
         }
@@ -51,6 +52,7 @@ pub fn undo_later(source: &Connection, script: String, wanted: impl Fn() -> bool
     let undo = Undo {
         parameters: kept.cloned().chain(address).collect(),
         label: source.label().to_string(),
+        vouched: source.is_vouched(),
         script,
         wanted: Box::new(wanted),
     };

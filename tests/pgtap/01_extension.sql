@@ -3,7 +3,7 @@ SELECT plan(30);
 
 SELECT is((SELECT extowner::regrole::text FROM pg_extension WHERE extname = 'mimeo'), 'dba',
     'a database owner who is no superuser can create the extension');
-SELECT is((SELECT extversion FROM pg_extension WHERE extname = 'mimeo'), '2.1.0', 'at its version');
+SELECT is((SELECT extversion FROM pg_extension WHERE extname = 'mimeo'), '2.2.0', 'at its version');
 SELECT is_empty($$
     SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.classid = 'pg_proc'::regclass
      WHERE d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'mimeo')

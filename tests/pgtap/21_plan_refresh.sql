@@ -1,6 +1,6 @@
 -- plan_refresh: what a refresh would do, with nothing done.
 SELECT plan(50);
-SELECT set_config('mimeo.swap_lock_timeout', '150ms', false), set_config('mimeo.swap_max_wait', '7s', false) \g /dev/null
+SELECT set_config('mimeo.swap_lock_timeout', '50ms', false), set_config('mimeo.swap_max_wait', '7s', false) \g /dev/null
 CREATE FUNCTION pg_temp.planned(p_destination text, p_part text) RETURNS text LANGUAGE sql AS $$
     SELECT string_agg(concat_ws(' | ', step, side, action, lock, estimate), E'\n' ORDER BY step) FROM mimeo.plan_refresh(p_destination)
      WHERE concat_ws(' | ', step, side, action, lock, estimate) LIKE p_part
@@ -31,7 +31,7 @@ SELECT alike(pg_temp.planned('app.snap', '3 |%'), '%copied: the source has chang
 SELECT alike(pg_temp.planned('app.snap', '% COPY %'), '% | source | COPY (SELECT "app"."t"."id", %) TO STDOUT (FORMAT binary) | ACCESS SHARE on app.t until the rows have come | about 5000 rows, % kB; binary: %',
     'the rows, as the source expects them, and their form');
 SELECT alike(pg_temp.planned('app.snap', '%load them%'), '%into app.snap_snap1, while they come | last time 5000 rows in % s', 'where they go, and how long that took');
-SELECT alike(pg_temp.planned('app.snap', '%OR REPLACE%'), '%CREATE OR REPLACE VIEW "app"."snap" AS%FROM "app"."snap_snap1" | ACCESS EXCLUSIVE on app.snap,%tried for 150 ms at a time, for 7 s in all',
+SELECT alike(pg_temp.planned('app.snap', '%OR REPLACE%'), '%CREATE OR REPLACE VIEW "app"."snap" AS%FROM "app"."snap_snap1" | ACCESS EXCLUSIVE on app.snap,%tried for 50 ms at a time, for 7 s in all',
     'the swap, its lock, and for how long');
 SELECT alike(pg_temp.planned('app.snap', '%TRUNCATE "app"."snap_snap2"%'), '%if it is free at that instant%', 'what becomes of the old twin');
 SELECT on_source($$INSERT INTO app.weird VALUES (1, 'app.t')$$);

@@ -86,7 +86,7 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 SELECT is(pg_temp.hint_of('SELECT mimeo.refresh_table(''foo.t'')'),
-    'If the job is right, postgres can confirm it: UPDATE mimeo.refresh_config SET state = state - ''configured_by'' WHERE dest_table = ''foo.t'';', 'the hint says how to confirm it');
+    'If the job is right, postgres can confirm it: SELECT "mimeo"."confirm_job"(''foo.t'');', 'the hint says how to confirm it');
 SELECT is(pg_temp.hint_of(pg_temp.insert_job('nowhere.t')), 'It has to exist. dest_table is its schema, a dot and its name, as pg_class has them, without quotes.', 'and how a destination is named');
 SELECT results_eq('SELECT id FROM foo.t', 'VALUES (-1)', 'nothing has come into it');
 SELECT throws_ok($$UPDATE mimeo.refresh_config SET state = state - 'configured_by' WHERE dest_table = 'foo.t'$$, '42501',

@@ -22,7 +22,7 @@ pub fn catalog(client: &mut Client, schema: &str) -> BTreeSet<String> {
           FROM mine JOIN pg_constraint c ON classid = 'pg_class'::regclass AND c.conrelid = objid
         UNION ALL SELECT 'index ' || pg_get_indexdef(i.indexrelid)
           FROM mine JOIN pg_index i ON classid = 'pg_class'::regclass AND i.indrelid = objid
-        UNION ALL SELECT 'trigger ' || pg_get_triggerdef(g.oid)
+        UNION ALL SELECT 'trigger ' || g.tgenabled::text || ' ' || pg_get_triggerdef(g.oid)
           FROM mine JOIN pg_trigger g ON classid = 'pg_class'::regclass AND g.tgrelid = objid AND NOT g.tgisinternal
         UNION ALL SELECT 'view ' || c.oid::regclass::text || ' ' || pg_get_viewdef(c.oid)
           FROM mine JOIN pg_class c ON classid = 'pg_class'::regclass AND c.oid = objid AND c.relkind = 'v'

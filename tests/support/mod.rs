@@ -155,7 +155,7 @@ impl Scene {
             .batch_execute(&format!(
                 "INSERT INTO mimeo.dblink_mapping_mimeo (data_source_id, data_source, username, pwd)
                  VALUES (1, 'host=127.0.0.1 port={port} dbname={database}', 'reader', 'reader secret')
-                 ON CONFLICT (data_source_id) DO UPDATE SET data_source = excluded.data_source"
+                 ON CONFLICT (data_source_id) DO UPDATE SET data_source = excluded.data_source, pwd = excluded.pwd"
             ))
             .unwrap();
     }

@@ -1,5 +1,6 @@
 //! Up to where a refresh may go.
 
+use super::values::Values;
 use super::State;
 use crate::backend::interrupts;
 use crate::backend::spi;
@@ -8,7 +9,7 @@ use crate::settings;
 use crate::source::bounds::{Candidate, Control, Kind};
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// Below it nothing will appear any more.
@@ -30,6 +31,8 @@ const KEPT: usize = 32;
 /// 3. The newest candidate whose writers have ended counts, one of an earlier run if need be.
 /// 4. A time column: as far as older transactions may still come to the table, the boundary counts. A serial column:
 ///    the boundary counts unless a sequence gives its values.
+/// 5. A boundary that a user has chosen always counts: only who writes the application knows how long a value that was taken may wait for
+///    its row.
 pub fn find(
     source: &mut Connection,
     table: &SourceTable,
@@ -48,8 +51,14 @@ pub fn find(
         let how = format!("boundary {boundary}, because {obstacle}");
         return Ok(Bound { upper: margin.value, how });
     }
-    let place =
-        format!("{} {} {} {} {}", source.place(), table.oid, control.name, control.type_name, control.started());
+    let place = format!(
+        "{} {} {} {} {}",
+        source.place(),
+        table.oid,
+        control.name,
+        control.type_name.for_message(),
+        control.started()
+    );
     if state.taken_at != place {
         state.candidates.clear();
         state.taken_at = place;
@@ -78,9 +87,35 @@ pub fn find(
     } else {
         "proven by an earlier run, since when a transaction that writes is open"
     };
+    let bound = proven_bound(source, table, control, kind, boundary, (settled, proven), waiting)?;
+    if !state.is_explicit(boundary, kind)? {
+        return Ok(bound);
+    }
+    let margin = source.margin(table, control, kind, boundary)?;
+    match (&bound.upper, margin.value) {
+        (Some(upper), Some(value)) if Values::of(control).is_after(upper, &value)? => {
+            Ok(Bound { upper: Some(value), how: format!("boundary {boundary}, as it was asked for") })
+        }
+        _ => Ok(bound),
+    }
+}
+
+/// How far it is proven that no row can be missed, by the newest candidate whose writers have ended and the newest that nobody can come
+/// below any more.
+fn proven_bound(
+    source: &mut Connection,
+    table: &SourceTable,
+    control: &Control,
+    kind: Kind,
+    boundary: &str,
+    (settled, proven): (Candidate, Option<Candidate>),
+    waiting: &str,
+) -> Result<Bound> {
     let proven_bound = |how: &str| Bound { upper: Some(settled.value.clone()), how: how.to_string() };
     match kind {
-        Kind::Serial if control.is_ordered() => Ok(proven_bound(waiting)),
+        Kind::Serial if control.is_ordered() => Ok(proven_bound(&format!(
+            "{waiting}, for values of the sequence that are inserted by the transaction that took them"
+        ))),
         Kind::Serial => {
             let margin = source.margin(table, control, kind, boundary)?;
             let Some(margin) = margin.value else { return Ok(proven_bound(waiting)) };
@@ -163,22 +198,27 @@ impl Looks {
             .cloned()
             .collect();
         let shown = source.shown(&known.iter().map(String::as_str).collect::<Vec<_>>())?;
+        // The furthest transaction of each backend.
+        let mut furthest: HashMap<&str, u64> = HashMap::new();
+        for other in &shown {
+            interrupts::check();
+            let number = number(other);
+            furthest.entry(backend(other)).and_modify(|furthest| *furthest = number.max(*furthest)).or_insert(number);
+        }
         for transaction in &known {
             interrupts::check();
-            if !shown.iter().any(|other| backend(other) == backend(transaction)) {
+            if !furthest.contains_key(backend(transaction)) {
                 *self.idle.entry(transaction.clone()).or_default() += 1;
             }
         }
+        let still: HashSet<&str> = shown.iter().map(String::as_str).collect();
         for candidate in candidates {
-            candidate.writers.retain(|transaction| shown.contains(transaction));
+            candidate.writers.retain(|transaction| still.contains(transaction.as_str()));
             candidate.running.retain(|transaction| {
                 interrupts::check();
                 let idle = self.idle.get(transaction).copied().unwrap_or_default();
-                let gone_on = shown.iter().any(|other| {
-                    backend(other) == backend(transaction)
-                        && number(other).saturating_sub(number(transaction)) >= TRANSACTIONS_A_MESSAGE
-                });
-                idle < 2 && !gone_on
+                let furthest = furthest.get(backend(transaction)).copied().unwrap_or_default();
+                idle < 2 && furthest.saturating_sub(number(transaction)) < TRANSACTIONS_A_MESSAGE
             });
         }
         Ok(())

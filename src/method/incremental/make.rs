@@ -69,12 +69,16 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
     }
     let pull = common.pull_data && existing.is_none();
     let values = Values::of(&control);
-    let mut state = State::default();
+    let default_boundary = Some(if request.boundary.is_none() { boundary.clone() } else { String::new() });
+    let mut state = State { default_boundary, ..State::default() };
     let mut last_value = Values::beginning(kind).to_string();
     if pull {
         state.redo = Some(Redo::Empty);
     } else {
-        let held = if existing.is_some() { values.greatest_in(&destination)? } else { None };
+        let held = match &existing {
+            Some(existing) => values.greatest_held(existing)?,
+            None => None,
+        };
         let now = match held {
             Some(held) => Some(held),
             None => {

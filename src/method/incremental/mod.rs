@@ -10,6 +10,7 @@ pub use destroy::destroy;
 pub use make::{make, Request};
 pub use refresh::plan::plan;
 pub use refresh::{refresh, Options, Repull};
+pub use values::Values;
 
 use crate::error::{Error, Result};
 use crate::job::config::Job;
@@ -29,9 +30,23 @@ struct State {
     /// The last_value that the last run left. Once a user has set another, `redo` is void.
     #[serde(default)]
     left: Option<String>,
+    /// The boundary that the maker has chosen by itself; empty if a user has. None of a job of an older release.
+    #[serde(default)]
+    default_boundary: Option<String>,
     /// From where on rows may have been missed, because they were copied before all of them were safe.
     #[serde(default)]
     redo: Option<Redo>,
+}
+
+impl State {
+    /// Whether a user has said how far a refresh stays behind, by the maker's argument or in refresh_config. Then it does so, whatever
+    /// is proven. Of a job of an older release, what the maker would have chosen counts as that.
+    fn is_explicit(&self, boundary: &str, kind: Kind) -> Result<bool> {
+        match &self.default_boundary {
+            Some(default) => Ok(default != boundary),
+            None => Ok(values::boundary(None, kind)? != boundary),
+        }
+    }
 }
 
 /// What the next refresh takes again.

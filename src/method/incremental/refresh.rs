@@ -6,6 +6,7 @@ use super::{kind_of, required, Redo, State};
 use crate::backend::identity::{act_as, Identity};
 use crate::backend::name::Name;
 use crate::backend::relation::Relation;
+use crate::backend::trust;
 use crate::destination::copy_in::Target;
 use crate::destination::fit::{self, Fit};
 use crate::destination::table;
@@ -14,8 +15,8 @@ use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
 use crate::method::{
-    connect_job, lock_destination, names, patience, pull, refresh_job, replace_all, selected_columns, Call, Everything,
-    Method,
+    connect_job, lock_destination, names, patience, pull, refresh_job, replace_all, require_owner_rights,
+    selected_columns, Call, Everything, Method,
 };
 use crate::shape::Shape;
 use crate::source::bounds::{Range, Slice};
@@ -100,6 +101,10 @@ impl Refresh<'_> {
         }
         run.phase("connect");
         let destination = table::find(self.destination)?;
+        if !matches!(self.options.repull, Repull::Nothing) {
+            // Rows that are gone on the source would go here, too.
+            require_owner_rights("p_repull", job, destination.owner)?;
+        }
         let mut source = connect_job(self.catalog, job, destination.owner)?;
         let source_table = source.find_table(&job.source_table)?;
         let kind = kind_of(job);
@@ -130,6 +135,7 @@ impl Refresh<'_> {
 
         run.phase("look");
         lock_destination(destination.oid, matches!(self.options.repull, Repull::All))?;
+        trust::require_tables(&[destination.oid])?;
         let mut shape = source.locked_snapshot_of(&source_table)?;
         if self.method == Method::Updater {
             shape.indexes = source.indexes(&source_table)?;
@@ -146,9 +152,10 @@ impl Refresh<'_> {
         table::check_at_once(destination.oid)?;
         let [local] = table::describe([destination.oid])?;
         fit::require_loadable(&local)?;
+        values.require_comparable(&local)?;
         let fit = fit::fit(&local, &shape, &columns)?;
         source.use_own_search_path()?;
-        let rows = rows_query(&source_table.table(), &names(&columns), job.condition.as_deref());
+        let rows = rows_query(&source_table.table(), &names(&columns), job.condition.as_deref())?;
 
         let mut plan = self.plan(&bound, redo.as_ref(), &start, repull);
         let mut status = Status::Ok;
@@ -212,7 +219,10 @@ impl Refresh<'_> {
                 values.delete(self.destination, &plan.range)?;
             }
         }
-        if let Some(limit) = plan.limit.filter(|limit| status == Status::Ok && run.rows as i64 * 4 >= limit * 3) {
+        if let Some(limit) = plan
+            .limit
+            .filter(|limit| status == Status::Ok && run.rows.saturating_mul(4) >= (*limit as u64).saturating_mul(3))
+        {
             run.note(format!("{} rows are three quarters of the batch limit of {limit} or more", run.rows));
             status = Status::Warning;
         }

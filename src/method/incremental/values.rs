@@ -1,9 +1,13 @@
 //! Values of a control column as text: comparing them, and writing them so that they read the same in every session.
 
-use crate::backend::identity::{pin_settings, set_local};
+use crate::backend::identity::{act_as, pin_settings, set_local};
 use crate::backend::name::{quote, Name};
+use crate::backend::relation::{lock_to_read, Relation};
 use crate::backend::spi;
+use crate::backend::trust;
+use crate::destination::table;
 use crate::error::{Error, Result};
+use crate::shape::Shape;
 use crate::source::bounds::{bound_type, Control, Kind, Range};
 
 /// The values of one control column.
@@ -57,11 +61,49 @@ impl Values {
         spi::is_true(&format!("SELECT $1::{t} > $2::{t}"), &[a.into(), b.into()])
     }
 
+    /// Refuses a destination whose control column has a type that is not compared by PostgreSQL's own operators, through any number
+    /// of domains: with another, somebody else's casts would come in.
+    ///
+    /// # Errors
+    /// UnsupportedControl.
+    pub fn require_comparable(&self, destination: &Shape) -> Result<()> {
+        const COMPARABLE: [&str; 7] = [
+            "smallint",
+            "integer",
+            "bigint",
+            "numeric",
+            "timestamp with time zone",
+            "timestamp without time zone",
+            "date",
+        ];
+        // One that is missing is told with its ALTER TABLE.
+        let Some(column) = destination.column(&self.column) else { return Ok(()) };
+        let base = destination.base_type(column);
+        if COMPARABLE.iter().any(|name| *base == *name) {
+            return Ok(());
+        }
+        Err(Error::UnsupportedControl {
+            table: destination.table().plain(),
+            column: column.name.clone(),
+            reason: format!("its type here is {}", column.type_name.for_message()),
+        })
+    }
+
     /// The greatest value in a local table, as the sources read it.
     pub fn greatest_in(&self, table: &Name) -> Result<Option<String>> {
         let _pinned = pin_settings()?;
         set_local("timezone", "UTC")?;
         spi::text(&format!("SELECT max({})::{}::text FROM {table}", quote(&self.column), self.bound_type), &[])
+    }
+
+    /// The same of a destination that was there before its job, as its owner.
+    pub fn greatest_held(&self, existing: &Relation) -> Result<Option<String>> {
+        let _identity = act_as(existing.owner, true)?;
+        lock_to_read(existing.oid);
+        trust::require_tables(&[existing.oid])?;
+        let [shape] = table::describe([existing.oid])?;
+        self.require_comparable(&shape)?;
+        self.greatest_in(&existing.name())
     }
 
     /// Deletes a range from a local table.

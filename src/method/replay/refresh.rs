@@ -3,18 +3,20 @@
 use super::convert::convert;
 use super::{capture, compared, current_transaction, end_of_wal, may_be_apart, places, Position, State};
 use crate::backend::identity::act_as;
-use crate::backend::name::Name;
+use crate::backend::name::{Name, Operator};
+use crate::backend::trust;
 use crate::destination::table;
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
-use crate::method::{connect_job, leave, lock_destination, patience, refresh_job, Call, Method};
+use crate::method::{connect_job, leave, lock_destination, patience, refresh_job, require_owner_rights, Call, Method};
 use crate::shape::Shape;
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
 use crate::source::queue::{is_as_made, is_deaf, untriggered, Member, Summary};
 use apply::Extent;
 use pgrx::{pg_sys, warning};
+use std::collections::HashSet;
 
 mod apply;
 pub mod plan;
@@ -46,7 +48,8 @@ pub fn refresh(method: Method, options: &Options<'_>) -> Result<()> {
 
 /// Tables that have come to belong to the source since the last refresh, and hold rows.
 fn added<'a>(state: &'a State, members: &'a [Member]) -> impl Iterator<Item = &'a Member> {
-    let is_known = |member: &Member| state.members.iter().any(|(oid, ..)| *oid == member.oid);
+    let known: HashSet<u32> = state.members.iter().map(|(oid, ..)| *oid).collect();
+    let is_known = move |member: &Member| known.contains(&member.oid);
     members.iter().skip(1).filter(move |member| !is_known(member) && member.has_rows())
 }
 
@@ -68,7 +71,7 @@ struct Present {
     added: Vec<Name>,
     /// Such partitions that cannot be read by themselves.
     added_unreadable: Vec<u32>,
-    operators: Vec<String>,
+    operators: Vec<Operator>,
     queue: Name,
     /// By this refresh: what the one before it held is gone.
     queue_is_new: bool,
@@ -84,6 +87,10 @@ impl Refresh<'_> {
         let job = self.job;
         run.phase("connect");
         let destination = table::find(self.destination)?;
+        if self.options.repull && self.method == Method::Logdel {
+            // Rows whose deletion nobody has queued would go here, too.
+            require_owner_rights("p_repull", job, destination.owner)?;
+        }
         let mut source = connect_job(self.catalog, job, destination.owner)?;
         let owner = act_as(destination.owner, true)?;
         let table = source.find_table(&job.source_table)?;
@@ -100,6 +107,7 @@ impl Refresh<'_> {
         self.remove_applied(&mut source, &mut state)?;
         let limit = self.options.limit.or(job.batch_limit).filter(|limit| *limit > 0).map(i64::from);
         lock_destination(destination.oid, self.options.repull)?;
+        trust::require_tables(&[destination.oid])?;
         let present = self.look(&mut source, table, &state, limit, run)?;
         let partitioned = present.shape.kind == 'p';
         if is_deaf(&present.members, partitioned || present.members.first().is_some_and(Member::is_child)) {
@@ -132,8 +140,9 @@ impl Refresh<'_> {
             Some(limit) if until < last => limit as u64,
             _ => summary.rows,
         };
-        run.queue_rows = Some(summary.rows - taken);
-        if let Some(limit) = limit.filter(|limit| !all && taken as i64 * 4 >= limit * 3) {
+        run.queue_rows = Some(summary.rows.saturating_sub(taken));
+        if let Some(limit) = limit.filter(|limit| !all && taken.saturating_mul(4) >= (*limit as u64).saturating_mul(3))
+        {
             run.note(format!("{taken} queued changes are three quarters of the batch limit of {limit} or more"));
             status = Status::Warning;
         }
@@ -305,7 +314,7 @@ impl Refresh<'_> {
                     .to_string(),
             );
         }
-        let now = places(members, partitioned);
+        let now: HashSet<_> = places(members, partitioned).into_iter().collect();
         if state.members.iter().any(|before| !now.contains(before)) {
             return Some("a partition or child of the source was detached, truncated or rewritten".to_string());
         }

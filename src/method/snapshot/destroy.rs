@@ -48,6 +48,7 @@ fn keep_live_twin(name: &Name, debug: bool) -> Result<()> {
     let twins = Twins::find(name)?;
     let family = Family::of(twins.view.oid)?;
     lock_exclusively(&family.oids(), name, patience(), "destroyed")?;
+    let family = Family::of(twins.view.oid)?;
     family.drop_and_remake(name, || {
         spi::run(&format!("ALTER TABLE {} RENAME TO {}", twins.live.name(), quote(&name.name)), &[])?;
         spi::run(&format!("COMMENT ON TABLE {name} IS NULL"), &[])?;

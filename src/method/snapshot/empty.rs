@@ -5,6 +5,7 @@ use super::State;
 use crate::backend::identity::{act_as, pin_settings};
 use crate::backend::relation::lock_if_free;
 use crate::backend::spi;
+use crate::backend::trust;
 use crate::backend::worker::{self, Ground, Worker};
 use crate::destination::table;
 use crate::destination::twins::Twins;
@@ -53,13 +54,13 @@ fn empty(dest_table: &str) -> Result<()> {
     require_method(&job, Method::Snapshot)?;
     let _pinned = pin_settings()?;
     let twins = Twins::find(&destination)?;
-    require_configured(&job, twins.owner)?;
+    require_configured(&catalog, &job, twins.owner)?;
     let state: State = serde_json::from_value(job.state).unwrap_or_default();
     if state.previous.is_some() {
         return Ok(());
     }
     let _identity = act_as(twins.owner, true)?;
-    if lock_if_free(twins.idle.oid) {
+    if lock_if_free(twins.idle.oid) && trust::require_tables(&[twins.idle.oid]).is_ok() {
         table::truncate(&twins.idle.name())?;
     }
     Ok(())

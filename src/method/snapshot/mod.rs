@@ -71,10 +71,10 @@ impl Analyzed {
     fn still_holds(&self, now: &Analyzed) -> bool {
         let total = |fingerprint: &Fingerprint| {
             let (inserted, updated, deleted) = fingerprint.changes;
-            inserted + updated + deleted
+            inserted.saturating_add(updated).saturating_add(deleted)
         };
         let same = Fingerprint { changes: now.fingerprint.changes, ..self.fingerprint.clone() } == now.fingerprint;
-        let few = |changes: u64| changes * 10 < self.rows;
+        let few = |changes: u64| changes.saturating_mul(10) < self.rows;
         same && self.filter == now.filter
             && self.condition == now.condition
             && self.live == now.live

@@ -1,12 +1,13 @@
 //! refresh_snapshot.
 
 use super::{copy_index, empty, guard, live_file, Analyzed, Previous, Seen, State};
-use crate::backend::identity::{act_as, pin_settings};
+use crate::backend::identity::{act_as, pin_settings, system};
 use crate::backend::name::Name;
 use crate::backend::parse::is_plain_condition;
-use crate::backend::relation::{lock_exclusively, lock_if_free, Patience};
+use crate::backend::relation::{lock_exclusively, lock_if_free, lock_to_read, Patience};
 use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
+use crate::backend::trust;
 use crate::destination::copy_in::Target;
 use crate::destination::fit::obstacle_to_binary;
 use crate::destination::heap::{Indexed, Indexing};
@@ -16,10 +17,9 @@ use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
 use crate::method::{
-    connect_job, copied_indexes, finish_indexes, names, patience, pull_behind, refresh_job, selected_columns, Call,
-    Method,
+    connect_job, copied_indexes, finish_indexes, names, patience, pull_behind, refresh_job, require_owner_rights,
+    selected_columns, Call, Method,
 };
-use crate::settings;
 use crate::shape::{Column, Difference, Shape};
 use crate::source::catalog::{rows_query, SourceTable};
 use crate::source::changes::Fingerprint;
@@ -82,6 +82,9 @@ impl Refresh<'_> {
         let pinned = pin_settings()?;
         let twins = Twins::find(self.destination)?;
         drop(pinned);
+        if !self.options.pull_data {
+            require_owner_rights("p_pulldata := false", self.job, twins.owner)?;
+        }
         let before: State = serde_json::from_value(self.job.state.clone()).unwrap_or_default();
         let mut source = connect_job(self.catalog, self.job, twins.owner)?;
         let _identity = act_as(twins.owner, true)?;
@@ -101,6 +104,8 @@ impl Refresh<'_> {
             present.shape.indexes = source.indexes(&present.table)?;
         }
         let (idle_name, idle_oid) = (twins.idle.name(), twins.idle.oid);
+        lock_to_read(twins.live.oid);
+        trust::require_tables(&[idle_oid, twins.live.oid])?;
         let [view, live, idle] = table::describe([twins.view.oid, twins.live.oid, idle_oid])?;
         let foreign_keys = indexes::take_foreign_keys_off(&idle_name, idle_oid)?;
         let idle = self.empty_twin(&idle, &before, &present)?;
@@ -231,8 +236,7 @@ impl Refresh<'_> {
                 filter: self.job.filter.clone(),
                 condition: self.job.condition.clone(),
                 live: live_file(twins.live.oid)?,
-                // SAFETY: a constant of this cluster.
-                system: unsafe { pg_sys::GetSystemIdentifier() }.to_string(),
+                system: system(),
             })),
         }
     }
@@ -294,7 +298,8 @@ impl Refresh<'_> {
         // Long enough in the queue for PostgreSQL to cancel an autovacuum that is in the way.
         // SAFETY: reads a setting.
         let deadlock = Duration::from_millis(unsafe { pg_sys::DeadlockTimeout } as u64);
-        Patience { queue: deadlock + settings::swap_lock_timeout(), give_up: settings::swap_max_wait() }
+        let patience = patience();
+        Patience { queue: deadlock + patience.queue, ..patience }
     }
 
     /// Empties a twin and brings it to the source's shape. When that has changed, indexes that the source has got
@@ -320,7 +325,7 @@ impl Refresh<'_> {
         let binary = obstacle_to_binary(idle, &present.shape, &present.columns).is_none();
         source.use_own_search_path()?;
         let columns = names(&present.columns);
-        let query = rows_query(&present.table.table(), &columns, self.job.condition.as_deref());
+        let query = rows_query(&present.table.table(), &columns, self.job.condition.as_deref())?;
         let target = Target { oid: idle.local_oid(), columns: &columns, binary, emptied: true };
         pull_behind(source, &query, &idle.table(), &target, run, |_| Ok(()))
     }

@@ -29,7 +29,7 @@ pub fn rollback(destination: &str) -> Result<()> {
         let pinned = pin_settings()?;
         let twins = Twins::find(&name)?;
         drop(pinned);
-        require_configured(&job, twins.owner)?;
+        require_configured(&catalog, &job, twins.owner)?;
         let caller = role_name(current_role())?;
         let _identity = act_as(twins.owner, true)?;
         swap_back(&catalog, &job, &twins, &caller)

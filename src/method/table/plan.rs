@@ -22,7 +22,7 @@ pub fn plan(catalog: &Catalog, job: &Job, name: &Name, plan: &mut Plan) -> Resul
     fit::require_loadable(&local)?;
     let fit = fit::fit(&local, &shape, &columns)?;
     source.use_own_search_path()?;
-    let query = rows_query(&found.table(), &fit.columns, job.condition.as_deref());
+    let query = rows_query(&found.table(), &fit.columns, job.condition.as_deref())?;
     let volume = volume(&mut source, &query)?;
     let text = fit::obstacle_to_binary(&local, &shape, &columns);
     plan.copy(job, &query, &found.table(), &stand_in(&local, name)?, volume, text);

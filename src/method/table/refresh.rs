@@ -2,12 +2,14 @@
 
 use crate::backend::identity::act_as;
 use crate::backend::name::Name;
+use crate::backend::trust;
 use crate::destination::{fit, sequences, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
 use crate::method::{
-    connect_job, lock_destination, names, refresh_job, replace_all, selected_columns, Call, Everything, Method,
+    connect_job, lock_destination, names, refresh_job, replace_all, require_owner_rights, selected_columns, Call,
+    Everything, Method,
 };
 use crate::source::catalog::rows_query;
 
@@ -40,10 +42,15 @@ pub fn refresh(options: &Options<'_>) -> Result<()> {
 fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, name: &Name, run: &mut Run) -> Result<Status> {
     run.phase("connect");
     let destination = table::find(name)?;
+    let cascade = options.truncate_cascade.or(job.truncate_cascade).unwrap_or(false);
+    if cascade && !job.truncate_cascade.unwrap_or(false) {
+        require_owner_rights("p_truncate_cascade", job, destination.owner)?;
+    }
     let mut source = connect_job(catalog, job, destination.owner)?;
     let _identity = act_as(destination.owner, true)?;
     run.phase("look");
     lock_destination(destination.oid, true)?;
+    trust::require_tables(&[destination.oid])?;
     table::check_at_once(destination.oid)?;
     let [local] = table::describe([destination.oid])?;
     fit::require_loadable(&local)?;
@@ -57,8 +64,7 @@ fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, name: &Na
 
     run.phase("copy");
     source.use_own_search_path()?;
-    let query = rows_query(&source_table.table(), &fit.columns, job.condition.as_deref());
-    let cascade = options.truncate_cascade.or(job.truncate_cascade).unwrap_or(false);
+    let query = rows_query(&source_table.table(), &fit.columns, job.condition.as_deref())?;
     let rows = Everything { source: &mut source, query: &query, flush: false };
     replace_all(rows, &destination, &local, &fit, cascade, run)?;
     drop(source);

@@ -28,6 +28,13 @@ impl Answer {
         }
     }
 
+    /// What it says: the value, and what is told of an error.
+    pub(super) fn texts(&self) -> impl Iterator<Item = String> + '_ {
+        let report = self.is_error().then(|| self.report());
+        let told = report.into_iter().flat_map(|report| [Some(report.message), report.detail, report.hint]).flatten();
+        (!self.is_too_long()).then(|| self.value()).flatten().into_iter().chain(told)
+    }
+
     /// A first value that no catalog is large enough for. It is not read.
     pub(super) fn is_too_long(&self) -> bool {
         // SAFETY: row and column are checked against the result's size before they are asked for.

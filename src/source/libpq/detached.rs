@@ -2,7 +2,7 @@
 //! has a deadline of its own, whatever the source does.
 
 use super::answer::Answer;
-use super::{drop_notifications, ignore_notice};
+use super::{drop_notifications, ignore_notice, NoEnvironment};
 use pq_sys as pq;
 use std::ffi::{CStr, CString};
 use std::io;
@@ -25,9 +25,11 @@ pub enum Outcome {
 }
 
 /// Connects, runs statements and closes, in a few seconds at most, without a look at what the backend is at. What `parameters` name
-/// should be an address: looking a name up can take longer (as can asking for a Kerberos ticket, which they may demand).
-pub fn run_detached(parameters: &[(String, String)], script: &str) -> Outcome {
+/// should be an address: looking a name up can take longer (as can asking for a Kerberos ticket, which they may demand). `vouched` as for
+/// `Link::open`.
+pub fn run_detached(parameters: &[(String, String)], script: &str, vouched: bool) -> Outcome {
     let end = Instant::now() + MOST;
+    let _isolated = (!vouched).then(NoEnvironment::begin);
     let Ok(script) = CString::new(script) else { return Outcome::Failed };
     match Session::open(parameters, end).and_then(|session| session.try_often(&script)) {
         Some(true) => Outcome::Done,

@@ -1,7 +1,7 @@
 //! Reading a queue together with the rows of the table.
 
 use super::{qualified, same};
-use crate::backend::name::{quote, quote_list, Name};
+use crate::backend::name::{quote, quote_list, Name, Operator};
 
 /// The queries that read a part of a queue with the rows that are now in the table. They run under the source role's own
 /// search_path, as the user's condition expects, so all names in them are qualified.
@@ -10,7 +10,7 @@ pub struct Changes<'a> {
     /// From `rows_query`.
     pub rows: &'a str,
     pub key: &'a [String],
-    pub operators: &'a [String],
+    pub operators: &'a [Operator],
     /// Up to this mimeo_seq.
     pub until: i64,
     /// Queries of further keys.

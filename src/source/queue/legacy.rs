@@ -97,9 +97,13 @@ impl Connection {
                 quote(&legacy.waiting.name),
                 objects.function
             );
-            script.push_str(&objects_script(objects, capture, &operators));
+            script.push_str(&objects_script(objects, capture, &operators)?);
             if let (Some(table), 'p') = (members.first(), capture.shape.kind) {
-                script.push_str(&format!("GRANT EXECUTE ON FUNCTION {}() TO {};", objects.function, table.owner));
+                script.push_str(&format!(
+                    "GRANT EXECUTE ON FUNCTION {}() TO {};",
+                    objects.function,
+                    quote(&table.owner)
+                ));
             }
             for member in triggered(capture, members) {
                 script.push_str(&triggers_script(objects, &member.table(), capture, &operators));

@@ -78,7 +78,7 @@ WITH RECURSIVE tree(oid) AS (
                          WHERE s.nspname = $2 AND p.proname IN (SELECT json_array_elements_text($3::json)::name) AND p.pronargs = 0)
 )
 SELECT json_agg(json_build_object('oid', c.oid::bigint, 'file', c.relfilenode::bigint, 'schema', n.nspname, 'name', c.relname,
-            'owner', c.relowner::regrole::text,
+            'owner', pg_get_userbyid(c.relowner),
             'readable', has_table_privilege(c.oid, 'SELECT'), 'triggerable', has_table_privilege(c.oid, 'TRIGGER'),
             'empty', c.relkind <> 'r' OR pg_relation_size(c.oid) = 0,
             'child', EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid),

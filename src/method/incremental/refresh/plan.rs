@@ -54,7 +54,7 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
         plan.here("nothing: no row is known to be complete", None, Some("0 rows".to_string()));
         return Ok(());
     }
-    let rows = rows_query(&found.table(), &names(&columns), job.condition.as_deref());
+    let rows = rows_query(&found.table(), &names(&columns), job.condition.as_deref())?;
     let take = refresh.plan(&bound, redo.as_ref(), &start, None);
     let slice = Slice { rows: &rows, control: &control, range: &take.range };
     let query = slice.query(&fit.columns);

@@ -102,7 +102,7 @@ impl Refresh<'_> {
             source.prefer_key_index(&present.table, &key, taken)?;
         }
         source.use_own_search_path()?;
-        let rows = rows_query(&present.table.table(), &fit.columns, condition);
+        let rows = rows_query(&present.table.table(), &fit.columns, condition)?;
         Ok(Work { present, destination, owner, local, fit, key, rows, joined: joined || !unique })
     }
 

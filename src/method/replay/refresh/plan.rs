@@ -102,7 +102,7 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
     let Selected { unique, joined } = refresh.selected(&mut source, &found, &shape, &key)?;
     let straight = method == Method::Dml && refresh.straight() && unique && !joined;
     source.use_own_search_path()?;
-    let query = rows_query(&found.table(), &fit.columns, job.condition.as_deref());
+    let query = rows_query(&found.table(), &fit.columns, job.condition.as_deref())?;
     let text = fit::obstacle_to_binary(&local, &shape, &columns);
     let list = quote_list(key.iter().map(String::as_str));
     if all {

@@ -72,7 +72,7 @@ pub fn plan(call: Call<'_>, catalog: &Catalog, job: &Job, destination: &Name, pl
     }
 
     source.use_own_search_path()?;
-    let query = rows_query(&found.table(), &names(&columns), job.condition.as_deref());
+    let query = rows_query(&found.table(), &names(&columns), job.condition.as_deref())?;
     let volume = volume(&mut source, &query)?;
     let text = fit::obstacle_to_binary(&idle, &shape, &columns);
     plan.copy(job, &query, &found.table(), &idle_name.plain(), volume, text);

@@ -1,0 +1,68 @@
+//! SQL that a source has said: types, expressions, definitions. It never becomes a part of a statement here.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A piece of SQL as a catalog prints it, this server's or a source's. It has no `Display` on purpose: it cannot be formatted into a
+/// statement by mistake. What it stands for is parsed (`backend::parse`), bound as a parameter, or told in a message.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ForeignText(String);
+
+impl ForeignText {
+    /// For a parameter of a statement, which is a value whatever it holds.
+    pub fn as_parameter(&self) -> &str {
+        &self.0
+    }
+
+    /// For an error, a NOTICE or the history, and for nothing that is run.
+    pub fn for_message(&self) -> String {
+        self.0.clone()
+    }
+
+    /// For PostgreSQL's parser.
+    pub(super) fn for_parser(&self) -> &str {
+        &self.0
+    }
+}
+
+impl PartialEq<&str> for ForeignText {
+    fn eq(&self, other: &&str) -> bool {
+        self.0 == *other
+    }
+}
+
+impl fmt::Debug for ForeignText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "({} bytes of SQL)", self.0.len())
+    }
+}
+
+#[cfg(test)]
+impl From<&str> for ForeignText {
+    fn from(text: &str) -> ForeignText {
+        ForeignText(text.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ForeignText;
+
+    trait NotDisplayed {
+        const DISPLAYED: bool = false;
+    }
+    impl<T> NotDisplayed for T {}
+    struct Probe<T>(std::marker::PhantomData<T>);
+    impl<T: std::fmt::Display> Probe<T> {
+        // Comes before that of the trait, where it is there.
+        const DISPLAYED: bool = true;
+    }
+
+    #[test]
+    fn what_a_source_says_cannot_be_formatted() {
+        assert!(Probe::<String>::DISPLAYED, "the probe sees Display");
+        assert!(!Probe::<ForeignText>::DISPLAYED);
+        assert_eq!(format!("{:?}", ForeignText::from("'); DROP TABLE t --")), "(19 bytes of SQL)");
+    }
+}
