@@ -16,8 +16,10 @@ $$;
 CREATE FUNCTION @extschema@.guard_password_host() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    -- What a source may be called, and how long to wait for it, does not say where it is.
-    v_harmless text := '(^|\s)(dbname|application_name|fallback_application_name|connect_timeout|tcp_user_timeout|keepalives|keepalives_idle|keepalives_interval|keepalives_count)\s*=\s*[A-Za-z0-9_.]+(?=\s|$)';
+    -- Nothing but keywords and plain values; what is written otherwise counts as a whole.
+    v_plain text := '^\s*(\w+\s*=\s*[^\s''\\=]+\s+)*\w+\s*=\s*[^\s''\\=]+\s*$';
+    -- What says where it leads, and how it makes sure of that.
+    v_where text[] := '{host,hostaddr,port,service,servicefile,load_balance_hosts,target_session_attrs,sslmode,sslrootcert,sslcrl,sslcrldir,sslnegotiation,ssl_min_protocol_version,ssl_max_protocol_version,channel_binding,require_auth,gssencmode,krbsrvname,gsslib}';
     v_old text := OLD.data_source;
     v_new text := NEW.data_source;
 BEGIN
@@ -25,9 +27,12 @@ BEGIN
         NEW.pwd := substr(NEW.pwd, 2);
         RETURN NEW;
     END IF;
-    IF concat(v_old, v_new) !~ '[''\\]' THEN
-        v_old := btrim(regexp_replace(regexp_replace(v_old, v_harmless, ' ', 'g'), '\s+', ' ', 'g'));
-        v_new := btrim(regexp_replace(regexp_replace(v_new, v_harmless, ' ', 'g'), '\s+', ' ', 'g'));
+    IF v_old ~ v_plain AND v_new ~ v_plain THEN
+        -- Of a keyword that stands twice the last value counts.
+        SELECT concat('=', string_agg(concat(m[1], '=', m[2]), ' ' ORDER BY m[1], n)) INTO v_old
+          FROM regexp_matches(v_old, '(\w+)\s*=\s*([^\s''\\=]+)', 'g') WITH ORDINALITY r (m, n) WHERE m[1] = ANY (v_where);
+        SELECT concat('=', string_agg(concat(m[1], '=', m[2]), ' ' ORDER BY m[1], n)) INTO v_new
+          FROM regexp_matches(v_new, '(\w+)\s*=\s*([^\s''\\=]+)', 'g') WITH ORDINALITY r (m, n) WHERE m[1] = ANY (v_where);
     END IF;
     IF NEW.pwd <> '' AND v_new <> v_old THEN
         NEW.pwd := NULL;

@@ -994,3 +994,242 @@ fn a_source_that_never_answers_does_not_hold_the_end_of_a_transaction() {
     assert_eq!(told.count(), 4, "the log says what is left on the source");
     stage.end();
 }
+
+/// Runs a maker while the source answers `statement` with `lie`. What became of it; the backend lives on, and nothing was run.
+fn make_with_a_lie(
+    stage: &mut Stage,
+    maker: &str,
+    number: usize,
+    lies: &[(&'static str, String)],
+) -> (String, Duration) {
+    let lies: Vec<(&'static str, Vec<u8>)> =
+        lies.iter().map(|(statement, lie)| (*statement, data_row(&[Some(lie.as_bytes())]))).collect();
+    let expected: Vec<_> = lies.iter().map(|(statement, _)| *statement).collect();
+    stage.fake.play(move |moment| match lies.iter().find(|(statement, _)| moment.statement.contains(statement)) {
+        Some((_, bytes)) if moment.kind == b'D' => Act::Instead(bytes.clone()),
+        _ => Act::Pass,
+    });
+    let since = Instant::now();
+    let outcome = stage.dba.batch_execute(&format!("SELECT mimeo.{maker}('app.tab', 1, 'app.made_{number}')"));
+    let took = since.elapsed();
+    assert!(stage.fake.has_played(), "{expected:?}");
+    if let Err(error) = &outcome {
+        assert!(error.as_db_error().is_some(), "the backend is gone: {error}");
+    }
+    stage.fake.be_honest();
+    stage.dba.batch_execute("SET statement_timeout = '20s'").unwrap();
+    assert_eq!(one::<i32>(&mut stage.dba, "SELECT pg_backend_pid()"), stage.pid, "another backend");
+    assert!(one::<bool>(&mut stage.dba, "SELECT to_regclass('app.canary') IS NOT NULL"), "what a source says was run");
+    (sqlstate(&outcome), took)
+}
+
+const INDEXES: &str = "'definition', pg_get_indexdef";
+const DEFAULTS: &str = "'expression', pg_get_expr(d.adbin";
+const SHAPES: &str = "'typmod', a.atttypmod";
+const TYPES: &str = "WITH RECURSIVE reach(oid)";
+
+fn index(definition: &str) -> String {
+    serde_like(&format!(
+        "[{{\"name\": \"i\", \"definition\": {}, \"primary\": false, \"unique\": false, \"immediate\": true, \"partial\": false,
+            \"expressions\": true, \"columns\": []}}]",
+        quoted(definition)
+    ))
+}
+
+fn serde_like(text: &str) -> String {
+    text.replace('\n', " ")
+}
+
+/// As a string of JSON.
+fn quoted(text: &str) -> String {
+    let escaped: String = text
+        .chars()
+        .map(|c| match c {
+            '"' => "\\\"".to_string(),
+            '\\' => "\\\\".to_string(),
+            c if (c as u32) < 32 => format!("\\u{:04x}", c as u32),
+            c => c.to_string(),
+        })
+        .collect();
+    format!("\"{escaped}\"")
+}
+
+/// Expressions that lead deep, each in its own way, so many levels.
+fn deep(levels: usize) -> Vec<(&'static str, String)> {
+    let nest =
+        |open: &str, middle: &str, close: &str| format!("{}{middle}{}", open.repeat(levels), close.repeat(levels));
+    vec![
+        ("parentheses", nest("(", "id", ")")),
+        ("NOT", nest("NOT ", "(id > 0)", "")),
+        ("signs", nest("- ", "id", "")),
+        ("a chain of additions", format!("id{}", " + 1".repeat(levels))),
+        ("a chain of casts", format!("id{}", "::bigint".repeat(levels))),
+        ("a chain of AND", format!("id > 0{}", " AND id > 0".repeat(levels))),
+        ("calls", nest("abs(", "id", ")")),
+        ("CASE", nest("CASE WHEN true THEN ", "id", " END")),
+        ("arrays", nest("ARRAY[", "id", "]")),
+        ("rows", nest("ROW(", "id", ")")),
+        ("a chain of COLLATE", format!("v{}", " COLLATE \"C\"".repeat(levels))),
+        ("a chain of IS NULL", format!("id{}", " IS NULL".repeat(levels))),
+        ("coalesce", nest("coalesce(", "id", ")")),
+        ("subqueries", nest("(SELECT ", "1", ")")),
+    ]
+}
+
+/// S4, and what is like it: the deepest of a definition meets PostgreSQL's own limit of the stack, in one guard.
+#[test]
+fn a_definition_that_is_nested_deep_is_refused() {
+    let mut stage = Stage::new("deep", &[&TABLE]);
+    stage.dba.batch_execute("CREATE TABLE app.canary ()").unwrap();
+    let mut number = 0;
+    for levels in [50, 3000, 20_000] {
+        for (what, expression) in deep(levels) {
+            for wrapped in [
+                vec![(INDEXES, index(&format!("CREATE INDEX i ON app.tab USING btree ((({expression})))")))],
+                vec![(
+                    INDEXES,
+                    index(&format!("CREATE INDEX i ON app.tab USING btree (id) WHERE ({expression}) IS NULL")),
+                )],
+                vec![(
+                    DEFAULTS,
+                    format!("[{{\"column\": \"v\", \"expression\": {}, \"generated\": true}}]", quoted(&expression)),
+                )],
+            ] {
+                number += 1;
+                let (_, took) = make_with_a_lie(&mut stage, "table_maker", number, &wrapped);
+                assert!(took < Duration::from_secs(8), "{what}, {levels} levels: {took:?}");
+            }
+        }
+    }
+    println!("{number} definitions");
+    stage.end();
+}
+
+/// S2, and what is like it.
+#[test]
+fn what_a_definition_says_is_not_run() {
+    let mut stage = Stage::new("definitions", &[&TABLE]);
+    stage.dba.batch_execute("CREATE TABLE app.canary ()").unwrap();
+    let drop = "DROP TABLE app.canary";
+    let indexes = [
+        format!("CREATE INDEX i ON app.tab (id); {drop}"),
+        drop.to_string(),
+        format!("DO $$ BEGIN {drop}; END $$"),
+        "CREATE INDEX i ON app.tab ((SELECT 1))".to_string(),
+        "CREATE INDEX i ON app.tab ((a.b.c.d(id)))".to_string(),
+        "CREATE INDEX i ON app.tab ((id OPERATOR(a.b.+) 1))".to_string(),
+        "CREATE INDEX i ON app.tab (id no.such_ops)".to_string(),
+        "CREATE INDEX i ON app.tab USING no_such_method (id)".to_string(),
+        "CREATE INDEX i ON app.tab (id) TABLESPACE nowhere".to_string(),
+        "CREATE INDEX i ON app.tab (id) WITH (fillfactor = 'x); --')".to_string(),
+        "CREATE INDEX i ON app.tab ((id::no.such_type))".to_string(),
+        "CREATE INDEX i ON app.tab ((($1)))".to_string(),
+        "CREATE INDEX CONCURRENTLY IF NOT EXISTS canary ON app.canary (id)".to_string(),
+        "CREATE INDEX i ON ONLY app.tab (random())".to_string(),
+        "CREATE INDEX i ON app.tab (id) WHERE (pg_catalog.pg_sleep(100) IS NOT NULL)".to_string(),
+        String::new(),
+        ";;".to_string(),
+        "-- ".to_string(),
+        "CREATE INDEX i ON app.tab (\u{0}id)".to_string(),
+    ];
+    let mut number = 0;
+    for definition in &indexes {
+        number += 1;
+        let (state, took) = make_with_a_lie(&mut stage, "table_maker", number, &[(INDEXES, index(definition))]);
+        assert!(took < Duration::from_secs(5), "{definition}: {took:?}");
+        let harmless = definition.contains("TABLESPACE") || definition.contains("CONCURRENTLY");
+        assert_eq!(state == "00000", harmless, "{definition}: {state}");
+    }
+    let pairs = [
+        ("'x' /*", "E'\\n*/); DROP TABLE app.canary; --'"),
+        ("'x' --", "E'\\n); DROP TABLE app.canary; --'"),
+        ("$a$", "$a$); DROP TABLE app.canary; --"),
+        ("'x", "); DROP TABLE app.canary; --'"),
+        ("1), DEFAULT (2", "3"),
+        ("1 AS x", "1 FROM app.canary"),
+        ("1 WHERE true", "DISTINCT 1"),
+        ("1 INTO app.x", "1 FOR UPDATE"),
+        ("1; DROP TABLE app.canary", "1 UNION SELECT 2"),
+        ("1 LIMIT 1", "1 ORDER BY 1"),
+        ("'x'::app.canary", "'x'::app.tab%TYPE"),
+        ("", " "),
+        ("\\', 'x", "U&'\\0027' UESCAPE '!'"),
+    ];
+    for generated in [false, true] {
+        for (first, second) in pairs {
+            number += 1;
+            let document = format!(
+                "[{{\"column\": \"id\", \"expression\": {}, \"generated\": {generated}}}, {{\"column\": \"v\", \"expression\": {}, \"generated\": {generated}}}]",
+                quoted(first),
+                quoted(second)
+            );
+            let (_, took) = make_with_a_lie(&mut stage, "table_maker", number, &[(DEFAULTS, document)]);
+            assert!(took < Duration::from_secs(5), "{first}: {took:?}");
+        }
+    }
+    stage.end();
+}
+
+/// A shape of one column of a type that no server knows by itself, and the types behind it.
+fn typed(types: &str) -> Vec<(&'static str, String)> {
+    let column = "{\"name\": \"id\", \"number\": 1, \"type\": \"app.d\", \"type_oid\": 20000, \"typmod\": -1, \"not_null\": false, \
+                  \"generated\": \"\", \"identity\": \"\", \"collation\": null}";
+    let shape =
+        format!("[{{\"oid\": 1, \"schema\": \"app\", \"name\": \"t\", \"kind\": \"r\", \"columns\": [{column}]}}]");
+    vec![(SHAPES, shape), (TYPES, format!("{{{types}}}"))]
+}
+
+fn domain(oid: usize, base: usize) -> String {
+    format!("\"{oid}\": {{\"name\": \"app.d{oid}\", \"kind\": \"d\", \"element\": 0, \"base\": {base}, \"binary\": true, \"subtype\": null, \"labels\": null, \"attributes\": null}}")
+}
+
+/// S14, and what is like it.
+#[test]
+fn types_without_end_are_refused_at_once() {
+    let mut stage = Stage::new("types", &[&TABLE]);
+    stage.dba.batch_execute("CREATE TABLE app.canary (); CREATE DOMAIN app.d AS int").unwrap();
+    let chain = |length: usize| (0..length).map(|n| domain(20_000 + n, 20_001 + n)).collect::<Vec<_>>().join(",");
+    let composite = |oid: usize, of: &str| {
+        format!("\"{oid}\": {{\"name\": \"app.c{oid}\", \"kind\": \"c\", \"element\": 0, \"base\": 0, \"binary\": true, \"subtype\": null, \"labels\": null, \"attributes\": [{of}]}}")
+    };
+    let many = (0..60_000).map(|n| format!("[\"a{n}\", 20000]")).collect::<Vec<_>>().join(",");
+    let cases = [
+        ("50,000 domains over each other", chain(50_000)),
+        ("a domain over itself", domain(20_000, 20_000)),
+        ("two domains over each other", [domain(20_000, 20_001), domain(20_001, 20_000)].join(",")),
+        ("65 domains", chain(65)),
+        ("a composite of itself", composite(20_000, "[\"a\", 20000]")),
+        ("a composite with 60,000 attributes", composite(20_000, &many)),
+        ("20,000 types beside each other", (0..20_000).map(|n| domain(20_000 + n, 23)).collect::<Vec<_>>().join(",")),
+    ];
+    for (number, (what, types)) in cases.iter().enumerate() {
+        for (other, maker) in ["table_maker", "snapshot_maker"].into_iter().enumerate() {
+            stage.dba.batch_execute("SET statement_timeout = '2s'").unwrap();
+            let (state, took) = make_with_a_lie(&mut stage, maker, 2 * number + other, &typed(types));
+            assert!(took < Duration::from_secs(4), "{what}: {took:?}");
+            if what.contains("domain") {
+                assert_eq!(state, "42809", "{maker}, {what}");
+            }
+        }
+    }
+    stage.end();
+}
+
+/// Lists of transactions that write: each look at them is no more than sorting them.
+#[test]
+fn a_hundred_thousand_writers_are_looked_at_in_a_moment() {
+    let mut stage = Stage::new("writers", &[&INSERTER]);
+    let list: Vec<_> = (0..100_000).map(|n| format!("\"{}/{n}\"", n % 50_000)).collect();
+    let blockers = format!("{{\"writers\": [{0}], \"running\": [{0}]}}", list.join(","));
+    let shown = format!("[{}]", list.join(","));
+    stage.dba.batch_execute("SET mimeo.writer_wait = '100ms'").unwrap();
+    let state = stage.suffer(&INSERTER, "100,000 writers", LONG, move |moment| match moment.kind {
+        b'D' if moment.statement.contains("'writers'") => Act::Instead(data_row(&[Some(blockers.as_bytes())])),
+        b'D' if moment.statement.contains("l.virtualtransaction OPERATOR(pg_catalog.=) ANY") => {
+            Act::Instead(data_row(&[Some(shown.as_bytes())]))
+        }
+        _ => Act::Pass,
+    });
+    assert_eq!(state, "00000");
+    stage.end();
+}

@@ -43,6 +43,14 @@ fn refresh(client: &mut Client) {
         .unwrap();
 }
 
+/// Gives the jobs by time a boundary as if no user had said one, so that it counts only where nothing is proven.
+fn of_the_maker(boundary: &str) -> String {
+    format!(
+        "UPDATE mimeo.refresh_config SET boundary = '{boundary}', state = state || '{{\"default_boundary\": \"{boundary}\"}}'
+          WHERE type LIKE '%\\_time'"
+    )
+}
+
 fn impatient(scene: &Scene) -> Client {
     let mut client = scene.dba();
     client.batch_execute("SET mimeo.writer_wait = '20ms'").unwrap();
@@ -103,7 +111,7 @@ fn what_was_there_before_a_writer_began_does_not_wait_for_it() {
 fn an_old_transaction_that_writes_later_is_not_passed_within_the_boundary() {
     let scene = scene("old_now");
     let mut client = impatient(&scene);
-    client.batch_execute("UPDATE mimeo.refresh_config_inserter_time SET boundary = '1 hour'").unwrap();
+    client.batch_execute(&of_the_maker("01:00:00")).unwrap();
     let (mut old, mut soon) = (scene.owner(), scene.owner());
     // It has a now(), and has not touched the table.
     old.batch_execute("BEGIN; SELECT now()").unwrap();
@@ -139,7 +147,7 @@ fn a_transaction_that_runs_for_long_without_writing_does_not_stop_replication() 
 fn a_later_transaction_of_the_same_message_has_an_old_now() {
     let scene = scene("message");
     let (mut holder, mut soon, mut client) = (scene.owner(), scene.owner(), impatient(&scene));
-    client.batch_execute("UPDATE mimeo.refresh_config_inserter_time SET boundary = '1 hour'").unwrap();
+    client.batch_execute(&of_the_maker("01:00:00")).unwrap();
     holder.batch_execute("SELECT pg_advisory_lock(1), pg_advisory_lock(2)").unwrap();
     let message = in_background(
         scene.owner(),
@@ -168,6 +176,62 @@ fn a_later_transaction_of_the_same_message_has_an_old_now() {
     assert_eq!(sqlstate(&message.join().unwrap().1), "00000");
     refresh(&mut client);
     assert_eq!(one::<i64>(&mut client, "SELECT count(*) FROM app.by_time"), 2);
+}
+
+/// S11. A value of a sequence may be taken long before its row is inserted, and nothing on the source tells of that.
+#[test]
+fn a_boundary_that_a_user_has_chosen_always_counts() {
+    let scene = scene("taken_before");
+    let (mut early, mut soon, mut client) = (scene.owner(), scene.owner(), impatient(&scene));
+    client
+        .batch_execute(
+            "SELECT mimeo.inserter_maker('app.w', 'serial', 'id', 1, '10', 'app.asked'); SELECT mimeo.inserter_maker('app.w', 'serial', 'id', 1, NULL, 'app.unasked');
+             SELECT mimeo.inserter_maker('app.w', 'serial', 'id', 1, NULL, 'app.changed'); UPDATE mimeo.refresh_config SET boundary = '20' WHERE dest_table = 'app.changed';
+             SELECT mimeo.updater_maker('app.w', 'serial', 'id', 1, '10', 'app.updated'); SELECT mimeo.inserter_maker('app.w', 'time', 'at', 1, '1 hour', 'app.timed');
+             SELECT mimeo.inserter_maker('app.w', 'time', 'at', 1, NULL, 'app.untimed')",
+        )
+        .unwrap();
+    let taken: i64 = one(&mut early, "SELECT nextval('app.w_id_seq')");
+    let at: String = one(&mut early, "SELECT now()::text");
+    soon.batch_execute("INSERT INTO app.w (writer) SELECT 2 FROM generate_series(1, 5)").unwrap();
+    let mut refresh = || {
+        for (method, name) in [
+            ("inserter", "asked"),
+            ("inserter", "unasked"),
+            ("inserter", "changed"),
+            ("updater", "updated"),
+            ("inserter", "timed"),
+            ("inserter", "untimed"),
+        ] {
+            client.batch_execute(&format!("SELECT mimeo.refresh_{method}('app.{name}')")).unwrap();
+        }
+        let arrived =
+            |client: &mut Client, name: &str| -> i64 { one(client, &format!("SELECT count(*) FROM app.{name}")) };
+        ["asked", "unasked", "changed", "updated", "timed", "untimed"].map(|name| arrived(&mut client, name))
+    };
+    assert_eq!(refresh(), [0, 4, 0, 0, 0, 5], "what nobody has asked to stay behind comes as far as it is proven");
+    early.batch_execute(&format!("INSERT INTO app.w (id, at, writer) VALUES ({taken}, '{at}', 1)")).unwrap();
+    soon.batch_execute("INSERT INTO app.w (writer) SELECT 2 FROM generate_series(1, 40)").unwrap();
+    let [asked, _, changed, updated, timed, _] = refresh();
+    assert_eq!([asked, changed, updated, timed], [35, 25, 35, 0]);
+    let reason = |client: &mut Client, name: &str| -> String {
+        one(
+            client,
+            &format!(
+                "SELECT reason FROM mimeo.run_history WHERE dest_table = 'app.{name}' ORDER BY run_id DESC LIMIT 1"
+            ),
+        )
+    };
+    let mut client = scene.dba();
+    for table in ["asked", "changed", "updated"] {
+        assert!(writers(&mut client, table).starts_with("1 2"), "{table}: the row that came late is there");
+        assert!(reason(&mut client, table).contains(", as it was asked for"), "{}", reason(&mut client, table));
+    }
+    let said = reason(&mut client, "unasked");
+    assert!(
+        said.contains("proven, for values of the sequence that are inserted by the transaction that took them"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -248,13 +312,7 @@ fn under_load_nothing_is_missed_and_nothing_comes_twice() {
     let seconds = std::env::var("MIMEO_LOAD_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
     let scene = scene("load");
     // What is proven comes at once; the boundary counts where it is not.
-    scene
-        .dba()
-        .batch_execute(
-            "UPDATE mimeo.refresh_config_inserter_time SET boundary = '10 minutes';
-             UPDATE mimeo.refresh_config_updater_time SET boundary = '10 minutes'",
-        )
-        .unwrap();
+    scene.dba().batch_execute(&of_the_maker("00:10:00")).unwrap();
     let stop = AtomicBool::new(false);
     let mut refreshes = 0;
     std::thread::scope(|threads| {

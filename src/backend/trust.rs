@@ -9,6 +9,7 @@
 //! It is asked before PostgreSQL itself could run anything: the planner evaluates immutable functions of constants while it only
 //! looks at a table's indexes and constraints, and the parser reads constants by the input functions of their types.
 
+use crate::backend::identity::{pin_settings, set_local};
 use crate::backend::parse::{self, Named};
 use crate::backend::relation::oid_arg;
 use crate::backend::spi;
@@ -149,8 +150,6 @@ WITH RECURSIVE roots (class, oid) AS (
     UNION ALL SELECT 'pg_type'::regclass, t.oid FROM unnest($3::oid[]) t (oid)
 )";
 
-/// With pinned settings.
-///
 /// # Errors
 /// Stranger.
 fn require(roots: &str, args: &[pgrx::datum::DatumWithOid<'_>]) -> Result<()> {
@@ -160,6 +159,9 @@ fn require(roots: &str, args: &[pgrx::datum::DatumWithOid<'_>]) -> Result<()> {
         owner: String,
         role: String,
     }
+    let _pinned = pin_settings()?;
+    // The planner takes it for a query that is worth compiling.
+    set_local("jit", "off")?;
     match spi::json(&format!("{roots}{REACH}"), args)? {
         Some(Found { object, owner, role }) => Err(Error::Stranger { object, owner, role }),
         None => Ok(()),

@@ -1,5 +1,5 @@
 -- Names, conditions, post_scripts and guards that mean harm: as whom they run, and what they cannot do.
-SELECT plan(71);
+SELECT plan(73);
 
 -- Names of tables and columns: quotes, dollars, backslashes, other scripts, 63 bytes of them
 CREATE TEMPORARY TABLE odd (name text);
@@ -69,7 +69,7 @@ GRANT USAGE ON SCHEMA mimeo TO clerk;
 GRANT SELECT, UPDATE ON mimeo.refresh_config, mimeo.refresh_config_snap TO clerk;
 SELECT alike(as_clerk(format('UPDATE mimeo.%s SET %s WHERE dest_table = ''app.t'' RETURNING ''x''', v, change)), 'destination app.t belongs to dba, whose rights % does not have', v || ': ' || change)
   FROM unnest('{refresh_config,refresh_config_snap}'::text[]) v,
-       unnest(ARRAY['guard = ''SELECT true''', 'max_shrink_percent = NULL', 'post_script = ''{SELECT 1}''', 'source_table = ''app.x''', 'condition = ''WHERE true''']) change;
+       unnest(ARRAY['guard = ''SELECT true''', 'max_shrink_percent = 99', 'post_script = ''{SELECT 1}''', 'source_table = ''app.x''', 'condition = ''WHERE true''']) change;
 SELECT is(as_clerk('UPDATE mimeo.refresh_config_snap SET keep_previous = true, period = ''1 day'' WHERE dest_table = ''app.t'' RETURNING ''x'''), 'done', 'the rest is open to who may write there');
 
 SELECT * FROM finish();
