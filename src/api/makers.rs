@@ -1,5 +1,6 @@
 //! Makers: they set a job up and pull the first data.
 
+use super::text::{strings, Text};
 use crate::method::keyed::GivenKey;
 use crate::method::{incremental, replay, snapshot, table, Method, Request};
 use pgrx::pg_sys::panic::ErrorReport;
@@ -9,23 +10,23 @@ use pgrx::prelude::*;
 #[pg_extern]
 #[allow(clippy::too_many_arguments)]
 fn snapshot_maker(
-    p_src_table: &str,
+    p_src_table: Text,
     p_dblink_id: i32,
-    p_dest_table: default!(Option<&str>, "NULL"),
+    p_dest_table: default!(Option<Text>, "NULL"),
     p_index: default!(bool, "true"),
-    p_filter: default!(Option<Vec<String>>, "NULL"),
-    p_condition: default!(Option<&str>, "NULL"),
+    p_filter: default!(Option<Vec<Text>>, "NULL"),
+    p_condition: default!(Option<Text>, "NULL"),
     p_pulldata: default!(bool, "true"),
     p_jobmon: default!(Option<bool>, "NULL"),
     p_debug: default!(bool, "false"),
 ) -> Result<(), ErrorReport> {
     snapshot::make(&Request {
-        source_table: p_src_table,
+        source_table: &p_src_table,
         data_source_id: p_dblink_id,
-        destination: p_dest_table,
+        destination: p_dest_table.as_deref(),
         indexes: p_index,
-        filter: p_filter,
-        condition: p_condition,
+        filter: strings(p_filter),
+        condition: p_condition.as_deref(),
         pull_data: p_pulldata,
         jobmon: p_jobmon,
         debug: p_debug,
@@ -37,29 +38,29 @@ fn snapshot_maker(
 #[pg_extern]
 #[allow(clippy::too_many_arguments)]
 fn table_maker(
-    p_src_table: &str,
+    p_src_table: Text,
     p_dblink_id: i32,
-    p_dest_table: default!(Option<&str>, "NULL"),
+    p_dest_table: default!(Option<Text>, "NULL"),
     p_index: default!(bool, "true"),
-    p_filter: default!(Option<Vec<String>>, "NULL"),
-    p_condition: default!(Option<&str>, "NULL"),
-    p_sequences: default!(Option<Vec<String>>, "NULL"),
+    p_filter: default!(Option<Vec<Text>>, "NULL"),
+    p_condition: default!(Option<Text>, "NULL"),
+    p_sequences: default!(Option<Vec<Text>>, "NULL"),
     p_pulldata: default!(bool, "true"),
     p_jobmon: default!(Option<bool>, "NULL"),
     p_debug: default!(bool, "false"),
 ) -> Result<(), ErrorReport> {
     let common = Request {
-        source_table: p_src_table,
+        source_table: &p_src_table,
         data_source_id: p_dblink_id,
-        destination: p_dest_table,
+        destination: p_dest_table.as_deref(),
         indexes: p_index,
-        filter: p_filter,
-        condition: p_condition,
+        filter: strings(p_filter),
+        condition: p_condition.as_deref(),
         pull_data: p_pulldata,
         jobmon: p_jobmon,
         debug: p_debug,
     };
-    table::make(&table::Request { common, sequences: p_sequences })?;
+    table::make(&table::Request { common, sequences: strings(p_sequences) })?;
     Ok(())
 }
 
@@ -67,26 +68,26 @@ fn table_maker(
 #[pg_extern]
 #[allow(clippy::too_many_arguments)]
 fn inserter_maker(
-    p_src_table: &str,
-    p_type: &str,
-    p_control_field: &str,
+    p_src_table: Text,
+    p_type: Text,
+    p_control_field: Text,
     p_dblink_id: i32,
-    p_boundary: default!(Option<&str>, "NULL"),
-    p_dest_table: default!(Option<&str>, "NULL"),
+    p_boundary: default!(Option<Text>, "NULL"),
+    p_dest_table: default!(Option<Text>, "NULL"),
     p_index: default!(bool, "true"),
-    p_filter: default!(Option<Vec<String>>, "NULL"),
-    p_condition: default!(Option<&str>, "NULL"),
+    p_filter: default!(Option<Vec<Text>>, "NULL"),
+    p_condition: default!(Option<Text>, "NULL"),
     p_pulldata: default!(bool, "true"),
     p_jobmon: default!(Option<bool>, "NULL"),
     p_debug: default!(bool, "false"),
 ) -> Result<(), ErrorReport> {
     let common = Request {
-        source_table: p_src_table,
+        source_table: &p_src_table,
         data_source_id: p_dblink_id,
-        destination: p_dest_table,
+        destination: p_dest_table.as_deref(),
         indexes: p_index,
-        filter: p_filter,
-        condition: p_condition,
+        filter: strings(p_filter),
+        condition: p_condition.as_deref(),
         pull_data: p_pulldata,
         jobmon: p_jobmon,
         debug: p_debug,
@@ -95,9 +96,9 @@ fn inserter_maker(
         Method::Inserter,
         &incremental::Request {
             common,
-            p_type,
-            control: p_control_field,
-            boundary: p_boundary,
+            p_type: &p_type,
+            control: &p_control_field,
+            boundary: p_boundary.as_deref(),
             key: GivenKey::default(),
         },
     )?;
@@ -108,28 +109,28 @@ fn inserter_maker(
 #[pg_extern]
 #[allow(clippy::too_many_arguments)]
 fn updater_maker(
-    p_src_table: &str,
-    p_type: &str,
-    p_control_field: &str,
+    p_src_table: Text,
+    p_type: Text,
+    p_control_field: Text,
     p_dblink_id: i32,
-    p_boundary: default!(Option<&str>, "NULL"),
-    p_dest_table: default!(Option<&str>, "NULL"),
+    p_boundary: default!(Option<Text>, "NULL"),
+    p_dest_table: default!(Option<Text>, "NULL"),
     p_index: default!(bool, "true"),
-    p_filter: default!(Option<Vec<String>>, "NULL"),
-    p_condition: default!(Option<&str>, "NULL"),
+    p_filter: default!(Option<Vec<Text>>, "NULL"),
+    p_condition: default!(Option<Text>, "NULL"),
     p_pulldata: default!(bool, "true"),
-    p_pk_name: default!(Option<Vec<String>>, "NULL"),
-    p_pk_type: default!(Option<Vec<String>>, "NULL"),
+    p_pk_name: default!(Option<Vec<Text>>, "NULL"),
+    p_pk_type: default!(Option<Vec<Text>>, "NULL"),
     p_jobmon: default!(Option<bool>, "NULL"),
     p_debug: default!(bool, "false"),
 ) -> Result<(), ErrorReport> {
     let common = Request {
-        source_table: p_src_table,
+        source_table: &p_src_table,
         data_source_id: p_dblink_id,
-        destination: p_dest_table,
+        destination: p_dest_table.as_deref(),
         indexes: p_index,
-        filter: p_filter,
-        condition: p_condition,
+        filter: strings(p_filter),
+        condition: p_condition.as_deref(),
         pull_data: p_pulldata,
         jobmon: p_jobmon,
         debug: p_debug,
@@ -138,10 +139,10 @@ fn updater_maker(
         Method::Updater,
         &incremental::Request {
             common,
-            p_type,
-            control: p_control_field,
-            boundary: p_boundary,
-            key: GivenKey { names: p_pk_name, types: p_pk_type },
+            p_type: &p_type,
+            control: &p_control_field,
+            boundary: p_boundary.as_deref(),
+            key: GivenKey { names: strings(p_pk_name), types: strings(p_pk_type) },
         },
     )?;
     Ok(())
@@ -151,30 +152,30 @@ fn updater_maker(
 #[pg_extern]
 #[allow(clippy::too_many_arguments)]
 fn dml_maker(
-    p_src_table: &str,
+    p_src_table: Text,
     p_dblink_id: i32,
-    p_dest_table: default!(Option<&str>, "NULL"),
+    p_dest_table: default!(Option<Text>, "NULL"),
     p_index: default!(bool, "true"),
-    p_filter: default!(Option<Vec<String>>, "NULL"),
-    p_condition: default!(Option<&str>, "NULL"),
+    p_filter: default!(Option<Vec<Text>>, "NULL"),
+    p_condition: default!(Option<Text>, "NULL"),
     p_pulldata: default!(bool, "true"),
-    p_pk_name: default!(Option<Vec<String>>, "NULL"),
-    p_pk_type: default!(Option<Vec<String>>, "NULL"),
+    p_pk_name: default!(Option<Vec<Text>>, "NULL"),
+    p_pk_type: default!(Option<Vec<Text>>, "NULL"),
     p_jobmon: default!(Option<bool>, "NULL"),
     p_debug: default!(bool, "false"),
 ) -> Result<(), ErrorReport> {
     let common = Request {
-        source_table: p_src_table,
+        source_table: &p_src_table,
         data_source_id: p_dblink_id,
-        destination: p_dest_table,
+        destination: p_dest_table.as_deref(),
         indexes: p_index,
-        filter: p_filter,
-        condition: p_condition,
+        filter: strings(p_filter),
+        condition: p_condition.as_deref(),
         pull_data: p_pulldata,
         jobmon: p_jobmon,
         debug: p_debug,
     };
-    let key = GivenKey { names: p_pk_name, types: p_pk_type };
+    let key = GivenKey { names: strings(p_pk_name), types: strings(p_pk_type) };
     replay::make(Method::Dml, &replay::Request { common, key })?;
     Ok(())
 }
@@ -183,30 +184,30 @@ fn dml_maker(
 #[pg_extern]
 #[allow(clippy::too_many_arguments)]
 fn logdel_maker(
-    p_src_table: &str,
+    p_src_table: Text,
     p_dblink_id: i32,
-    p_dest_table: default!(Option<&str>, "NULL"),
+    p_dest_table: default!(Option<Text>, "NULL"),
     p_index: default!(bool, "true"),
-    p_filter: default!(Option<Vec<String>>, "NULL"),
-    p_condition: default!(Option<&str>, "NULL"),
+    p_filter: default!(Option<Vec<Text>>, "NULL"),
+    p_condition: default!(Option<Text>, "NULL"),
     p_pulldata: default!(bool, "true"),
-    p_pk_name: default!(Option<Vec<String>>, "NULL"),
-    p_pk_type: default!(Option<Vec<String>>, "NULL"),
+    p_pk_name: default!(Option<Vec<Text>>, "NULL"),
+    p_pk_type: default!(Option<Vec<Text>>, "NULL"),
     p_jobmon: default!(Option<bool>, "NULL"),
     p_debug: default!(bool, "false"),
 ) -> Result<(), ErrorReport> {
     let common = Request {
-        source_table: p_src_table,
+        source_table: &p_src_table,
         data_source_id: p_dblink_id,
-        destination: p_dest_table,
+        destination: p_dest_table.as_deref(),
         indexes: p_index,
-        filter: p_filter,
-        condition: p_condition,
+        filter: strings(p_filter),
+        condition: p_condition.as_deref(),
         pull_data: p_pulldata,
         jobmon: p_jobmon,
         debug: p_debug,
     };
-    let key = GivenKey { names: p_pk_name, types: p_pk_type };
+    let key = GivenKey { names: strings(p_pk_name), types: strings(p_pk_type) };
     replay::make(Method::Logdel, &replay::Request { common, key })?;
     Ok(())
 }

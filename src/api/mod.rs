@@ -5,3 +5,4 @@ mod makers;
 mod monitors;
 mod refreshers;
 mod schedule;
+mod text;

@@ -1,5 +1,6 @@
 //! Monitors: they look at jobs and change nothing.
 
+use super::text::Text;
 use crate::backend::record::Record;
 use crate::check::{self, Intervals};
 use crate::job::lock::{self, Wait};
@@ -9,8 +10,8 @@ use pgrx::prelude::*;
 
 /// Takes the lock of a job until the end of the transaction, as its refreshes do; false if a refresh holds it.
 #[pg_extern]
-fn concurrent_lock_check(p_dest_table: &str, p_lock_wait: default!(Option<i32>, "NULL")) -> Result<bool, ErrorReport> {
-    Ok(lock::take(p_dest_table, Wait::from_argument(p_lock_wait))?)
+fn concurrent_lock_check(p_dest_table: Text, p_lock_wait: default!(Option<i32>, "NULL")) -> Result<bool, ErrorReport> {
+    Ok(lock::take(&p_dest_table, Wait::from_argument(p_lock_wait))?)
 }
 
 /// Counts the rows of a job on both sides.
@@ -21,14 +22,14 @@ CREATE FUNCTION validate_rowcount(p_destination text, p_lower_interval text DEFA
 LANGUAGE c AS '@MODULE_PATHNAME@', '@FUNCTION_NAME@';
 ")]
 fn validate_rowcount(
-    p_destination: &str,
-    p_lower_interval: Option<&str>,
-    p_upper_interval: Option<&str>,
+    p_destination: Text,
+    p_lower_interval: Option<Text>,
+    p_upper_interval: Option<Text>,
     p_debug: bool,
     call: pg_sys::FunctionCallInfo,
 ) -> Result<Record, ErrorReport> {
-    let intervals = Intervals { lower: p_lower_interval, upper: p_upper_interval };
-    let counts = check::rowcount(p_destination, intervals, p_debug)?;
+    let intervals = Intervals { lower: p_lower_interval.as_deref(), upper: p_upper_interval.as_deref() };
+    let counts = check::rowcount(&p_destination, intervals, p_debug)?;
     let values = vec![
         (counts.source == counts.destination).into_datum(),
         counts.source.into_datum(),
@@ -47,14 +48,14 @@ CREATE FUNCTION validate_content(p_destination text, p_lower_interval text DEFAU
 LANGUAGE c AS '@MODULE_PATHNAME@', '@FUNCTION_NAME@';
 ")]
 fn validate_content(
-    p_destination: &str,
-    p_lower_interval: Option<&str>,
-    p_upper_interval: Option<&str>,
+    p_destination: Text,
+    p_lower_interval: Option<Text>,
+    p_upper_interval: Option<Text>,
     p_show: i32,
     call: pg_sys::FunctionCallInfo,
 ) -> Result<Record, ErrorReport> {
-    let intervals = Intervals { lower: p_lower_interval, upper: p_upper_interval };
-    let contents = check::content(p_destination, intervals, p_show)?;
+    let intervals = Intervals { lower: p_lower_interval.as_deref(), upper: p_upper_interval.as_deref() };
+    let contents = check::content(&p_destination, intervals, p_show)?;
     let values = vec![
         (contents.source == contents.destination).into_datum(),
         contents.source.rows.into_datum(),
@@ -121,13 +122,13 @@ fn check_missing_source_tables(
 fn snapshot_monitor(
     p_rowcount: default!(Option<i64>, "NULL"),
     p_size: default!(Option<i64>, "NULL"),
-    p_destination: default!(Option<&str>, "NULL"),
+    p_destination: default!(Option<Text>, "NULL"),
     p_debug: default!(bool, "false"),
 ) -> Result<
     TableIterator<'static, (name!(dest_tablename, String), name!(source_rowcount, i64), name!(source_size, i64))>,
     ErrorReport,
 > {
-    let sizes = check::snapshots(p_rowcount, p_size, p_destination, p_debug)?;
+    let sizes = check::snapshots(p_rowcount, p_size, p_destination.as_deref(), p_debug)?;
     Ok(TableIterator::new(sizes.into_iter().map(|size| (size.destination, size.rows, size.bytes))))
 }
 
@@ -136,9 +137,9 @@ fn snapshot_monitor(
 #[allow(clippy::type_complexity)]
 fn check_permissions(
     p_dblink_id: i32,
-    p_src_table: &str,
-    p_type: default!(&str, "'snap'"),
-    p_dest_table: default!(Option<&str>, "NULL"),
+    p_src_table: Text,
+    p_type: default!(Text, "'snap'"),
+    p_dest_table: default!(Option<Text>, "NULL"),
 ) -> Result<
     TableIterator<
         'static,
@@ -152,7 +153,7 @@ fn check_permissions(
     >,
     ErrorReport,
 > {
-    let rights = check::permissions(p_dblink_id, p_src_table, p_type, p_dest_table)?;
+    let rights = check::permissions(p_dblink_id, &p_src_table, &p_type, p_dest_table.as_deref())?;
     Ok(TableIterator::new(
         rights
             .into_iter()
@@ -164,7 +165,7 @@ fn check_permissions(
 #[pg_extern]
 #[allow(clippy::type_complexity)]
 fn plan_refresh(
-    p_destination: &str,
+    p_destination: Text,
 ) -> Result<
     TableIterator<
         'static,
@@ -178,7 +179,7 @@ fn plan_refresh(
     >,
     ErrorReport,
 > {
-    let steps = plan::plan(p_destination)?;
+    let steps = plan::plan(&p_destination)?;
     Ok(TableIterator::new(
         (1..).zip(steps).map(|(number, step)| (number, step.side.to_string(), step.action, step.lock, step.estimate)),
     ))

@@ -1,10 +1,12 @@
 //! SQL in this server. Rows come back as one JSON document, which serde types read: the sources are read in
 //! the same way, so both sides share their queries and their types.
 
+use crate::backend::encoding;
 use crate::error::{Error, Result};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::spi::Spi;
+use pgrx::FromDatum;
 use serde::de::DeserializeOwned;
 
 /// Runs a statement that changes something; the number of rows it touched.
@@ -30,7 +32,10 @@ pub fn text(sql: &str, args: &[DatumWithOid<'_>]) -> Result<Option<String>> {
         if rows.is_empty() {
             return Ok(None);
         }
-        Ok(rows.first().get_one::<String>()?)
+        let Some(datum) = rows.first().get_datum_by_ordinal(1)? else { return Ok(None) };
+        // SAFETY: the column is a text, and not NULL.
+        let bytes = unsafe { <&[u8]>::from_datum(datum, false) }.unwrap_or_default();
+        encoding::text(bytes, "a name or definition here").map(Some)
     })
 }
 

@@ -2,6 +2,7 @@
 //! are written as, and the sum of these. Two rows that are the same count twice.
 
 use super::compare::Comparison;
+use crate::backend::encoding;
 use crate::backend::foreign_text::ForeignText;
 use crate::backend::name::quote;
 use crate::backend::relation::lock_to_read;
@@ -9,7 +10,6 @@ use crate::backend::spi;
 use crate::destination::table;
 use crate::error::{Error, Result};
 use crate::shape::{Column, Shape};
-use crate::source::connection::database_encoding;
 use pgrx::notice;
 use serde::Deserialize;
 
@@ -78,7 +78,7 @@ impl Rows {
             );
         }
         let encoding = sides.source.script("SHOW server_encoding", "looking at its encoding")?;
-        Ok(Rows { columns, recode: encoding.is_some_and(|encoding| encoding != database_encoding()) })
+        Ok(Rows { columns, recode: encoding.is_some_and(|there| there != encoding::of_database()) })
     }
 
     /// The hash of these columns of a row; `of` gives an expression for each.

@@ -1,5 +1,6 @@
 //! Connecting to a source: from a row of dblink_mapping_mimeo (or a foreign server) to a session that is set up.
 
+use crate::backend::encoding;
 use crate::backend::identity::is_superuser;
 use crate::backend::name::literal;
 use crate::error::{Error, Result};
@@ -106,7 +107,7 @@ impl Connection {
         for (keyword, value) in defaults {
             parameters.entry(keyword.to_string()).or_insert(value);
         }
-        parameters.insert("client_encoding".to_string(), database_encoding());
+        parameters.insert("client_encoding".to_string(), encoding::of_database());
         let vouched = !password_required;
         if !vouched {
             // Nothing of this server's own: no client certificate, no password file, no Kerberos ticket.
@@ -429,9 +430,4 @@ fn time_limit(parameters: &BTreeMap<String, String>) -> Duration {
 
 fn application_name(destination: &str) -> String {
     crate::backend::name::cut_middle(&format!("mimeo/{destination}"), crate::backend::name::MAX_BYTES)
-}
-
-pub fn database_encoding() -> String {
-    // SAFETY: a constant string of the server.
-    unsafe { CStr::from_ptr(pg_sys::GetDatabaseEncodingName()) }.to_string_lossy().to_string()
 }

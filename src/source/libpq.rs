@@ -350,6 +350,7 @@ impl Link {
             if answer.is_too_long() {
                 return violates("the server sent an answer of more than 64 MB");
             }
+            answer.require_text()?;
             // Each row is a result, and the end of the rows is one more.
             let (row, end) =
                 (answer.status() == Status::PGRES_SINGLE_TUPLE, answer.status() == Status::PGRES_TUPLES_OK);

@@ -1,6 +1,7 @@
 //! What libpq says of a statement: its result, and what went wrong.
 
-use crate::error::Report;
+use crate::backend::encoding;
+use crate::error::{Report, Result};
 use pq_sys as pq;
 use std::ffi::CStr;
 use std::os::raw::{c_char, c_int};
@@ -17,14 +18,29 @@ impl Answer {
         unsafe { pq::PQresultStatus(self.0) }
     }
 
-    /// The first column of the first row; None if there is no row or it is NULL.
+    /// The first column of the first row; None if there is no row or it is NULL. `require_text` has been asked.
     pub fn value(&self) -> Option<String> {
+        // SAFETY: the string belongs to the result.
+        self.first().map(|value| unsafe { text(value) })
+    }
+
+    /// The first value is in the encoding that was asked for, and of letters that texts have here.
+    ///
+    /// # Errors
+    /// Encoding.
+    pub(super) fn require_text(&self) -> Result<()> {
+        // SAFETY: the string belongs to the result, and ends with NUL.
+        match self.first().map(|value| unsafe { CStr::from_ptr(value) }) {
+            Some(value) => encoding::text(value.to_bytes(), "a name or definition on the source").map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    fn first(&self) -> Option<*const c_char> {
         // SAFETY: row and column are checked against the result's size before they are read.
         unsafe {
-            if pq::PQntuples(self.0) < 1 || pq::PQnfields(self.0) < 1 || pq::PQgetisnull(self.0, 0, 0) == 1 {
-                return None;
-            }
-            Some(text(pq::PQgetvalue(self.0, 0, 0)))
+            let is_there = pq::PQntuples(self.0) > 0 && pq::PQnfields(self.0) > 0 && pq::PQgetisnull(self.0, 0, 0) != 1;
+            is_there.then(|| pq::PQgetvalue(self.0, 0, 0).cast_const())
         }
     }
 

@@ -1,0 +1,81 @@
+//! Texts that a caller gives as arguments.
+
+use crate::backend::encoding;
+use pgrx::callconv::{Arg, ArgAbi};
+use pgrx::datum::{Datum, UnboxDatum};
+use pgrx::nullable::Nullable;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::pgrx_sql_entity_graph::metadata::{
+    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
+};
+use pgrx::{pg_sys, FromDatum, PgLogLevel};
+use std::ops::Deref;
+
+/// A text. One that holds what no name here can is a plain error.
+pub struct Text(String);
+
+impl Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromDatum for Text {
+    unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, oid: pg_sys::Oid) -> Option<Text> {
+        if is_null {
+            return None;
+        }
+        // SAFETY: the caller gives a datum of type text.
+        let bytes = unsafe { <&[u8]>::from_polymorphic_datum(datum, false, oid)? };
+        match encoding::text(bytes, "an argument") {
+            Ok(text) => Some(Text(text)),
+            Err(error) => {
+                ErrorReport::from(error).report(PgLogLevel::ERROR);
+                None
+            }
+        }
+    }
+}
+
+// SAFETY: an element of an array of texts, which is copied.
+unsafe impl UnboxDatum for Text {
+    type As<'src> = Text;
+
+    unsafe fn unbox<'src>(datum: Datum<'src>) -> Text
+    where
+        Self: 'src,
+    {
+        // SAFETY: as above.
+        let text = unsafe { Text::from_datum(datum.sans_lifetime(), false) };
+        text.unwrap_or(Text(String::new()))
+    }
+}
+
+// SAFETY: the argument is a text, which is copied.
+unsafe impl<'fcx> ArgAbi<'fcx> for Text {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Text {
+        // SAFETY: as above. An argument that must not be NULL is not.
+        unsafe { arg.unbox_arg_using_from_datum().unwrap_or(Text(String::new())) }
+    }
+
+    unsafe fn unbox_nullable_arg(arg: Arg<'_, 'fcx>) -> Nullable<Text> {
+        // SAFETY: as above.
+        unsafe { arg.unbox_arg_using_from_datum().into() }
+    }
+}
+
+// SAFETY: `text` is what functions that take it declare.
+unsafe impl SqlTranslatable for Text {
+    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(Text);
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: std::result::Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("TEXT"));
+    const RETURN_SQL: std::result::Result<ReturnsRef, ReturnsError> =
+        Ok(ReturnsRef::One(SqlMappingRef::literal("TEXT")));
+}
+
+/// The texts of an array.
+pub fn strings(texts: Option<Vec<Text>>) -> Option<Vec<String>> {
+    texts.map(|texts| texts.into_iter().map(|text| text.0).collect())
+}
