@@ -416,11 +416,11 @@ mod tests {
             types: [(20_000, domain(20_001)), (20_001, domain(23))].into(),
             indexes: Vec::new(),
         };
-        assert!(shape.require_finite_types().is_ok());
+        assert!(shape.require_finite_types("data source 1").is_ok());
         shape.types.insert(20_001, domain(20_000));
-        assert!(shape.require_finite_types().is_err());
+        assert!(shape.require_finite_types("data source 1").is_err());
         shape.types = [(20_000, domain(20_000))].into();
-        assert!(shape.require_finite_types().is_err());
+        assert!(shape.require_finite_types("data source 1").is_err());
     }
 
     #[test]

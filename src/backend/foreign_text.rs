@@ -45,24 +45,27 @@ impl From<&str> for ForeignText {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::ForeignText;
-
+/// That what a source says cannot be formatted is asked whenever this is compiled.
+const _: () = {
     trait NotDisplayed {
         const DISPLAYED: bool = false;
     }
     impl<T> NotDisplayed for T {}
     struct Probe<T>(std::marker::PhantomData<T>);
-    impl<T: std::fmt::Display> Probe<T> {
+    impl<T: fmt::Display> Probe<T> {
         // Comes before that of the trait, where it is there.
         const DISPLAYED: bool = true;
     }
+    assert!(Probe::<String>::DISPLAYED, "the probe sees Display");
+    assert!(!Probe::<ForeignText>::DISPLAYED, "text of a source must not become a part of a statement");
+};
+
+#[cfg(test)]
+mod tests {
+    use super::ForeignText;
 
     #[test]
-    fn what_a_source_says_cannot_be_formatted() {
-        assert!(Probe::<String>::DISPLAYED, "the probe sees Display");
-        assert!(!Probe::<ForeignText>::DISPLAYED);
+    fn what_a_source_says_is_not_shown_for_debugging() {
         assert_eq!(format!("{:?}", ForeignText::from("'); DROP TABLE t --")), "(19 bytes of SQL)");
     }
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every fuzz target, from the inputs in corpus and from those that earlier runs have found, which stay in
+# Runs every fuzz target, and the test of generated sources; the targets from the inputs in corpus and from those that earlier runs have found, which stay in
 # target/fuzz. An input that fails is left in tests/fuzz/artifacts. Installs cargo-fuzz if it is missing.
 #
 # Usage: run.sh [SECONDS]        of each target, 60
@@ -25,3 +25,10 @@ for target in $(cargo fuzz list --fuzz-dir tests/fuzz); do
         -max_total_time="$seconds" -timeout=10 -print_final_stats=1 2>&1 |
         grep -avE $'^#[0-9]+\t(NEW|REDUCE|RELOAD) |# Uses: '
 done
+
+# What a source's catalogs say, made up at random, against the extension as it is installed.
+echo "== generated"
+unset CARGO_TARGET_DIR
+tests/support/install.sh test
+tests/support/build.sh
+MIMEO_FUZZ_SECONDS=$seconds cargo test --quiet --package mimeo-tests --test generated -- --nocapture
