@@ -152,6 +152,7 @@ DECLARE
     v_me jsonb;
     v_trusted boolean;
     v_owner text;
+    v_destination text;
 BEGIN
     -- mimeo's functions write as the owner of the table.
     SELECT r.rolsuper OR r.oid = c.relowner,
@@ -161,11 +162,14 @@ BEGIN
         v_changed := to_jsonb(NEW) - v_harmless <> to_jsonb(OLD) - v_harmless;
     END IF;
     IF v_changed AND v_trusted IS NOT TRUE THEN
-        SELECT r.rolname INTO v_owner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
-         WHERE concat(n.nspname, '.', c.relname) = NEW.dest_table AND NOT pg_has_role(c.relowner, 'USAGE') LIMIT 1;
+        -- The job that it was, too: it would be taken away from its owner.
+        SELECT r.rolname, concat(n.nspname, '.', c.relname) INTO v_owner, v_destination
+          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
+         WHERE concat(n.nspname, '.', c.relname) IN (NEW.dest_table, CASE WHEN TG_OP = 'UPDATE' THEN OLD.dest_table END)
+           AND NOT pg_has_role(c.relowner, 'USAGE') LIMIT 1;
         IF v_owner IS NOT NULL THEN
             RAISE insufficient_privilege USING
-                MESSAGE = format('destination %s belongs to %s, whose rights %s does not have', NEW.dest_table, v_owner, current_user),
+                MESSAGE = format('destination %s belongs to %s, whose rights %s does not have', v_destination, v_owner, current_user),
                 HINT = 'Its owner may change this job.';
         END IF;
         IF NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

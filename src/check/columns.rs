@@ -7,6 +7,7 @@ use crate::backend::relation::oid_arg;
 use crate::backend::spi;
 use crate::error::Result;
 use crate::source::survey::COLUMN_TYPES;
+use std::collections::HashSet;
 
 /// A column of a source that the destination lacks, or holds with another type.
 pub struct MissingColumn {
@@ -25,7 +26,7 @@ pub fn source_columns(data_source_id: Option<i32>) -> Result<Vec<MissingColumn>>
     let mut missing = Vec::new();
     let alone = data_source_id.is_some();
     for_each_job(&catalog, jobs, "check_source_columns", alone, |source, job, destination, table| {
-        let held: Vec<(String, String)> = spi::json(COLUMN_TYPES, &[oid_arg(destination.oid)])?.unwrap_or_default();
+        let held: HashSet<(String, String)> = spi::json(COLUMN_TYPES, &[oid_arg(destination.oid)])?.unwrap_or_default();
         for column in source.column_types(table)? {
             let copied = job.filter.as_ref().is_none_or(|filter| filter.contains(&column.0));
             if copied && !held.contains(&column) {

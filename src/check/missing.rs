@@ -2,9 +2,11 @@
 
 use super::{jobs, on_source};
 use crate::backend::identity::current_role;
+use crate::backend::interrupts;
 use crate::backend::name::readings;
 use crate::error::Result;
 use crate::source::survey::Listed;
+use std::collections::{HashMap, HashSet};
 
 /// A table of a source that no job copies from there.
 pub struct MissingTable {
@@ -23,9 +25,11 @@ pub fn source_tables(data_source_id: Option<i32>, views: bool) -> Result<Vec<Mis
     for id in data_source_id.map_or_else(|| catalog.sources(), |id| Ok(vec![id]))? {
         on_source(&catalog, id, current_role(), "check_missing_source_tables", alone, |source| {
             let listed = source.tables(catalog.schema())?;
-            let mut copied = Vec::new();
+            let places = Places::of(&listed);
+            let mut copied = HashSet::new();
             for job in jobs.iter().filter(|job| job.data_source_id == id) {
-                copied.extend(find(&job.source_table, &listed)?);
+                interrupts::check();
+                copied.extend(places.find(&job.source_table)?);
             }
             for (place, table) in listed.iter().enumerate() {
                 if kinds.contains(&table.kind) && !table.partition && !copied.contains(&place) {
@@ -39,11 +43,30 @@ pub fn source_tables(data_source_id: Option<i32>, views: bool) -> Result<Vec<Mis
     Ok(missing)
 }
 
-/// The place of the table that a job names.
-fn find(written: &str, listed: &[Listed]) -> Result<Option<usize>> {
-    Ok(readings(written)?.iter().find_map(|(schema, name)| {
-        listed.iter().position(|table| {
-            table.name == *name && schema.as_ref().map_or(table.visible, |schema| table.schema == *schema)
-        })
-    }))
+/// Where tables stand in a list, which may be as long as the source likes.
+struct Places<'a> {
+    qualified: HashMap<(&'a str, &'a str), usize>,
+    /// Those that their bare names find.
+    visible: HashMap<&'a str, usize>,
+}
+
+impl Places<'_> {
+    fn of(listed: &[Listed]) -> Places<'_> {
+        let mut places = Places { qualified: HashMap::new(), visible: HashMap::new() };
+        for (place, table) in listed.iter().enumerate() {
+            places.qualified.entry((&table.schema, &table.name)).or_insert(place);
+            if table.visible {
+                places.visible.entry(&table.name).or_insert(place);
+            }
+        }
+        places
+    }
+
+    /// That of the table that a job names.
+    fn find(&self, written: &str) -> Result<Option<usize>> {
+        Ok(readings(written)?.iter().find_map(|(schema, name)| match schema {
+            Some(schema) => self.qualified.get(&(schema.as_str(), name.as_str())).copied(),
+            None => self.visible.get(name.as_str()).copied(),
+        }))
+    }
 }

@@ -19,12 +19,16 @@ use crate::destination::table;
 use crate::error::{Error, Result};
 use pgrx::pg_sys;
 use serde::Deserialize;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 
 /// A table of the same physical form as the one that it stands in for.
 pub struct StandIn {
     original: Relation,
     pub name: Name,
     pub oid: pg_sys::Oid,
+    /// Of all its names.
+    tag: u32,
     /// The original's.
     indexes: Vec<Index>,
     /// Indexes of the original, and their copies.
@@ -73,10 +77,11 @@ struct Form {
     unlogged: bool,
     tablespace: Option<String>,
     columns: Vec<Column>,
-    /// Definitions of CHECK constraints, and the partition's own.
+    /// Definitions of CHECK constraints, and the partition's own, which is called as the stand-in.
     checks: Vec<String>,
 }
 
+/// $1: the original, $2: the name of what stands in for it.
 const FORM: &str = r"
 SELECT json_build_object(
     'unlogged', c.relpersistence = 'u',
@@ -98,7 +103,7 @@ SELECT json_build_object(
     'checks', (SELECT coalesce(json_agg(k.definition), '[]') FROM (
             SELECT format('CONSTRAINT %I %s', k.conname, pg_get_constraintdef(k.oid)) AS definition FROM pg_constraint k
              WHERE k.conrelid = c.oid AND k.contype = 'c'
-            UNION ALL SELECT format('CONSTRAINT mimeo_%s CHECK (%s)', c.oid, pg_get_partition_constraintdef(c.oid))
+            UNION ALL SELECT format('CONSTRAINT %I CHECK (%s)', $2::text, pg_get_partition_constraintdef(c.oid))
              WHERE pg_get_partition_constraintdef(c.oid) IS NOT NULL) k))::text
   FROM pg_class c WHERE c.oid = $1";
 
@@ -146,9 +151,15 @@ pub fn lock_form(oid: pg_sys::Oid) {
     unsafe { pg_sys::LockRelationOid(oid, pg_sys::ShareUpdateExclusiveLock as i32) };
 }
 
-/// Of what stands in for a table or an index.
-fn stand_in_name(original: pg_sys::Oid) -> String {
-    format!("mimeo_{}", original.to_u32())
+/// Of what stands in for a table or an index of this OID. `tag` is one that nobody else can know before: a table of that name would be
+/// in the way.
+fn stand_in_name(original: pg_sys::Oid, tag: u32) -> String {
+    format!("mimeo_{}_{tag:08x}", original.to_u32())
+}
+
+/// A number that is not to be guessed.
+fn random_tag() -> u32 {
+    RandomState::new().build_hasher().finish() as u32
 }
 
 impl StandIn {
@@ -156,9 +167,10 @@ impl StandIn {
     /// and written all the time.
     pub fn make(original: &Relation) -> Result<StandIn> {
         lock_form(original.oid);
-        let form: Form = spi::json(FORM, &[oid_arg(original.oid)])?
+        let tag = random_tag();
+        let name = original.name().sibling(stand_in_name(original.oid, tag));
+        let form: Form = spi::json(FORM, &[oid_arg(original.oid), name.name.as_str().into()])?
             .ok_or_else(|| Error::Internal(format!("{} is gone", original.name().plain())))?;
-        let name = original.name().sibling(stand_in_name(original.oid));
         let columns: Vec<_> = form.columns.iter().map(Column::definition).collect();
         let checks: Vec<_> = form.checks.iter().map(String::as_str).collect();
         let list = columns.iter().map(String::as_str).chain(checks).collect::<Vec<_>>().join(", ");
@@ -175,12 +187,12 @@ impl StandIn {
         }
         let statistics = statistics::copy_extended(original.oid, &name)?;
         let indexes = spi::json(INDEXES, &[oid_arg(original.oid)])?.unwrap_or_default();
-        Ok(StandIn { original: original.clone(), name, oid: made.oid, indexes, pairs: Vec::new(), statistics })
+        Ok(StandIn { original: original.clone(), name, oid: made.oid, tag, indexes, pairs: Vec::new(), statistics })
     }
 
     /// What users know by other names: the stand-in's own, and the original's, of the table and of its indexes. For errors.
     pub fn names(&self) -> Vec<(String, String)> {
-        let indexes = self.indexes.iter().map(|index| (stand_in_name(index.oid), index.name.clone()));
+        let indexes = self.indexes.iter().map(|index| (stand_in_name(index.oid, self.tag), index.name.clone()));
         indexes.chain([(self.name.name.clone(), self.original.name().name)]).collect()
     }
 
@@ -233,7 +245,7 @@ impl StandIn {
         let (wanted, left): (Vec<_>, _) = std::mem::take(&mut self.indexes).into_iter().partition(wanted);
         self.indexes = left;
         for original in wanted {
-            let name = stand_in_name(original.oid);
+            let name = stand_in_name(original.oid, self.tag);
             set_local("default_tablespace", original.tablespace.as_deref().unwrap_or_default())?;
             match original.exclusion {
                 Some(definition) => {

@@ -1,7 +1,7 @@
 //! The planner's statistics of a table whose rows were replaced by nearly the same ones.
 
 use crate::backend::identity::act_as;
-use crate::backend::name::Name;
+use crate::backend::name::{with_suffix, Name};
 use crate::backend::parse;
 use crate::backend::relation::{self, oid_arg};
 use crate::backend::spi;
@@ -59,8 +59,8 @@ pub fn copy_extended(from: pg_sys::Oid, to: &Name) -> Result<Vec<(pg_sys::Oid, p
     )?
     .unwrap_or_default();
     let mut pairs = Vec::with_capacity(found.len());
-    for Found { oid, definition, target } in found {
-        let name = to.sibling(format!("mimeo_{}", oid.to_u32()));
+    for (number, Found { oid, definition, target }) in found.into_iter().enumerate() {
+        let name = to.sibling(with_suffix(&to.name, &format!("_{number}")));
         let statement = parse::statement(&definition)?;
         // SAFETY: the parser's node, whose kind is checked before it is used; the strings live in the current memory context.
         unsafe {

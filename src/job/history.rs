@@ -115,9 +115,9 @@ impl Record {
                 self.kind.as_str().into(),
                 self.status.text().into(),
                 self.reason.clone().into(),
-                (self.rows as i64).into(),
-                (self.bytes as i64).into(),
-                self.queue_rows.map(|rows| rows as i64).into(),
+                whole(self.rows).into(),
+                whole(self.bytes).into(),
+                self.queue_rows.map(whole).into(),
                 JsonB(serde_json::Value::from(self.phases.clone())).into(),
                 self.started.into(),
                 self.ended.into(),
@@ -143,6 +143,11 @@ impl Record {
         }
         Ok(())
     }
+}
+
+/// What a source counts may be more than a bigint holds.
+fn whole(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// Takes some rows away that are older than mimeo.history_keep. What another session is taking away is left to it.

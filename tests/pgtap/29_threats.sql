@@ -1,6 +1,6 @@
 -- The threat model, case by case (docs/security.md): what a stranger in the same database, a role that may only refresh, a source and
 -- its text could do, and cannot. Whatever is the clerk's here tells who runs it, by an error.
-SELECT plan(144);
+SELECT plan(147);
 
 GRANT USAGE, CREATE ON SCHEMA app TO clerk;
 GRANT USAGE ON SCHEMA mimeo TO clerk;
@@ -184,6 +184,10 @@ SELECT throws_ok($$SELECT mimeo.refresh_table('app.tab')$$, '42501', 'destinatio
 SELECT as_superuser('DROP ROLE steward');
 UPDATE mimeo.refresh_config SET condition = NULL WHERE dest_table = 'app.tab';
 
+SELECT pg_temp.clerk_runs(ARRAY['CREATE TABLE app.of_clerk (id int)']) \g /dev/null
+SELECT is(as_clerk(format('UPDATE mimeo.%s SET dest_table = ''app.of_clerk'' WHERE dest_table = ''app.tab'' RETURNING ''x''', t)), 'destination app.tab belongs to dba, whose rights clerk does not have', 'S5: a job is not taken over by way of ' || t)
+  FROM unnest('{refresh_config,refresh_config_table}'::text[]) t;
+
 -- S8: tables at the other end of a foreign key
 GRANT REFERENCES ON app.tab TO clerk;
 SELECT pg_temp.clerk_runs(ARRAY['CREATE TABLE app.s8 (id int REFERENCES app.tab (id))', 'INSERT INTO app.s8 VALUES (1) RETURNING ''x''', 'GRANT SELECT ON app.s8 TO dba']) \g /dev/null
@@ -244,6 +248,8 @@ SELECT tap.dblink_connect('holder', format('host=127.0.0.1 port=%s dbname=%L use
 SELECT * FROM tap.dblink('holder', $$SELECT pg_advisory_lock(hashtext('mimeo refresh'), hashtext('app.tab'))::text, pg_advisory_lock(hashtext('app.tab'))::text$$) t (a text, b text) \g /dev/null
 SELECT mimeo.refresh_table('app.tab');
 SELECT is((SELECT status FROM last_run('app.tab')), 'ok', 'S17: an advisory lock keeps no refresh off');
+SELECT pg_temp.clerk_runs(ARRAY[format('CREATE TABLE app.mimeo_%s ()', 'app.tab'::regclass::oid)]) \g /dev/null
+SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_table('app.tab')$$), 'done', 'S17: nor does a table that is called like one of mimeo''s own');
 SELECT is(as_clerk($$SELECT mimeo.concurrent_lock_check('app.tab')::text$$), 'permission denied for function concurrent_lock_check', 'S17: the function that takes it is granted');
 BEGIN;
 SELECT is(mimeo.concurrent_lock_check('app.tab'), true, 'S17: who may call it takes it');
