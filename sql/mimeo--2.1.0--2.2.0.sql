@@ -27,7 +27,8 @@ BEGIN
         NEW.pwd := substr(NEW.pwd, 2);
         RETURN NEW;
     END IF;
-    IF v_old ~ v_plain AND v_new ~ v_plain THEN
+    -- Of ASCII only: other spaces are none to libpq.
+    IF v_old ~ v_plain AND v_new ~ v_plain AND octet_length(convert_to(v_old || v_new, 'UTF8')) = length(v_old || v_new) THEN
         -- Of a keyword that stands twice the last value counts.
         SELECT concat('=', string_agg(concat(m[1], '=', m[2]), ' ' ORDER BY m[1], n)) INTO v_old
           FROM regexp_matches(v_old, '(\w+)\s*=\s*([^\s''\\=]+)', 'g') WITH ORDINALITY r (m, n) WHERE m[1] = ANY (v_where);
@@ -64,7 +65,9 @@ DECLARE
 BEGIN
     -- mimeo's functions write as the owner of the table.
     SELECT r.rolsuper OR r.oid = c.relowner,
-           jsonb_build_object('role', r.rolname, 'oid', r.oid::bigint, 'system', s.system_identifier::text) INTO v_trusted, v_me
+           jsonb_build_object('role', r.rolname, 'oid', r.oid::bigint, 'system', s.system_identifier::text, 'owner', (
+               SELECT d.relowner::bigint FROM pg_class d JOIN pg_namespace n ON n.oid = d.relnamespace
+                WHERE concat(n.nspname, '.', d.relname) = NEW.dest_table LIMIT 1)) INTO v_trusted, v_me
       FROM pg_roles r CROSS JOIN pg_class c CROSS JOIN pg_control_system() s WHERE r.rolname = current_user AND c.oid = TG_RELID;
     IF TG_OP = 'UPDATE' THEN
         v_changed := to_jsonb(NEW) - v_harmless <> to_jsonb(OLD) - v_harmless;
@@ -124,7 +127,9 @@ ALTER TABLE @extschema@.refresh_config ENABLE ALWAYS TRIGGER guard_refresh_confi
 -- from now on a role counts by its OID, which another role of that name does not have.
 UPDATE @extschema@.refresh_config c
    SET state = c.state || jsonb_build_object('configured_by', coalesce(
-       (SELECT jsonb_build_object('role', r.rolname, 'oid', r.oid::bigint, 'system', s.system_identifier::text)
+       (SELECT jsonb_build_object('role', r.rolname, 'oid', r.oid::bigint, 'system', s.system_identifier::text, 'owner', (
+                   SELECT d.relowner::bigint FROM pg_class d JOIN pg_namespace n ON n.oid = d.relnamespace
+                    WHERE concat(n.nspname, '.', d.relname) = c.dest_table LIMIT 1))
           FROM pg_roles r CROSS JOIN pg_control_system() s
          WHERE r.rolname = c.state #>> '{configured_by,role}' OR r.oid::text = c.state #>> '{configured_by,oid}'
             OR NOT c.state ? 'configured_by' AND r.rolname = current_user

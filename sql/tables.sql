@@ -58,7 +58,8 @@ BEGIN
         NEW.pwd := substr(NEW.pwd, 2);
         RETURN NEW;
     END IF;
-    IF v_old ~ v_plain AND v_new ~ v_plain THEN
+    -- Of ASCII only: other spaces are none to libpq.
+    IF v_old ~ v_plain AND v_new ~ v_plain AND octet_length(convert_to(v_old || v_new, 'UTF8')) = length(v_old || v_new) THEN
         -- Of a keyword that stands twice the last value counts.
         SELECT concat('=', string_agg(concat(m[1], '=', m[2]), ' ' ORDER BY m[1], n)) INTO v_old
           FROM regexp_matches(v_old, '(\w+)\s*=\s*([^\s''\\=]+)', 'g') WITH ORDINALITY r (m, n) WHERE m[1] = ANY (v_where);

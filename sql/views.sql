@@ -156,7 +156,9 @@ DECLARE
 BEGIN
     -- mimeo's functions write as the owner of the table.
     SELECT r.rolsuper OR r.oid = c.relowner,
-           jsonb_build_object('role', r.rolname, 'oid', r.oid::bigint, 'system', s.system_identifier::text) INTO v_trusted, v_me
+           jsonb_build_object('role', r.rolname, 'oid', r.oid::bigint, 'system', s.system_identifier::text, 'owner', (
+               SELECT d.relowner::bigint FROM pg_class d JOIN pg_namespace n ON n.oid = d.relnamespace
+                WHERE concat(n.nspname, '.', d.relname) = NEW.dest_table LIMIT 1)) INTO v_trusted, v_me
       FROM pg_roles r CROSS JOIN pg_class c CROSS JOIN pg_control_system() s WHERE r.rolname = current_user AND c.oid = TG_RELID;
     IF TG_OP = 'UPDATE' THEN
         v_changed := to_jsonb(NEW) - v_harmless <> to_jsonb(OLD) - v_harmless;

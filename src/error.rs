@@ -46,6 +46,10 @@ pub enum Error {
     NotOwner(String),
     #[error("destination {destination} belongs to {owner}, whose rights {by}, who configured the job, does not have")]
     ConfiguredByOther { destination: String, owner: String, by: String, fix: String },
+    #[error("destination {destination} belongs to {owner} now, and did not when its job was configured")]
+    OwnerChanged { destination: String, owner: String, fix: String },
+    #[error("{what} on {source_label} was not made for destination {destination}")]
+    ForeignQueue { what: String, source_label: String, destination: String, fix: String },
     #[error("nobody answers for the job of destination {destination}, which belongs to {owner}")]
     Unconfirmed { destination: String, owner: String, fix: String },
     #[error("{argument} does more than the job of destination {destination} says, and needs the rights of {owner}, its owner")]
@@ -200,6 +204,8 @@ impl Error {
             Error::NotOwner(_)
             | Error::ConfiguredByOther { .. }
             | Error::Unconfirmed { .. }
+            | Error::OwnerChanged { .. }
+            | Error::ForeignQueue { .. }
             | Error::OwnerRights { .. }
             | Error::NotReadable { .. }
             | Error::Stranger { .. }
@@ -284,9 +290,12 @@ impl Error {
                  this job in refresh_config, and refresh again."
                     .into()
             }
-            Error::ConfiguredByOther { owner, fix, .. } | Error::Unconfirmed { owner, fix, .. } => {
+            Error::ConfiguredByOther { owner, fix, .. }
+            | Error::Unconfirmed { owner, fix, .. }
+            | Error::OwnerChanged { owner, fix, .. } => {
                 format!("If the job is right, {owner} can confirm it: {fix}")
             }
+            Error::ForeignQueue { fix, .. } => format!("If it is this job's all the same, run on the source: {fix}"),
             Error::OwnerRights { owner, .. } => format!("Call it as {owner}, or as a role that has its rights."),
             Error::Definition(_) => "Leave the column out with p_filter, or the indexes with p_index := false.".into(),
             Error::Condition(_) => {
@@ -386,6 +395,16 @@ impl Error {
             Error::Cancelled(report)
         } else {
             Error::Postgres(report)
+        }
+    }
+
+    /// The same error without the values of rows that PostgreSQL tells where a constraint is violated.
+    pub fn without_rows(self) -> Error {
+        match self {
+            Error::Postgres(report) if report.sqlstate.starts_with("23") => {
+                Error::Postgres(Report { detail: None, ..report })
+            }
+            other => other,
         }
     }
 

@@ -5,7 +5,7 @@ use crate::backend::foreign_text::ForeignText;
 use crate::backend::name::Name;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// Columns of relations: one query, one parameter ($1: an array of OIDs), one JSON array whose elements `Shape` reads.
 /// Like the other two to be run with pg_catalog as the whole search_path, so that every other name comes qualified. `to_jsonb(a)` lets it
@@ -24,7 +24,7 @@ SELECT coalesce(json_agg(json_build_object(
         ) ORDER BY a.attnum), '[]')
         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
-)), '[]')::text
+)), '[]')::pg_catalog.text
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY ($1)";
 
 /// The types that the columns of a relation ($1) use, inside each other too; a JSON object by OID. Worth asking only if
@@ -48,7 +48,7 @@ SELECT coalesce(json_object_agg(t.oid::bigint, json_build_object(
             'labels', (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid),
             'attributes', (SELECT json_agg(json_build_array(a.attname, a.atttypid::bigint) ORDER BY a.attnum)
                              FROM pg_attribute a WHERE t.typtype = 'c' AND a.attrelid = t.typrelid
-                              AND a.attnum > 0 AND NOT a.attisdropped)) ORDER BY t.oid), '{}')::text
+                              AND a.attnum > 0 AND NOT a.attisdropped)) ORDER BY t.oid), '{}')::pg_catalog.text
   FROM reach r JOIN pg_type t ON t.oid = r.oid";
 
 /// The valid indexes of a relation ($1), the primary key first; a JSON array.
@@ -61,7 +61,7 @@ SELECT coalesce(json_agg(json_build_object(
                           FROM unnest(x.indkey::int2[]) WITH ORDINALITY k(number, ordinality)
                           JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.number
                          WHERE k.ordinality <= coalesce((to_jsonb(x) ->> 'indnkeyatts')::int, x.indnatts))
-        ) ORDER BY x.indisprimary DESC, x.indexrelid), '[]')::text
+        ) ORDER BY x.indisprimary DESC, x.indexrelid), '[]')::pg_catalog.text
   FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
  WHERE x.indrelid = $1 AND x.indisvalid";
 
@@ -74,7 +74,7 @@ SELECT json_agg(coalesce((
                                               AND p.amoplefttype = c.opcintype AND p.amoprighttype = c.opcintype
               JOIN pg_operator o ON o.oid = p.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
              WHERE c.opcdefault AND c.opcintype = a.atttypid
-               AND c.opcmethod = (SELECT m.oid FROM pg_am m WHERE m.amname = 'btree')), json_build_array('pg_catalog', '=')) ORDER BY k.place)::text
+               AND c.opcmethod = (SELECT m.oid FROM pg_am m WHERE m.amname = 'btree')), json_build_array('pg_catalog', '=')) ORDER BY k.place)::pg_catalog.text
   FROM unnest($2) WITH ORDINALITY k(name, place)
   JOIN pg_attribute a ON a.attrelid = $1 AND a.attname = k.name::name";
 
@@ -193,12 +193,15 @@ impl Shape {
     /// What identifies a row: the primary key, else the first unique index, neither partial nor on expressions
     /// nor deferrable, whose columns are all NOT NULL.
     pub fn key(&self) -> Option<&IndexDefinition> {
+        // A source may name columns that there are not, and as often as it likes.
+        let required: HashSet<&str> =
+            self.columns.iter().filter(|column| column.not_null).map(|column| column.name.as_str()).collect();
         let usable = |index: &&IndexDefinition| {
             index.unique
                 && index.immediate
                 && !index.partial
                 && !index.expressions
-                && index.columns.iter().all(|name| self.column(name).is_some_and(|column| column.not_null))
+                && index.columns.iter().all(|name| required.contains(name.as_str()))
         };
         self.indexes.iter().find(|index| index.primary).or_else(|| self.indexes.iter().find(usable))
     }

@@ -159,7 +159,7 @@ pub fn current_role() -> pg_sys::Oid {
 }
 
 pub fn role_name(role: pg_sys::Oid) -> Result<String> {
-    let name = spi::text("SELECT pg_catalog.pg_get_userbyid($1)::text", &[role.into()])?;
+    let name = spi::text("SELECT pg_catalog.pg_get_userbyid($1)::pg_catalog.text", &[role.into()])?;
     Ok(name.unwrap_or_default())
 }
 

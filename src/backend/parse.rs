@@ -6,7 +6,7 @@
 
 use crate::backend::foreign_text::ForeignText;
 use crate::backend::name::quote;
-use crate::backend::subtransaction::attempt;
+use crate::backend::subtransaction::{attempt, tried};
 use crate::error::{Error, Result};
 use pgrx::{pg_sys, PgBox, PgList};
 use std::ffi::{CStr, CString};
@@ -136,12 +136,15 @@ pub struct Expression {
 }
 
 /// The one expression that a text is; None if it is none, or more, or too much of one.
-pub fn expression(text: &ForeignText) -> Option<Expression> {
+///
+/// # Errors
+/// Cancelled.
+pub fn expression(text: &ForeignText) -> Result<Option<Expression>> {
     let text = text.for_parser();
     if excess(text).is_some() {
-        return None;
+        return Ok(None);
     }
-    attempt(|| {
+    let parsed = tried(|| {
         let sql = c(text)?;
         // SAFETY: in this mode the parser takes what could stand behind SELECT, and gives a SelectStmt; the kind of each node is
         // checked before any field of it is read.
@@ -180,8 +183,8 @@ pub fn expression(text: &ForeignText) -> Option<Expression> {
             }
             Ok(Some(Expression { node: (*target).val, constant: (*node).type_ == pg_sys::NodeTag::T_A_Const }))
         }
-    })
-    .unwrap_or_default()
+    })?;
+    Ok(parsed.unwrap_or_default())
 }
 
 /// What a tree of the parser's names: schema, if it says one, and name.
@@ -207,12 +210,16 @@ impl Named {
         for node in raw_nodes(node) {
             match (*node).type_ {
                 pg_sys::NodeTag::T_FuncCall => {
+                    require_moderate(node.cast())?;
                     self.functions.push(qualified((*node.cast::<pg_sys::FuncCall>()).funcname)?);
                 }
                 pg_sys::NodeTag::T_A_Expr => {
                     self.operators.push(qualified((*node.cast::<pg_sys::A_Expr>()).name)?);
                 }
-                pg_sys::NodeTag::T_TypeName => self.types.extend(type_oid(node.cast())?),
+                pg_sys::NodeTag::T_TypeName => {
+                    require_short((*node.cast::<pg_sys::TypeName>()).typmods)?;
+                    self.types.extend(type_oid(node.cast())?);
+                }
                 pg_sys::NodeTag::T_SubLink => return Err(Error::Definition("it holds a subquery".to_string())),
                 pg_sys::NodeTag::T_ParamRef => return Err(Error::Definition("it holds a parameter".to_string())),
                 _ => {}
@@ -240,6 +247,48 @@ impl Named {
         }
         self.add((*statement).whereClause)
     }
+}
+
+/// The longest text that an expression of a source may ask for by a number.
+const LONGEST_VALUE: i32 = 10_000;
+
+/// Calls of functions that make a text as long as they are told: within each other they take all memory there is, when the planner
+/// computes what does not depend on a row, and nobody can cancel most of them.
+unsafe fn require_moderate(call: *mut pg_sys::FuncCall) -> Result<()> {
+    let (_, name) = qualified((*call).funcname)?;
+    let length = match name.as_str() {
+        "repeat" | "lpad" | "rpad" => PgList::<pg_sys::Node>::from_pg((*call).args).get_ptr(1),
+        "array_fill" => None,
+        _ => return Ok(()),
+    };
+    match length.and_then(|node| integer(node)) {
+        Some(length) if length <= LONGEST_VALUE => Ok(()),
+        _ => {
+            Err(Error::Definition(format!("it calls {name} with a length that is not a number up to {LONGEST_VALUE}")))
+        }
+    }
+}
+
+/// The lengths of types.
+unsafe fn require_short(lengths: *mut pg_sys::List) -> Result<()> {
+    let is_long = |node| integer(node).is_some_and(|length| length > LONGEST_VALUE * 10);
+    if PgList::<pg_sys::Node>::from_pg(lengths).iter_ptr().any(|node| is_long(node)) {
+        return Err(Error::Definition(format!("it names a type with a length of more than {}", LONGEST_VALUE * 10)));
+    }
+    Ok(())
+}
+
+/// The value of a constant that is an integer.
+unsafe fn integer(node: *mut pg_sys::Node) -> Option<i32> {
+    if (*node).type_ != pg_sys::NodeTag::T_A_Const {
+        return None;
+    }
+    let constant = node.cast::<pg_sys::A_Const>();
+    #[cfg(feature = "pg14")]
+    return ((*constant).val.type_ == pg_sys::NodeTag::T_Integer).then(|| (*constant).val.val.ival);
+    #[cfg(not(feature = "pg14"))]
+    return (!(*constant).isnull && (*constant).val.node.type_ == pg_sys::NodeTag::T_Integer)
+        .then(|| (*constant).val.ival.ival);
 }
 
 /// The nodes of a tree of the parser's, in no order. One guard is around the whole walk, and nothing in it owns anything.
@@ -322,7 +371,7 @@ pub fn type_name(text: &ForeignText) -> Result<String> {
         return Err(invalid());
     }
     let sql = c(text.for_parser())?;
-    let parsed = attempt(|| {
+    let parsed = tried(|| {
         // SAFETY: in this mode the parser gives one TypeName; its kind is checked.
         unsafe {
             let mode = pg_sys::RawParseMode::RAW_PARSE_TYPE_NAME;
@@ -336,7 +385,7 @@ pub fn type_name(text: &ForeignText) -> Result<String> {
             let schema = schema.map(|schema| format!("{}.", quote(&schema))).unwrap_or_default();
             Ok(Some(format!("{schema}{}{array}", quote(&name_of))))
         }
-    });
+    })?;
     parsed.ok().flatten().ok_or_else(invalid)
 }
 
@@ -383,8 +432,11 @@ pub fn is_plain_condition(condition: &str) -> bool {
         "CASEWHEN",
         "WHEN",
     ];
-    let lower = condition.to_lowercase();
-    if ["now", "today", "tomorrow", "yesterday"].iter().any(|word| lower.contains(word)) {
+    let is_of_time = |text: &str| {
+        let lower = text.to_lowercase();
+        ["now", "today", "tomorrow", "yesterday"].iter().any(|word| lower.contains(word))
+    };
+    if is_of_time(condition) {
         return false;
     }
     let parsed = attempt(|| {
@@ -409,6 +461,10 @@ pub fn is_plain_condition(condition: &str) -> bool {
         }
     });
     let tree = parsed.unwrap_or_default();
+    // Once more, without escapes.
+    if is_of_time(&tree) {
+        return false;
+    }
     let mut nodes = tree.split('{').skip(1).peekable();
     nodes.peek().is_some()
         && nodes.all(|node| {

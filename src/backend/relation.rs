@@ -39,7 +39,7 @@ pub fn oid<'de, D: serde::Deserializer<'de>>(value: D) -> std::result::Result<pg
 pub fn find(name: &Name) -> Result<Option<Relation>> {
     spi::json(
         "SELECT pg_catalog.json_build_object('oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname,
-                    'kind', c.relkind, 'owner', c.relowner::bigint)::text
+                    'kind', c.relkind, 'owner', c.relowner::bigint)::pg_catalog.text
            FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
              ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
           WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name
@@ -65,7 +65,7 @@ pub fn find_as_written(text: &str) -> Result<Option<Relation>> {
 
 fn find_visible(name: &str) -> Result<Option<Relation>> {
     let schema = spi::text(
-        "SELECT n.nspname::text
+        "SELECT n.nspname::pg_catalog.text
            FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
              ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
           WHERE c.relname OPERATOR(pg_catalog.=) $1::pg_catalog.name
@@ -87,7 +87,7 @@ pub fn schema_exists(schema: &str) -> Result<bool> {
 
 /// Where a new table of a bare name would be created.
 pub fn creation_schema() -> Result<Option<String>> {
-    spi::text("SELECT pg_catalog.current_schema()::text", &[])
+    spi::text("SELECT pg_catalog.current_schema()::pg_catalog.text", &[])
 }
 
 /// Takes an ACCESS EXCLUSIVE lock without making anybody wait for long behind it: it stands in the queue for
@@ -96,6 +96,17 @@ pub fn creation_schema() -> Result<Option<String>> {
 /// # Errors
 /// InUse after `give_up`; the lock is not held then.
 pub fn lock_exclusively(oids: &[pg_sys::Oid], name: &Name, wait: Patience, intent: &'static str) -> Result<()> {
+    lock_patiently(oids, pg_sys::AccessExclusiveLock, || Ok(name.plain()), wait, intent)
+}
+
+/// The same with any lock. `name` tells, for the error, what was in use.
+pub fn lock_patiently(
+    oids: &[pg_sys::Oid],
+    mode: u32,
+    name: impl FnOnce() -> Result<String>,
+    wait: Patience,
+    intent: &'static str,
+) -> Result<()> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(200);
     loop {
@@ -103,7 +114,7 @@ pub fn lock_exclusively(oids: &[pg_sys::Oid], name: &Name, wait: Patience, inten
             set_lock_timeout(wait.queue)?;
             for &oid in oids {
                 // SAFETY: waits for a lock, for lock_timeout at most; the transaction releases it.
-                unsafe { pg_sys::LockRelationOid(oid, pg_sys::AccessExclusiveLock as i32) };
+                unsafe { pg_sys::LockRelationOid(oid, mode as i32) };
             }
             Ok(())
         });
@@ -112,7 +123,7 @@ pub fn lock_exclusively(oids: &[pg_sys::Oid], name: &Name, wait: Patience, inten
             other => return other,
         }
         if start.elapsed() + pause > wait.give_up {
-            return Err(Error::InUse { relation: name.plain(), seconds: start.elapsed().as_secs(), intent });
+            return Err(Error::InUse { relation: name()?, seconds: start.elapsed().as_secs(), intent });
         }
         interrupts::sleep(pause);
         pause = (pause * 3 / 2).min(Duration::from_secs(1));
@@ -128,15 +139,9 @@ pub struct Patience {
     pub give_up: Duration,
 }
 
-/// Takes the lock that a writer takes: until the end of the transaction nobody changes the table's columns or indexes.
-pub fn lock_to_write(oid: pg_sys::Oid) {
-    // SAFETY: waits for a lock, interruptibly; the transaction releases it.
-    unsafe { pg_sys::LockRelationOid(oid, pg_sys::RowExclusiveLock as i32) };
-}
-
 /// Takes the lock that a reader takes: until the end of the transaction nobody changes the relation's columns.
 pub fn lock_to_read(oid: pg_sys::Oid) {
-    // SAFETY: as above.
+    // SAFETY: waits for a lock, interruptibly; the transaction releases it.
     unsafe { pg_sys::LockRelationOid(oid, pg_sys::AccessShareLock as i32) };
 }
 

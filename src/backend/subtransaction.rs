@@ -33,6 +33,17 @@ pub fn attempt<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     outcome
 }
 
+/// The same for a step without which the call goes on: the inner result is that of the step.
+///
+/// # Errors
+/// Cancelled: the whole call is to end.
+pub fn tried<T>(body: impl FnOnce() -> Result<T>) -> Result<Result<T>> {
+    match attempt(body) {
+        Err(error @ Error::Cancelled(_)) => Err(error),
+        outcome => Ok(outcome),
+    }
+}
+
 /// Runs `body` and turns an error that PostgreSQL raises in it into a result. Nothing is rolled back: the
 /// caller has to raise it again.
 pub fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {

@@ -4,7 +4,8 @@
 //! Code is what functions hold, and who owns a function, or what calls it, can change it at any time. So it is the owners that
 //! count: a superuser, the role itself, and roles that have its rights are trusted; functions (those behind operators, casts,
 //! operator classes, triggers, types), and the types that run code (domains, composites, ranges, whose owners can add some), of
-//! anybody else are not. What a trusted function calls is its owner's own affair.
+//! anybody else are not. An enum has no code as the type of a column that is just copied; in an expression or a foreign key it has
+//! casts, which its owner can make at any time. What a trusted function calls is its owner's own affair.
 //!
 //! It is asked before PostgreSQL itself could run anything: the planner evaluates immutable functions of constants while it only
 //! looks at a table's indexes and constraints, and the parser reads constants by the input functions of their types.
@@ -55,6 +56,18 @@ const REACH: &str = "
         UNION ALL SELECT 'pg_type'::regclass, a.atttypid FROM pg_type t JOIN pg_attribute a ON a.attrelid = t.typrelid
                    WHERE r.class = 'pg_type'::regclass AND t.oid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
         UNION ALL SELECT 'pg_type'::regclass, t.typelem FROM pg_type t WHERE r.class = 'pg_type'::regclass AND t.oid = r.oid
+        -- Columns in an expression or a foreign key: casts come in there, which the owner of a type can make, of an enum, too. Types
+        -- under pg_enum are such.
+        UNION ALL SELECT v.class, a.atttypid FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+                  CROSS JOIN (VALUES ('pg_type'::regclass), ('pg_enum'::regclass)) v (class)
+                   WHERE d.classid = r.class AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0
+                     AND CASE r.class WHEN 'pg_constraint'::regclass THEN (SELECT x.contype IN ('c', 'f', 'x') FROM pg_constraint x WHERE x.oid = r.oid)
+                              WHEN 'pg_class'::regclass THEN (SELECT x.indexprs IS NOT NULL OR x.indpred IS NOT NULL FROM pg_index x WHERE x.indexrelid = r.oid)
+                              ELSE r.class IN ('pg_attrdef'::regclass, 'pg_statistic_ext'::regclass, 'pg_trigger'::regclass, 'pg_rewrite'::regclass, 'pg_policy'::regclass) END
+        UNION ALL SELECT 'pg_enum'::regclass, v.oid FROM pg_type t CROSS JOIN LATERAL (VALUES (t.typelem), (t.typbasetype)) v (oid)
+                   WHERE r.class = 'pg_enum'::regclass AND t.oid = r.oid
+        UNION ALL SELECT 'pg_enum'::regclass, a.atttypid FROM pg_type t JOIN pg_attribute a ON a.attrelid = t.typrelid
+                   WHERE r.class = 'pg_enum'::regclass AND t.oid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
         UNION ALL SELECT 'pg_type'::regclass, x.rngtypid FROM pg_range x WHERE r.class = 'pg_type'::regclass AND x.rngmultitypid = r.oid
         UNION ALL SELECT 'pg_operator'::regclass, v.oid FROM pg_operator o CROSS JOIN LATERAL (VALUES (o.oprcom), (o.oprnegate)) v (oid)
                    WHERE r.class = 'pg_operator'::regclass AND o.oid = r.oid
@@ -64,19 +77,28 @@ const REACH: &str = "
                    WHERE r.class = 'pg_opclass'::regclass AND o.oid = r.oid
     ) n (class, oid) WHERE n.oid >= 16384
 ), owned (place, object, owner) AS (
-    SELECT 1, 'function ' || p.oid::regprocedure::text, p.proowner
+    SELECT 1, 'function ' || p.oid::regprocedure::pg_catalog.text, p.proowner
       FROM reach f JOIN pg_proc p ON p.oid = f.oid WHERE f.class = 'pg_proc'::regclass
     UNION ALL
     SELECT 2, 'type ' || format_type(t.oid, NULL), t.typowner
       FROM reach f JOIN pg_type t ON t.oid = f.oid WHERE f.class = 'pg_type'::regclass AND t.typtype IN ('d', 'c', 'r', 'm')
     UNION ALL
-    SELECT 3, 'table ' || c.oid::regclass::text, c.relowner
+    SELECT 2, 'type ' || format_type(t.oid, NULL), t.typowner
+      FROM reach f JOIN pg_type t ON t.oid = f.oid WHERE f.class = 'pg_enum'::regclass AND t.typtype = 'e'
+    UNION ALL
+    -- A trigger has no owner: its condition and arguments are those of whoever may make one.
+    SELECT DISTINCT 4, 'the right to make triggers on table ' || c.oid::regclass::pg_catalog.text || ', which has some,', a.grantee
+      FROM reach f JOIN pg_trigger g ON g.oid = f.oid JOIN pg_class c ON c.oid = g.tgrelid CROSS JOIN LATERAL aclexplode(c.relacl) a
+     WHERE f.class = 'pg_trigger'::regclass AND a.privilege_type = 'TRIGGER'
+    UNION ALL
+    SELECT 3, 'table ' || c.oid::regclass::pg_catalog.text, c.relowner
       FROM reach f JOIN pg_class c ON c.oid = f.oid
      WHERE f.class = 'pg_class'::regclass AND c.relkind NOT IN ('i', 'I') AND (f.class, f.oid) NOT IN (SELECT r.class, r.oid FROM roots r)
 )
-SELECT json_build_object('object', o.object, 'owner', r.rolname, 'role', current_user)::text
-  FROM owned o JOIN pg_roles r ON r.oid = o.owner
- WHERE NOT (r.rolsuper OR r.rolname = current_user OR pg_has_role(r.oid, (SELECT me.oid FROM pg_roles me WHERE me.rolname = current_user), 'USAGE'))
+SELECT json_build_object('object', o.object, 'owner', coalesce(r.rolname, 'PUBLIC'), 'role', current_user)::pg_catalog.text
+  FROM owned o LEFT JOIN pg_roles r ON r.oid = o.owner
+ WHERE r.oid IS NULL
+    OR NOT (r.rolsuper OR r.rolname = current_user OR pg_has_role(r.oid, (SELECT me.oid FROM pg_roles me WHERE me.rolname = current_user), 'USAGE'))
  ORDER BY o.place, o.object LIMIT 1";
 
 /// Of tables ($1): all of it, and what event triggers call.
@@ -108,6 +130,10 @@ WITH RECURSIVE roots (class, oid) AS (
     SELECT 'pg_class'::regclass::oid, x.indexrelid FROM pg_index x WHERE x.indrelid = $1
     UNION ALL SELECT d.refclassid, d.refobjid FROM pg_rewrite w JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
                WHERE w.ev_class = $1 AND d.refclassid = 'pg_type'::regclass
+    UNION ALL SELECT v.class, a.atttypid FROM pg_rewrite w JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+                JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+               CROSS JOIN (VALUES ('pg_type'::regclass), ('pg_enum'::regclass)) v (class)
+               WHERE w.ev_class = $1 AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0
     UNION ALL SELECT 'pg_proc'::regclass, e.evtfoid FROM pg_event_trigger e WHERE e.evtenabled <> 'D'
 )";
 
@@ -132,10 +158,11 @@ WITH RECURSIVE named (kind, schema, name) AS (
     SELECT o.oprcode::oid FROM named m JOIN pg_namespace n ON n.nspname = m.schema::name
       JOIN pg_operator o ON o.oprnamespace = n.oid AND o.oprname = m.name::name WHERE m.kind = 'operators' AND o.oid >= 16384
 ), roots (class, oid) AS (
-    SELECT 'pg_type'::regclass::oid, t.oid FROM unnest($2::oid[]) t (oid)
+    SELECT v.class::oid, t.oid FROM unnest($2::oid[]) t (oid) CROSS JOIN (VALUES ('pg_type'::regclass), ('pg_enum'::regclass)) v (class)
     UNION ALL SELECT 'pg_proc'::regclass, f.oid FROM functions f
-    UNION ALL SELECT 'pg_type'::regclass, a.oid FROM functions f JOIN pg_proc p ON p.oid = f.oid
+    UNION ALL SELECT v.class, a.oid FROM functions f JOIN pg_proc p ON p.oid = f.oid
                CROSS JOIN LATERAL unnest(p.proargtypes::oid[] || p.prorettype) a (oid)
+               CROSS JOIN (VALUES ('pg_type'::regclass), ('pg_enum'::regclass)) v (class)
     UNION ALL SELECT 'pg_operator'::regclass, o.oid FROM named m JOIN pg_namespace n ON n.nspname = m.schema::name
                JOIN pg_operator o ON o.oprnamespace = n.oid AND o.oprname = m.name::name WHERE m.kind = 'operators'
     UNION ALL SELECT 'pg_opclass'::regclass, o.oid FROM named m JOIN pg_namespace n ON n.nspname = m.schema::name
@@ -223,7 +250,7 @@ pub fn require_functions(oids: &[u32]) -> Result<()> {
 /// Stranger.
 pub fn require_types(names: &[&str]) -> Result<()> {
     let oids = spi::text(
-        "SELECT coalesce(array_agg(t.oid), '{}')::text FROM json_array_elements_text($1::json) w (name)
+        "SELECT coalesce(array_agg(t.oid), '{}')::pg_catalog.text FROM json_array_elements_text($1::json) w (name)
            JOIN pg_type t ON t.oid = to_regtype(w.name)::oid",
         &[serde_json::Value::from_iter(names.iter().copied()).to_string().into()],
     )?;

@@ -153,7 +153,7 @@ fn on_destination(
 
 /// Updater, dml and logdel collect what has come before they apply it.
 fn temporary(role: &str) -> Result<Right> {
-    let database = spi::text("SELECT pg_catalog.current_database()::text", &[])?.unwrap_or_default();
+    let database = spi::text("SELECT pg_catalog.current_database()::pg_catalog.text", &[])?.unwrap_or_default();
     let granted =
         spi::is_true("SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMPORARY')", &[])?;
     let fix = || grant::on_database("TEMPORARY", &database, role);

@@ -47,7 +47,7 @@ pub fn range(intervals: Intervals<'_>, job: &Job, kind: Kind, control: &Control,
     };
     let found: Option<Found> = spi::json(
         &format!(
-            "SELECT json_build_object('lower', r.lower::text, 'upper', r.upper::text, 'empty', r.lower > r.upper)::text
+            "SELECT json_build_object('lower', r.lower::pg_catalog.text, 'upper', r.upper::pg_catalog.text, 'empty', r.lower > r.upper)::pg_catalog.text
                FROM (SELECT (CASE WHEN $1 IS NULL THEN m.least ELSE m.greatest - $1::{interval} END)::{bound} AS lower,
                             (m.greatest - $2::{interval})::{bound} AS upper
                        FROM (SELECT min({column})::{bound} AS least, max({column})::{bound} AS greatest
@@ -78,7 +78,7 @@ fn read(text: &str, kind: Kind, argument: &str) -> Result<String> {
     };
     let read = attempt(|| {
         spi::text(
-            &format!("SELECT CASE WHEN v >= '0' THEN v::text END FROM (SELECT $1::{sql_type} AS v) t"),
+            &format!("SELECT CASE WHEN v >= '0' THEN v::pg_catalog.text END FROM (SELECT $1::{sql_type} AS v) t"),
             &[text.into()],
         )
     });

@@ -13,6 +13,8 @@ use crate::destination::twins::view_options;
 use crate::error::{Error, Result};
 use pgrx::pg_sys;
 use serde::Deserialize;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 
 /// A view, and the views on it, in the order in which they can be made.
 pub struct Family {
@@ -38,6 +40,8 @@ struct View {
     owner: pg_sys::Oid,
     definition: String,
     populated: bool,
+    /// Those of the family that its definition names.
+    reads: Vec<u32>,
     /// Column and expression.
     defaults: Vec<(String, String)>,
     /// Statements that make what sits on the view itself: rules, triggers, and indexes of a materialized view.
@@ -58,17 +62,57 @@ impl View {
     }
 }
 
-/// $1: the view. The views on it, by depth, itself first.
+/// $1: the view. It and the views on it.
 const FAMILY: &str = r"
-WITH RECURSIVE family(oid, depth) AS (
-    SELECT $1::oid, 0
+WITH RECURSIVE family(oid) AS (
+    SELECT $1::oid
     UNION
-    SELECT r.ev_class, f.depth + 1
+    SELECT r.ev_class
       FROM family f
       JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = f.oid
                       AND d.classid = 'pg_rewrite'::regclass
       JOIN pg_rewrite r ON r.oid = d.objid AND r.rulename = '_RETURN' AND r.ev_class <> f.oid
 )";
+
+/// Views in an order in which each comes after those that it reads: `head` first.
+///
+/// # Errors
+/// Dependent, if some read each other.
+fn in_order(head: pg_sys::Oid, views: Vec<View>) -> Result<Vec<View>> {
+    let places: HashMap<u32, usize> =
+        views.iter().enumerate().map(|(place, view)| (view.oid.to_u32(), place)).collect();
+    let mut readers: Vec<Vec<usize>> = vec![Vec::new(); views.len()];
+    let mut waiting: Vec<usize> = vec![0; views.len()];
+    for (place, view) in views.iter().enumerate() {
+        for read in view.reads.iter().filter_map(|oid| places.get(oid)) {
+            readers[*read].push(place);
+            waiting[place] += 1;
+        }
+    }
+    let mut ready: BinaryHeap<Reverse<(bool, u32, usize)>> = BinaryHeap::new();
+    let entry = |place: usize| Reverse((views[place].oid != head, views[place].oid.to_u32(), place));
+    ready.extend((0..views.len()).filter(|place| waiting[*place] == 0).map(entry));
+    let mut order = Vec::with_capacity(views.len());
+    while let Some(Reverse((_, _, place))) = ready.pop() {
+        order.push(place);
+        for reader in &readers[place] {
+            waiting[*reader] -= 1;
+            if waiting[*reader] == 0 {
+                ready.push(entry(*reader));
+            }
+        }
+    }
+    if let Some(place) = (0..views.len()).find(|place| waiting[*place] > 0) {
+        let view = &views[place];
+        return Err(Error::Dependent {
+            object: format!("{} {}", view.keyword().to_lowercase(), view.name().plain()),
+            view: views.iter().find(|view| view.oid == head).map(|head| head.name().plain()).unwrap_or_default(),
+            reason: ": views that read each other cannot be made anew".to_string(),
+        });
+    }
+    let mut views: Vec<Option<View>> = views.into_iter().map(Some).collect();
+    Ok(order.into_iter().filter_map(|place| views[place].take()).collect())
+}
 
 impl Family {
     /// Reads all that hangs on a view.
@@ -82,6 +126,10 @@ impl Family {
                 "{FAMILY} SELECT json_agg(json_build_object(
                     'oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'kind', c.relkind,
                     'owner', c.relowner::bigint, 'definition', pg_get_viewdef(c.oid), 'populated', c.relispopulated,
+                    'reads', (SELECT coalesce(json_agg(DISTINCT d.refobjid::bigint), '[]') FROM pg_rewrite r
+                        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+                       WHERE r.ev_class = c.oid AND r.rulename = '_RETURN' AND d.refclassid = 'pg_class'::regclass
+                         AND d.refobjid <> c.oid AND d.refobjid IN (SELECT f.oid FROM family f)),
                     'defaults', (SELECT coalesce(json_agg(json_build_array(a.attname, pg_get_expr(x.adbin, x.adrelid))),
                                                  '[]')
                         FROM pg_attrdef x JOIN pg_attribute a ON a.attrelid = x.adrelid AND a.attnum = x.adnum
@@ -93,15 +141,15 @@ impl Family {
                          WHERE t.tgrelid = c.oid AND NOT t.tgisinternal
                         UNION ALL SELECT pg_get_indexdef(x.indexrelid) FROM pg_index x
                          WHERE x.indrelid = c.oid) s(statement))
-                ) ORDER BY m.depth, c.oid)::text
-                FROM (SELECT oid, max(depth) AS depth FROM family GROUP BY oid) m
+                ))::pg_catalog.text
+                FROM family m
                 JOIN pg_class c ON c.oid = m.oid JOIN pg_namespace n ON n.oid = c.relnamespace"
             ),
             &[oid_arg(view)],
         )?
         .unwrap_or_default();
         let mut members = Vec::with_capacity(views.len());
-        for view in views {
+        for view in in_order(view, views)? {
             let (options, privileges) = (view_options(view.oid)?, privileges::read(view.oid)?);
             members.push(Member { view, options, privileges });
         }

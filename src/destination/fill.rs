@@ -67,7 +67,7 @@ pub fn work(database: u32) -> Result<()> {
 fn fill(oid: pg_sys::Oid) -> Result<()> {
     let found: Option<Relation> = spi::json(
         "SELECT json_build_object('oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'kind', c.relkind,
-                                  'owner', c.relowner::bigint)::text
+                                  'owner', c.relowner::bigint)::pg_catalog.text
            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE c.oid = $1 AND c.relkind = 'm' AND NOT c.relispopulated",
         &[oid_arg(oid)],

@@ -4,7 +4,7 @@
 use crate::backend::foreign_text::ForeignText;
 use crate::backend::name::{cut_middle, quote, with_suffix, Name, MAX_BYTES};
 use crate::backend::parse;
-use crate::backend::relation::{self, oid_arg};
+use crate::backend::relation::{self, oid_arg, Patience};
 use crate::backend::spi;
 use crate::backend::subtransaction::caught;
 use crate::backend::trust;
@@ -19,7 +19,7 @@ use std::ffi::CString;
 /// definitions, names, comments and constraints stay as they are; uniqueness and exclusion are checked.
 pub fn rebuild(oid: pg_sys::Oid, built: &[pg_sys::Oid]) -> Result<()> {
     let indexes: Option<Vec<(u32, String, String)>> = spi::json(
-        "SELECT json_agg(json_build_array(c.oid::bigint, n.nspname, c.relname) ORDER BY x.indisprimary DESC, c.oid)::text
+        "SELECT json_agg(json_build_array(c.oid::bigint, n.nspname, c.relname) ORDER BY x.indisprimary DESC, c.oid)::pg_catalog.text
            FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE x.indrelid = $1",
         &[oid_arg(oid)],
@@ -48,7 +48,7 @@ pub struct ForeignKey {
 pub fn take_foreign_keys_off(table: &Name, oid: pg_sys::Oid) -> Result<Vec<ForeignKey>> {
     let keys: Vec<ForeignKey> = spi::json(
         "SELECT json_agg(json_build_object('to', k.confrelid::bigint, 'name', k.conname, 'definition', pg_get_constraintdef(k.oid),
-                    'comment', obj_description(k.oid, 'pg_constraint')) ORDER BY k.conname)::text
+                    'comment', obj_description(k.oid, 'pg_constraint')) ORDER BY k.conname)::pg_catalog.text
            FROM pg_constraint k WHERE k.conrelid = $1 AND k.contype = 'f'",
         &[oid_arg(oid)],
     )?
@@ -64,9 +64,9 @@ pub fn take_foreign_keys_off(table: &Name, oid: pg_sys::Oid) -> Result<Vec<Forei
 ///
 /// # Errors
 /// Stranger; a foreign key violation of PostgreSQL's.
-pub fn restore_foreign_keys(table: &Name, keys: &[ForeignKey]) -> Result<()> {
+pub fn restore_foreign_keys(table: &Name, keys: &[ForeignKey], wait: Patience) -> Result<()> {
     for key in keys {
-        references::lock(&[key.to]);
+        references::lock(&[key.to], wait)?;
         trust::require_others(&[key.to], false)?;
         let name = quote(&key.name);
         spi::run(&format!("ALTER TABLE ONLY {table} ADD CONSTRAINT {name} {}", key.definition), &[])?;
@@ -112,7 +112,10 @@ pub fn copy(index: &IndexDefinition, table: &Name, table_oid: pg_sys::Oid, name:
         }
         Ok(())
     });
-    made.map_err(|error| Error::Index { index: index.name.clone(), table: table.plain(), report: error.report() })
+    made.map_err(|error| match error {
+        Error::Cancelled(_) => error,
+        _ => Error::Index { index: index.name.clone(), table: table.plain(), report: error.report() },
+    })
 }
 
 /// `name` with a number that makes it free in the table's schema.

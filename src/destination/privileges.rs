@@ -45,7 +45,7 @@ pub fn read(oid: pg_sys::Oid) -> Result<Privileges> {
             'comment', obj_description(c.oid, 'pg_class'),
             'column_comments', (SELECT coalesce(json_agg(json_build_array(a.attname, d.description)), '[]')
                 FROM pg_description d JOIN pg_attribute a ON a.attrelid = d.objoid AND a.attnum = d.objsubid
-               WHERE d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid > 0))::text
+               WHERE d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid > 0))::pg_catalog.text
            FROM pg_class c WHERE c.oid = $1",
         &[oid_arg(oid)],
     )?;
@@ -87,7 +87,7 @@ impl Privileges {
 
 pub fn column_names(oid: pg_sys::Oid) -> Result<Vec<String>> {
     let names = spi::json(
-        "SELECT json_agg(a.attname)::text FROM pg_attribute a
+        "SELECT json_agg(a.attname)::pg_catalog.text FROM pg_attribute a
           WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped",
         &[oid_arg(oid)],
     )?;

@@ -2,7 +2,7 @@
 
 use crate::backend::identity::{pin_settings, set_local};
 use crate::backend::name::{quote, Name, Operator};
-use crate::backend::relation::{self, oid_arg};
+use crate::backend::relation::{self, oid_arg, Patience};
 use crate::backend::spi;
 use crate::backend::trust;
 use crate::error::{Error, Result};
@@ -50,7 +50,7 @@ SELECT coalesce(json_agg(json_build_object(
                   JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = p.here
                   JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = p.there
                   JOIN pg_operator o ON o.oid = p.operator JOIN pg_namespace s ON s.oid = o.oprnamespace)
-    ) ORDER BY k.conname), '[]')::text
+    ) ORDER BY k.conname), '[]')::pg_catalog.text
   FROM pg_constraint k
   JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_class d ON d.oid = k.confrelid JOIN pg_namespace m ON m.oid = d.relnamespace
@@ -107,12 +107,12 @@ fn incoming(table: pg_sys::Oid, which: &str) -> Result<Vec<ForeignKey>> {
 ///
 /// # Errors
 /// UnsupportedDestination.
-pub fn require_no_actions(table: pg_sys::Oid, name: &Name) -> Result<()> {
+pub fn require_no_actions(table: pg_sys::Oid, name: &Name, wait: Patience) -> Result<()> {
     let keys = incoming(table, "k.confdeltype IN ('c', 'n', 'd')")?;
     if keys.is_empty() {
         return Ok(());
     }
-    lock_referencing(table)?;
+    lock_referencing(table, wait)?;
     for key in keys {
         let query = format!("SELECT true FROM {} f WHERE {} LIMIT 1", key.from.rows(), key.is_given());
         if of_others(&[key.from.oid], || spi::is_true(&query, &[]))? {
@@ -130,29 +130,58 @@ pub fn require_no_actions(table: pg_sys::Oid, name: &Name) -> Result<()> {
 }
 
 /// Keeps others from writing to the tables that point at this one, until the end of the transaction.
-pub fn lock_referencing(table: pg_sys::Oid) -> Result<()> {
-    lock(&referencing(table, false)?);
-    Ok(())
+pub fn lock_referencing(table: pg_sys::Oid, wait: Patience) -> Result<()> {
+    lock(&referencing(table, false)?, wait)
 }
 
 /// Keeps others from writing to the tables that this one points at, until the end of the transaction.
-pub fn lock_referenced(table: pg_sys::Oid) -> Result<()> {
+pub fn lock_referenced(table: pg_sys::Oid, wait: Patience) -> Result<()> {
     let found: Vec<Found> = spi::json(
-        "SELECT json_agg(DISTINCT k.confrelid::bigint)::text FROM pg_constraint k
+        "SELECT json_agg(DISTINCT k.confrelid::bigint)::pg_catalog.text FROM pg_constraint k
           WHERE k.contype = 'f' AND k.conrelid = $1 AND k.confrelid <> $1",
         &[oid_arg(table)],
     )?
     .unwrap_or_default();
-    lock(&found.into_iter().map(|found| found.0).collect::<Vec<_>>());
+    lock(&found.into_iter().map(|found| found.0).collect::<Vec<_>>(), wait)
+}
+
+/// Keeps others from writing to these tables, and from putting anything on them, until the end of the transaction. Readers go on.
+///
+/// # Errors
+/// InUse.
+pub(super) fn lock(tables: &[pg_sys::Oid], wait: Patience) -> Result<()> {
+    lock_in(pg_sys::ShareRowExclusiveLock, tables, wait)
+}
+
+fn lock_in(mode: u32, tables: &[pg_sys::Oid], wait: Patience) -> Result<()> {
+    for &oid in tables {
+        let name = || Ok(spi::text("SELECT $1::oid::regclass::pg_catalog.text", &[oid_arg(oid)])?.unwrap_or_default());
+        relation::lock_patiently(&[oid], mode, name, wait, "looked at for its foreign keys")?;
+    }
     Ok(())
 }
 
-/// Keeps others from writing to these tables, and from putting anything on them, until the end of the transaction.
-pub(super) fn lock(tables: &[pg_sys::Oid]) {
-    for &oid in tables {
-        // SAFETY: waits for a lock, interruptibly, that does not conflict with readers.
-        unsafe { pg_sys::LockRelationOid(oid, pg_sys::ShareRowExclusiveLock as i32) };
-    }
+/// A DELETE or UPDATE of rows of a table may change rows of others, by the actions of their foreign keys, and the triggers of those
+/// fire then: before PostgreSQL 18 as whoever has changed the first table. They must be such that nobody else's code runs; and nobody
+/// makes others before the end of the transaction, while writers go on.
+///
+/// # Errors
+/// Stranger, InUse.
+pub fn trust_actions(table: pg_sys::Oid, wait: Patience) -> Result<()> {
+    let found: Vec<Found> = spi::json(
+        "WITH RECURSIVE found (oid) AS (
+             SELECT $1
+             UNION
+             SELECT v.oid FROM found f
+               JOIN pg_constraint k ON k.confrelid = f.oid AND k.contype = 'f' AND (k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd'))
+              CROSS JOIN LATERAL (SELECT k.conrelid UNION ALL SELECT p.relid FROM pg_partition_tree(k.conrelid) p) v (oid))
+         SELECT json_agg(f.oid::bigint)::pg_catalog.text FROM found f WHERE f.oid <> $1",
+        &[oid_arg(table)],
+    )?
+    .unwrap_or_default();
+    let tables: Vec<_> = found.into_iter().map(|found| found.0).collect();
+    lock_in(pg_sys::RowExclusiveLock, &tables, wait)?;
+    trust::require_others(&tables, true)
 }
 
 #[derive(Deserialize)]
@@ -170,7 +199,7 @@ fn referencing(table: pg_sys::Oid, indirectly: bool) -> Result<Vec<pg_sys::Oid>>
              UNION
              SELECT k.conrelid, 1 FROM pg_constraint k JOIN found f ON k.confrelid = f.oid
               WHERE k.contype = 'f' AND ($2 OR f.oid = $1))
-         SELECT coalesce(json_agg(DISTINCT f.oid::bigint), '[]')::text FROM found f WHERE f.oid <> $1",
+         SELECT coalesce(json_agg(DISTINCT f.oid::bigint), '[]')::pg_catalog.text FROM found f WHERE f.oid <> $1",
         &[oid_arg(table), indirectly.into()],
     )?
     .unwrap_or_default();

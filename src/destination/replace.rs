@@ -55,7 +55,7 @@ SELECT json_agg(json_build_object('oid', x.indexrelid::bigint, 'name', c.relname
             'exclusion', CASE WHEN x.indisexclusion THEN (SELECT pg_get_constraintdef(k.oid)
                 FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.contype IN ('x', 'p', 'u')) END,
             'tablespace', (SELECT s.spcname FROM pg_tablespace s WHERE s.oid = c.reltablespace))
-        ORDER BY x.indisprimary DESC, x.indexrelid)::text
+        ORDER BY x.indisprimary DESC, x.indexrelid)::pg_catalog.text
   FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid WHERE x.indrelid = $1";
 
 #[derive(Deserialize)]
@@ -96,15 +96,15 @@ SELECT json_build_object(
             'expression', (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d
                             WHERE d.adrelid = c.oid AND d.adnum = a.attnum),
             'identity', CASE WHEN a.attidentity <> '' THEN (
-                SELECT d.objid::regclass::text FROM pg_depend d
+                SELECT d.objid::regclass::pg_catalog.text FROM pg_depend d
                  WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
                    AND d.refobjid = c.oid AND d.refobjsubid = a.attnum AND d.deptype = 'i') END
         ) ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0),
     'checks', (SELECT coalesce(json_agg(k.definition), '[]') FROM (
             SELECT format('CONSTRAINT %I %s', k.conname, pg_get_constraintdef(k.oid)) AS definition FROM pg_constraint k
              WHERE k.conrelid = c.oid AND k.contype = 'c'
-            UNION ALL SELECT format('CONSTRAINT %I CHECK (%s)', $2::text, pg_get_partition_constraintdef(c.oid))
-             WHERE pg_get_partition_constraintdef(c.oid) IS NOT NULL) k))::text
+            UNION ALL SELECT format('CONSTRAINT %I CHECK (%s)', $2::pg_catalog.text, pg_get_partition_constraintdef(c.oid))
+             WHERE pg_get_partition_constraintdef(c.oid) IS NOT NULL) k))::pg_catalog.text
   FROM pg_class c WHERE c.oid = $1";
 
 /// Why the files of a table cannot be exchanged; None for a plain heap that nobody follows row by row.
@@ -146,9 +146,11 @@ pub fn is_exchangeable(destination: pg_sys::Oid) -> Result<bool> {
 }
 
 /// Until the end of the transaction nobody changes the form of a table, which can be read and written all the time.
-pub fn lock_form(oid: pg_sys::Oid) {
-    // SAFETY: waits for a lock, interruptibly, that does not conflict with readers and writers.
-    unsafe { pg_sys::LockRelationOid(oid, pg_sys::ShareUpdateExclusiveLock as i32) };
+///
+/// # Errors
+/// InUse.
+pub fn lock_form(oid: pg_sys::Oid, name: &Name, patience: Patience) -> Result<()> {
+    relation::lock_patiently(&[oid], pg_sys::ShareUpdateExclusiveLock, || Ok(name.plain()), patience, "refreshed")
 }
 
 /// Of what stands in for a table or an index of this OID. `tag` is one that nobody else can know before: a table of that name would be
@@ -165,8 +167,8 @@ fn random_tag() -> u32 {
 impl StandIn {
     /// Makes it, empty. Until the end of the transaction nobody changes the form of the original, which can be read
     /// and written all the time.
-    pub fn make(original: &Relation) -> Result<StandIn> {
-        lock_form(original.oid);
+    pub fn make(original: &Relation, patience: Patience) -> Result<StandIn> {
+        lock_form(original.oid, &original.name(), patience)?;
         let tag = random_tag();
         let name = original.name().sibling(stand_in_name(original.oid, tag));
         let form: Form = spi::json(FORM, &[oid_arg(original.oid), name.name.as_str().into()])?
@@ -218,14 +220,14 @@ impl StandIn {
         self.make_indexes(|_| true)?;
         table::analyze(&self.name)?;
         let (oid, name) = (self.original.oid, self.original.name());
-        references::lock_referenced(oid)?;
+        references::lock_referenced(oid, patience)?;
         references::check_outgoing(oid, &self.name)?;
         // The TOAST table goes with the stand-in: an autovacuum on it must not be waited for while readers are shut out.
         let mut locked: Vec<_> = table::toast_of(oid)?.into_iter().chain([oid]).collect();
         if cascade {
             locked.extend(references::all_referencing(oid)?);
         } else {
-            references::lock_referencing(oid)?;
+            references::lock_referencing(oid, patience)?;
             references::check_incoming(oid, &self.name)?;
         }
         lock_exclusively(&locked, &name, patience, "replaced")?;
@@ -267,7 +269,7 @@ impl StandIn {
 /// ` WITH (…)` for the storage parameters of a table and of its TOAST table; empty if there are none.
 fn table_options(oid: pg_sys::Oid) -> Result<String> {
     let options: Vec<(bool, String, String)> = spi::json(
-        "SELECT json_agg(json_build_array(c.oid <> $1, o.option_name, o.option_value))::text
+        "SELECT json_agg(json_build_array(c.oid <> $1, o.option_name, o.option_value))::pg_catalog.text
            FROM pg_class c, pg_options_to_table(c.reloptions) o
           WHERE c.oid IN ($1, (SELECT t.reltoastrelid FROM pg_class t WHERE t.oid = $1))",
         &[oid_arg(oid)],
@@ -305,7 +307,7 @@ fn storage_of_columns(oid: pg_sys::Oid) -> Result<Vec<String>> {
                     'compression', CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END,
                     'statistics', CASE WHEN (to_jsonb(a) ->> 'attstattarget')::int >= 0 THEN (to_jsonb(a) ->> 'attstattarget')::int END,
                     'options', (SELECT coalesce(json_agg(json_build_array(o.option_name, o.option_value)), '[]')
-                                  FROM pg_options_to_table(CASE WHEN c.relkind NOT IN ('i', 'I') THEN a.attoptions END) o)) ORDER BY a.attnum)::text
+                                  FROM pg_options_to_table(CASE WHEN c.relkind NOT IN ('i', 'I') THEN a.attoptions END) o)) ORDER BY a.attnum)::pg_catalog.text
            FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_type t ON t.oid = a.atttypid
           WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped",
         &[oid_arg(oid)],
@@ -366,14 +368,14 @@ impl Column {
 ///
 /// # Errors
 /// UnsupportedDestination, if that would delete or change rows of other tables.
-pub fn empty_in_place(destination: &Relation, cascade: bool) -> Result<()> {
+pub fn empty_in_place(destination: &Relation, cascade: bool, patience: Patience) -> Result<()> {
     let name = destination.name();
     if !cascade {
-        references::require_no_actions(destination.oid, &name)?;
+        references::require_no_actions(destination.oid, &name, patience)?;
     }
     if cascade {
         let others = references::all_referencing(destination.oid)?;
-        references::lock(&others);
+        references::lock(&others, patience)?;
         trust::require_others(&others, true)?;
     }
     let statement = if cascade { format!("TRUNCATE {name} CASCADE") } else { format!("DELETE FROM {name}") };

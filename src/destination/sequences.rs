@@ -21,7 +21,7 @@ pub fn of_identity(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
     #[derive(Deserialize)]
     struct Found(#[serde(deserialize_with = "relation::oid")] pg_sys::Oid);
     let found: Vec<Found> = spi::json(
-        "SELECT json_agg(d.objid::bigint)::text FROM pg_depend d
+        "SELECT json_agg(d.objid::bigint)::pg_catalog.text FROM pg_depend d
           WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
             AND d.refobjid = $1 AND d.deptype = 'i' AND d.refobjsubid > 0",
         &[oid_arg(table)],
@@ -51,7 +51,7 @@ pub fn find(names: &[String]) -> Result<Vec<pg_sys::Oid>> {
 pub fn reset(sequence: pg_sys::Oid) -> Result<()> {
     let uses: Vec<Use> = spi::json(
         "SELECT json_agg(DISTINCT jsonb_build_object('oid', c.oid::bigint,
-                    'table', jsonb_build_object('schema', n.nspname, 'name', c.relname), 'column', a.attname))::text
+                    'table', jsonb_build_object('schema', n.nspname, 'name', c.relname), 'column', a.attname))::pg_catalog.text
            FROM (SELECT d.refobjid AS relation, d.refobjsubid AS number FROM pg_depend d
                   WHERE d.classid = 'pg_class'::regclass AND d.objid = $1 AND d.refclassid = 'pg_class'::regclass
                     AND d.deptype IN ('a', 'i')
@@ -89,7 +89,7 @@ pub fn reset(sequence: pg_sys::Oid) -> Result<()> {
     spi::text(
         &format!(
             "SELECT CASE WHEN v.value IS NULL OR v.value NOT BETWEEN s.seqmin AND s.seqmax THEN setval($1::oid::regclass, s.seqstart, false)
-                         ELSE setval($1::oid::regclass, v.value) END::text
+                         ELSE setval($1::oid::regclass, v.value) END::pg_catalog.text
                FROM pg_sequence s, (SELECT {furthest}({}) AS value) v WHERE s.seqrelid = $1::oid",
             values.join(", ")
         ),

@@ -24,9 +24,9 @@ pub fn carry_over(from: pg_sys::Oid, to: pg_sys::Oid, rows: u64) -> Result<bool>
                 AND NOT EXISTS (SELECT FROM pg_statistic_ext e WHERE e.stxrelid = $2)
                 AND NOT EXISTS (SELECT FROM pg_index x WHERE x.indrelid = $2 AND x.indexprs IS NOT NULL)
                 AND EXISTS (SELECT FROM pg_index x WHERE x.indrelid = $2)
-                AND (SELECT array_agg((a.attnum, a.attname, a.atttypid, a.attcollation, to_jsonb(a) ->> 'attstattarget')::text ORDER BY a.attnum)
+                AND (SELECT array_agg((a.attnum, a.attname, a.atttypid, a.attcollation, to_jsonb(a) ->> 'attstattarget')::pg_catalog.text ORDER BY a.attnum)
                        FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0)
-                  = (SELECT array_agg((a.attnum, a.attname, a.atttypid, a.attcollation, to_jsonb(a) ->> 'attstattarget')::text ORDER BY a.attnum)
+                  = (SELECT array_agg((a.attnum, a.attname, a.atttypid, a.attcollation, to_jsonb(a) ->> 'attstattarget')::pg_catalog.text ORDER BY a.attnum)
                        FROM pg_attribute a WHERE a.attrelid = $2 AND a.attnum > 0)",
             &[oid_arg(from), oid_arg(to)],
         )?;
@@ -53,7 +53,7 @@ pub fn copy_extended(from: pg_sys::Oid, to: &Name) -> Result<Vec<(pg_sys::Oid, p
     let found: Vec<Found> = spi::json(
         "SELECT json_agg(json_build_object('oid', e.oid::bigint, 'definition', pg_get_statisticsobjdef(e.oid),
                     'target', CASE WHEN (to_jsonb(e) ->> 'stxstattarget')::int >= 0 THEN (to_jsonb(e) ->> 'stxstattarget')::int END)
-                ORDER BY e.oid)::text
+                ORDER BY e.oid)::pg_catalog.text
            FROM pg_statistic_ext e WHERE e.stxrelid = $1",
         &[oid_arg(from)],
     )?

@@ -67,7 +67,7 @@ impl Twins {
         let twins = [member(&first, 'r', "plain table")?, member(&second, 'r', "plain table")?];
         for (twin, name) in twins.iter().zip([&first, &second]) {
             if twin.owner != view.owner {
-                let owner = spi::text("SELECT pg_get_userbyid($1)::text", &[oid_arg(view.owner)])?;
+                let owner = spi::text("SELECT pg_get_userbyid($1)::pg_catalog.text", &[oid_arg(view.owner)])?;
                 return Err(broken(
                     format!("{} has another owner than the view", name.plain()),
                     Some(format!("ALTER TABLE {name} OWNER TO {};", quote(&owner.unwrap_or_default()))),
@@ -121,13 +121,13 @@ impl Twins {
 /// $1: schema, $2: view, $3 and $4: twins.
 const MEMBERS: &str = r"
 SELECT json_agg(json_build_object('oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'kind', c.relkind,
-                                  'owner', c.relowner::bigint))::text
+                                  'owner', c.relowner::bigint))::pg_catalog.text
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = $1::name AND c.relname IN ($2::name, $3::name, $4::name)";
 
 /// The relations in the schema of a view ($1) that its definition depends on.
 const SHOWN: &str = r"
-SELECT json_agg(DISTINCT c.relname)::text
+SELECT json_agg(DISTINCT c.relname)::pg_catalog.text
   FROM pg_rewrite r
   JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
   JOIN pg_class c ON c.oid = d.refobjid
@@ -148,7 +148,7 @@ pub fn replace_view(view: &Name, existing: Option<pg_sys::Oid>, twin: &Name, col
 /// ` WITH (…)` for the options of a view or a materialized view; empty if it has none.
 pub fn view_options(oid: pg_sys::Oid) -> Result<String> {
     let options: Option<Vec<(String, String)>> = spi::json(
-        "SELECT json_agg(json_build_array(o.option_name, o.option_value))::text
+        "SELECT json_agg(json_build_array(o.option_name, o.option_value))::pg_catalog.text
            FROM pg_class c, pg_options_to_table(c.reloptions) o WHERE c.oid = $1",
         &[oid_arg(oid)],
     )?;

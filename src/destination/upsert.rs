@@ -2,7 +2,7 @@
 
 use crate::backend::identity::{pin_settings, set_local, Identity};
 use crate::backend::name::{quote, quote_list, Name, Operator};
-use crate::backend::relation::{oid_arg, Patience, Relation};
+use crate::backend::relation::{self, oid_arg, Patience, Relation};
 use crate::backend::spi;
 use crate::backend::subtransaction::caught;
 use crate::destination::heap::{self, Indexed};
@@ -50,7 +50,7 @@ impl Collected {
                 &[],
             )?;
         }
-        let oid = spi::text("SELECT to_regclass($1)::oid::text", &[name.to_string().into()])?
+        let oid = spi::text("SELECT to_regclass($1)::oid::pg_catalog.text", &[name.to_string().into()])?
             .and_then(|oid| oid.parse::<u32>().ok())
             .ok_or_else(|| Error::Internal(format!("{name} was not made")))?;
         Ok(Collected { name, oid: oid.into() })
@@ -86,7 +86,7 @@ impl Collected {
         if is_rewritable(destination)? {
             return self.rewrite(original, columns, key, rows, "false", patience);
         }
-        replace::empty_in_place(original, false)?;
+        replace::empty_in_place(original, false, patience)?;
         let list = quote_list(columns.iter().map(String::as_str));
         spi::run(&format!("INSERT INTO {} ({list}) OVERRIDING SYSTEM VALUE {rows}", destination.table()), &[])?;
         Ok(())
@@ -165,15 +165,15 @@ impl Collected {
         kept: &str,
         patience: Patience,
     ) -> Result<()> {
-        // SAFETY: waits for a lock, interruptibly, that does not conflict with readers.
-        unsafe { pg_sys::LockRelationOid(original.oid, pg_sys::ShareRowExclusiveLock as i32) };
-        let stand_in = replace::StandIn::make(original)?;
+        let name = || Ok(original.name().plain());
+        relation::lock_patiently(&[original.oid], pg_sys::ShareRowExclusiveLock, name, patience, "written anew")?;
+        let stand_in = replace::StandIn::make(original, patience)?;
         let all: Vec<(String, String, Option<String>)> = spi::json(
             "SELECT json_agg(json_build_array(a.attname, format_type(a.atttypid, a.atttypmod), coalesce(pg_get_expr(d.adbin, d.adrelid),
                         (SELECT format('nextval(%L::regclass)', s.objid::regclass) FROM pg_depend s
                           WHERE s.classid = 'pg_class'::regclass AND s.refclassid = 'pg_class'::regclass
                             AND s.refobjid = a.attrelid AND s.refobjsubid = a.attnum AND s.deptype = 'i')))
-                    ORDER BY a.attnum)::text
+                    ORDER BY a.attnum)::pg_catalog.text
                FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
               WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped",
             &[oid_arg(original.oid)],

@@ -63,11 +63,18 @@ impl Job {
             oid: u32,
             #[serde(default)]
             system: Option<String>,
+            /// Whom the destination belonged to then.
+            #[serde(default)]
+            owner: Option<u32>,
         }
         let said = self.state.get(CONFIGURED_BY).cloned().unwrap_or_default();
-        let Ok(Role { role, oid, system: of }) = serde_json::from_value(said) else { return ConfiguredBy::Nobody };
-        let found = if of == Some(system()) { role_of(oid.into()) } else { role_named(&role) };
-        found.map_or(ConfiguredBy::Gone(role), ConfiguredBy::Role)
+        let Ok(Role { role, oid, system: of, owner }) = serde_json::from_value(said) else {
+            return ConfiguredBy::Nobody;
+        };
+        let is_here = of == Some(system());
+        let found = if is_here { role_of(oid.into()) } else { role_named(&role) };
+        let owner = owner.filter(|_| is_here).map(Oid::from);
+        found.map_or(ConfiguredBy::Gone(role), |role| ConfiguredBy::Role { role, owner })
     }
 
     /// Nothing but that is remembered.
@@ -78,15 +85,20 @@ impl Job {
 
 /// Who answers for what a job does.
 pub enum ConfiguredBy {
-    Role(Oid),
+    Role {
+        role: Oid,
+        /// Whom the destination belonged to then, where that is known.
+        owner: Option<Oid>,
+    },
     /// A role of that name, which is gone.
     Gone(String),
     Nobody,
 }
 
 /// How `Job::configured_by` finds a role again.
-fn configured_by(role: Oid) -> Result<serde_json::Value> {
-    Ok(serde_json::json!({ "role": role_name(role)?, "oid": role.to_u32(), "system": system() }))
+fn configured_by(role: Oid, dest_table: &str) -> Result<serde_json::Value> {
+    let owner = relation::find(&destination_name(dest_table)?)?.map(|destination| destination.owner.to_u32());
+    Ok(serde_json::json!({ "role": role_name(role)?, "oid": role.to_u32(), "system": system(), "owner": owner }))
 }
 
 /// A job to be written; None is the column's default.
@@ -141,7 +153,7 @@ impl Catalog {
             owner: Oid,
         }
         let extension: Option<Extension> = spi::json(
-            "SELECT pg_catalog.json_build_object('schema', n.nspname, 'version', e.extversion, 'owner', e.extowner::bigint)::text
+            "SELECT pg_catalog.json_build_object('schema', n.nspname, 'version', e.extversion, 'owner', e.extowner::bigint)::pg_catalog.text
                FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n
                  ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
               WHERE e.extname OPERATOR(pg_catalog.=) 'mimeo'",
@@ -216,8 +228,21 @@ impl Catalog {
     fn read_row(&self, dest_table: &str, lock: &str) -> Result<Option<Job>> {
         let _identity = self.act_as_owner()?;
         let table = self.table("refresh_config");
-        let sql = format!("SELECT to_jsonb(c)::text FROM {table} c WHERE c.dest_table = $1 {lock}");
+        let sql = format!("SELECT to_jsonb(c)::pg_catalog.text FROM {table} c WHERE c.dest_table = $1 {lock}");
         spi::json(&sql, &[dest_table.into()])
+    }
+
+    /// Takes the locks that `record_run` and the history need, before readers are made to wait for anything: whoever may write to the
+    /// configuration could else hold them meanwhile.
+    pub fn lock_to_record(&self, dest_table: &str) -> Result<()> {
+        let _identity = self.act_as_owner()?;
+        let (config, history) = (self.table("refresh_config"), self.table("run_history"));
+        spi::run(&format!("LOCK TABLE {config}, {history} IN ROW EXCLUSIVE MODE"), &[])?;
+        spi::text(
+            &format!("SELECT c.dest_table FROM {config} c WHERE c.dest_table = $1 FOR NO KEY UPDATE"),
+            &[dest_table.into()],
+        )?;
+        Ok(())
     }
 
     /// The row of dblink_mapping_mimeo, as the type that knows how to connect.
@@ -228,7 +253,7 @@ impl Catalog {
         let _identity = self.act_as_owner()?;
         let table = self.table("dblink_mapping_mimeo");
         spi::json(
-            &format!("SELECT to_json(m)::text FROM {table} m WHERE m.data_source_id = $1"),
+            &format!("SELECT to_json(m)::pg_catalog.text FROM {table} m WHERE m.data_source_id = $1"),
             &[data_source_id.into()],
         )?
         .ok_or(Error::UnknownSource(data_source_id))
@@ -239,7 +264,9 @@ impl Catalog {
         let _identity = self.act_as_owner()?;
         let table = self.table("refresh_config");
         let jobs = spi::json(
-            &format!("SELECT json_agg(to_jsonb(c) ORDER BY c.dest_table COLLATE \"C\")::text FROM {table} c"),
+            &format!(
+                "SELECT json_agg(to_jsonb(c) ORDER BY c.dest_table COLLATE \"C\")::pg_catalog.text FROM {table} c"
+            ),
             &[],
         )?;
         Ok(jobs.unwrap_or_default())
@@ -250,7 +277,7 @@ impl Catalog {
         let _identity = self.act_as_owner()?;
         let table = self.table("dblink_mapping_mimeo");
         let ids = spi::json(
-            &format!("SELECT json_agg(m.data_source_id ORDER BY m.data_source_id)::text FROM {table} m"),
+            &format!("SELECT json_agg(m.data_source_id ORDER BY m.data_source_id)::pg_catalog.text FROM {table} m"),
             &[],
         )?;
         Ok(ids.unwrap_or_default())
@@ -278,9 +305,9 @@ impl Catalog {
 
     /// The caller is the one who configures the job.
     pub fn insert(&self, job: &NewJob<'_>) -> Result<()> {
-        let caller = current_role();
+        let caller = configured_by(current_role(), &job.dest_table)?;
         let mut job = serde_json::to_value(job)?;
-        job["state"][CONFIGURED_BY] = configured_by(caller)?;
+        job["state"][CONFIGURED_BY] = caller;
         let _identity = self.act_as_owner()?;
         let table = self.table("refresh_config");
         spi::run(
@@ -329,7 +356,7 @@ impl Catalog {
 
     /// From here on the caller answers for what a job does.
     pub fn confirm(&self, dest_table: &str) -> Result<()> {
-        let caller = configured_by(current_role())?;
+        let caller = configured_by(current_role(), dest_table)?;
         let _identity = self.act_as_owner()?;
         let table = self.table("refresh_config");
         spi::run(

@@ -23,7 +23,7 @@ struct Order {
 pub fn deliver(record: &Record) {
     let mut record = record.clone();
     let delivered = attempt(|| {
-        record.run_by = spi::text("SELECT session_user::text", &[])?;
+        record.run_by = spi::text("SELECT session_user::pg_catalog.text", &[])?;
         // SAFETY: reads a variable.
         let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
         let order = Order { database, record: record.clone() };

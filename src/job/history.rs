@@ -176,7 +176,7 @@ pub fn take_back(catalog: &Catalog, dest_table: &str, started: i64, by: &str) ->
     spi::run(
         &format!(
             "UPDATE {table} SET status = 'rolled_back',
-                    reason = concat_ws('; ', reason, format('rolled back by %s at %s', $3::text, date_trunc('second', clock_timestamp())))
+                    reason = concat_ws('; ', reason, format('rolled back by %s at %s', $3::pg_catalog.text, date_trunc('second', clock_timestamp())))
               WHERE dest_table = $1 AND status IN ('ok', 'skipped', 'warning')
                 AND started >= timestamptz '2000-01-01 00:00:00+00' + $2 * interval '1 microsecond'"
         ),

@@ -3,7 +3,7 @@
 use crate::backend::identity::act_as;
 use crate::backend::name::Name;
 use crate::backend::spi;
-use crate::backend::subtransaction::attempt;
+use crate::backend::subtransaction::tried;
 use crate::backend::trust;
 use crate::error::{Error, Result};
 use crate::job::config::Catalog;
@@ -13,7 +13,7 @@ use pgrx::warning;
 /// The schema of the extension, if it is there.
 fn schema() -> Result<Option<String>> {
     spi::text(
-        "SELECT n.nspname::text FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n
+        "SELECT n.nspname::pg_catalog.text FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n
              ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
           WHERE e.extname OPERATOR(pg_catalog.=) 'pg_jobmon'",
         &[],
@@ -43,7 +43,7 @@ pub fn wanted(wanted: bool) -> Result<bool> {
 /// All functions that could be meant by the calls below.
 fn functions(schema: &str) -> Result<Vec<u32>> {
     let found = spi::json(
-        "SELECT json_agg(p.oid::bigint)::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+        "SELECT json_agg(p.oid::bigint)::pg_catalog.text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
           WHERE n.nspname = $1::name AND p.proname IN ('add_job', 'add_step', 'update_step', 'close_job', 'fail_job')",
         &[schema.into()],
     )?;
@@ -78,7 +78,7 @@ pub fn log(catalog: &Catalog, record: &Record) -> Result<()> {
         Status::Warning | Status::Concurrent => ("WARNING", format!("{}($1, 2)", function("fail_job"))),
         Status::Critical => ("CRITICAL", format!("{}($1)", function("fail_job"))),
     };
-    let logged = attempt(|| {
+    let logged = tried(|| {
         let _identity = act_as(catalog.created_by(), true)?;
         trust::require_functions(&functions(&schema)?)?;
         let number = |sql: String, args: &[_]| spi::number(&sql, args);
@@ -88,7 +88,7 @@ pub fn log(catalog: &Catalog, record: &Record) -> Result<()> {
         spi::run(&update, &[step_id.into(), word.into(), text.as_str().into()])?;
         spi::run(&format!("SELECT {end}"), &[job.into()])?;
         Ok(())
-    });
+    })?;
     if let Err(error) = logged {
         warning!("the run of {} could not be logged with pg_jobmon: {}", record.dest_table, error.report().message);
     }

@@ -41,7 +41,7 @@ impl Tag {
     /// Internal, if the extension is not created here.
     fn of(destination: &str) -> Result<Tag> {
         let schema = spi::text(
-            "SELECT n.nspname::text FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'mimeo'",
+            "SELECT n.nspname::pg_catalog.text FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'mimeo'",
             &[],
         )?;
         let config = match schema {

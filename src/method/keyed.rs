@@ -82,7 +82,7 @@ pub(super) fn make_table(
     let columns: Vec<String> = key.iter().map(|column| column.name.clone()).collect();
     let has_index = spi::is_true(
         "SELECT true FROM pg_index x WHERE x.indrelid = $1 AND x.indisunique AND x.indpred IS NULL
-            AND (SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_attribute a
+            AND (SELECT array_agg(a.attname::pg_catalog.text ORDER BY a.attname) FROM pg_attribute a
                   WHERE a.attrelid = x.indrelid AND a.attnum = ANY (x.indkey))
               = (SELECT array_agg(c ORDER BY c::name) FROM unnest($2) c)",
         &[relation::oid_arg(made.oid), columns.clone().into()],

@@ -1,14 +1,16 @@
 //! The rows of a source's query, into a local table.
 
 use crate::backend::name::Name;
-use crate::backend::relation::{lock_to_write, Patience, Relation};
+use crate::backend::relation::{lock_patiently, Patience, Relation};
 use crate::backend::spi;
 use crate::backend::subtransaction::caught;
+use crate::backend::trust;
 use crate::destination::copy_in::{self, Target};
 use crate::destination::fit::Fit;
 use crate::destination::heap::{Indexed, Indexing};
-use crate::destination::{self, replace};
+use crate::destination::{self, references, replace};
 use crate::error::{Error, Result};
+use crate::job::config::Catalog;
 use crate::job::history::Run;
 use crate::settings;
 use crate::shape::Shape;
@@ -85,13 +87,18 @@ pub(super) fn finish_indexes(indexing: Indexing, run: &mut Run) -> Indexed {
 
 /// Locks a destination before the source is kept busy for it: its rows are going to be changed, or, if it is known, all
 /// replaced.
-pub(super) fn lock_destination(oid: pg_sys::Oid, all: bool) -> Result<()> {
+///
+/// # Errors
+/// InUse; Stranger, if somebody else's code could run from here on.
+pub(super) fn lock_destination(destination: &Relation, all: bool) -> Result<()> {
+    let (oid, name) = (destination.oid, destination.name());
     // In this order, as CREATE INDEX CONCURRENTLY locks it.
     if all && replace::is_exchangeable(oid)? {
-        replace::lock_form(oid);
+        replace::lock_form(oid, &name, patience())?;
     }
-    lock_to_write(oid);
-    Ok(())
+    lock_patiently(&[oid], pg_sys::RowExclusiveLock, || Ok(name.plain()), patience(), "refreshed")?;
+    trust::require_tables(&[oid])?;
+    references::trust_actions(oid, patience())
 }
 
 /// All rows of a table.
@@ -100,6 +107,8 @@ pub(super) struct Everything<'a> {
     pub query: &'a str,
     /// What the source shows may not be on its disk yet, and has to be.
     pub flush: bool,
+    /// The job's.
+    pub dest_table: &'a str,
 }
 
 /// When all rows have come: nothing is asked of the source from here on, for locks may be waited for, or held, that others
@@ -122,25 +131,26 @@ pub(super) fn replace_all(
     cascade: bool,
     run: &mut Run,
 ) -> Result<()> {
-    let Everything { source, query, flush } = rows;
+    let Everything { source, query, flush, dest_table } = rows;
     let name = destination.name();
     let target = |oid, emptied| Target { oid, columns: &fit.columns, binary: fit.binary, emptied };
     let obstacle = replace::obstacle(shape.local_oid())?;
     let Some(obstacle) = obstacle else {
-        let mut stand_in = replace::StandIn::make(destination)?;
+        let mut stand_in = replace::StandIn::make(destination, patience())?;
         let names = stand_in.names();
         let replaced = caught(|| {
             stand_in.index_early()?;
             let indexing = pull_behind(source, query, &name, &target(stand_in.oid, true), run, |_| Ok(()))?;
             leave(source, flush)?;
             let indexed = finish_indexes(indexing, run);
+            Catalog::find()?.lock_to_record(dest_table)?;
             run.phase("replace");
             stand_in.take_over(&indexed, cascade, patience())
         });
         return replaced.map_err(|error| error.renamed(&names));
     };
     run.note(format!("replaced in place: {obstacle}"));
-    replace::empty_in_place(destination, cascade)?;
+    replace::empty_in_place(destination, cascade, patience())?;
     pull(source, query, &name, &target(destination.oid, false), run)?;
     leave(source, flush)?;
     run.phase("analyze");

@@ -102,8 +102,16 @@ pub(crate) fn connect_job(catalog: &Catalog, job: &Job, owner: pg_sys::Oid) -> R
 /// ConfiguredByOther; Unconfirmed, if nobody has said so: the guards of refresh_config were not at work.
 pub(crate) fn require_configured(catalog: &Catalog, job: &Job, owner: pg_sys::Oid) -> Result<()> {
     let by = match job.configured_by() {
-        ConfiguredBy::Role(role) if has_rights_of(role, owner) => return Ok(()),
-        ConfiguredBy::Role(role) => Some(role_name(role)?),
+        ConfiguredBy::Role { role, owner: then } if has_rights_of(role, owner) => match then {
+            // A superuser has the rights of whoever makes another table under that name.
+            Some(then) if then != owner => {
+                let (destination, owner) = (job.dest_table.clone(), role_name(owner)?);
+                let fix = format!("SELECT {}({});", catalog.table("confirm_job"), literal(&destination));
+                return Err(Error::OwnerChanged { destination, owner, fix });
+            }
+            _ => return Ok(()),
+        },
+        ConfiguredBy::Role { role, .. } => Some(role_name(role)?),
         ConfiguredBy::Gone(role) => Some(role),
         ConfiguredBy::Nobody => None,
     };
@@ -333,6 +341,19 @@ fn require_owner(existing: &Relation) -> Result<()> {
     Err(Error::NotOwner(existing.name().plain()))
 }
 
+/// Of a job whose destination is gone: it is for who answers for it, or has the rights of that role.
+///
+/// # Errors
+/// NotOwner.
+fn require_responsible(job: &Job) -> Result<()> {
+    match job.configured_by() {
+        ConfiguredBy::Role { role, .. } if !has_rights_of(current_role(), role) => {
+            Err(Error::NotOwner(job.dest_table.clone()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// With a filter only the key's index is copied. `shape` has its indexes.
 fn copied_indexes<'a>(shape: &'a Shape, filter: Option<&[String]>) -> Vec<&'a IndexDefinition> {
     match filter {
@@ -410,7 +431,21 @@ fn refresh_job(
             run.end(&catalog, status)
         })
     });
+    let outcome = outcome.map_err(|error| without_rows(error, &name));
     outcome.inspect_err(|error| run.fail(error))
+}
+
+/// What PostgreSQL tells of rows that violate a constraint is for who may read the destination.
+fn without_rows(error: Error, destination: &Name) -> Error {
+    let readable = relation::find(destination).ok().flatten().is_some_and(|destination| {
+        spi::is_true("SELECT pg_catalog.has_table_privilege($1, 'SELECT')", &[relation::oid_arg(destination.oid)])
+            .unwrap_or(false)
+    });
+    if readable {
+        error
+    } else {
+        error.without_rows()
+    }
 }
 
 /// What the destroyers of the methods with a plain table as destination do. The caller must own it.
@@ -423,7 +458,10 @@ fn destroy_job(function: &'static str, method: Method, destination: &str, keep: 
     about(&format!("Destroying {} {}.", method.name(), job.dest_table), || {
         let _pinned = pin_settings()?;
         match relation::find(&name)? {
-            None => notice!("{} is gone already, only the job is removed", job.dest_table),
+            None => {
+                require_responsible(&job)?;
+                notice!("{} is gone already, only the job is removed", job.dest_table);
+            }
             Some(existing) => {
                 require_owner(&existing)?;
                 if !keep {

@@ -38,7 +38,7 @@ impl Orders {
 
 /// Settings that a worker has to have as the caller has them.
 const SESSION_SETTINGS: &str = "SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(name, setting)
-           ORDER BY name OPERATOR(pg_catalog.=) 'role'), '[]')::text
+           ORDER BY name OPERATOR(pg_catalog.=) 'role'), '[]')::pg_catalog.text
       FROM pg_catalog.pg_settings
      WHERE source OPERATOR(pg_catalog.=) 'session' AND name OPERATOR(pg_catalog.<>) 'statement_timeout'
        AND (context OPERATOR(pg_catalog.=) 'user' OR context OPERATOR(pg_catalog.=) 'superuser')";

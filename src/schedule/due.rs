@@ -33,7 +33,7 @@ pub fn list(catalog: &Catalog, method: Option<&str>) -> Result<Vec<Due>> {
     let jobs = spi::json(
         &format!(
             "SELECT coalesce(json_agg(json_build_object('dest_table', dest_table, 'source_table', source, 'type', type)
-                                      ORDER BY last_attempt NULLS FIRST, dest_table), '[]')::text
+                                      ORDER BY last_attempt NULLS FIRST, dest_table), '[]')::pg_catalog.text
                FROM {jobs} WHERE due AND ($1 IS NULL OR split_part(type, '_', 1) = $1)"
         ),
         &[method.map(str::to_string).into()],

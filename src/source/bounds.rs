@@ -117,7 +117,7 @@ SELECT pg_catalog.json_build_object(
           JOIN pg_catalog.pg_depend d ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_attrdef'::pg_catalog.regclass
                                      AND d.objid OPERATOR(pg_catalog.=) f.oid
           JOIN pg_catalog.pg_sequence s ON s.seqrelid OPERATOR(pg_catalog.=) d.refobjid
-         WHERE f.adrelid OPERATOR(pg_catalog.=) a.attrelid AND f.adnum OPERATOR(pg_catalog.=) a.attnum) l))::text
+         WHERE f.adrelid OPERATOR(pg_catalog.=) a.attrelid AND f.adnum OPERATOR(pg_catalog.=) a.attnum) l))::pg_catalog.text
   FROM pg_catalog.pg_attribute a
  WHERE a.attrelid OPERATOR(pg_catalog.=) $1::pg_catalog.oid AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name
    AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped";
@@ -131,21 +131,21 @@ SELECT pg_catalog.json_build_object(
                    AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d
                         WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
                    AND l.relation OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[])
-                   AND l.mode OPERATOR(pg_catalog.=) ANY ('{RowExclusiveLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'::text[])
+                   AND l.mode OPERATOR(pg_catalog.=) ANY ('{RowExclusiveLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'::pg_catalog.text[])
                    AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()),
     'running', (SELECT coalesce(pg_catalog.json_agg(DISTINCT l.virtualtransaction), '[]')
                   FROM pg_catalog.pg_locks l
                   LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) l.pid
                  WHERE l.locktype OPERATOR(pg_catalog.=) 'virtualxid'
                    AND l.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()
-                   AND (a.datname IS NULL OR a.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())))::text";
+                   AND (a.datname IS NULL OR a.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())))::pg_catalog.text";
 
 /// Which of the transactions in $1 have not ended, and which run in the backends in $2.
 const SHOWN: &str = r"
-SELECT coalesce(pg_catalog.json_agg(DISTINCT l.virtualtransaction), '[]')::text FROM pg_catalog.pg_locks l
- WHERE l.virtualtransaction OPERATOR(pg_catalog.=) ANY ($1::text[])
+SELECT coalesce(pg_catalog.json_agg(DISTINCT l.virtualtransaction), '[]')::pg_catalog.text FROM pg_catalog.pg_locks l
+ WHERE l.virtualtransaction OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.text[])
     OR l.locktype OPERATOR(pg_catalog.=) 'virtualxid'
-       AND pg_catalog.split_part(l.virtualtransaction, '/', 1) OPERATOR(pg_catalog.=) ANY ($2::text[])";
+       AND pg_catalog.split_part(l.virtualtransaction, '/', 1) OPERATOR(pg_catalog.=) ANY ($2::pg_catalog.text[])";
 
 /// How long after its first command has come in a transaction is surely to be seen in pg_locks.
 const UNTIL_SHOWN: Duration = Duration::from_millis(20);
@@ -163,6 +163,9 @@ pub struct Candidate {
     #[serde(default)]
     pub running: Vec<String>,
 }
+
+/// PostgreSQL's MAX_BACKENDS.
+pub const MOST_TRANSACTIONS: usize = 262_143;
 
 #[derive(Deserialize)]
 struct Blockers {
@@ -231,7 +234,7 @@ impl Control {
         let now = if self.type_name == "timestamp with time zone" {
             now
         } else {
-            format!("pg_catalog.timezone($1::text, {now})")
+            format!("pg_catalog.timezone($1::pg_catalog.text, {now})")
         };
         // `require` has seen that it is one of these.
         format!("{now}::{}", precise(&self.sql_type).unwrap_or_default())
@@ -240,7 +243,7 @@ impl Control {
     fn greatest(&self, table: &Name) -> String {
         let column = quote(&self.name);
         let finite = if self.type_name == "numeric" {
-            format!(" WHERE {column} OPERATOR(pg_catalog.<>) ALL ('{{NaN,Infinity,-Infinity}}'::text[]::pg_catalog.numeric[])")
+            format!(" WHERE {column} OPERATOR(pg_catalog.<>) ALL ('{{NaN,Infinity,-Infinity}}'::pg_catalog.text[]::pg_catalog.numeric[])")
         } else {
             String::new()
         };
@@ -281,6 +284,11 @@ impl Connection {
         let document =
             self.value(BLOCKERS, &[&format!("{{{}}}", locked.join(","))], "looking for transactions that write")?;
         let blockers: Blockers = serde_json::from_str(&document.unwrap_or_default())?;
+        for names in [&blockers.writers, &blockers.running] {
+            if names.len() > MOST_TRANSACTIONS || names.iter().any(|name| name.len() > 64) {
+                return Err(Error::Internal("more transactions than a server can have at once".to_string()));
+            }
+        }
         let running = if kind == Kind::Time { blockers.running } else { Vec::new() };
         Ok(Some(Candidate { value, at: margin.at, writers: blockers.writers, running }))
     }
@@ -291,7 +299,7 @@ impl Connection {
             Kind::Time => {
                 let value = control.clock(" OPERATOR(pg_catalog.-) $2::pg_catalog.interval");
                 // Both parameters are there whatever the column's type.
-                let value = format!("CASE WHEN $1::text IS NOT NULL THEN {value} END");
+                let value = format!("CASE WHEN $1::pg_catalog.text IS NOT NULL THEN {value} END");
                 self.margin_of(&value, " OPERATOR(pg_catalog.-) $2::pg_catalog.interval", &[&control.zone, boundary])
             }
             Kind::Serial => {
@@ -305,8 +313,8 @@ impl Connection {
     fn margin_of(&mut self, value: &str, before: &str, parameters: &[&str]) -> Result<Margin> {
         let document = self.value(
             &format!(
-                "SELECT pg_catalog.json_build_object('value', ({value})::text,
-                    'at', pg_catalog.date_part('epoch', clock.now{before}))::text
+                "SELECT pg_catalog.json_build_object('value', ({value})::pg_catalog.text,
+                    'at', pg_catalog.date_part('epoch', clock.now{before}))::pg_catalog.text
                    FROM (SELECT CASE WHEN pg_catalog.pg_is_in_recovery()
                                      THEN least(pg_catalog.clock_timestamp(), pg_catalog.pg_last_xact_replay_timestamp())
                                      ELSE pg_catalog.clock_timestamp() END AS now OFFSET 0) clock"
@@ -387,12 +395,12 @@ impl Slice<'_> {
 
     /// The greatest control value, as text; None without rows.
     pub fn greatest(&self) -> String {
-        format!("SELECT pg_catalog.max({})::text {}", self.column(), self.from())
+        format!("SELECT pg_catalog.max({})::pg_catalog.text {}", self.column(), self.from())
     }
 
     /// The control value of the row after the first `limit`, as text.
     pub fn after(&self, limit: i64) -> String {
-        format!("SELECT {0}::text {1} ORDER BY {0} OFFSET {limit} LIMIT 1", self.column(), self.from())
+        format!("SELECT {0}::pg_catalog.text {1} ORDER BY {0} OFFSET {limit} LIMIT 1", self.column(), self.from())
     }
 }
 

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::shape::{ColumnDefault, IndexDefinition, Shape, COLUMNS, INDEXES, TYPES};
 use crate::source::connection::Connection;
 use serde::Deserialize;
+use std::collections::HashSet;
 
 /// A table has no more on any server (MaxHeapAttributeNumber).
 const MOST_COLUMNS: usize = 1600;
@@ -23,7 +24,7 @@ pub struct SourceTable {
     /// On the table, or on each column.
     readable: bool,
     /// Names of the columns that the role may read, if it may not read the table as a whole.
-    readable_columns: Vec<String>,
+    readable_columns: HashSet<String>,
 }
 
 impl SourceTable {
@@ -40,7 +41,7 @@ SELECT pg_catalog.json_build_object('oid', c.oid::bigint, 'schema', n.nspname, '
        'readable', pg_catalog.has_table_privilege(c.oid, 'SELECT'),
        'readable_columns', (SELECT coalesce(pg_catalog.json_agg(a.attname), '[]') FROM pg_catalog.pg_attribute a
             WHERE NOT pg_catalog.has_table_privilege(c.oid, 'SELECT') AND a.attrelid OPERATOR(pg_catalog.=) c.oid AND a.attnum OPERATOR(pg_catalog.>) 0
-              AND NOT a.attisdropped AND pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')))::text
+              AND NOT a.attisdropped AND pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')))::pg_catalog.text
   FROM pg_catalog.json_to_recordset($1::pg_catalog.json)
        AS reading(place pg_catalog.int4, schema pg_catalog.text, name pg_catalog.text)
   JOIN pg_catalog.pg_class c ON c.relname OPERATOR(pg_catalog.=) reading.name::pg_catalog.name
@@ -195,7 +196,7 @@ impl Connection {
 /// $1: the table.
 const DEFAULTS: &str = r"
 SELECT coalesce(json_agg(json_build_object('column', a.attname, 'expression', pg_get_expr(d.adbin, d.adrelid),
-            'generated', to_jsonb(a) ->> 'attgenerated' = 's')), '[]')::text
+            'generated', to_jsonb(a) ->> 'attgenerated' = 's')), '[]')::pg_catalog.text
   FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
  WHERE d.adrelid = $1 AND coalesce(to_jsonb(a) ->> 'attgenerated', '') <> 'v'";
 

@@ -74,7 +74,7 @@ SELECT pg_catalog.json_build_object(
         pg_catalog.pg_stat_get_db_stat_reset_time((SELECT d.oid FROM pg_catalog.pg_database d
             WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())),
         pg_catalog.pg_stat_get_bgwriter_stat_reset_time())
-)::text
+)::pg_catalog.text
 FROM tree t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.oid";
 
 impl Connection {

@@ -212,7 +212,12 @@ fn set_up(link: &mut Link, script: &str) -> Result<String> {
 fn set_up_again(mut link: Link, application_name: &str, label: &str) -> Option<(Link, String)> {
     link.belongs_to(label);
     link.answers("ending a transaction").ok()?;
-    let script = format!("RESET ALL; SET application_name = {}; {SET_UP}", literal(application_name));
+    // A condition may have changed more of the session than its settings.
+    let script = format!(
+        "SET SESSION AUTHORIZATION DEFAULT; RESET ALL; DISCARD PLANS; DISCARD SEQUENCES; DISCARD TEMP; SELECT pg_catalog.pg_advisory_unlock_all(); \
+         SET application_name = {}; {SET_UP}",
+        literal(application_name)
+    );
     let role = set_up(&mut link, &script).ok()?;
     Some((link, role))
 }

@@ -9,7 +9,7 @@ pub use detached::{run_detached, Outcome};
 
 use crate::backend::interrupts::{self, Woken};
 use crate::error::{heard, keep_secret, Error, Result};
-use answer::{take_sqlstate, text};
+use answer::{beginning, take_sqlstate, text, unescaped};
 use pgrx::pg_sys;
 use pq_sys as pq;
 use std::ffi::{CStr, CString, OsString};
@@ -198,7 +198,7 @@ impl Link {
 
     fn message(&self) -> String {
         // SAFETY: the string belongs to the connection; null gives an out-of-memory text.
-        let message = unsafe { text(pq::PQerrorMessage(self.connection)) };
+        let message = unsafe { beginning(pq::PQerrorMessage(self.connection)) };
         self.hear(&message);
         message
     }
@@ -316,7 +316,16 @@ impl Link {
             return Ok(None);
         }
         let answer = Answer(result);
-        answer.texts().for_each(|text| self.hear(&text));
+        for text in answer.texts() {
+            self.hear(&text);
+            let Some(text) = unescaped(&text) else { continue };
+            self.hear(&text);
+            // No text of PostgreSQL's holds one, and here none could be a name or a parameter.
+            if text.contains('\0') {
+                let reason = "the server sent a NUL in a text".to_string();
+                return Err(Error::ConnectionLost { source_label: self.label.clone(), reason });
+            }
+        }
         if answer.is_error() {
             // SAFETY: asks an existing connection.
             if unsafe { pq::PQstatus(self.connection) } == pq::ConnStatusType::CONNECTION_BAD {

@@ -291,7 +291,7 @@ impl Connection {
     pub fn queued(&mut self, queue: &Name, last: i64, snapshot: &str) -> Result<u64> {
         let count = self.value(
             &format!(
-                "SELECT count(*)::text FROM {queue}
+                "SELECT count(*)::pg_catalog.text FROM {queue}
                   WHERE mimeo_op <> 'P' AND mimeo_seq <= $1::bigint AND pg_visible_in_snapshot(mimeo_xid, $2::pg_snapshot)"
             ),
             &[&last.to_string(), snapshot],
@@ -370,6 +370,41 @@ impl Connection {
         Ok(())
     }
 
+    /// Refuses objects that were made for another destination, or are none of mimeo's: what a job says that it has on the source is
+    /// a row that somebody may have written.
+    ///
+    /// # Errors
+    /// ForeignQueue.
+    pub fn require_own(&mut self, objects: &Objects, dest_table: &str) -> Result<()> {
+        let end = made_for(dest_table);
+        // 1.x left its queues without a comment. A function of a queue writes to it, and so names it.
+        let foreign = self.value(
+            "SELECT pg_catalog.concat_ws(' ', 'table', n.nspname, c.relname)
+               FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+              WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name AND c.relname OPERATOR(pg_catalog.=) $2::pg_catalog.name
+                AND CASE WHEN pg_catalog.obj_description(c.oid, 'pg_class') IS NOT NULL
+                         THEN pg_catalog.right(pg_catalog.obj_description(c.oid, 'pg_class'), pg_catalog.length($3)) OPERATOR(pg_catalog.<>) $3
+                         ELSE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid
+                              AND a.attname OPERATOR(pg_catalog.=) ANY ('{processed,mimeo_seq}'::pg_catalog.name[])) END
+             UNION ALL
+             SELECT pg_catalog.concat_ws(' ', 'function', n.nspname, p.proname)
+               FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+              WHERE n.nspname OPERATOR(pg_catalog.=) $4::pg_catalog.name AND p.proname OPERATOR(pg_catalog.=) $5::pg_catalog.name
+                AND p.pronargs OPERATOR(pg_catalog.=) 0 AND pg_catalog.strpos(p.prosrc, $2) OPERATOR(pg_catalog.=) 0
+                AND pg_catalog.strpos(p.prosrc, pg_catalog.replace($2, '\"', '\"\"')) OPERATOR(pg_catalog.=) 0",
+            &[&objects.queue.schema, &objects.queue.name, &end, &objects.function.schema, &objects.function.name],
+            "looking at what the queue was made for",
+        )?;
+        let Some(what) = foreign else { return Ok(()) };
+        let comment = literal(&format!("Changes{end}"));
+        Err(Error::ForeignQueue {
+            what,
+            source_label: self.label().to_string(),
+            destination: dest_table.to_string(),
+            fix: format!("COMMENT ON TABLE {} IS {comment};", objects.queue),
+        })
+    }
+
     /// Refuses to go on if the role may not take the objects away.
     ///
     /// # Errors
@@ -409,18 +444,18 @@ impl Connection {
         let at = if timed {
             "max(mimeo_at) FILTER (WHERE mimeo_op = 'T')"
         } else {
-            "max('truncated'::text) FILTER (WHERE mimeo_op = 'T')"
+            "max('truncated'::pg_catalog.text) FILTER (WHERE mimeo_op = 'T')"
         };
         let document = self.value(
             &format!(
-                "SELECT json_build_object('snapshot', pg_current_snapshot()::text,
-                     'system', (SELECT s.system_identifier::text FROM pg_control_system() s),
+                "SELECT json_build_object('snapshot', pg_current_snapshot()::pg_catalog.text,
+                     'system', (SELECT s.system_identifier::pg_catalog.text FROM pg_control_system() s),
                      'rows', count(*) FILTER (WHERE mimeo_op <> 'P'), 'last', max(mimeo_seq) FILTER (WHERE mimeo_op <> 'P'),
                      'removed', max(mimeo_seq) FILTER (WHERE mimeo_op = 'P'), 'truncated', {at}, 'cut', {cut},
                      'form', (SELECT obj_description(p.oid, 'pg_proc') FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                                WHERE n.nspname = $1 AND p.proname = $2 AND p.pronargs = 0),
                      'bloated', pg_relation_size({}::regclass) > {BLOATED},
-                     'unflushed', NOT pg_is_in_recovery() AND pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn())::text
+                     'unflushed', NOT pg_is_in_recovery() AND pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn())::pg_catalog.text
                    FROM {queue}",
                 literal(&queue.to_string())
             ),
@@ -441,6 +476,11 @@ impl Connection {
 
 /// A queue of this size in bytes that holds nothing is shrunk.
 const BLOATED: u64 = 8 * 1024 * 1024;
+
+/// How the comment of a queue ends.
+fn made_for(destination: &str) -> String {
+    format!(" that mimeo has yet to copy to {destination}")
+}
 
 /// `n."a", n."b"`
 fn qualified(alias: &str, columns: &[String]) -> String {

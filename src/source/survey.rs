@@ -1,7 +1,7 @@
 //! What a source says about all of its tables, and of their sizes.
 
 use crate::backend::name::Name;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
 use serde::Deserialize;
@@ -32,7 +32,7 @@ SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object('schema', n.nsp
 /// Columns of a relation ($1) and their types with length or precision. To be run, here and there, with pg_catalog as the whole
 /// search_path.
 pub const COLUMN_TYPES: &str = r"
-SELECT coalesce(json_agg(json_build_array(a.attname, format_type(a.atttypid, a.atttypmod)) ORDER BY a.attnum), '[]')::text
+SELECT coalesce(json_agg(json_build_array(a.attname, format_type(a.atttypid, a.atttypmod)) ORDER BY a.attnum), '[]')::pg_catalog.text
   FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped";
 
 /// Bytes of a table ($1) and of what belongs to it.
@@ -40,7 +40,7 @@ const SIZE: &str = r"
 WITH RECURSIVE tree(oid) AS (
     SELECT $1::oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.oid
 )
-SELECT sum(pg_table_size(t.oid))::bigint::text FROM tree t";
+SELECT sum(pg_table_size(t.oid))::bigint::pg_catalog.text FROM tree t";
 
 impl Connection {
     /// Tables, views, materialized views and foreign tables, but for those of PostgreSQL and of one schema more.
@@ -61,10 +61,13 @@ impl Connection {
     pub fn extent(&mut self, table: &SourceTable) -> Result<(i64, i64)> {
         let name: Name = table.table();
         self.begin_snapshot("")?;
-        let rows = self.value(&format!("SELECT count(*)::text FROM {name}"), &[], "counting its rows")?;
+        let rows = self.value(&format!("SELECT count(*)::pg_catalog.text FROM {name}"), &[], "counting its rows")?;
         let bytes = self.value(SIZE, &[&table.oid.to_string()], "measuring it")?;
         self.end_snapshot()?;
-        let number = |text: Option<String>| text.and_then(|text| text.parse().ok()).unwrap_or(0);
-        Ok((number(rows), number(bytes)))
+        let number = |text: Option<String>| {
+            let Some(text) = text else { return Ok(0) };
+            text.parse().map_err(|_| Error::Internal(format!("'{text}' where a number was asked for")))
+        };
+        Ok((number(rows)?, number(bytes)?))
     }
 }

@@ -6,7 +6,7 @@ use crate::backend::interrupts;
 use crate::backend::spi;
 use crate::error::Result;
 use crate::settings;
-use crate::source::bounds::{Candidate, Control, Kind};
+use crate::source::bounds::{Candidate, Control, Kind, MOST_TRANSACTIONS};
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -120,7 +120,7 @@ fn proven_bound(
             let margin = source.margin(table, control, kind, boundary)?;
             let Some(margin) = margin.value else { return Ok(proven_bound(waiting)) };
             let upper = spi::text(
-                "SELECT least($1::pg_catalog.numeric, $2::pg_catalog.numeric)::text",
+                "SELECT least($1::pg_catalog.numeric, $2::pg_catalog.numeric)::pg_catalog.text",
                 &[margin.into(), settled.value.as_str().into()],
             )?;
             Ok(Bound {
@@ -240,7 +240,10 @@ fn forget(candidates: &mut Vec<Candidate>, settled: Option<&Candidate>, proven: 
         let oldest = settled.at.min(proven.at);
         candidates.retain(|candidate| candidate.at >= oldest);
     }
-    while candidates.len() > KEPT {
+    let others = |candidates: &[Candidate]| {
+        candidates.iter().map(|candidate| candidate.writers.len() + candidate.running.len()).sum::<usize>()
+    };
+    while candidates.len() > KEPT || (candidates.len() > 1 && others(candidates) > MOST_TRANSACTIONS) {
         candidates.remove(candidates.len() / 2);
     }
 }

@@ -6,7 +6,6 @@ use super::{kind_of, required, Redo, State};
 use crate::backend::identity::{act_as, Identity};
 use crate::backend::name::Name;
 use crate::backend::relation::Relation;
-use crate::backend::trust;
 use crate::destination::copy_in::Target;
 use crate::destination::fit::{self, Fit};
 use crate::destination::table;
@@ -15,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
 use crate::method::{
-    connect_job, lock_destination, names, patience, pull, refresh_job, replace_all, require_owner_rights,
+    connect_job, leave, lock_destination, names, patience, pull, refresh_job, replace_all, require_owner_rights,
     selected_columns, Call, Everything, Method,
 };
 use crate::shape::Shape;
@@ -134,8 +133,7 @@ impl Refresh<'_> {
         });
 
         run.phase("look");
-        lock_destination(destination.oid, matches!(self.options.repull, Repull::All))?;
-        trust::require_tables(&[destination.oid])?;
+        lock_destination(&destination, matches!(self.options.repull, Repull::All))?;
         let mut shape = source.locked_snapshot_of(&source_table)?;
         if self.method == Method::Updater {
             shape.indexes = source.indexes(&source_table)?;
@@ -163,6 +161,9 @@ impl Refresh<'_> {
             let slice = Slice { rows: &rows, control: &control, range: &plan.range };
             let cut = source.value(&slice.after(limit), &[], "finding the end of the batch")?;
             if let Some(cut) = cut {
+                if values.is_after(&cut, bound.upper.as_ref().unwrap_or(&cut))? {
+                    return Err(beyond(bound.upper.as_deref().unwrap_or_default(), &cut));
+                }
                 plan.range.upper = Some(cut);
                 run.note(format!("batch limit of {limit} rows reached"));
                 status = Status::Warning;
@@ -197,7 +198,7 @@ impl Refresh<'_> {
             let query = slice.query(&fit.columns);
             run.phase("copy");
             if all {
-                let rows = Everything { source: &mut source, query: &query, flush: false };
+                let rows = Everything { source: &mut source, query: &query, flush: false, dest_table: &job.dest_table };
                 replace_all(rows, &destination, &local, &fit, false, run)?;
             } else if self.method == Method::Inserter {
                 if plan.delete {
@@ -229,6 +230,12 @@ impl Refresh<'_> {
         drop(source);
 
         let last = self.last_value(&values, &start, greatest.as_deref(), redo.as_ref())?;
+        if let Some(bound) = bound.upper.as_ref().filter(|_| matches!(self.options.repull, Repull::Nothing)) {
+            // What was asked for is below the bound: a greater value would skip rows for ever.
+            if values.is_after(&last, bound)? && values.is_after(&last, &start)? {
+                return Err(beyond(bound, &last));
+            }
+        }
         state.redo = match (self.options.repull, &bound.upper) {
             _ if greatest.is_none() => match self.options.repull {
                 Repull::All => Some(Redo::Empty),
@@ -309,7 +316,8 @@ impl Refresh<'_> {
         let collected = Collected::make(self.destination, &fit.columns, owner)?;
         let target = Target { oid: collected.oid, columns: &fit.columns, binary: fit.binary, emptied: true };
         pull(source, query, self.destination, &target, run)?;
-        source.end_snapshot()?;
+        leave(source, false)?;
+        self.catalog.lock_to_record(&self.job.dest_table)?;
         Ok(collected)
     }
 
@@ -346,6 +354,11 @@ impl Refresh<'_> {
         };
         Ok(last.unwrap_or_else(|| start.to_string()))
     }
+}
+
+/// A source that was asked for values below a bound has given another.
+fn beyond(bound: &str, value: &str) -> Error {
+    Error::Internal(format!("{value}, where a value below {bound} was asked for"))
 }
 
 /// What remains to be taken again after a range was: what the destination holds beyond it.

@@ -30,12 +30,12 @@ impl Values {
     pub fn read(&self, text: &str, what: &str) -> Result<String> {
         let expression = match self.bound_type {
             "timestamptz" => {
-                "CASE WHEN $1 ~ 'infinity' THEN $1 ELSE ($1::timestamptz AT TIME ZONE 'UTC')::text || '+00' END"
+                "CASE WHEN $1 ~ 'infinity' THEN $1 ELSE ($1::timestamptz AT TIME ZONE 'UTC')::pg_catalog.text || '+00' END"
             }
             "timestamp" | "date" => {
-                "CASE WHEN $1 ~ ':\\S*([+-]\\d|Z)' THEN $1::timestamptz::timestamp ELSE $1::timestamp END::text"
+                "CASE WHEN $1 ~ ':\\S*([+-]\\d|Z)' THEN $1::timestamptz::timestamp ELSE $1::timestamp END::pg_catalog.text"
             }
-            _ => "$1::numeric::text",
+            _ => "$1::numeric::pg_catalog.text",
         };
         let invalid = || Error::InvalidArgument(format!("{what} '{text}' is not a value of type {}", self.bound_type));
         let read = crate::backend::subtransaction::attempt(|| {
@@ -93,7 +93,10 @@ impl Values {
     pub fn greatest_in(&self, table: &Name) -> Result<Option<String>> {
         let _pinned = pin_settings()?;
         set_local("timezone", "UTC")?;
-        spi::text(&format!("SELECT max({})::{}::text FROM {table}", quote(&self.column), self.bound_type), &[])
+        spi::text(
+            &format!("SELECT max({})::{}::pg_catalog.text FROM {table}", quote(&self.column), self.bound_type),
+            &[],
+        )
     }
 
     /// The same of a destination that was there before its job, as its owner.
@@ -132,7 +135,7 @@ pub fn boundary(text: Option<&str>, kind: Kind) -> Result<String> {
     let text = text.unwrap_or(default);
     let read = crate::backend::subtransaction::attempt(|| {
         let _pinned = pin_settings()?;
-        spi::text(&format!("SELECT ($1::{sql_type})::text"), &[text.into()])
+        spi::text(&format!("SELECT ($1::{sql_type})::pg_catalog.text"), &[text.into()])
     });
     match read {
         Ok(Some(value)) if !value.starts_with('-') => Ok(value),

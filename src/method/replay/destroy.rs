@@ -9,7 +9,7 @@ use crate::backend::spi;
 use crate::error::{Error, Result};
 use crate::job::config::Catalog;
 use crate::job::lock::{self, Wait};
-use crate::method::{about, connect, patience, require_method, require_owner, Method};
+use crate::method::{about, connect, patience, require_method, require_owner, require_responsible, Method};
 use pgrx::notice;
 
 /// Ends a job: trigger, function and queue on the source go, in one transaction there. The destination stays as it is, or
@@ -29,7 +29,10 @@ pub fn destroy(method: Method, destination: &str, keep: bool, debug: bool) -> Re
                 require_owner(existing)?;
                 existing.owner
             }
-            None => crate::backend::identity::current_role(),
+            None => {
+                require_responsible(&job)?;
+                crate::backend::identity::current_role()
+            }
         };
         drop(pinned);
         let mut source = connect(&catalog, job.data_source_id, owner, &job.dest_table)?;
@@ -43,6 +46,7 @@ pub fn destroy(method: Method, destination: &str, keep: bool, debug: bool) -> Re
             }
         };
         let objects = &objects;
+        source.require_own(objects, &job.dest_table)?;
         source.require_droppable(objects, &job.source_table)?;
 
         let _pinned = pin_settings()?;

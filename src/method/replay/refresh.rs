@@ -4,9 +4,8 @@ use super::convert::convert;
 use super::{capture, compared, current_transaction, end_of_wal, may_be_apart, places, Position, State};
 use crate::backend::identity::act_as;
 use crate::backend::name::{Name, Operator};
-use crate::backend::trust;
 use crate::destination::table;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
 use crate::method::{connect_job, leave, lock_destination, patience, refresh_job, require_owner_rights, Call, Method};
@@ -106,8 +105,7 @@ impl Refresh<'_> {
         run.phase("queue");
         self.remove_applied(&mut source, &mut state)?;
         let limit = self.options.limit.or(job.batch_limit).filter(|limit| *limit > 0).map(i64::from);
-        lock_destination(destination.oid, self.options.repull)?;
-        trust::require_tables(&[destination.oid])?;
+        lock_destination(&destination, self.options.repull)?;
         let present = self.look(&mut source, table, &state, limit, run)?;
         let partitioned = present.shape.kind == 'p';
         if is_deaf(&present.members, partitioned || present.members.first().is_some_and(Member::is_child)) {
@@ -213,7 +211,8 @@ impl Refresh<'_> {
         let timed = self.method == Method::Logdel;
         let key = self.job.pk_name.clone().unwrap_or_default();
         let (mut adopted, mut tried, mut queue_is_new) = (false, false, false);
-        loop {
+        // Three are needed at most, if nobody else changes the table meanwhile.
+        for _ in 0..16 {
             let shape = source.locked_snapshot_of(&table)?;
             let members = source.members(&table, Some(&state.objects))?;
             let operators = source.key_operators(&table, &key)?;
@@ -283,6 +282,9 @@ impl Refresh<'_> {
                 summary,
             });
         }
+        Err(Error::Internal(
+            "whatever is done to the triggers on the source, they are not as they should be".to_string(),
+        ))
     }
 
     /// Why the queue does not tell all that has changed.

@@ -9,7 +9,7 @@ use crate::destination::twins::{self, Twins};
 use crate::error::Result;
 use crate::job::config::Catalog;
 use crate::job::lock::{self, Wait};
-use crate::method::{about, patience, require_method, Method};
+use crate::method::{about, patience, require_method, require_owner, require_responsible, Method};
 use pgrx::notice;
 
 /// Ends a snapshot job. With `keep` the live twin becomes a plain table under the view's name, with the view's
@@ -23,6 +23,7 @@ pub fn destroy(destination: &str, keep: bool, debug: bool) -> Result<()> {
     about(&format!("Destroying snapshot {}.", job.dest_table), || {
         let _pinned = pin_settings()?;
         if relation::find(&name)?.is_none() {
+            require_responsible(&job)?;
             notice!("{} is gone already, only the job is removed", job.dest_table);
             if !keep {
                 drop_twins(&name)?;
@@ -46,6 +47,7 @@ fn drop_twins(name: &Name) -> Result<()> {
 
 fn keep_live_twin(name: &Name, debug: bool) -> Result<()> {
     let twins = Twins::find(name)?;
+    require_owner(&twins.view)?;
     let family = Family::of(twins.view.oid)?;
     lock_exclusively(&family.oids(), name, patience(), "destroyed")?;
     let family = Family::of(twins.view.oid)?;

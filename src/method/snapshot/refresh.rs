@@ -6,7 +6,7 @@ use crate::backend::name::Name;
 use crate::backend::parse::is_plain_condition;
 use crate::backend::relation::{lock_exclusively, lock_if_free, lock_to_read, Patience};
 use crate::backend::spi;
-use crate::backend::subtransaction::{attempt, caught};
+use crate::backend::subtransaction::{caught, tried};
 use crate::backend::trust;
 use crate::destination::copy_in::Target;
 use crate::destination::fit::obstacle_to_binary;
@@ -120,7 +120,7 @@ impl Refresh<'_> {
         if let Indexed::Only(built) = &indexed {
             indexes::rebuild(idle_oid, built)?;
         }
-        indexes::restore_foreign_keys(&idle_name, &foreign_keys)?;
+        indexes::restore_foreign_keys(&idle_name, &foreign_keys, patience())?;
         run.phase("analyze");
         let analyzed = self.analyze(&before, &present, &twins, &indexed, run)?;
         let file = live_file(idle_oid)?;
@@ -128,6 +128,7 @@ impl Refresh<'_> {
             run.phase("guard");
             guard::check(self.job, &twins, run.rows)?;
         }
+        self.catalog.lock_to_record(&self.job.dest_table)?;
         flush_wal();
 
         run.phase("swap");
@@ -313,7 +314,7 @@ impl Refresh<'_> {
         let columns = table::localise(&present.columns, &present.table.table())?;
         let shape = table::conform(&name, twin, &columns, &before.columns)?;
         for index in copied_indexes(&present.shape, self.job.filter.as_deref()) {
-            if let Err(error) = attempt(|| copy_index(index, &present.table, &name, twin.local_oid())) {
+            if let Err(error) = tried(|| copy_index(index, &present.table, &name, twin.local_oid()))? {
                 warning!("{}: {}", self.job.dest_table, error.report().message);
             }
         }

@@ -3,7 +3,7 @@
 use super::{refresh, Options};
 use crate::backend::identity::require_writable;
 use crate::backend::name::Name;
-use crate::backend::subtransaction::attempt;
+use crate::backend::subtransaction::tried;
 use crate::destination::{indexes, sequences, table};
 use crate::error::Result;
 use crate::job::config::NewJob;
@@ -54,7 +54,7 @@ fn make_table(request: &method::Request<'_>, making: &mut Making) -> Result<()> 
     let comment = format!("Copied from {} by mimeo", source.plain());
     let name = making.destination.clone();
     let defaults = if request.filter.is_none() { making.source.defaults(&making.table)? } else { Vec::new() };
-    let full = attempt(|| table::create_with_defaults(&name, &local, &defaults, &comment));
+    let full = tried(|| table::create_with_defaults(&name, &local, &defaults, &comment))?;
     if let Err(error) = full {
         if defaults.is_empty() {
             return Err(error);

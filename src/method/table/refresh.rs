@@ -2,7 +2,6 @@
 
 use crate::backend::identity::act_as;
 use crate::backend::name::Name;
-use crate::backend::trust;
 use crate::destination::{fit, sequences, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
@@ -49,8 +48,7 @@ fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, name: &Na
     let mut source = connect_job(catalog, job, destination.owner)?;
     let _identity = act_as(destination.owner, true)?;
     run.phase("look");
-    lock_destination(destination.oid, true)?;
-    trust::require_tables(&[destination.oid])?;
+    lock_destination(&destination, true)?;
     table::check_at_once(destination.oid)?;
     let [local] = table::describe([destination.oid])?;
     fit::require_loadable(&local)?;
@@ -65,7 +63,7 @@ fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, name: &Na
     run.phase("copy");
     source.use_own_search_path()?;
     let query = rows_query(&source_table.table(), &fit.columns, job.condition.as_deref())?;
-    let rows = Everything { source: &mut source, query: &query, flush: false };
+    let rows = Everything { source: &mut source, query: &query, flush: false, dest_table: &job.dest_table };
     replace_all(rows, &destination, &local, &fit, cascade, run)?;
     drop(source);
     run.phase("sequences");

@@ -82,12 +82,12 @@ impl Answer {
             // SAFETY: the string, if any, belongs to the result.
             let value = unsafe { pq::PQresultErrorField(self.0, c_int::from(code)) };
             // SAFETY: as above.
-            (!value.is_null()).then(|| unsafe { text(value) })
+            (!value.is_null()).then(|| unsafe { beginning(value) })
         };
         Report {
             sqlstate: field(b'C').map_or_else(|| "08006".to_string(), real_sqlstate),
             // SAFETY: as above.
-            message: field(b'M').unwrap_or_else(|| unsafe { text(pq::PQresultErrorMessage(self.0)) }),
+            message: field(b'M').unwrap_or_else(|| unsafe { beginning(pq::PQresultErrorMessage(self.0)) }),
             detail: field(b'D'),
             hint: field(b'H'),
         }
@@ -108,6 +108,49 @@ pub(super) unsafe fn text(value: *const c_char) -> String {
         return String::new();
     }
     CStr::from_ptr(value).to_string_lossy().trim_end().to_string()
+}
+
+/// Of what a server says of an error no more is read.
+const LONGEST_MESSAGE: usize = 64 * 1024;
+
+/// The same, of a text that may be as long as the server likes: what is told of it.
+///
+/// # Safety
+/// As for `text`.
+pub(super) unsafe fn beginning(value: *const c_char) -> String {
+    if value.is_null() {
+        return String::new();
+    }
+    let length = libc::strnlen(value, LONGEST_MESSAGE);
+    String::from_utf8_lossy(std::slice::from_raw_parts(value.cast(), length)).trim_end().to_string()
+}
+
+/// What stands in the strings of a JSON document: itself, its escapes resolved. None if nothing is escaped.
+pub(super) fn unescaped(document: &str) -> Option<String> {
+    if !document.starts_with(['{', '[', '"']) || !document.contains('\\') {
+        return None;
+    }
+    let mut result = Vec::with_capacity(document.len());
+    let mut rest = document.chars();
+    while let Some(letter) = rest.next() {
+        let mut buffer = [0; 2];
+        if letter != '\\' {
+            result.extend_from_slice(letter.encode_utf16(&mut buffer));
+            continue;
+        }
+        match rest.next() {
+            Some('u') => {
+                let digits: String = rest.by_ref().take(4).collect();
+                result.extend(u16::from_str_radix(&digits, 16).ok());
+            }
+            Some('n') => result.push(u16::from(b'\n')),
+            Some('t') => result.push(u16::from(b'\t')),
+            Some('r') => result.push(u16::from(b'\r')),
+            Some(other) => result.extend_from_slice(other.encode_utf16(&mut buffer)),
+            None => {}
+        }
+    }
+    Some(String::from_utf16_lossy(&result))
 }
 
 /// The SQLSTATE of an error. What is none, or stands for success, violates the protocol.
@@ -143,7 +186,15 @@ pub(super) fn take_sqlstate(message: &str) -> (String, Option<String>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{real_sqlstate, take_sqlstate};
+    use super::{real_sqlstate, take_sqlstate, unescaped};
+
+    #[test]
+    fn escapes_of_json_are_resolved() {
+        assert_eq!(unescaped(r#"{"a": "plain"}"#), None);
+        let escaped = r#"["a\u0020b\n\"\ud83d\ude00\\u0000"]"#;
+        assert_eq!(unescaped(escaped).unwrap(), "[\"a b\n\"\u{1f600}\\u0000\"]");
+        assert!(unescaped(r#"["\u0000"]"#).unwrap().contains('\0'));
+    }
 
     #[test]
     fn an_error_has_a_sqlstate_of_an_error() {

@@ -41,7 +41,7 @@ SELECT json_build_object(
                           WHERE n.nspname = $1 AND c.relname = $2 AND a.attname = 'mimeo_seq' AND NOT a.attisdropped),
     'waiting', EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $3),
     'function', (SELECT p.proname FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
-                  WHERE g.tgrelid = $4::oid AND n.nspname = $1 AND right(p.proname, length($5)) = $5 ORDER BY g.oid LIMIT 1))::text";
+                  WHERE g.tgrelid = $4::oid AND n.nspname = $1 AND right(p.proname, length($5)) = $5 ORDER BY g.oid LIMIT 1))::pg_catalog.text";
 
 impl Connection {
     /// What 1.5.1 has left on the source for a job whose row names this queue. In the open snapshot.
@@ -70,7 +70,7 @@ impl Connection {
         objects.function.name = found.function.unwrap_or(objects.function.name);
         objects.queue = queue;
         let number = if found.new_queue {
-            let sql = format!("SELECT mimeo_seq::text FROM {} WHERE mimeo_op = 'P'", objects.queue);
+            let sql = format!("SELECT mimeo_seq::pg_catalog.text FROM {} WHERE mimeo_op = 'P'", objects.queue);
             self.value(&sql, &[], "reading the queue")?.and_then(|text| text.parse().ok())
         } else {
             None

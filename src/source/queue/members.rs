@@ -86,7 +86,7 @@ SELECT json_agg(json_build_object('oid', c.oid::bigint, 'file', c.relfilenode::b
             'firing', (SELECT count(*) FROM triggers g WHERE g.tgrelid = c.oid AND g.tgenabled IN ('O', 'A')),
             'disabled', (SELECT count(*) FROM triggers g WHERE g.tgrelid = c.oid AND g.tgenabled NOT IN ('O', 'A')),
             'always', (SELECT count(*) FROM triggers g WHERE g.tgrelid = c.oid AND g.tgenabled = 'A')
-        ) ORDER BY c.oid = $1::oid DESC, c.oid)::text
+        ) ORDER BY c.oid = $1::oid DESC, c.oid)::pg_catalog.text
   FROM tree t JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace";
 
 /// $1: the schema, $2: the table.
@@ -94,7 +94,7 @@ const RIGHTS: &str = r"
 SELECT json_build_object(
     'schema', coalesce((SELECT has_schema_privilege(n.oid, 'USAGE') AND has_schema_privilege(n.oid, 'CREATE')
                 FROM pg_namespace n WHERE n.nspname = $1), false),
-    'exists', EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = $1))::text";
+    'exists', EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = $1))::pg_catalog.text";
 
 impl Connection {
     /// Refuses a role that may not set a queue up.

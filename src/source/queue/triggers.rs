@@ -1,7 +1,7 @@
 //! The statements that make a queue, the functions that fill it, and the triggers that call them.
 
 use super::objects::APART;
-use super::{compare, qualified, same, Capture, Objects};
+use super::{compare, made_for, qualified, same, Capture, Objects};
 use crate::backend::name::{literal, quote, quote_list, Name, Operator};
 use crate::backend::parse;
 use crate::error::Result;
@@ -26,7 +26,7 @@ pub(super) fn objects_script(objects: &Objects, capture: &Capture<'_>, operators
     } else {
         ""
     };
-    let comment = format!("Changes of {} that mimeo has yet to copy to {}", table.plain(), capture.destination);
+    let comment = format!("Changes of {}{}", table.plain(), made_for(capture.destination));
     // The order of the last values of a key counts; else numbers are taken in bulk.
     let cache = if capture.keeps_rows { 1 } else { 50 };
     Ok(format!(

@@ -156,12 +156,13 @@ impl Refresh<'_> {
                     format!("SELECT {} FROM ({}) q", quote_list(fit.columns.iter().map(String::as_str)), work.rows);
                 run.phase("copy");
                 if self.straight() && !work.joined {
-                    let rows = Everything { source, query: &query, flush };
+                    let rows = Everything { source, query: &query, flush, dest_table: &self.job.dest_table };
                     return replace_all(rows, work.destination, local, fit, false, run);
                 }
                 let collected = Collected::make(self.destination, &fit.columns, work.owner)?;
                 self.collect(source, &query, &collected, &fit.columns, fit.binary, run)?;
                 leave(source, flush)?;
+                self.catalog.lock_to_record(&self.job.dest_table)?;
                 run.phase("merge");
                 let rows = collected.rows(&fit.columns, key, &key[0], !work.joined);
                 collected.ready(key)?;
@@ -205,6 +206,7 @@ impl Refresh<'_> {
         self.collect(source, &changes.gone(), &gone, key, fit.binary, run)?;
         let deleted = run.rows - before;
         leave(source, flush)?;
+        self.catalog.lock_to_record(&self.job.dest_table)?;
 
         run.phase("merge");
         let rows = collected.rows(&fit.columns, key, &key[0], !work.joined);
@@ -255,7 +257,7 @@ impl Refresh<'_> {
         let empty = all && spi::is_true(&format!("SELECT NOT EXISTS (SELECT FROM {})", self.destination), &[])?;
         let everything = format!("SELECT {} FROM ({}) q", quote_list(columns.iter().map(String::as_str)), work.rows);
         if empty && summary.rows == 0 && !work.joined {
-            let rows = Everything { source, query: &everything, flush };
+            let rows = Everything { source, query: &everything, flush, dest_table: &self.job.dest_table };
             return replace_all(rows, work.destination, local, fit, false, run);
         }
         let collected = Collected::make(self.destination, &stamped, work.owner)?;
