@@ -1,6 +1,6 @@
 -- The threat model, case by case (docs/security.md): what a stranger in the same database, a role that may only refresh, a source and
 -- its text could do, and cannot. Whatever is the clerk's here tells who runs it, by an error.
-SELECT plan(147);
+SELECT plan(149);
 
 GRANT USAGE, CREATE ON SCHEMA app TO clerk;
 GRANT USAGE ON SCHEMA mimeo TO clerk;
@@ -274,6 +274,7 @@ SELECT is(pg_temp.pwd_after(change, role), pwd, format('S20: %s by %s', change, 
     ('data_source = ''host=there port=5 dbname=x''', 'none'), ('data_source = ''host=here port=6 dbname=x''', 'none'), ('data_source = ''host=here hostaddr=1.2.3.4 port=5''', 'none'),
     ('data_source = ''host=here port=5 dbname=x host=there''', 'none'), ('data_source = ''postgresql://there/x''', 'none'), ('data_source = ''host=here port=5 sslmode=disable''', 'none'),
     ('data_source = ''host=here port=5 dbname=''''x host=there''''''', 'none'),
+    (format('data_source = ''host=here%shost=there port=5 dbname=x''', U&'\2003'), 'none'),
     ('data_source = ''host=there'', pwd = ''hunter2''', 'hunter2'), ('data_source = ''host=there'', pwd = ''new''', 'new'),
     ('data_source = ''port=5 dbname=other host=here''', 'hunter2'), ('data_source = ''host= port=5 dbname=x''', 'none'), ('data_source = ''host=here port=5 passfile=/x''', 'hunter2'), ('data_source = ''host=here port=5 dbname=other connect_timeout=9''', 'hunter2'), ('username = ''v''', 'hunter2')) v (change, pwd);
 SELECT * FROM finish();
