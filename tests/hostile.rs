@@ -182,7 +182,7 @@ impl Stage {
             None => assert!(now == self.theirs(job) || now == before, "{what}: neither the old rows nor the new ones"),
         }
         assert_eq!(self.open_descriptors(), self.sockets, "{what}: a descriptor is left open");
-        assert_eq!(self.threads(), 1, "{what}: a thread is left");
+        wait_for("the threads of the backend to end", || self.threads() == 1);
         if self.trials % AT_ONCE == 0 {
             self.refresh_honestly(job, what);
             // What a refresh asks for depends on whether the one before it had something to do.
@@ -1231,5 +1231,88 @@ fn a_hundred_thousand_writers_are_looked_at_in_a_moment() {
         _ => Act::Pass,
     });
     assert_eq!(state, "00000");
+    stage.end();
+}
+
+/// A server that asks for SCRAM says how many rounds the client has to compute: half an hour of them, and nothing of libpq's looks up.
+#[test]
+fn rounds_of_scram_without_end_are_ended_by_statement_timeout_and_by_termination() {
+    let mut stage = Stage::new("scram", &[&TABLE]);
+    let rounds = |moment: &Moment<'_>| {
+        let body = String::from_utf8_lossy(moment.body).to_string();
+        if moment.kind != b'R' || !body.contains(",i=4096") {
+            return Act::Pass;
+        }
+        Act::Instead(message(b'R', body.replace(",i=4096", ",i=2147483647").as_bytes()))
+    };
+    stage.fake.play(rounds);
+    stage.dba.batch_execute("SET statement_timeout = '500ms'").unwrap();
+    let since = Instant::now();
+    let outcome = stage.dba.batch_execute(TABLE.refresh);
+    assert!(stage.fake.has_played(), "not played, {outcome:?}");
+    assert!(since.elapsed() < Duration::from_millis(500) + GRACE, "took {:?}", since.elapsed());
+    assert_eq!(sqlstate(&outcome), "57014");
+    stage.fake.be_honest();
+    stage.dba.batch_execute("SET statement_timeout = '20s'").unwrap();
+    stage.refresh_honestly(&TABLE, "beside a thread that computes");
+
+    stage.fake.play(rounds);
+    let mut other = stage.scene.dba();
+    let pid: i32 = one(&mut other, "SELECT pg_backend_pid()");
+    let calling = std::thread::spawn(move || other.batch_execute(TABLE.refresh));
+    wait_for("the other backend to compute", || {
+        std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().count() == 2 && stage.fake.has_played()
+    });
+    let since = Instant::now();
+    assert!(one::<bool>(&mut stage.dba, &format!("SELECT pg_terminate_backend({pid}, 5000)")), "it does not end");
+    assert!(since.elapsed() < GRACE, "took {:?}", since.elapsed());
+    assert!(calling.join().unwrap().is_err());
+    assert_eq!(one::<i32>(&mut stage.dba, "SELECT pg_backend_pid()"), stage.pid, "the cluster has not started again");
+
+    // The first backend's thread ends with it.
+    let Stage { scene, fake, dba, pid, .. } = stage;
+    drop(dba);
+    wait_for("the first backend to end", || !std::path::Path::new(&format!("/proc/{pid}")).exists());
+    let log = String::from_utf8_lossy(&std::fs::read(pair().destination.dir().join("log")).unwrap()).to_string();
+    assert!(!log.contains("terminated by signal"), "a backend has crashed");
+    drop((scene, fake));
+}
+
+/// What was asked for lies below the bound: a greater value would keep all later rows away for ever.
+#[test]
+fn a_greatest_value_beyond_the_bound_is_refused() {
+    for job in [&INSERTER, &UPDATER] {
+        let mut stage = Stage::new(&format!("greatest_{}", job.name), &[job]);
+        let greatest = |moment: &Moment<'_>| {
+            moment.kind == b'D' && moment.statement.starts_with("SELECT pg_catalog.max(\"mimeo\"")
+        };
+        let trick = once(greatest, |_| Act::Instead(data_row(&[Some(b"2147483000")])));
+        let state = stage.suffer(job, "a greatest value that nobody has", LONG, trick);
+        assert_ne!(state, "00000", "{}", job.name);
+        stage.end();
+    }
+}
+
+/// Escapes of JSON hide what a text holds.
+#[test]
+fn what_an_escape_stands_for_is_seen() {
+    let mut stage = Stage::new("escapes", &[&TABLE]);
+    stage.dba.batch_execute("CREATE TABLE app.canary ()").unwrap();
+    let called =
+        |name: &str| index("CREATE INDEX i ON app.tab USING btree (nothing)").replace("\"i\"", &format!("\"{name}\""));
+    let (state, took) = make_with_a_lie(&mut stage, "table_maker", 1, &[(INDEXES, called("t\\u0000"))]);
+    assert!(state.starts_with("08") && took < GRACE, "{state} after {took:?}");
+
+    let (first, rest) = PASSWORD.split_at(1);
+    let lie = data_row(&[Some(called(&format!("\\u{:04x}{rest}", first.as_bytes()[0])).as_bytes())]);
+    stage.fake.play(move |moment| {
+        if moment.kind == b'D' && moment.statement.contains(INDEXES) {
+            return Act::Instead(lie.clone());
+        }
+        Act::Pass
+    });
+    let error = stage.dba.batch_execute("SELECT mimeo.table_maker('app.tab', 1, 'app.told')").unwrap_err();
+    let error = error.as_db_error().unwrap().message().to_string();
+    assert!(error.contains("cannot be made here") && !error.contains(PASSWORD), "{error}");
     stage.end();
 }

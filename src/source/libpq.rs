@@ -2,6 +2,7 @@
 //! latch together, so that a cancelled query leaves at once.
 
 mod answer;
+mod aside;
 mod detached;
 
 pub use answer::Answer;
@@ -171,8 +172,11 @@ impl Link {
             if left.is_zero() || interrupts::wait_for_socket(self.socket()?, write, Some(left)) == Woken::TimedOut {
                 return Err(unreachable(self, &format!("no answer within {} s", timeout.as_secs())));
             }
-            // SAFETY: as above.
-            polling = unsafe { pq::PQconnectPoll(self.connection) };
+            let waited = aside::connect_poll(&mut self.connection, |done| {
+                let left = end.saturating_duration_since(Instant::now());
+                !left.is_zero() && interrupts::wait_for_socket(done, false, Some(left)) != Woken::TimedOut
+            });
+            polling = waited.ok_or_else(|| unreachable(self, &format!("no end within {} s", timeout.as_secs())))?;
             // From here on libpq keeps notifications; before, it would take the server's next message for one.
             // SAFETY: as above.
             if unsafe { pq::PQstatus(self.connection) } == pq::ConnStatusType::CONNECTION_AUTH_OK {
@@ -411,28 +415,23 @@ impl Link {
         }
         let others = open_sockets();
         let (done, finished) = std::sync::mpsc::channel();
-        // Signals stay with the backend's own thread: a new thread inherits the mask, which blocks them here.
-        // SAFETY: plain libc calls on local sets.
-        unsafe {
-            let mut all = std::mem::zeroed();
-            let mut before = std::mem::zeroed();
-            libc::sigfillset(&mut all);
-            libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-            let thread = std::thread::Builder::new().stack_size(256 * 1024).spawn(move || {
-                let cancel = cancel;
-                let mut message = [0 as c_char; 256];
+        let started = aside::spawn(move || {
+            let cancel = cancel;
+            let mut message = [0 as c_char; 256];
+            // SAFETY: used and freed once, here.
+            unsafe {
                 pq::PQcancel(cancel.0, message.as_mut_ptr(), message.len() as c_int);
                 pq::PQfreeCancel(cancel.0);
-                let _ = done.send(());
-            });
-            libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
-            if thread.is_ok() && finished.recv_timeout(Duration::from_secs(1)).is_err() {
-                // While this thread waited, nobody else has opened one.
-                for socket in open_sockets().into_iter().filter(|socket| !others.contains(socket)) {
-                    libc::shutdown(socket, libc::SHUT_RDWR);
-                }
-                let _ = finished.recv_timeout(Duration::from_millis(100));
             }
+            let _ = done.send(());
+        });
+        if started && finished.recv_timeout(Duration::from_secs(1)).is_err() {
+            // While this thread waited, nobody else has opened one.
+            for socket in open_sockets().into_iter().filter(|socket| !others.contains(socket)) {
+                // SAFETY: a plain libc call.
+                unsafe { libc::shutdown(socket, libc::SHUT_RDWR) };
+            }
+            let _ = finished.recv_timeout(Duration::from_millis(100));
         }
     }
 }

@@ -2,7 +2,7 @@
 //! has a deadline of its own, whatever the source does.
 
 use super::answer::Answer;
-use super::{drop_notifications, ignore_notice, NoEnvironment};
+use super::{aside, drop_notifications, ignore_notice, NoEnvironment};
 use pq_sys as pq;
 use std::ffi::{CStr, CString};
 use std::io;
@@ -59,7 +59,7 @@ impl Session {
         let (keywords, values) = (array(|pair| pair.0.as_ptr()), array(|pair| pair.1.as_ptr()));
         // SAFETY: both arrays end with null and live through the call.
         let connection = unsafe { pq::PQconnectStartParams(keywords.as_ptr(), values.as_ptr(), 0) };
-        let session = Session { connection, end };
+        let mut session = Session { connection, end };
         // SAFETY: null only without memory, which PQstatus takes for a bad connection.
         unsafe {
             if pq::PQstatus(connection) == pq::ConnStatusType::CONNECTION_BAD {
@@ -73,8 +73,7 @@ impl Session {
                 return None;
             }
             session.wait(polling == Polling::PGRES_POLLING_WRITING)?;
-            // SAFETY: the connection was started, and is polled as libpq prescribes.
-            polling = unsafe { pq::PQconnectPoll(connection) };
+            polling = aside::connect_poll(&mut session.connection, |done| wait_for(done, libc::POLLIN, end).is_some())?;
             // SAFETY: asks an existing connection.
             if unsafe { pq::PQstatus(connection) } == pq::ConnStatusType::CONNECTION_AUTH_OK {
                 drop_notifications(connection);
@@ -157,22 +156,31 @@ impl Session {
             return None;
         }
         let events = if write { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN };
-        loop {
-            let milliseconds = self.left()?.as_millis() as c_int + 1;
-            let mut descriptor = libc::pollfd { fd: socket, events, revents: 0 };
-            // SAFETY: one descriptor, which lives through the call.
-            match unsafe { libc::poll(&raw mut descriptor, 1, milliseconds) } {
-                1.. => return Some(()),
-                0 => {}
-                _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
-                _ => return None,
-            }
-        }
+        wait_for(socket, events, self.end)
     }
 
     /// None if the time is over, whatever the source has still to say.
     fn left(&self) -> Option<Duration> {
-        self.end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+        left_until(self.end)
+    }
+}
+
+fn left_until(end: Instant) -> Option<Duration> {
+    end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+}
+
+/// Until one of these events; None if the time is over first.
+fn wait_for(descriptor: c_int, events: i16, end: Instant) -> Option<()> {
+    loop {
+        let milliseconds = left_until(end)?.as_millis() as c_int + 1;
+        let mut descriptor = libc::pollfd { fd: descriptor, events, revents: 0 };
+        // SAFETY: one descriptor, which lives through the call.
+        match unsafe { libc::poll(&raw mut descriptor, 1, milliseconds) } {
+            1.. => return Some(()),
+            0 => {}
+            _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            _ => return None,
+        }
     }
 }
 
