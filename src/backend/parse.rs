@@ -272,7 +272,7 @@ unsafe fn require_moderate(call: *mut pg_sys::FuncCall) -> Result<()> {
 /// The lengths of types.
 unsafe fn require_short(lengths: *mut pg_sys::List) -> Result<()> {
     let is_long = |node| integer(node).is_some_and(|length| length > LONGEST_VALUE * 10);
-    if PgList::<pg_sys::Node>::from_pg(lengths).iter_ptr().any(|node| is_long(node)) {
+    if PgList::<pg_sys::Node>::from_pg(lengths).iter_ptr().any(is_long) {
         return Err(Error::Definition(format!("it names a type with a length of more than {}", LONGEST_VALUE * 10)));
     }
     Ok(())
