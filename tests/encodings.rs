@@ -99,12 +99,16 @@ fn names_and_definitions_with_other_letters_are_refused_plainly_where_they_canno
     source
         .batch_execute(
             "SET ROLE owner; CREATE TABLE app.\"straße\" (id int PRIMARY KEY); CREATE TABLE app.col (id int PRIMARY KEY, \"größe\" int);
+             CREATE TABLE app.\"Ã¤\" (id int PRIMARY KEY);
              CREATE TABLE app.idx (id int PRIMARY KEY, v text); CREATE INDEX idx_x ON app.idx (v) WHERE v <> 'ä';
              CREATE TABLE app.def (id int PRIMARY KEY, v text DEFAULT 'ä', w int GENERATED ALWAYS AS (CASE WHEN v = 'ö' THEN id END) STORED)",
         )
         .unwrap();
     for statement in [
         "SELECT mimeo.snapshot_maker('app.straße', 1)",
+        // In LATIN1 its bytes are those of another name in UTF-8.
+        "SELECT mimeo.snapshot_maker('app.Ã¤', 1)",
+        "SELECT mimeo.table_maker('app.t', 1, 'app.Ã¤')",
         "SELECT mimeo.table_maker('app.col', 1)",
         "SELECT mimeo.table_maker('app.idx', 1)",
         "SELECT mimeo.table_maker('app.def', 1)",

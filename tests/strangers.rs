@@ -128,18 +128,18 @@ const REFRESH_TABLE: &str = "SELECT mimeo.refresh_table('app.tab')";
 /// S15.
 #[test]
 fn a_swap_of_storage_keeps_what_serializable_transactions_have_read() {
-    let scene = Scene::new("serializable", 100);
+    let scene = Scene::new("serializable", 10_000);
     let mut dba = table(&scene);
     dba.batch_execute("CREATE TABLE app.mine (id int PRIMARY KEY, v text); INSERT INTO app.mine VALUES (1, 'x')")
         .unwrap();
     let file = "SELECT pg_relation_filenode('app.tab')::int8";
-    // Its places here become others.
-    scene.owner().batch_execute("UPDATE app.t SET v = 'moved' WHERE id < 50").unwrap();
+    // The places of all rows become others, in the table and in its index.
+    scene.owner().batch_execute("DELETE FROM app.t WHERE id < 5000").unwrap();
     let (mut first, mut second) = (scene.dba(), scene.dba());
     second.batch_execute("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT * FROM app.mine WHERE id = 1").unwrap();
     first
         .batch_execute(
-            "BEGIN ISOLATION LEVEL SERIALIZABLE; SET LOCAL enable_seqscan = off; SELECT * FROM app.tab WHERE id = 1;
+            "BEGIN ISOLATION LEVEL SERIALIZABLE; SET LOCAL enable_seqscan = off; SELECT * FROM app.tab WHERE id = 9000;
              UPDATE app.mine SET v = 'y' WHERE id = 1; COMMIT",
         )
         .unwrap();
@@ -148,7 +148,7 @@ fn a_swap_of_storage_keeps_what_serializable_transactions_have_read() {
     assert_ne!(one::<i64>(&mut dba, file), before, "its storage was swapped");
     // Each has read what the other one writes.
     let outcome =
-        second.batch_execute("SET LOCAL enable_seqscan = off; UPDATE app.tab SET v = 'z' WHERE id = 1; COMMIT");
+        second.batch_execute("SET LOCAL enable_seqscan = off; UPDATE app.tab SET v = 'z' WHERE id = 9000; COMMIT");
     assert_eq!(sqlstate(&outcome), "40001", "{}", message(&outcome));
 }
 
