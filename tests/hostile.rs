@@ -1316,3 +1316,48 @@ fn what_an_escape_stands_for_is_seen() {
     assert!(error.contains("cannot be made here") && !error.contains(PASSWORD), "{error}");
     stage.end();
 }
+
+/// Lists that a source may make as long as it likes, beside 1600 columns: each is gone through once.
+#[test]
+fn long_lists_beside_many_columns_are_gone_through_once() {
+    let mut stage = Stage::new("lists", &[&TABLE]);
+    stage.dba.batch_execute("CREATE TABLE app.canary ()").unwrap();
+    let columns: Vec<_> = (0..1600).map(|n| column(&format!("a column with a long name {n}"), "integer", "")).collect();
+    let shape = format!(
+        "[{{\"oid\": 1, \"schema\": \"app\", \"name\": \"t\", \"kind\": \"r\", \"columns\": [{}]}}]",
+        columns.join(",")
+    );
+    let names =
+        |count: usize| (0..count).map(|n| format!("\"a column with a long nam {n}\"")).collect::<Vec<_>>().join(",");
+    let found = format!(
+        "{{\"oid\": 1, \"schema\": \"app\", \"name\": \"tab\", \"kind\": \"r\", \"schema_usage\": true, \"readable\": false, \"readable_columns\": [{}]}}",
+        names(1_000_000)
+    );
+    let unique = index("CREATE UNIQUE INDEX i ON app.tab USING btree (id)")
+        .replace("\"unique\": false", "\"unique\": true")
+        .replace("\"expressions\": true", "\"expressions\": false")
+        .replace(
+            "\"columns\": []",
+            &format!("\"columns\": [{}]", vec!["\"a column with a long name 1599\""; 1_000_000].join(",")),
+        );
+    let default = |n: usize| {
+        format!("{{\"column\": \"a column with a long nam {n}\", \"expression\": \"1\", \"generated\": false}}")
+    };
+    let defaults = format!("[{}]", (0..400_000).map(default).collect::<Vec<_>>().join(","));
+    let types = || (TYPES, "{}".to_string());
+    let cases = [
+        ("table_maker", vec![("'readable_columns'", found), (SHAPES, shape.clone()), types()]),
+        (
+            "dml_maker",
+            vec![(INDEXES, unique), (SHAPES, shape.replace("\"not_null\": false", "\"not_null\": true")), types()],
+        ),
+        ("table_maker", vec![(DEFAULTS, defaults), (SHAPES, shape), types()]),
+    ];
+    for (number, (maker, lies)) in cases.into_iter().enumerate() {
+        stage.dba.batch_execute("SET statement_timeout = '2s'").unwrap();
+        let (_, took) = make_with_a_lie(&mut stage, maker, number, &lies);
+        assert!(took < Duration::from_secs(2) + GRACE, "{maker}, {}: {took:?}", lies[0].0);
+        println!("{maker}, {}: {took:?}", lies[0].0);
+    }
+    stage.end();
+}

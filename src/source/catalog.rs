@@ -163,7 +163,16 @@ impl Connection {
     /// The valid indexes of a table. In the open snapshot.
     pub fn indexes(&mut self, table: &SourceTable) -> Result<Vec<IndexDefinition>> {
         let document = self.value(INDEXES, &[&table.oid.to_string()], "reading the table's indexes")?;
-        Ok(serde_json::from_str(&document.unwrap_or_default())?)
+        let indexes: Vec<IndexDefinition> = serde_json::from_str(&document.unwrap_or_default())?;
+        // PostgreSQL's are on 32 columns at most, unless it was built otherwise.
+        if indexes.iter().any(|index| index.columns.len() > 1600) {
+            return Err(Error::UnsupportedSource {
+                table: table.table().plain(),
+                source_label: self.label().to_string(),
+                reason: "it has an index on more than 1600 columns".to_string(),
+            });
+        }
+        Ok(indexes)
     }
 
     /// The defaults and generated columns of a table. In the open snapshot, with the pinned search_path.

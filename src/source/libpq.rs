@@ -185,7 +185,8 @@ impl Link {
         }
         // SAFETY: the connection is up.
         unsafe {
-            pq::PQsetErrorVerbosity(self.connection, pq::PGVerbosity::PQERRORS_DEFAULT);
+            // Else libpq draws, for each notice that has a place in the statement, the line of the statement that it is in.
+            pq::PQsetErrorVerbosity(self.connection, pq::PGVerbosity::PQERRORS_TERSE);
             pq::PQsetnonblocking(self.connection, 1);
         }
         Ok(())
