@@ -2,6 +2,13 @@
 
 .PHONY: build install test fuzz demo demo-stop bench deb dist release clean
 
+# Before anything is installed: a Rust that is too old would only tell so after a while.
+ifneq ($(filter-out clean demo-stop dist,$(or $(MAKECMDGOALS),build)),)
+ifneq ($(shell tests/support/toolchain.sh $(filter test,$(MAKECMDGOALS)) >&2 || echo no),)
+$(error this needs another Rust)
+endif
+endif
+
 ifndef PG_MAJOR
 export PG_MAJOR := $(shell PG_CONFIG='$(PG_CONFIG)' tests/support/major.sh)
 endif

@@ -22,7 +22,6 @@ fi
 
 "$here/support/install.sh" build
 bin=$("$PG_CONFIG" --bindir)
-echo "Building mimeo"
 "$here/support/build.sh"
 if [ -e "$dir" ]; then stop; fi
 mkdir -p "$dir"

@@ -12,17 +12,8 @@ case $major in
 *) echo "mimeo: no release of Debian has PostgreSQL $major" >&2; exit 1 ;;
 esac
 
-# Runs bash in that Debian, with what it reads from standard input; its processes end with it.
-inside() {
-    unshare --mount --pid --fork --kill-child bash -euo pipefail -c '
-        mount --make-rprivate /
-        mount -t proc proc "$root/proc"
-        mount --rbind /dev "$root/dev"
-        mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm" 2>/dev/null || true
-        exec chroot "$root" /usr/bin/env -i HOME=/root LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive major="$major" port="$port" \
-            PATH=/usr/sbin:/usr/bin:/sbin:/bin bash -euo pipefail -s
-    '
-}
+# Runs bash in that Debian, with what it reads from standard input.
+inside() { PASS="major port" tests/support/system.sh run "$root" -- bash -euo pipefail -s; }
 
 if [ "$major" = 15 ]; then make deb >/dev/null; else make deb PG="$major" >/dev/null; fi
 package=$(find "$PWD/target/deb" -name "postgresql-$major-mimeo_*.deb" -newer target/package | head -n 1)
@@ -31,10 +22,7 @@ trap 'rm -rf "$root"' EXIT
 chmod 755 "$root"
 port=$(perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(LocalAddr => "127.0.0.1", Listen => 1)->sockport')
 export root major port
-[ -x /usr/sbin/debootstrap ] || { apt-get update -qq && apt-get install -y -qq --no-install-recommends debootstrap >/dev/null; }
-debootstrap --variant=minbase "$suite" "$root" http://deb.debian.org/debian >"$root.log" 2>&1 || { tail -n 20 "$root.log" >&2; exit 1; }
-rm -f "$root.log"
-cp /etc/resolv.conf "$root/etc/resolv.conf" 2>/dev/null || true
+tests/support/system.sh make "$suite" "$root"
 cp "$package" "$root/mimeo.deb"
 # Nothing is started by itself.
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"

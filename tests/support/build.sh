@@ -7,11 +7,9 @@ PG_MAJOR=${PG_MAJOR:-15}
 PG_CONFIG=${PG_CONFIG:-/usr/lib/postgresql/$PG_MAJOR/bin/pg_config}
 major=$("$PG_CONFIG" --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
 out=target/package/pg$major
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
 rm -rf "$out"
-cargo pgrx package --no-default-features --features "pg$major" --pg-config "$PG_CONFIG" --out-dir "$out" >"$log" 2>&1 ||
-    { cat "$log" >&2; exit 1; }
+tests/support/alive.sh "building mimeo for PostgreSQL $major" \
+    cargo pgrx package --no-default-features --features "pg$major" --pg-config "$PG_CONFIG" --out-dir "$out"
 # Released scripts as they were released: what creates an older version, too.
 cp sql/mimeo--*.sql "$(dirname "$(find "$out" -name mimeo.control)")/"
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }

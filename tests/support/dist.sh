@@ -29,7 +29,7 @@ cat >"$meta/META.json" <<J
       "runtime": { "requires": { "PostgreSQL": "14.0.0" } },
       "test": { "requires": { "pgTAP": "1.2.0" } }
    },
-   "meta-spec": { "version": "1.0.0", "url": "https://pgxn.org/meta/spec.txt" },
+   "meta-spec": { "version": "1.0.0" },
    "tags": [ "replication", "snapshot", "copy", "etl", "foreign data" ]
 }
 J
