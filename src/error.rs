@@ -60,6 +60,8 @@ pub enum Error {
     Condition(String),
     #[error("{what} has other characters than those of ASCII, and this database has the encoding {encoding}")]
     Encoding { what: &'static str, encoding: String },
+    #[error("{source_label} is PostgreSQL {version}, and a source must be PostgreSQL {oldest} or later")]
+    OldSource { source_label: String, version: String, oldest: String },
     #[error("there is no data source with the id {0}")]
     UnknownSource(i32),
     #[error("{source_label} cannot be used: {reason}")]
@@ -212,6 +214,7 @@ impl Error {
             | Error::DestinationSchema { .. }
             | Error::InvalidSource { forbidden: true, .. }
             | Error::ForeignServer { .. } => E::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Error::OldSource { .. } => E::ERRCODE_FEATURE_NOT_SUPPORTED,
             Error::Unreachable { .. } => E::ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
             Error::PasswordRequired(_) => E::ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED,
             Error::ConnectionLost { .. } => E::ERRCODE_CONNECTION_FAILURE,

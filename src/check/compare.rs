@@ -17,6 +17,7 @@ use crate::shape::{Column, Shape};
 use crate::source::bounds::{bound_type, Range};
 use crate::source::catalog::{rows_query, SourceTable};
 use crate::source::connection::Connection;
+use crate::source::server::Server;
 
 /// Both sides of a job. As long as it lasts, the backend acts as the destination's owner, with pinned settings.
 pub struct Comparison {
@@ -74,7 +75,8 @@ impl Comparison {
         let identity = act_as(destination.owner, true)?;
         lock_to_read(destination.oid);
         trust::require_tables(&[destination.oid])?;
-        for (setting, value) in FORMATS {
+        let formats = formats(source.server());
+        for (setting, value) in formats {
             set_local(setting, value)?;
         }
         let table = source.find_table(&job.source_table)?;
@@ -95,7 +97,7 @@ impl Comparison {
         let shape = source.locked_snapshot_of(&table)?;
         let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
         source.require_readable(&table, &names(&columns))?;
-        source.use_formats(&FORMATS)?;
+        source.use_formats(&formats)?;
         if job.condition.is_some() {
             source.use_own_search_path()?;
         }
@@ -129,5 +131,7 @@ impl Comparison {
 }
 
 /// Beside those that are always pinned: what values are written as. The sources are set to the same.
-const FORMATS: [(&str, &str); 4] =
-    [("timezone", "GMT"), ("extra_float_digits", "3"), ("bytea_output", "hex"), ("lc_monetary", "C")];
+fn formats(server: Server) -> [(&'static str, &'static str); 4] {
+    let digits = server.comparable_float_digits();
+    [("timezone", "GMT"), ("extra_float_digits", digits), ("bytea_output", "hex"), ("lc_monetary", "C")]
+}

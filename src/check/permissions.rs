@@ -104,7 +104,7 @@ fn on_source(
     }
     if captures && fits {
         let members = source.members(&table, None)?;
-        rights.extend(source.capture_rights(schema, &members, shape.kind == 'p')?);
+        rights.extend(source.capture_rights(schema, &members, source.clones_triggers(&shape))?);
     }
     Ok(())
 }

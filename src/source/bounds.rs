@@ -57,6 +57,8 @@ pub struct Control {
     given: bool,
     /// No two rows have the same value.
     unique: bool,
+    /// A numeric can be infinite there.
+    infinite: bool,
     /// The time zone of the source role, which writes zoneless times.
     zone: String,
     /// When the source's server started: what was seen before that is void.
@@ -72,6 +74,11 @@ WITH RECURSIVE tree(oid) AS (
     SELECT $1::pg_catalog.oid
     UNION
     SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree t ON i.inhparent OPERATOR(pg_catalog.=) t.oid
+), ancestors(oid) AS (
+    SELECT $1::pg_catalog.oid
+    UNION
+    SELECT i.inhparent FROM pg_catalog.pg_inherits i JOIN ancestors t ON i.inhrelid OPERATOR(pg_catalog.=) t.oid
+      JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhparent AND c.relkind OPERATOR(pg_catalog.=) 'p'
 )
 SELECT pg_catalog.json_build_object(
     'name', a.attname, 'type', pg_catalog.format_type(a.atttypid, NULL),
@@ -102,13 +109,15 @@ SELECT pg_catalog.json_build_object(
            AND s.seqcache OPERATOR(pg_catalog.=) 1 AND s.seqincrement OPERATOR(pg_catalog.>) 0 AND NOT s.seqcycle),
     'unique', EXISTS (SELECT FROM pg_catalog.pg_index x WHERE x.indrelid OPERATOR(pg_catalog.=) a.attrelid
                         AND x.indisunique AND x.indisvalid AND x.indimmediate AND x.indpred IS NULL
-                        AND x.indnkeyatts OPERATOR(pg_catalog.=) 1 AND x.indkey[0] OPERATOR(pg_catalog.=) a.attnum),
+                        AND coalesce((pg_catalog.to_jsonb(x) OPERATOR(pg_catalog.->>) 'indnkeyatts')::pg_catalog.int4, x.indnatts)
+                            OPERATOR(pg_catalog.=) 1 AND x.indkey[0] OPERATOR(pg_catalog.=) a.attnum),
+    'infinite', pg_catalog.current_setting('server_version_num')::pg_catalog.int4 OPERATOR(pg_catalog.>=) 140000,
     'zone', (SELECT s.reset_val FROM pg_catalog.pg_settings s
               WHERE pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) 'timezone'),
     'started', pg_catalog.concat(pg_catalog.pg_postmaster_start_time(), ' ', pg_catalog.pg_stat_get_bgwriter_stat_reset_time()),
     'locked', (SELECT pg_catalog.json_agg(l.oid::bigint) FROM (
         SELECT t.oid FROM tree t
-        UNION SELECT p.relid::pg_catalog.oid FROM pg_catalog.pg_partition_ancestors($1::pg_catalog.oid::pg_catalog.regclass) p
+        UNION SELECT p.oid FROM ancestors p
         UNION SELECT d.objid FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_sequence s ON s.seqrelid OPERATOR(pg_catalog.=) d.objid
                WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
                  AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
@@ -243,7 +252,10 @@ impl Control {
     fn greatest(&self, table: &Name) -> String {
         let column = quote(&self.name);
         let finite = if self.type_name == "numeric" {
-            format!(" WHERE {column} OPERATOR(pg_catalog.<>) ALL ('{{NaN,Infinity,-Infinity}}'::pg_catalog.text[]::pg_catalog.numeric[])")
+            let beyond = if self.infinite { "NaN,Infinity,-Infinity" } else { "NaN" };
+            format!(
+                " WHERE {column} OPERATOR(pg_catalog.<>) ALL ('{{{beyond}}}'::pg_catalog.text[]::pg_catalog.numeric[])"
+            )
         } else {
             String::new()
         };

@@ -205,7 +205,7 @@ impl Connection {
 /// $1: the table.
 const DEFAULTS: &str = r"
 SELECT coalesce(json_agg(json_build_object('column', a.attname, 'expression', pg_get_expr(d.adbin, d.adrelid),
-            'generated', to_jsonb(a) ->> 'attgenerated' = 's')), '[]')::pg_catalog.text
+            'generated', coalesce(to_jsonb(a) ->> 'attgenerated' = 's', false))), '[]')::pg_catalog.text
   FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
  WHERE d.adrelid = $1 AND coalesce(to_jsonb(a) ->> 'attgenerated', '') <> 'v'";
 

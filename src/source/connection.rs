@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::settings;
 use crate::source::libpq::{is_parameter, parse_connection_string, Link, NO_FILE};
 use crate::source::reuse;
+use crate::source::server::Server;
 use pgrx::{pg_sys, PgList};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -89,7 +90,7 @@ const SET_UP: &str = "SET datestyle = 'ISO, YMD'; SET intervalstyle = postgres; 
 
 impl Connection {
     /// # Errors
-    /// InvalidSource, PasswordRequired, Unreachable, NoDescriptor; Remote if the session cannot be set up.
+    /// InvalidSource, PasswordRequired, Unreachable, NoDescriptor, OldSource; Remote if the session cannot be set up.
     pub fn open(mapping: &Mapping, applicant: &Applicant<'_>) -> Result<Connection> {
         let (mut parameters, password_required) = parameters(mapping, applicant.owner)?;
         let label = label(mapping, &parameters);
@@ -135,6 +136,10 @@ impl Connection {
         if must_use_password && !link.used_password() {
             return Err(Error::PasswordRequired(label));
         }
+        if link.server() < Server::OLDEST {
+            let (version, oldest) = (link.server().major(), Server::OLDEST.major());
+            return Err(Error::OldSource { source_label: label, version, oldest });
+        }
         let place = place(&parameters.iter().cloned().collect());
         Ok(Connection { link: ManuallyDrop::new(link), label, role, place, vouched, parameters })
     }
@@ -147,6 +152,10 @@ impl Connection {
     /// Where the connection leads (host, port, database): a change means other data.
     pub fn place(&self) -> &str {
         &self.place
+    }
+
+    pub fn server(&self) -> Server {
+        self.link.server()
     }
 
     /// Whether this server's environment and files may be used for it.

@@ -10,6 +10,7 @@ pub use detached::{run_detached, Outcome};
 
 use crate::backend::interrupts::{self, Woken};
 use crate::error::{heard, keep_secret, Error, Result};
+use crate::source::server::Server;
 use answer::{beginning, take_sqlstate, text, unescaped};
 use pgrx::pg_sys;
 use pq_sys as pq;
@@ -234,6 +235,12 @@ impl Link {
     pub fn used_password(&self) -> bool {
         // SAFETY: asks an existing connection.
         unsafe { pq::PQconnectionUsedPassword(self.connection) == 1 }
+    }
+
+    /// The server's version, as it says itself.
+    pub fn server(&self) -> Server {
+        // SAFETY: asks an existing connection.
+        Server(unsafe { pq::PQserverVersion(self.connection) })
     }
 
     /// Sends one statement with text parameters.

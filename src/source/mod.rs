@@ -8,5 +8,6 @@ pub mod copy_out;
 mod libpq;
 pub mod queue;
 pub mod reuse;
+pub mod server;
 pub mod survey;
 pub mod undo;

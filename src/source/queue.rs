@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::shape::{Shape, KEY_OPERATORS};
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
+use crate::source::server::Server;
 use members::triggered;
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
@@ -50,6 +51,10 @@ pub struct Capture<'a> {
     pub destination: &'a str,
     /// Triggers fire once a row, because the table is partitioned, or because statements may name its parent.
     pub rows: bool,
+    /// Partitions get the triggers of the table by themselves.
+    pub cloned: bool,
+    /// What is made depends on its version.
+    pub server: Server,
     /// INSERT, UPDATE and DELETE have functions of their own. Not with `rows`.
     pub apart: bool,
     /// Tells a queue that is made from all others.
@@ -128,7 +133,7 @@ impl Connection {
              WHERE c.oid = $1::oid AND c.reltuples > 10 * $3::float8 AND NOT row_security_active(c.oid)
                AND EXISTS (SELECT FROM pg_index i
                             WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
-                              AND NOT EXISTS (SELECT FROM generate_series(0, i.indnkeyatts - 1) p
+                              AND NOT EXISTS (SELECT FROM generate_series(0, coalesce((to_jsonb(i) ->> 'indnkeyatts')::int, i.indnatts) - 1) p
                                                 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[p]
                                                 LEFT JOIN pg_opclass o ON o.oid = i.indclass[p]
                                                WHERE (o.opcdefault AND i.indcollation[p] = a.attcollation AND a.attname IN
@@ -136,6 +141,11 @@ impl Connection {
         let names = serde_json::to_string(key)?;
         self.value(sql, &[&table.oid.to_string(), &names, &rows.to_string()], "looking for the key's index")?;
         Ok(())
+    }
+
+    /// Whether partitions of such a table get its triggers by themselves.
+    pub fn clones_triggers(&self, shape: &Shape) -> bool {
+        shape.kind == 'p' && self.server().clones_row_triggers()
     }
 
     /// Names that nobody uses yet: those of another destination of the same table get a number.
@@ -173,10 +183,7 @@ impl Connection {
         self.end_snapshot()?;
         let mut script = if again { objects.removal() } else { String::new() };
         script.push_str(&objects_script(objects, capture, &operators)?);
-        if let (Some(table), 'p') = (members.first(), capture.shape.kind) {
-            // Who makes a partition makes its triggers.
-            script.push_str(&format!("GRANT EXECUTE ON FUNCTION {}() TO {};", objects.function, quote(&table.owner)));
-        }
+        script.push_str(&grant_script(objects, capture, members));
         for member in triggered(capture, members) {
             script.push_str(&triggers_script(objects, &member.table(), capture, &operators));
         }
@@ -258,16 +265,17 @@ impl Connection {
         let opened = self.script(
             &format!(
                 "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; SET LOCAL search_path = pg_catalog, pg_temp;
-                 LOCK TABLE {queue} IN SHARE UPDATE EXCLUSIVE MODE"
+                 LOCK TABLE {queue} IN SHARE UPDATE EXCLUSIVE MODE; {}",
+                transaction_type(queue)
             ),
             "opening the queue",
         );
-        opened.map_err(|error| self.queue_error(error, queue))?;
+        let visible = visible(opened.map_err(|error| self.queue_error(error, queue))?);
         let left = self.value(
             &format!(
                 "WITH gone AS (
                      DELETE FROM {queue} WHERE (SELECT max(m.mimeo_seq) FROM {queue} m WHERE m.mimeo_op = 'P') = ANY ($4::bigint[])
-                        AND (mimeo_op = 'P' OR mimeo_seq <= $1::bigint AND pg_visible_in_snapshot(mimeo_xid, $2::pg_snapshot))
+                        AND (mimeo_op = 'P' OR mimeo_seq <= $1::bigint AND {visible})
                      RETURNING 1
                  ), position AS (
                      INSERT INTO {queue} (mimeo_seq, mimeo_op) SELECT $3::bigint, 'P' FROM (SELECT count(*) AS n FROM gone) g
@@ -289,10 +297,11 @@ impl Connection {
 
     /// How many rows of the queue a committed refresh has applied. In the open snapshot, with the pinned search_path.
     pub fn queued(&mut self, queue: &Name, last: i64, snapshot: &str) -> Result<u64> {
+        let visible = visible(self.script(&transaction_type(queue), "looking at the queue's columns")?);
         let count = self.value(
             &format!(
                 "SELECT count(*)::pg_catalog.text FROM {queue}
-                  WHERE mimeo_op <> 'P' AND mimeo_seq <= $1::bigint AND pg_visible_in_snapshot(mimeo_xid, $2::pg_snapshot)"
+                  WHERE mimeo_op <> 'P' AND mimeo_seq <= $1::bigint AND {visible}"
             ),
             &[&last.to_string(), snapshot],
             "counting what is applied",
@@ -329,7 +338,7 @@ impl Connection {
         self.script(
             &format!(
                 "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
-                 UPDATE {queue} SET mimeo_xid = pg_catalog.pg_current_xact_id(); COMMIT"
+                 UPDATE {queue} SET mimeo_xid = DEFAULT; COMMIT"
             ),
             "taking the queue over",
         )?;
@@ -448,7 +457,7 @@ impl Connection {
         };
         let document = self.value(
             &format!(
-                "SELECT json_build_object('snapshot', pg_current_snapshot()::pg_catalog.text,
+                "SELECT json_build_object('snapshot', {}::pg_catalog.text,
                      'system', (SELECT s.system_identifier::pg_catalog.text FROM pg_control_system() s),
                      'rows', count(*) FILTER (WHERE mimeo_op <> 'P'), 'last', max(mimeo_seq) FILTER (WHERE mimeo_op <> 'P'),
                      'removed', max(mimeo_seq) FILTER (WHERE mimeo_op = 'P'), 'truncated', {at}, 'cut', {cut},
@@ -457,6 +466,7 @@ impl Connection {
                      'bloated', pg_relation_size({}::regclass) > {BLOATED},
                      'unflushed', NOT pg_is_in_recovery() AND pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn())::pg_catalog.text
                    FROM {queue}",
+                self.server().current_snapshot(),
                 literal(&queue.to_string())
             ),
             &[&objects.function.schema, &objects.function.name],
@@ -471,6 +481,32 @@ impl Connection {
             "42P01" => Error::QueueMissing { queue: queue.plain(), source_label: self.label().to_string() },
             _ => error,
         }
+    }
+}
+
+/// Asks for the type of a queue's column mimeo_xid: a queue that was made on a server before 13 keeps its own when the server is upgraded.
+fn transaction_type(queue: &Name) -> String {
+    format!(
+        "SELECT pg_catalog.format_type(a.atttypid, NULL) FROM pg_catalog.pg_attribute a
+          WHERE a.attrelid = {}::pg_catalog.regclass AND a.attname = 'mimeo_xid' AND NOT a.attisdropped",
+        literal(&queue.to_string())
+    )
+}
+
+/// Whether a row of the queue was there in the snapshot $2.
+fn visible(transaction_type: Option<String>) -> &'static str {
+    if transaction_type.as_deref() == Some("bigint") {
+        "txid_visible_in_snapshot(mimeo_xid, $2::txid_snapshot)"
+    } else {
+        "pg_visible_in_snapshot(mimeo_xid, $2::pg_snapshot)"
+    }
+}
+
+/// Who makes a partition makes its triggers.
+fn grant_script(objects: &Objects, capture: &Capture<'_>, members: &[Member]) -> String {
+    match members.first().filter(|_| capture.cloned) {
+        Some(table) => format!("GRANT EXECUTE ON FUNCTION {}() TO {};", objects.function, quote(&table.owner)),
+        None => String::new(),
     }
 }
 

@@ -50,6 +50,7 @@ unix_socket_directories = '$dir'
 shared_buffers = 256MB
 max_wal_size = 4GB
 max_prepared_transactions = 10
+password_encryption = 'scram-sha-256'
 log_line_prefix = '%m [%p] %u@%d %a '
 ${PG_OPTIONS:-}
 CONF

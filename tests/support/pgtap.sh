@@ -60,14 +60,23 @@ RESET ROLE;
 CREATE FUNCTION tap.source_dsn() RETURNS text LANGUAGE sql AS \$\$
     SELECT format('host=127.0.0.1 port=$source_port dbname=%L user=owner password=''owner secret''', current_database())
 \$\$;
+CREATE FUNCTION tap.source_version() RETURNS int LANGUAGE sql AS \$\$
+    SELECT answer FROM tap.dblink(tap.source_dsn(), 'SHOW server_version_num') AS t(answer int)
+\$\$;
 CREATE FUNCTION tap.on_source(p_sql text) RETURNS SETOF text LANGUAGE plpgsql AS \$\$
 BEGIN
     PERFORM tap.dblink_connect('owner', tap.source_dsn());
     PERFORM tap.dblink_exec('owner', 'SET client_min_messages = warning');
     PERFORM tap.dblink_exec('owner', p_sql);
-    -- The counters of the table move now, not some seconds later.
-    PERFORM * FROM tap.dblink('owner', 'SELECT pg_stat_force_next_flush()') AS t(done text);
-    PERFORM tap.dblink_disconnect('owner');
+    -- The counters of the table move now, not some seconds later. Before 15 a process collected them, and wrote them twice a second.
+    IF tap.source_version() >= 150000 THEN
+        PERFORM * FROM tap.dblink('owner', 'SELECT pg_stat_force_next_flush()') AS t(done text);
+        PERFORM tap.dblink_disconnect('owner');
+    ELSE
+        PERFORM tap.dblink_disconnect('owner');
+        PERFORM tap.dblink_exec(tap.source_dsn(), 'DO ''DECLARE t timestamptz := clock_timestamp();
+            BEGIN LOOP PERFORM pg_stat_clear_snapshot(); EXIT WHEN pg_stat_get_snapshot_timestamp() > t; PERFORM pg_sleep(0.02); END LOOP; END''');
+    END IF;
 END
 \$\$;
 CREATE FUNCTION tap.ask_source(p_sql text) RETURNS text LANGUAGE sql AS \$\$

@@ -35,7 +35,7 @@ pub fn convert(
     }
     let compared = compared(job.filter.as_deref(), job.condition.as_deref());
     let apart = may_be_apart(catalog, &legacy.objects);
-    let capture = capture(method, table, &shape, &members, &key, compared, &job.dest_table, apart);
+    let capture = capture(method, source, table, &shape, &members, &key, compared, &job.dest_table, apart);
     let number = legacy.number.unwrap_or(capture.number);
     source.convert(&legacy, &capture, &members, patience())?;
     Ok(State {
@@ -43,7 +43,7 @@ pub fn convert(
         position: None,
         removed: number,
         system: String::new(),
-        members: places(&members, shape.kind == 'p'),
+        members: places(&members, source.clones_triggers(&shape)),
         filter: job.filter.clone(),
         condition: job.condition.clone(),
         copy_all: None,

@@ -72,7 +72,8 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
     }
     let schema = making.catalog.schema().to_string();
     let members = making.source.members(&making.table, None)?;
-    making.source.require_capture_rights(&schema, &members, making.shape.kind == 'p')?;
+    let cloned = making.source.clones_triggers(&making.shape);
+    making.source.require_capture_rights(&schema, &members, cloned)?;
     if keeps_rows {
         making.source.require_faithful_json(&making.table)?;
     }
@@ -94,7 +95,9 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
     let dest_table = destination.plain();
     let compared = compared(common.filter.as_deref(), common.condition);
     let apart = may_be_apart(&making.catalog, &objects);
-    let capture = capture(method, &making.table, &making.shape, &members, &key_names, compared, &dest_table, apart);
+    let source = &making.source;
+    let capture =
+        capture(method, source, &making.table, &making.shape, &members, &key_names, compared, &dest_table, apart);
     let number = capture.number;
     let (wanted, queue) = (dest_table.clone(), objects.queue.plain());
     undo_later(&making.source, objects.removal_of(number), move || {
@@ -107,7 +110,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
         position: None,
         removed: number,
         system: String::new(),
-        members: super::places(&members, making.shape.kind == 'p'),
+        members: super::places(&members, cloned),
         filter: common.filter.clone(),
         condition: common.condition.map(str::to_string),
         copy_all: None,

@@ -19,6 +19,7 @@ use crate::job::config::{Catalog, Job};
 use crate::method::Method;
 use crate::shape::Shape;
 use crate::source::catalog::SourceTable;
+use crate::source::connection::Connection;
 use crate::source::queue::{Capture, Member, Objects};
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
@@ -91,14 +92,15 @@ fn may_be_apart(catalog: &Catalog, objects: &Objects) -> bool {
 }
 
 /// As `State::members` holds them.
-fn places(members: &[Member], partitioned: bool) -> Vec<(u32, u32, u32)> {
-    members.iter().map(|member| member.place(partitioned)).collect()
+fn places(members: &[Member], cloned: bool) -> Vec<(u32, u32, u32)> {
+    members.iter().map(|member| member.place(cloned)).collect()
 }
 
 /// What is to be queued for a job.
 #[allow(clippy::too_many_arguments)]
 fn capture<'a>(
     method: Method,
+    source: &Connection,
     table: &'a SourceTable,
     shape: &'a Shape,
     members: &[Member],
@@ -116,6 +118,8 @@ fn capture<'a>(
         keeps_rows: method == Method::Logdel,
         destination,
         rows,
+        cloned: source.clones_triggers(shape),
+        server: source.server(),
         apart: !rows && may_be_apart,
         // SAFETY: reads the clock.
         number: unsafe { pg_sys::GetCurrentTimestamp() },

@@ -75,6 +75,10 @@ struct Present {
     /// By this refresh: what the one before it held is gone.
     queue_is_new: bool,
     summary: Summary,
+    /// Triggers are disabled or gone, so changes were missed and will be.
+    is_deaf: bool,
+    /// Those of a child were gone.
+    missed: bool,
 }
 
 impl Refresh<'_> {
@@ -107,8 +111,8 @@ impl Refresh<'_> {
         let limit = self.options.limit.or(job.batch_limit).filter(|limit| *limit > 0).map(i64::from);
         lock_destination(&destination, self.options.repull)?;
         let present = self.look(&mut source, table, &state, limit, run)?;
-        let partitioned = present.shape.kind == 'p';
-        if is_deaf(&present.members, partitioned || present.members.first().is_some_and(Member::is_child)) {
+        let cloned = source.clones_triggers(&present.shape);
+        if present.is_deaf {
             let reason =
                 "triggers of the source table are disabled or gone, so changes are missed: enable them, or call \
                           the destroyer and the maker again";
@@ -120,7 +124,9 @@ impl Refresh<'_> {
             return Ok(Status::Critical);
         }
         let mut status = Status::Ok;
-        let unexpected = self.why_all(&state, &present.summary, &present.members, partitioned, present.queue_is_new);
+        let missed = present.missed.then(|| "triggers of a partition or child of the source were gone".to_string());
+        let unexpected =
+            missed.or_else(|| self.why_all(&state, &present.summary, &present.members, cloned, present.queue_is_new));
         if let Some(reason) = &unexpected {
             run.note(format!("all rows are copied: {reason}"));
             status = Status::Warning;
@@ -145,7 +151,7 @@ impl Refresh<'_> {
             status = Status::Warning;
         }
 
-        let members = places(&present.members, partitioned);
+        let members = places(&present.members, cloned);
         if all || summary.rows > 0 || !present.added.is_empty() || !present.added_unreadable.is_empty() {
             run.note(format!("{taken} queued changes"));
             let extent = if all { Extent::All } else { Extent::Changes(until) };
@@ -210,7 +216,7 @@ impl Refresh<'_> {
     ) -> Result<Present> {
         let timed = self.method == Method::Logdel;
         let key = self.job.pk_name.clone().unwrap_or_default();
-        let (mut adopted, mut tried, mut queue_is_new) = (false, false, false);
+        let (mut adopted, mut tried, mut queue_is_new, mut missed) = (false, false, false, false);
         // Three are needed at most, if nobody else changes the table meanwhile.
         for _ in 0..16 {
             let shape = source.locked_snapshot_of(&table)?;
@@ -218,17 +224,18 @@ impl Refresh<'_> {
             let operators = source.key_operators(&table, &key)?;
             let wanted = compared(self.job.filter.as_deref(), self.job.condition.as_deref());
             let apart = may_be_apart(self.catalog, &state.objects);
-            let mut capture = capture(self.method, &table, &shape, &members, &key, wanted, &self.job.dest_table, apart);
+            let mut capture =
+                capture(self.method, source, &table, &shape, &members, &key, wanted, &self.job.dest_table, apart);
             let summary = source.summary(&state.objects, timed, limit)?;
             if let Some(found) = summary.form().filter(|found| *found != capture.form()) {
                 if !found.captures_as(&capture.form()) {
-                    source.require_capture_rights(self.catalog.schema(), &members, shape.kind == 'p')?;
+                    source.require_capture_rights(self.catalog.schema(), &members, capture.cloned)?;
                     source.make_queue(&state.objects, &capture, &members, true, patience())?;
                     queue_is_new = true;
                     continue;
                 }
                 let possible = !tried
-                    && is_as_made(&members, capture.rows)
+                    && is_as_made(&capture, &members)
                     && source.require_capture_rights(self.catalog.schema(), &members, false).is_ok();
                 if possible {
                     tried = true;
@@ -243,16 +250,11 @@ impl Refresh<'_> {
                 }
                 capture.apart = found.apart;
             }
-            let children: Vec<Member> = if shape.kind == 'p' {
-                Vec::new()
-            } else {
-                untriggered(&members, capture.rows)
-                    .into_iter()
-                    .filter(|member| member.oid != table.oid)
-                    .cloned()
-                    .collect()
-            };
+            let children: Vec<Member> =
+                untriggered(&capture, &members).into_iter().filter(|member| member.oid != table.oid).cloned().collect();
             if !children.is_empty() {
+                let known = |child: &Member| state.members.iter().any(|(oid, ..)| *oid == child.oid);
+                missed |= children.iter().any(known);
                 source.require_capture_rights(self.catalog.schema(), &members, false)?;
                 source.end_snapshot()?;
                 for child in &children {
@@ -270,7 +272,10 @@ impl Refresh<'_> {
             let (added, added_unreadable) =
                 (added.iter().map(|m| m.table()).collect(), unreadable.iter().map(|m| m.oid).collect());
             let queue = state.objects.queue.clone();
+            let is_deaf = is_deaf(&capture, &members);
             return Ok(Present {
+                is_deaf,
+                missed,
                 table,
                 shape,
                 members,
@@ -293,7 +298,7 @@ impl Refresh<'_> {
         state: &State,
         summary: &Summary,
         members: &[Member],
-        partitioned: bool,
+        cloned: bool,
         queue_is_new: bool,
     ) -> Option<String> {
         if let Some(reason) = &state.copy_all {
@@ -316,7 +321,7 @@ impl Refresh<'_> {
                     .to_string(),
             );
         }
-        let now: HashSet<_> = places(members, partitioned).into_iter().collect();
+        let now: HashSet<_> = places(members, cloned).into_iter().collect();
         if state.members.iter().any(|before| !now.contains(before)) {
             return Some("a partition or child of the source was detached, truncated or rewritten".to_string());
         }

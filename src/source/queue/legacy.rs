@@ -2,7 +2,7 @@
 //! trigger that fires once a row. They are replaced by queues of ours, and no row of them is lost.
 
 use super::triggers::{objects_script, triggers_script};
-use super::{triggered, Capture, Member, Objects};
+use super::{grant_script, triggered, Capture, Member, Objects};
 use crate::backend::name::{quote, quote_list, readings, with_suffix, Name};
 use crate::backend::relation::Patience;
 use crate::error::{Error, Result};
@@ -98,13 +98,7 @@ impl Connection {
                 objects.function
             );
             script.push_str(&objects_script(objects, capture, &operators)?);
-            if let (Some(table), 'p') = (members.first(), capture.shape.kind) {
-                script.push_str(&format!(
-                    "GRANT EXECUTE ON FUNCTION {}() TO {};",
-                    objects.function,
-                    quote(&table.owner)
-                ));
-            }
+            script.push_str(&grant_script(objects, capture, members));
             for member in triggered(capture, members) {
                 script.push_str(&triggers_script(objects, &member.table(), capture, &operators));
             }

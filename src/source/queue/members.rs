@@ -22,6 +22,8 @@ pub struct Member {
     empty: bool,
     /// Statements may name another table, and write to this one.
     child: bool,
+    /// It holds no rows of its own, its partitions do.
+    partitioned: bool,
     /// The youngest of its triggers: those of a partition that is detached go, and others come when it is attached again.
     trigger: u32,
     /// How many of the job's triggers it has that fire, and that do not.
@@ -37,8 +39,8 @@ impl Member {
     }
 
     /// What tells that nothing happened to it behind the triggers.
-    pub fn place(&self, partitioned: bool) -> (u32, u32, u32) {
-        if partitioned {
+    pub fn place(&self, cloned: bool) -> (u32, u32, u32) {
+        if cloned {
             (self.oid, self.file, self.trigger)
         } else {
             (self.oid, 0, 0)
@@ -81,6 +83,7 @@ SELECT json_agg(json_build_object('oid', c.oid::bigint, 'file', c.relfilenode::b
             'owner', pg_get_userbyid(c.relowner),
             'readable', has_table_privilege(c.oid, 'SELECT'), 'triggerable', has_table_privilege(c.oid, 'TRIGGER'),
             'empty', c.relkind <> 'r' OR pg_relation_size(c.oid) = 0,
+            'partitioned', c.relkind = 'p',
             'child', EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid),
             'trigger', (SELECT coalesce(max(g.number), 0) FROM triggers g WHERE g.tgrelid = c.oid),
             'firing', (SELECT count(*) FROM triggers g WHERE g.tgrelid = c.oid AND g.tgenabled IN ('O', 'A')),
@@ -101,8 +104,8 @@ impl Connection {
     ///
     /// # Errors
     /// SourceRight, with what has to be run on the source.
-    pub fn require_capture_rights(&mut self, schema: &str, members: &[Member], row_level: bool) -> Result<()> {
-        let Some(fix) = grant::fixes(&self.capture_rights(schema, members, row_level)?) else { return Ok(()) };
+    pub fn require_capture_rights(&mut self, schema: &str, members: &[Member], cloned: bool) -> Result<()> {
+        let Some(fix) = grant::fixes(&self.capture_rights(schema, members, cloned)?) else { return Ok(()) };
         Err(Error::SourceRight {
             role: self.role().to_string(),
             action: format!("make a queue in schema {schema} and triggers on the table"),
@@ -112,7 +115,7 @@ impl Connection {
     }
 
     /// What the role needs to set a queue up, beside reading the table.
-    pub fn capture_rights(&mut self, schema: &str, members: &[Member], row_level: bool) -> Result<Vec<Right>> {
+    pub fn capture_rights(&mut self, schema: &str, members: &[Member], cloned: bool) -> Result<Vec<Right>> {
         #[derive(Deserialize)]
         struct Rights {
             schema: bool,
@@ -129,8 +132,11 @@ impl Connection {
             }
         })];
         for (place, member) in members.iter().enumerate() {
-            if row_level && place > 0 {
+            if cloned && place > 0 {
                 break;
+            }
+            if member.partitioned && !cloned {
+                continue;
             }
             let table = member.table();
             rights.push(Right::new(table.plain(), "TRIGGER", member.triggerable, || {
@@ -157,27 +163,33 @@ impl Connection {
     }
 }
 
-/// The members that get triggers of their own: the partitions of a table get those of its rows by themselves.
-pub(super) fn triggered<'a>(capture: &Capture<'_>, members: &'a [Member]) -> &'a [Member] {
-    if capture.shape.kind == 'p' {
-        &members[..members.len().min(1)]
-    } else {
-        members
-    }
+/// The members that get triggers of their own: not the partitions of a table that gives them its own, and where it does not, only those that
+/// hold rows.
+pub(super) fn triggered<'a>(capture: &Capture<'_>, members: &'a [Member]) -> impl Iterator<Item = &'a Member> {
+    let cloned = capture.cloned;
+    let all = if cloned { members.len().min(1) } else { members.len() };
+    members[..all].iter().filter(move |member| cloned || !member.partitioned)
 }
 
-/// Members of a table (not partitioned) that lack a trigger.
-pub fn untriggered(members: &[Member], rows: bool) -> Vec<&Member> {
-    members.iter().filter(|member| member.firing + member.disabled < trigger_count(rows)).collect()
+/// Members that lack a trigger of their own.
+pub fn untriggered<'a>(capture: &Capture<'_>, members: &'a [Member]) -> Vec<&'a Member> {
+    let wanted = trigger_count(capture.rows);
+    triggered(capture, members).filter(|member| member.firing + member.disabled < wanted).collect()
 }
 
 /// Whether all their triggers are there, and as the maker made them.
-pub fn is_as_made(members: &[Member], rows: bool) -> bool {
-    members.iter().all(|member| member.firing == trigger_count(rows) && member.disabled == 0 && member.always == 0)
+pub fn is_as_made(capture: &Capture<'_>, members: &[Member]) -> bool {
+    let as_made =
+        |member: &Member| member.firing == trigger_count(capture.rows) && member.disabled == 0 && member.always == 0;
+    members.iter().filter(|member| capture.cloned || !member.partitioned).all(as_made)
 }
 
 /// Whether a trigger was disabled, or taken away from the table itself, and changes were missed.
-pub fn is_deaf(members: &[Member], rows: bool) -> bool {
+pub fn is_deaf(capture: &Capture<'_>, members: &[Member]) -> bool {
     members.iter().any(|member| member.disabled > 0)
-        || members.first().is_none_or(|table| table.firing < trigger_count(rows))
+        || match members.first() {
+            Some(table) if table.partitioned && !capture.cloned => false,
+            Some(table) => table.firing < trigger_count(capture.rows),
+            None => true,
+        }
 }

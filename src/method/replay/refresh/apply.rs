@@ -93,7 +93,10 @@ impl Refresh<'_> {
         // how full the queue once was: by a unique index it reads the rows in linear time all the same.
         let nested = if unique && (!joined || taken < 1000) { "on" } else { "off" };
         source.script(
-            &format!("SET LOCAL enable_nestloop = {nested}; SET LOCAL random_page_cost = 1.1; SET LOCAL jit = off"),
+            &format!(
+                "SET LOCAL enable_nestloop = {nested}; SET LOCAL random_page_cost = 1.1; {}",
+                source.server().without_jit()
+            ),
             "preparing to read the rows",
         )?;
         // Nor does it know which keys there are, and might rather read the whole table.

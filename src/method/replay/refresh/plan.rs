@@ -47,26 +47,26 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
         Some(position) if removes => source.queued(&queue, position.last, &position.snapshot)?,
         _ => 0,
     };
-    let partitioned = shape.kind == 'p';
+    let cloned = source.clones_triggers(&shape);
     let key = job.pk_name.clone().unwrap_or_default();
     let wanted = compared(job.filter.as_deref(), job.condition.as_deref());
     let apart = may_be_apart(catalog, &state.objects);
-    let capture = capture(method, &found, &shape, &members, &key, wanted, &job.dest_table, apart);
+    let capture = capture(method, &source, &found, &shape, &members, &key, wanted, &job.dest_table, apart);
     let mut queue_anew = false;
     if let Some(there) = summary.form().filter(|there| *there != capture.form()) {
         let action = format!("make the triggers of {} anew", found.table());
         let lock = Some(format!("ACCESS EXCLUSIVE on {}, for some milliseconds, tried", found.table().plain()));
         if !there.captures_as(&capture.form()) {
-            source.require_capture_rights(catalog.schema(), &members, partitioned)?;
+            source.require_capture_rights(catalog.schema(), &members, cloned)?;
             queue_anew = true;
             plan.source(action, lock, Some("something else is to be queued now".to_string()));
-        } else if is_as_made(&members, capture.rows)
+        } else if is_as_made(&capture, &members)
             && source.require_capture_rights(catalog.schema(), &members, false).is_ok()
         {
             plan.source(action, lock, Some("as this release has them; one try".to_string()));
         }
     }
-    if !queue_anew && is_deaf(&members, capture.rows) {
+    if !queue_anew && is_deaf(&capture, &members) {
         plan.source(
             "nothing: triggers of the source table are disabled or gone",
             None,
@@ -74,13 +74,13 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
         );
         return Ok(());
     }
-    if !queue_anew && !partitioned {
-        for child in untriggered(&members, capture.rows) {
+    if !queue_anew {
+        for child in untriggered(&capture, &members) {
             let lock = format!("SHARE ROW EXCLUSIVE on {}, for some milliseconds, tried", child.table().plain());
             plan.source(format!("give {} the triggers of the job", child.table()), Some(lock), None);
         }
     }
-    let reason = refresh.why_all(&state, &summary, &members, partitioned, queue_anew);
+    let reason = refresh.why_all(&state, &summary, &members, cloned, queue_anew);
     let waiting = if queue_anew { 0 } else { summary.rows.saturating_sub(applied) };
     plan.source(format!("read {queue}"), None, Some(format!("{waiting} changes wait")));
     let all = reason.is_some() || summary.truncated.is_some();
