@@ -3,6 +3,7 @@
 //! A variant carries what the message needs; its SQLSTATE, DETAIL and HINT stand beside it below. No
 //! variant may hold a password or a connection string.
 
+use crate::backend::context::{self, Place};
 use crate::backend::grant;
 use crate::backend::name::replace_word;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
@@ -18,6 +19,8 @@ pub struct Report {
     pub message: String,
     pub detail: Option<String>,
     pub hint: Option<String>,
+    /// CONTEXT, and the names of what it is about.
+    pub place: Place,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -170,6 +173,13 @@ pub enum Error {
     JobsFailed { failed: Vec<(String, String)>, begun: usize },
 }
 
+/// Whether a name was not found in somebody's function: below our own statement, which is the last line, there is another.
+fn is_lost_on_the_way(report: &Report) -> bool {
+    const UNDEFINED: [&str; 4] = ["42P01", "42883", "42704", "3F000"];
+    UNDEFINED.contains(&report.sqlstate.as_str())
+        && report.place.context.as_ref().is_some_and(|context| context.lines().count() > 1)
+}
+
 /// A function runs; the owner of anything else can give it code that runs.
 fn stranger_does(object: &str) -> &'static str {
     if object.starts_with("function ") {
@@ -274,6 +284,13 @@ impl Error {
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
+            Error::Postgres(report) if is_lost_on_the_way(report) => {
+                let before = report.hint.as_ref().map(|hint| format!("{hint}\n")).unwrap_or_default();
+                format!(
+                    "{before}A refresh runs with search_path = pg_catalog, pg_temp: in functions of triggers, constraints and event triggers \
+                     name everything with its schema, or give them a search_path (ALTER FUNCTION … SET search_path = …)."
+                )
+            }
             Error::Postgres(report) | Error::Cancelled(report) | Error::Remote { report, .. } => {
                 return report.hint.clone()
             }
@@ -401,21 +418,22 @@ impl Error {
         }
     }
 
-    /// The same error without the values of rows that PostgreSQL tells where a constraint is violated.
+    /// The same error without the values of rows that PostgreSQL tells: where a constraint is violated, and in what was being done.
     pub fn without_rows(self) -> Error {
-        match self {
-            Error::Postgres(report) if report.sqlstate.starts_with("23") => {
-                Error::Postgres(Report { detail: None, ..report })
-            }
-            other => other,
+        let Error::Postgres(mut report) = self else { return self };
+        report.place.context = None;
+        if report.sqlstate.starts_with("23") {
+            report.detail = None;
         }
+        Error::Postgres(report)
     }
 
     /// Tells the name that users know, the second, wherever an error of PostgreSQL tells the first, in any language.
     pub fn renamed(self, names: &[(String, String)]) -> Error {
         let Error::Postgres(report) = self else { return self };
         let rename = |text: String| names.iter().fold(text, |text, (old, new)| replace_word(&text, old, new));
-        Error::Postgres(Report { message: rename(report.message), detail: report.detail.map(rename), ..report })
+        let (message, detail) = (rename(report.message), report.detail.map(rename));
+        Error::Postgres(Report { message, detail, place: report.place.map(rename), ..report })
     }
 
     /// What a user sees of it.
@@ -425,6 +443,17 @@ impl Error {
             message: told(self.to_string()),
             detail: self.detail().map(told),
             hint: self.hint().map(told),
+            place: self.place().map(told),
+        }
+    }
+
+    fn place(&self) -> Place {
+        match self {
+            Error::Postgres(report)
+            | Error::Cancelled(report)
+            | Error::Index { report, .. }
+            | Error::Remote { report, .. } => report.place.clone(),
+            _ => Place::default(),
         }
     }
 
@@ -442,7 +471,9 @@ impl Error {
 impl From<Error> for ErrorReport {
     #[track_caller]
     fn from(error: Error) -> ErrorReport {
-        let mut report = ErrorReport::new(error.sqlstate(), told(error.to_string()), "mimeo");
+        let message = told(error.to_string());
+        context::add(&message, error.place().map(told));
+        let mut report = ErrorReport::new(error.sqlstate(), message, "mimeo");
         if let Some(detail) = error.detail() {
             report = report.set_detail(told(detail));
         }
@@ -461,7 +492,7 @@ impl From<SpiError> for Error {
             SpiError::SpiError(SpiErrorCodes::Copy) => ("0A000", "COPY to or from the client is not possible here"),
             other => return Error::Internal(other.to_string()),
         };
-        Error::Postgres(Report { sqlstate: sqlstate.into(), message: message.into(), detail: None, hint: None })
+        Error::Postgres(Report { sqlstate: sqlstate.into(), message: message.into(), ..Report::default() })
     }
 }
 
@@ -482,6 +513,7 @@ impl From<CaughtError> for Error {
             message: report.message().to_string(),
             detail: report.detail().map(str::to_string),
             hint: report.hint().map(str::to_string),
+            place: context::take(report.message()),
         };
         if cancelled {
             Error::Cancelled(report)

@@ -1,5 +1,6 @@
 //! Running a step that may fail without failing the transaction.
 
+use crate::backend::context::Watch;
 use crate::error::{Error, Result};
 use pgrx::{pg_sys, PgTryBuilder};
 use std::panic::AssertUnwindSafe;
@@ -47,5 +48,6 @@ pub fn tried<T>(body: impl FnOnce() -> Result<T>) -> Result<Result<T>> {
 /// Runs `body` and turns an error that PostgreSQL raises in it into a result. Nothing is rolled back: the
 /// caller has to raise it again.
 pub fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let _watch = Watch::begin();
     PgTryBuilder::new(AssertUnwindSafe(body)).catch_others(|error| Err(Error::from(error))).execute()
 }

@@ -56,7 +56,7 @@ pub struct Record {
     pub started: i64,
     pub ended: i64,
     pub sqlstate: Option<String>,
-    /// With DETAIL and HINT on lines of their own.
+    /// With DETAIL, HINT, CONTEXT and the names that it is about on lines of their own.
     pub error: Option<String>,
     /// None is the session's user.
     pub run_by: Option<String>,
@@ -96,10 +96,13 @@ impl Record {
     fn fail(&mut self, error: &Error) {
         let report = error.report();
         let mut text = report.message;
-        for (label, more) in [("DETAIL", report.detail), ("HINT", report.hint)] {
+        for (label, more) in [("DETAIL", &report.detail), ("HINT", &report.hint), ("CONTEXT", &report.place.context)] {
             if let Some(more) = more {
                 text = format!("{text}\n{label}: {more}");
             }
+        }
+        for (label, name) in report.place.names() {
+            text = format!("{text}\n{label}: {name}");
         }
         (self.status, self.sqlstate, self.error) = (Status::Critical, Some(report.sqlstate), Some(text));
     }

@@ -115,12 +115,21 @@ impl Connection {
     /// The same, with the table locked first as its readers lock it: nobody rewrites it after the snapshot, which would then
     /// see no rows. A role that may only read some of its columns cannot lock it.
     pub fn locked_snapshot_of(&mut self, table: &SourceTable) -> Result<Shape> {
-        let lock = if table.readable && table.schema_usage && ['r', 'p'].contains(&table.kind) {
-            format!("LOCK TABLE {} IN ACCESS SHARE MODE;", table.table())
-        } else {
-            String::new()
+        let lock = |only: &str| {
+            if table.readable && table.schema_usage && ['r', 'p'].contains(&table.kind) {
+                format!("LOCK TABLE {only}{} IN ACCESS SHARE MODE;", table.table())
+            } else {
+                String::new()
+            }
         };
-        self.begin_snapshot(&lock)?;
+        match self.begin_snapshot(&lock("")) {
+            // Before 13, who locks a table must have the rights on its children, too.
+            Err(Error::Remote { report, .. }) if report.sqlstate == "42501" => {
+                self.roll_back()?;
+                self.begin_snapshot(&lock("ONLY "))?;
+            }
+            opened => opened?,
+        }
         self.shape_of(table.oid)
     }
 

@@ -1,5 +1,6 @@
 //! What libpq says of a statement: its result, and what went wrong.
 
+use crate::backend::context::Place;
 use crate::backend::encoding;
 use crate::error::{Report, Result};
 use pq_sys as pq;
@@ -90,6 +91,7 @@ impl Answer {
             message: field(b'M').unwrap_or_else(|| unsafe { beginning(pq::PQresultErrorMessage(self.0)) }),
             detail: field(b'D'),
             hint: field(b'H'),
+            place: Place { context: field(b'W'), ..Place::default() },
         }
     }
 }

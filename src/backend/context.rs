@@ -1,0 +1,191 @@
+//! What an error of PostgreSQL tells beside its message, DETAIL and HINT, and pgrx leaves out where it passes an error on: CONTEXT, and
+//! the names of schema, table, column, type and constraint.
+//!
+//! Before it leaves, PostgreSQL asks everybody who has said so what is being done, from the innermost on. `Watch` is one of those, and
+//! notes what is known by then; what those outside of it have to say they add when the error is raised once more.
+
+use pgrx::{pg_sys, PgLogLevel};
+use std::cell::{Cell, RefCell};
+use std::ffi::{c_char, c_int, c_void, CStr, CString};
+use std::ptr;
+
+/// Where an error came about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Lines of CONTEXT, the innermost first.
+    pub context: Option<String>,
+    pub schema: Option<String>,
+    pub table: Option<String>,
+    pub column: Option<String>,
+    pub data_type: Option<String>,
+    pub constraint: Option<String>,
+}
+
+impl Place {
+    /// The names, as psql's \errverbose calls them.
+    pub fn names(&self) -> Vec<(&'static str, &String)> {
+        let all = [
+            ("SCHEMA NAME", &self.schema),
+            ("TABLE NAME", &self.table),
+            ("COLUMN NAME", &self.column),
+            ("DATATYPE NAME", &self.data_type),
+            ("CONSTRAINT NAME", &self.constraint),
+        ];
+        all.into_iter().filter_map(|(label, name)| name.as_ref().map(|name| (label, name))).collect()
+    }
+
+    /// The same with every text changed.
+    pub fn map(self, change: impl Fn(String) -> String) -> Place {
+        Place {
+            context: self.context.map(&change),
+            schema: self.schema.map(&change),
+            table: self.table.map(&change),
+            column: self.column.map(&change),
+            data_type: self.data_type.map(&change),
+            constraint: self.constraint.map(&change),
+        }
+    }
+}
+
+thread_local! {
+    /// The last error that was watched, by its message.
+    static SEEN: RefCell<Option<(String, Place)>> = const { RefCell::new(None) };
+    /// What is to be added to the error with this message.
+    static KNOWN: RefCell<Option<(String, Place)>> = const { RefCell::new(None) };
+    /// Who adds it. Made once, and never freed: it may stay in PostgreSQL's list until whoever has called us takes it off.
+    static ADDER: Cell<*mut pg_sys::ErrorContextCallback> = const { Cell::new(ptr::null_mut()) };
+}
+
+// Without pgrx's guard, whose own jump buffers have no place in the midst of an error.
+unsafe extern "C-unwind" {
+    fn CopyErrorData() -> *mut pg_sys::ErrorData;
+    fn FreeErrorData(data: *mut pg_sys::ErrorData);
+    fn geterrcode() -> c_int;
+    fn errcontext_msg(format: *const c_char, ...) -> c_int;
+    fn err_generic_string(field: c_int, text: *const c_char) -> c_int;
+}
+
+/// As long as it lasts, errors are noted.
+pub struct Watch(Box<pg_sys::ErrorContextCallback>);
+
+impl Watch {
+    pub fn begin() -> Watch {
+        // SAFETY: the list of this process; the entry lives as long as it is in it, for Drop takes it out.
+        unsafe {
+            let mut entry = Box::new(pg_sys::ErrorContextCallback {
+                previous: pg_sys::error_context_stack,
+                callback: Some(note),
+                arg: ptr::null_mut(),
+            });
+            pg_sys::error_context_stack = &raw mut *entry;
+            Watch(entry)
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // SAFETY: as above. What was put before this one since has gone: by itself, or by the jump that an error is.
+        unsafe { pg_sys::error_context_stack = self.0.previous };
+    }
+}
+
+/// Where an error that was caught came about, by its message.
+pub fn take(message: &str) -> Place {
+    SEEN.take().filter(|(seen, _)| seen == message).map(|(_, place)| place).unwrap_or_default()
+}
+
+/// An error with this message is about to be raised: it also tells this.
+pub fn add(message: &str, place: Place) {
+    if place == Place::default() {
+        return;
+    }
+    KNOWN.set(Some((message.to_string(), place)));
+    if ADDER.get().is_null() {
+        let entry =
+            pg_sys::ErrorContextCallback { previous: ptr::null_mut(), callback: Some(add_known), arg: ptr::null_mut() };
+        ADDER.set(Box::into_raw(Box::new(entry)));
+    }
+    // SAFETY: the list of this process, whose entries are alive; this one always is. It is in the list once at most.
+    unsafe {
+        let mut entry = pg_sys::error_context_stack;
+        while !entry.is_null() && entry != ADDER.get() {
+            entry = (*entry).previous;
+        }
+        if entry.is_null() {
+            (*ADDER.get()).previous = pg_sys::error_context_stack;
+            pg_sys::error_context_stack = ADDER.get();
+        }
+    }
+}
+
+/// What is being reported, if it is an error.
+///
+/// # Safety
+/// To be called from a callback of PostgreSQL's list.
+unsafe fn current() -> Option<(String, Place)> {
+    // Success and warnings are in these classes, whatever their level: what a trigger says a million times costs little.
+    const QUIET: [c_int; 3] = [0, 1 << 6, 2 << 6];
+    if QUIET.contains(&(geterrcode() & 0xfff)) {
+        return None;
+    }
+    let context = pg_sys::CurrentMemoryContext;
+    // The copy must not be in the context that errors are in.
+    pg_sys::CurrentMemoryContext = pg_sys::TopMemoryContext;
+    let data = CopyErrorData();
+    let text = |text: *const c_char| (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned());
+    let found = ((*data).elevel >= PgLogLevel::ERROR as c_int).then(|| {
+        let place = Place {
+            context: text((*data).context),
+            schema: text((*data).schema_name),
+            table: text((*data).table_name),
+            column: text((*data).column_name),
+            data_type: text((*data).datatype_name),
+            constraint: text((*data).constraint_name),
+        };
+        (text((*data).message).unwrap_or_default(), place)
+    });
+    FreeErrorData(data);
+    pg_sys::CurrentMemoryContext = context;
+    found
+}
+
+unsafe extern "C-unwind" fn note(_: *mut c_void) {
+    let Some((message, place)) = current() else { return };
+    SEEN.with_borrow_mut(|seen| {
+        // One that is further out sees the same error once more, with what lies between the two.
+        let is_seen = seen.as_ref().is_some_and(|(before, known)| {
+            *before == message
+                && known.table == place.table
+                && place
+                    .context
+                    .as_deref()
+                    .unwrap_or_default()
+                    .starts_with(known.context.as_deref().unwrap_or_default())
+        });
+        if !is_seen {
+            *seen = Some((message, place));
+        }
+    });
+}
+
+unsafe extern "C-unwind" fn add_known(_: *mut c_void) {
+    let Some((message, _)) = current() else { return };
+    let Some((_, place)) = KNOWN.take().filter(|(known, _)| *known == message) else { return };
+    let text = |text: &str| CString::new(text.replace('\0', " ")).unwrap_or_default();
+    if let Some(context) = &place.context {
+        errcontext_msg(c"%s".as_ptr(), text(context).as_ptr());
+    }
+    let fields = [
+        (pg_sys::PG_DIAG_SCHEMA_NAME, &place.schema),
+        (pg_sys::PG_DIAG_TABLE_NAME, &place.table),
+        (pg_sys::PG_DIAG_COLUMN_NAME, &place.column),
+        (pg_sys::PG_DIAG_DATATYPE_NAME, &place.data_type),
+        (pg_sys::PG_DIAG_CONSTRAINT_NAME, &place.constraint),
+    ];
+    for (field, name) in fields {
+        if let Some(name) = name {
+            err_generic_string(field as c_int, text(name).as_ptr());
+        }
+    }
+}
