@@ -33,6 +33,12 @@ pub enum Error {
     JobExists { method: &'static str, destination: String },
     #[error("{0}")]
     InvalidArgument(String),
+    #[error("{name} must not {} NULL", if *element { "hold" } else { "be" })]
+    NullArgument {
+        name: &'static str,
+        /// One of its elements is NULL.
+        element: bool,
+    },
     #[error("{table} on {source_label} has no key that identifies its rows")]
     NoKey { table: String, source_label: String },
     #[error("the filter of {table} lacks {what}: {}", columns.join(", "))]
@@ -90,13 +96,35 @@ pub enum Error {
     #[error("{}", report.message)]
     Remote { source_label: String, doing: String, report: Report },
     #[error("table {table} does not exist on {source_label}")]
-    SourceTableMissing { table: String, source_label: String },
+    SourceTableMissing {
+        table: String,
+        source_label: String,
+        /// What tells a job of the table's new name; None of a maker.
+        fix: Option<String>,
+    },
     #[error("role {role} may not read {table} on {source_label}")]
     SourcePrivilege { role: String, table: String, source_label: String, fix: String },
     #[error("role {role} may not {action} on {source_label}")]
     SourceRight { role: String, action: String, source_label: String, fix: String },
+    #[error("changes of {table} on {source_label} are missed: its triggers are disabled or gone")]
+    Deaf {
+        table: String,
+        source_label: String,
+        /// What the names of the triggers begin with.
+        trigger: String,
+        /// What the job is to remember all the same.
+        state: serde_json::Value,
+    },
+    #[error("more than {limit} rows of {table} have the same {column}, {value}, so that no batch can end")]
+    EndlessBatch { table: String, column: String, value: String, limit: i64, state: serde_json::Value },
+    #[error("{source_label} is a standby, where a dml or logdel job can have no queue")]
+    SourceStandby { source_label: String },
+    #[error("rows of {table} and of the tables that inherit from it have the same key")]
+    SharedKey { table: String, report: Report },
     #[error("the queue {queue} does not exist on {source_label}")]
     QueueMissing { queue: String, source_label: String },
+    #[error("the queue {queue} on {source_label} is another copy's of the job of {destination} now")]
+    QueueOfAnother { queue: String, source_label: String, destination: String },
     #[error("{table} has {most} destinations already")]
     TooManyDestinations { table: String, most: u32 },
     #[error("columns of the key of {table} may be NULL: {}", columns.join(", "))]
@@ -113,6 +141,12 @@ pub enum Error {
     UnknownFilterColumns { table: String, columns: Vec<String> },
     #[error("{table} uses types that do not exist here: {}", types.join(", "))]
     UnknownTypes { table: String, types: Vec<String> },
+    #[error("{table} has columns whose values have no meaning on another server: {}", columns.join(", "))]
+    UncopyableTypes {
+        table: String,
+        /// With their types.
+        columns: Vec<String>,
+    },
     #[error("{table} uses collations that do not exist here: {}", collations.join(", "))]
     UnknownCollations { table: String, collations: Vec<String> },
     #[error("\"{0}\" is not a table name")]
@@ -125,7 +159,12 @@ pub enum Error {
     DestinationExists(String),
     // PostgreSQL's own words.
     #[error("permission denied for schema {schema}")]
-    DestinationSchema { schema: String, fix: String },
+    DestinationSchema {
+        schema: String,
+        /// Who can run it: the schema's owner.
+        by: String,
+        fix: String,
+    },
     #[error("rows of {destination} are shown only to a role that may read it")]
     NotReadable { destination: String, fix: String },
     #[error("schema {0} does not exist here")]
@@ -138,6 +177,8 @@ pub enum Error {
     RowCount { source_label: String, sent: u64, loaded: u64, table: String },
     #[error("{relation} was in use for {seconds} s, and was not {intent}")]
     InUse { relation: String, seconds: u64, intent: &'static str },
+    #[error("{0} is being read by a cursor or a query of this session")]
+    InUseHere(String),
     #[error("{object} belongs to {owner}, and {} with the rights of {role}", stranger_does(object))]
     Stranger { object: String, owner: String, role: String },
     #[error("{object} depends on view {view}, and cannot be kept while its columns change{reason}")]
@@ -201,6 +242,7 @@ impl Error {
         use PgSqlErrorCode as E;
         match self {
             Error::UnknownJob(_) | Error::UnknownSource(_) => E::ERRCODE_UNDEFINED_OBJECT,
+            Error::UncopyableTypes { .. } => E::ERRCODE_FEATURE_NOT_SUPPORTED,
             Error::UnknownTypes { .. } | Error::UnknownCollations { .. } => E::ERRCODE_UNDEFINED_OBJECT,
             Error::WrongMethod { .. } => E::ERRCODE_WRONG_OBJECT_TYPE,
             Error::UnsupportedSource { .. } => E::ERRCODE_WRONG_OBJECT_TYPE,
@@ -209,6 +251,12 @@ impl Error {
             Error::InvalidSource { forbidden: false, .. } | Error::InvalidArgument(_) => {
                 E::ERRCODE_INVALID_PARAMETER_VALUE
             }
+            Error::QueueOfAnother { .. } => E::ERRCODE_OBJECT_IN_USE,
+            Error::Deaf { .. } => E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Error::EndlessBatch { .. } => E::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            Error::SourceStandby { .. } => E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Error::SharedKey { .. } => E::ERRCODE_UNIQUE_VIOLATION,
+            Error::NullArgument { .. } => E::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             Error::NoKey { .. } => E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Error::FilterLacks { .. } => E::ERRCODE_INVALID_COLUMN_REFERENCE,
             Error::Misfit { .. } => E::ERRCODE_DATATYPE_MISMATCH,
@@ -256,6 +304,7 @@ impl Error {
             Error::SchemaMissing(_) => E::ERRCODE_INVALID_SCHEMA_NAME,
             Error::BrokenDestination { .. } => E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Error::RowCount { .. } => E::ERRCODE_DATA_EXCEPTION,
+            Error::InUseHere(_) => E::ERRCODE_OBJECT_IN_USE,
             Error::InUse { .. } => E::ERRCODE_LOCK_NOT_AVAILABLE,
             Error::Dependent { .. } => E::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
             Error::ReadOnly(_) | Error::Standby(_) => E::ERRCODE_READ_ONLY_SQL_TRANSACTION,
@@ -267,7 +316,10 @@ impl Error {
 
     fn detail(&self) -> Option<String> {
         match self {
-            Error::Postgres(report) | Error::Cancelled(report) | Error::Index { report, .. } => report.detail.clone(),
+            Error::Postgres(report)
+            | Error::Cancelled(report)
+            | Error::Index { report, .. }
+            | Error::SharedKey { report, .. } => report.detail.clone(),
             Error::JobsFailed { failed, .. } => {
                 Some(failed.iter().map(|(name, why)| format!("{name}: {why}")).collect::<Vec<_>>().join("\n"))
             }
@@ -291,9 +343,30 @@ impl Error {
                      name everything with its schema, or give them a search_path (ALTER FUNCTION … SET search_path = …)."
                 )
             }
+            Error::Remote { report, .. } if self.is_of_recovery() && report.hint.is_none() => {
+                "The source is a standby, whose recovery goes before its queries. Let it wait there (max_standby_streaming_delay, \
+                 max_standby_archive_delay), set hot_standby_feedback, or copy from the primary."
+                    .into()
+            }
             Error::Postgres(report) | Error::Cancelled(report) | Error::Remote { report, .. } => {
                 return report.hint.clone()
             }
+            Error::QueueOfAnother { .. } => "A database that was restored from a dump of this one has emptied it since. With p_keep_source := true \
+                 the destroyer ends the job here, and leaves the source alone."
+                .into(),
+            Error::Deaf { trigger, .. } => format!(
+                "The triggers are called {trigger}_…. If they are disabled, ALTER TABLE … ENABLE TRIGGER … on the source, and refresh: all \
+                 rows are copied then. If they are gone, call the destroyer and the maker of its method again."
+            ),
+            Error::EndlessBatch { .. } => "Call the refresher with a greater p_limit, or raise batch_limit.".into(),
+            Error::SourceStandby { .. } => {
+                "Let the data source lead to the primary, or choose a method that only reads: snapshot, table, inserter, updater.".into()
+            }
+            Error::SharedKey { table, .. } => format!(
+                "A key is unique within one table only. Copy that one alone with p_condition := $$WHERE tableoid = '{table}'::regclass$$, and \
+                 its children by jobs of their own; or name a key that is unique over all of them (p_pk_name, p_pk_type), or leave indexes \
+                 away (p_index := false)."
+            ),
             Error::JobmonMissing => {
                 "CREATE EXTENSION pg_jobmon, or let p_jobmon and refresh_config.jobmon be false.".into()
             }
@@ -350,6 +423,10 @@ impl Error {
                  out; or a superuser owns the foreign server, or sets password_required to false in dblink_mapping_mimeo \
                  (for an option of a user mapping: there)."
                 .into(),
+            Error::SourceTableMissing { fix: Some(fix), .. } => format!(
+                "If it was renamed there, or moved to another schema: {fix} The source role must also have USAGE on its schema, if the name is \
+                 bare."
+            ),
             Error::SourceTableMissing { .. } => "Give it as schema.table, exactly as it is spelled there.".into(),
             Error::SourcePrivilege { fix, .. } | Error::SourceRight { fix, .. } | Error::TriggerOwner { fix, .. } => {
                 format!("Run on the source: {fix}")
@@ -371,20 +448,24 @@ impl Error {
             Error::UnknownTypes { .. } => "Create the types or their extension here, or leave the columns out with \
                  p_filter."
                 .into(),
+            Error::UncopyableTypes { .. } => "Leave them out: name the other columns in p_filter.".into(),
             Error::UnknownCollations { .. } => "Create them here with CREATE COLLATION, or leave the columns out with \
                  p_filter."
                 .into(),
             Error::DestinationExists(_) => "Drop or rename it, or choose another p_dest_table.".into(),
-            Error::DestinationSchema { fix, .. } | Error::NotReadable { fix, .. } => fix.clone(),
+            Error::DestinationSchema { by, fix, .. } => format!("{by}, who owns it, or a superuser can run: {fix}"),
+            Error::NotReadable { fix, .. } => fix.clone(),
             Error::ForeignServer { role, server, .. } => grant::on_foreign_server(server, role),
-            Error::SchemaMissing(schema) => {
-                format!("CREATE SCHEMA {};", crate::backend::name::quote(schema))
-            }
+            Error::SchemaMissing(schema) => format!(
+                "Run here: CREATE SCHEMA {}; (which takes CREATE on the database), or choose another p_dest_table.",
+                crate::backend::name::quote(schema)
+            ),
             Error::AmbiguousName(_) => "Write it as \"schema\".\"table\", each part in double quotes.".into(),
             Error::BrokenDestination { hint, .. } => hint.clone(),
             Error::Index { report, .. } => {
                 report.hint.clone().unwrap_or_else(|| "Make what it needs here, or call with p_index := false.".into())
             }
+            Error::InUseHere(_) => "Close it first, or refresh in another session.".into(),
             Error::InUse { .. } => "The old data stays. pg_locks shows who holds it; mimeo.swap_max_wait says how \
                  long to wait."
                 .into(),
@@ -436,6 +517,19 @@ impl Error {
         Error::Postgres(Report { message, detail, place: report.place.map(rename), ..report })
     }
 
+    /// What a job is to remember although its run came to nothing.
+    pub fn state(&self) -> Option<&serde_json::Value> {
+        match self {
+            Error::Deaf { state, .. } | Error::EndlessBatch { state, .. } => Some(state),
+            _ => None,
+        }
+    }
+
+    /// A standby's recovery has cancelled what it was asked.
+    pub fn is_of_recovery(&self) -> bool {
+        matches!(self, Error::Remote { report, .. } if report.sqlstate == "40001")
+    }
+
     /// What a user sees of it.
     pub fn report(&self) -> Report {
         Report {
@@ -452,6 +546,7 @@ impl Error {
             Error::Postgres(report)
             | Error::Cancelled(report)
             | Error::Index { report, .. }
+            | Error::SharedKey { report, .. }
             | Error::Remote { report, .. } => report.place.clone(),
             _ => Place::default(),
         }

@@ -1,6 +1,6 @@
 //! Destroyers: they end a job.
 
-use super::text::Text;
+use super::arguments::{Given, Text};
 use crate::method::{incremental, replay, snapshot, table, Method};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -8,65 +8,98 @@ use pgrx::prelude::*;
 /// Ends a snapshot job, and keeps its data as a plain table unless told otherwise.
 #[pg_extern]
 fn snapshot_destroyer(
-    p_dest_table: Text,
-    p_keep_table: default!(bool, "true"),
-    p_debug: default!(bool, "false"),
+    p_dest_table: Option<Text>,
+    p_keep_table: default!(Option<bool>, "true"),
+    p_debug: default!(Option<bool>, "false"),
 ) -> Result<(), ErrorReport> {
-    snapshot::destroy(&p_dest_table, p_keep_table, p_debug)?;
+    snapshot::destroy(
+        &p_dest_table.given("p_dest_table")?,
+        p_keep_table.given("p_keep_table")?,
+        p_debug.given("p_debug")?,
+    )?;
     Ok(())
 }
 
 /// Ends a table job, and keeps its destination unless told otherwise.
 #[pg_extern]
 fn table_destroyer(
-    p_dest_table: Text,
-    p_keep_table: default!(bool, "true"),
-    p_debug: default!(bool, "false"),
+    p_dest_table: Option<Text>,
+    p_keep_table: default!(Option<bool>, "true"),
+    p_debug: default!(Option<bool>, "false"),
 ) -> Result<(), ErrorReport> {
-    table::destroy(&p_dest_table, p_keep_table, p_debug)?;
+    table::destroy(
+        &p_dest_table.given("p_dest_table")?,
+        p_keep_table.given("p_keep_table")?,
+        p_debug.given("p_debug")?,
+    )?;
     Ok(())
 }
 
 /// Ends an inserter job, and keeps its destination unless told otherwise.
 #[pg_extern]
 fn inserter_destroyer(
-    p_dest_table: Text,
-    p_keep_table: default!(bool, "true"),
-    p_debug: default!(bool, "false"),
+    p_dest_table: Option<Text>,
+    p_keep_table: default!(Option<bool>, "true"),
+    p_debug: default!(Option<bool>, "false"),
 ) -> Result<(), ErrorReport> {
-    incremental::destroy(Method::Inserter, &p_dest_table, p_keep_table, p_debug)?;
+    incremental::destroy(
+        Method::Inserter,
+        &p_dest_table.given("p_dest_table")?,
+        p_keep_table.given("p_keep_table")?,
+        p_debug.given("p_debug")?,
+    )?;
     Ok(())
 }
 
 /// Ends an updater job, and keeps its destination unless told otherwise.
 #[pg_extern]
 fn updater_destroyer(
-    p_dest_table: Text,
-    p_keep_table: default!(bool, "true"),
-    p_debug: default!(bool, "false"),
+    p_dest_table: Option<Text>,
+    p_keep_table: default!(Option<bool>, "true"),
+    p_debug: default!(Option<bool>, "false"),
 ) -> Result<(), ErrorReport> {
-    incremental::destroy(Method::Updater, &p_dest_table, p_keep_table, p_debug)?;
+    incremental::destroy(
+        Method::Updater,
+        &p_dest_table.given("p_dest_table")?,
+        p_keep_table.given("p_keep_table")?,
+        p_debug.given("p_debug")?,
+    )?;
     Ok(())
 }
 
-/// Ends a dml job: queue and triggers on the source go, and the destination is kept unless told otherwise.
+/// Ends a dml job: queue and triggers on the source go, unless they are to be kept for another copy of the job; the destination is kept
+/// unless told otherwise.
 #[pg_extern]
 fn dml_destroyer(
-    p_dest_table: Text,
-    p_keep_table: default!(bool, "true"),
-    p_debug: default!(bool, "false"),
+    p_dest_table: Option<Text>,
+    p_keep_table: default!(Option<bool>, "true"),
+    p_debug: default!(Option<bool>, "false"),
+    p_keep_source: default!(Option<bool>, "false"),
 ) -> Result<(), ErrorReport> {
-    replay::destroy(Method::Dml, &p_dest_table, p_keep_table, p_debug)?;
+    replay::destroy(
+        Method::Dml,
+        &p_dest_table.given("p_dest_table")?,
+        p_keep_table.given("p_keep_table")?,
+        p_keep_source.given("p_keep_source")?,
+        p_debug.given("p_debug")?,
+    )?;
     Ok(())
 }
 
-/// Ends a logdel job: queue and triggers on the source go, and the destination is kept unless told otherwise.
+/// Ends a logdel job, as dml_destroyer does.
 #[pg_extern]
 fn logdel_destroyer(
-    p_dest_table: Text,
-    p_keep_table: default!(bool, "true"),
-    p_debug: default!(bool, "false"),
+    p_dest_table: Option<Text>,
+    p_keep_table: default!(Option<bool>, "true"),
+    p_debug: default!(Option<bool>, "false"),
+    p_keep_source: default!(Option<bool>, "false"),
 ) -> Result<(), ErrorReport> {
-    replay::destroy(Method::Logdel, &p_dest_table, p_keep_table, p_debug)?;
+    replay::destroy(
+        Method::Logdel,
+        &p_dest_table.given("p_dest_table")?,
+        p_keep_table.given("p_keep_table")?,
+        p_keep_source.given("p_keep_source")?,
+        p_debug.given("p_debug")?,
+    )?;
     Ok(())
 }

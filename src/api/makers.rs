@@ -1,8 +1,9 @@
 //! Makers: they set a job up and pull the first data.
 
-use super::text::{strings, Text};
+use super::arguments::{strings, Given, Text};
 use crate::method::keyed::GivenKey;
 use crate::method::{incremental, replay, snapshot, table, Method, Request};
+use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -10,26 +11,28 @@ use pgrx::prelude::*;
 #[pg_extern]
 #[allow(clippy::too_many_arguments)]
 fn snapshot_maker(
-    p_src_table: Text,
-    p_dblink_id: i32,
+    p_src_table: Option<Text>,
+    p_dblink_id: Option<i32>,
     p_dest_table: default!(Option<Text>, "NULL"),
-    p_index: default!(bool, "true"),
-    p_filter: default!(Option<Vec<Text>>, "NULL"),
+    p_index: default!(Option<bool>, "true"),
+    p_filter: default!(Option<Vec<Option<Text>>>, "NULL"),
     p_condition: default!(Option<Text>, "NULL"),
-    p_pulldata: default!(bool, "true"),
+    p_pulldata: default!(Option<bool>, "true"),
     p_jobmon: default!(Option<bool>, "NULL"),
-    p_debug: default!(bool, "false"),
+    p_debug: default!(Option<bool>, "false"),
+    p_period: default!(Option<Interval>, "NULL"),
 ) -> Result<(), ErrorReport> {
     snapshot::make(&Request {
-        source_table: &p_src_table,
-        data_source_id: p_dblink_id,
+        source_table: &p_src_table.given("p_src_table")?,
+        data_source_id: p_dblink_id.given("p_dblink_id")?,
         destination: p_dest_table.as_deref(),
-        indexes: p_index,
-        filter: strings(p_filter),
+        indexes: p_index.given("p_index")?,
+        filter: strings(p_filter, "p_filter")?,
         condition: p_condition.as_deref(),
-        pull_data: p_pulldata,
+        pull_data: p_pulldata.given("p_pulldata")?,
         jobmon: p_jobmon,
-        debug: p_debug,
+        debug: p_debug.given("p_debug")?,
+        period: p_period,
     })?;
     Ok(())
 }
@@ -38,29 +41,31 @@ fn snapshot_maker(
 #[pg_extern]
 #[allow(clippy::too_many_arguments)]
 fn table_maker(
-    p_src_table: Text,
-    p_dblink_id: i32,
+    p_src_table: Option<Text>,
+    p_dblink_id: Option<i32>,
     p_dest_table: default!(Option<Text>, "NULL"),
-    p_index: default!(bool, "true"),
-    p_filter: default!(Option<Vec<Text>>, "NULL"),
+    p_index: default!(Option<bool>, "true"),
+    p_filter: default!(Option<Vec<Option<Text>>>, "NULL"),
     p_condition: default!(Option<Text>, "NULL"),
-    p_sequences: default!(Option<Vec<Text>>, "NULL"),
-    p_pulldata: default!(bool, "true"),
+    p_sequences: default!(Option<Vec<Option<Text>>>, "NULL"),
+    p_pulldata: default!(Option<bool>, "true"),
     p_jobmon: default!(Option<bool>, "NULL"),
-    p_debug: default!(bool, "false"),
+    p_debug: default!(Option<bool>, "false"),
+    p_period: default!(Option<Interval>, "NULL"),
 ) -> Result<(), ErrorReport> {
     let common = Request {
-        source_table: &p_src_table,
-        data_source_id: p_dblink_id,
+        source_table: &p_src_table.given("p_src_table")?,
+        data_source_id: p_dblink_id.given("p_dblink_id")?,
         destination: p_dest_table.as_deref(),
-        indexes: p_index,
-        filter: strings(p_filter),
+        indexes: p_index.given("p_index")?,
+        filter: strings(p_filter, "p_filter")?,
         condition: p_condition.as_deref(),
-        pull_data: p_pulldata,
+        pull_data: p_pulldata.given("p_pulldata")?,
         jobmon: p_jobmon,
-        debug: p_debug,
+        debug: p_debug.given("p_debug")?,
+        period: p_period,
     };
-    table::make(&table::Request { common, sequences: strings(p_sequences) })?;
+    table::make(&table::Request { common, sequences: strings(p_sequences, "p_sequences")? })?;
     Ok(())
 }
 
@@ -68,36 +73,38 @@ fn table_maker(
 #[pg_extern]
 #[allow(clippy::too_many_arguments)]
 fn inserter_maker(
-    p_src_table: Text,
-    p_type: Text,
-    p_control_field: Text,
-    p_dblink_id: i32,
+    p_src_table: Option<Text>,
+    p_type: Option<Text>,
+    p_control_field: Option<Text>,
+    p_dblink_id: Option<i32>,
     p_boundary: default!(Option<Text>, "NULL"),
     p_dest_table: default!(Option<Text>, "NULL"),
-    p_index: default!(bool, "true"),
-    p_filter: default!(Option<Vec<Text>>, "NULL"),
+    p_index: default!(Option<bool>, "true"),
+    p_filter: default!(Option<Vec<Option<Text>>>, "NULL"),
     p_condition: default!(Option<Text>, "NULL"),
-    p_pulldata: default!(bool, "true"),
+    p_pulldata: default!(Option<bool>, "true"),
     p_jobmon: default!(Option<bool>, "NULL"),
-    p_debug: default!(bool, "false"),
+    p_debug: default!(Option<bool>, "false"),
+    p_period: default!(Option<Interval>, "NULL"),
 ) -> Result<(), ErrorReport> {
     let common = Request {
-        source_table: &p_src_table,
-        data_source_id: p_dblink_id,
+        source_table: &p_src_table.given("p_src_table")?,
+        data_source_id: p_dblink_id.given("p_dblink_id")?,
         destination: p_dest_table.as_deref(),
-        indexes: p_index,
-        filter: strings(p_filter),
+        indexes: p_index.given("p_index")?,
+        filter: strings(p_filter, "p_filter")?,
         condition: p_condition.as_deref(),
-        pull_data: p_pulldata,
+        pull_data: p_pulldata.given("p_pulldata")?,
         jobmon: p_jobmon,
-        debug: p_debug,
+        debug: p_debug.given("p_debug")?,
+        period: p_period,
     };
     incremental::make(
         Method::Inserter,
         &incremental::Request {
             common,
-            p_type: &p_type,
-            control: &p_control_field,
+            p_type: &p_type.given("p_type")?,
+            control: &p_control_field.given("p_control_field")?,
             boundary: p_boundary.as_deref(),
             key: GivenKey::default(),
         },
@@ -109,40 +116,42 @@ fn inserter_maker(
 #[pg_extern]
 #[allow(clippy::too_many_arguments)]
 fn updater_maker(
-    p_src_table: Text,
-    p_type: Text,
-    p_control_field: Text,
-    p_dblink_id: i32,
+    p_src_table: Option<Text>,
+    p_type: Option<Text>,
+    p_control_field: Option<Text>,
+    p_dblink_id: Option<i32>,
     p_boundary: default!(Option<Text>, "NULL"),
     p_dest_table: default!(Option<Text>, "NULL"),
-    p_index: default!(bool, "true"),
-    p_filter: default!(Option<Vec<Text>>, "NULL"),
+    p_index: default!(Option<bool>, "true"),
+    p_filter: default!(Option<Vec<Option<Text>>>, "NULL"),
     p_condition: default!(Option<Text>, "NULL"),
-    p_pulldata: default!(bool, "true"),
-    p_pk_name: default!(Option<Vec<Text>>, "NULL"),
-    p_pk_type: default!(Option<Vec<Text>>, "NULL"),
+    p_pulldata: default!(Option<bool>, "true"),
+    p_pk_name: default!(Option<Vec<Option<Text>>>, "NULL"),
+    p_pk_type: default!(Option<Vec<Option<Text>>>, "NULL"),
     p_jobmon: default!(Option<bool>, "NULL"),
-    p_debug: default!(bool, "false"),
+    p_debug: default!(Option<bool>, "false"),
+    p_period: default!(Option<Interval>, "NULL"),
 ) -> Result<(), ErrorReport> {
     let common = Request {
-        source_table: &p_src_table,
-        data_source_id: p_dblink_id,
+        source_table: &p_src_table.given("p_src_table")?,
+        data_source_id: p_dblink_id.given("p_dblink_id")?,
         destination: p_dest_table.as_deref(),
-        indexes: p_index,
-        filter: strings(p_filter),
+        indexes: p_index.given("p_index")?,
+        filter: strings(p_filter, "p_filter")?,
         condition: p_condition.as_deref(),
-        pull_data: p_pulldata,
+        pull_data: p_pulldata.given("p_pulldata")?,
         jobmon: p_jobmon,
-        debug: p_debug,
+        debug: p_debug.given("p_debug")?,
+        period: p_period,
     };
     incremental::make(
         Method::Updater,
         &incremental::Request {
             common,
-            p_type: &p_type,
-            control: &p_control_field,
+            p_type: &p_type.given("p_type")?,
+            control: &p_control_field.given("p_control_field")?,
             boundary: p_boundary.as_deref(),
-            key: GivenKey { names: strings(p_pk_name), types: strings(p_pk_type) },
+            key: GivenKey { names: strings(p_pk_name, "p_pk_name")?, types: strings(p_pk_type, "p_pk_type")? },
         },
     )?;
     Ok(())
@@ -152,30 +161,32 @@ fn updater_maker(
 #[pg_extern]
 #[allow(clippy::too_many_arguments)]
 fn dml_maker(
-    p_src_table: Text,
-    p_dblink_id: i32,
+    p_src_table: Option<Text>,
+    p_dblink_id: Option<i32>,
     p_dest_table: default!(Option<Text>, "NULL"),
-    p_index: default!(bool, "true"),
-    p_filter: default!(Option<Vec<Text>>, "NULL"),
+    p_index: default!(Option<bool>, "true"),
+    p_filter: default!(Option<Vec<Option<Text>>>, "NULL"),
     p_condition: default!(Option<Text>, "NULL"),
-    p_pulldata: default!(bool, "true"),
-    p_pk_name: default!(Option<Vec<Text>>, "NULL"),
-    p_pk_type: default!(Option<Vec<Text>>, "NULL"),
+    p_pulldata: default!(Option<bool>, "true"),
+    p_pk_name: default!(Option<Vec<Option<Text>>>, "NULL"),
+    p_pk_type: default!(Option<Vec<Option<Text>>>, "NULL"),
     p_jobmon: default!(Option<bool>, "NULL"),
-    p_debug: default!(bool, "false"),
+    p_debug: default!(Option<bool>, "false"),
+    p_period: default!(Option<Interval>, "NULL"),
 ) -> Result<(), ErrorReport> {
     let common = Request {
-        source_table: &p_src_table,
-        data_source_id: p_dblink_id,
+        source_table: &p_src_table.given("p_src_table")?,
+        data_source_id: p_dblink_id.given("p_dblink_id")?,
         destination: p_dest_table.as_deref(),
-        indexes: p_index,
-        filter: strings(p_filter),
+        indexes: p_index.given("p_index")?,
+        filter: strings(p_filter, "p_filter")?,
         condition: p_condition.as_deref(),
-        pull_data: p_pulldata,
+        pull_data: p_pulldata.given("p_pulldata")?,
         jobmon: p_jobmon,
-        debug: p_debug,
+        debug: p_debug.given("p_debug")?,
+        period: p_period,
     };
-    let key = GivenKey { names: strings(p_pk_name), types: strings(p_pk_type) };
+    let key = GivenKey { names: strings(p_pk_name, "p_pk_name")?, types: strings(p_pk_type, "p_pk_type")? };
     replay::make(Method::Dml, &replay::Request { common, key })?;
     Ok(())
 }
@@ -184,30 +195,32 @@ fn dml_maker(
 #[pg_extern]
 #[allow(clippy::too_many_arguments)]
 fn logdel_maker(
-    p_src_table: Text,
-    p_dblink_id: i32,
+    p_src_table: Option<Text>,
+    p_dblink_id: Option<i32>,
     p_dest_table: default!(Option<Text>, "NULL"),
-    p_index: default!(bool, "true"),
-    p_filter: default!(Option<Vec<Text>>, "NULL"),
+    p_index: default!(Option<bool>, "true"),
+    p_filter: default!(Option<Vec<Option<Text>>>, "NULL"),
     p_condition: default!(Option<Text>, "NULL"),
-    p_pulldata: default!(bool, "true"),
-    p_pk_name: default!(Option<Vec<Text>>, "NULL"),
-    p_pk_type: default!(Option<Vec<Text>>, "NULL"),
+    p_pulldata: default!(Option<bool>, "true"),
+    p_pk_name: default!(Option<Vec<Option<Text>>>, "NULL"),
+    p_pk_type: default!(Option<Vec<Option<Text>>>, "NULL"),
     p_jobmon: default!(Option<bool>, "NULL"),
-    p_debug: default!(bool, "false"),
+    p_debug: default!(Option<bool>, "false"),
+    p_period: default!(Option<Interval>, "NULL"),
 ) -> Result<(), ErrorReport> {
     let common = Request {
-        source_table: &p_src_table,
-        data_source_id: p_dblink_id,
+        source_table: &p_src_table.given("p_src_table")?,
+        data_source_id: p_dblink_id.given("p_dblink_id")?,
         destination: p_dest_table.as_deref(),
-        indexes: p_index,
-        filter: strings(p_filter),
+        indexes: p_index.given("p_index")?,
+        filter: strings(p_filter, "p_filter")?,
         condition: p_condition.as_deref(),
-        pull_data: p_pulldata,
+        pull_data: p_pulldata.given("p_pulldata")?,
         jobmon: p_jobmon,
-        debug: p_debug,
+        debug: p_debug.given("p_debug")?,
+        period: p_period,
     };
-    let key = GivenKey { names: strings(p_pk_name), types: strings(p_pk_type) };
+    let key = GivenKey { names: strings(p_pk_name, "p_pk_name")?, types: strings(p_pk_type, "p_pk_type")? };
     replay::make(Method::Logdel, &replay::Request { common, key })?;
     Ok(())
 }

@@ -1,17 +1,21 @@
 //! Monitors: they look at jobs and change nothing.
 
-use super::text::Text;
+use super::arguments::{strings, Given, Text};
 use crate::backend::record::Record;
 use crate::check::{self, Intervals};
 use crate::job::lock::{self, Wait};
 use crate::method::plan;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
+use pgrx::JsonB;
 
 /// Takes the lock of a job until the end of the transaction, as its refreshes do; false if a refresh holds it.
 #[pg_extern]
-fn concurrent_lock_check(p_dest_table: Text, p_lock_wait: default!(Option<i32>, "NULL")) -> Result<bool, ErrorReport> {
-    Ok(lock::take(&p_dest_table, Wait::from_argument(p_lock_wait))?)
+fn concurrent_lock_check(
+    p_dest_table: Option<Text>,
+    p_lock_wait: default!(Option<i32>, "NULL"),
+) -> Result<bool, ErrorReport> {
+    Ok(lock::take(&p_dest_table.given("p_dest_table")?, Wait::from_argument(p_lock_wait))?)
 }
 
 /// Counts the rows of a job on both sides.
@@ -22,14 +26,14 @@ CREATE FUNCTION validate_rowcount(p_destination text, p_lower_interval text DEFA
 LANGUAGE c AS '@MODULE_PATHNAME@', '@FUNCTION_NAME@';
 ")]
 fn validate_rowcount(
-    p_destination: Text,
+    p_destination: Option<Text>,
     p_lower_interval: Option<Text>,
     p_upper_interval: Option<Text>,
-    p_debug: bool,
+    p_debug: Option<bool>,
     call: pg_sys::FunctionCallInfo,
 ) -> Result<Record, ErrorReport> {
     let intervals = Intervals { lower: p_lower_interval.as_deref(), upper: p_upper_interval.as_deref() };
-    let counts = check::rowcount(&p_destination, intervals, p_debug)?;
+    let counts = check::rowcount(&p_destination.given("p_destination")?, intervals, p_debug.given("p_debug")?)?;
     let values = vec![
         (counts.source == counts.destination).into_datum(),
         counts.source.into_datum(),
@@ -48,14 +52,14 @@ CREATE FUNCTION validate_content(p_destination text, p_lower_interval text DEFAU
 LANGUAGE c AS '@MODULE_PATHNAME@', '@FUNCTION_NAME@';
 ")]
 fn validate_content(
-    p_destination: Text,
+    p_destination: Option<Text>,
     p_lower_interval: Option<Text>,
     p_upper_interval: Option<Text>,
-    p_show: i32,
+    p_show: Option<i32>,
     call: pg_sys::FunctionCallInfo,
 ) -> Result<Record, ErrorReport> {
     let intervals = Intervals { lower: p_lower_interval.as_deref(), upper: p_upper_interval.as_deref() };
-    let contents = check::content(&p_destination, intervals, p_show)?;
+    let contents = check::content(&p_destination.given("p_destination")?, intervals, p_show.given("p_show")?)?;
     let values = vec![
         (contents.source == contents.destination).into_datum(),
         contents.source.rows.into_datum(),
@@ -64,6 +68,21 @@ fn validate_content(
         contents.destination.text().into_datum(),
     ];
     Ok(Record::of(call, values)?)
+}
+
+/// Rows that differ between both sides of a job, each by its key.
+#[pg_extern]
+#[allow(clippy::type_complexity)]
+fn differences(
+    p_destination: Option<Text>,
+    p_lower_interval: default!(Option<Text>, "NULL"),
+    p_upper_interval: default!(Option<Text>, "NULL"),
+    p_limit: default!(Option<i32>, "100"),
+) -> Result<TableIterator<'static, (name!(key, JsonB), name!(difference, String), name!(may_wait, bool))>, ErrorReport>
+{
+    let intervals = Intervals { lower: p_lower_interval.as_deref(), upper: p_upper_interval.as_deref() };
+    let found = check::differences(&p_destination.given("p_destination")?, intervals, p_limit.given("p_limit")?)?;
+    Ok(TableIterator::new(found.into_iter().map(|(key, difference, may_wait)| (JsonB(key), difference, may_wait))))
 }
 
 /// Columns of sources that destinations lack, or hold with another type.
@@ -107,12 +126,12 @@ LANGUAGE c AS '@MODULE_PATHNAME@', '@FUNCTION_NAME@';
 #[allow(clippy::type_complexity)]
 fn check_missing_source_tables(
     p_data_source_id: Option<i32>,
-    p_views: bool,
+    p_views: Option<bool>,
 ) -> Result<
     TableIterator<'static, (name!(schemaname, String), name!(tablename, String), name!(data_source, i32))>,
     ErrorReport,
 > {
-    let missing = check::source_tables(p_data_source_id, p_views)?;
+    let missing = check::source_tables(p_data_source_id, p_views.given("p_views")?)?;
     Ok(TableIterator::new(missing.into_iter().map(|table| (table.schema, table.name, table.data_source_id))))
 }
 
@@ -123,12 +142,12 @@ fn snapshot_monitor(
     p_rowcount: default!(Option<i64>, "NULL"),
     p_size: default!(Option<i64>, "NULL"),
     p_destination: default!(Option<Text>, "NULL"),
-    p_debug: default!(bool, "false"),
+    p_debug: default!(Option<bool>, "false"),
 ) -> Result<
     TableIterator<'static, (name!(dest_tablename, String), name!(source_rowcount, i64), name!(source_size, i64))>,
     ErrorReport,
 > {
-    let sizes = check::snapshots(p_rowcount, p_size, p_destination.as_deref(), p_debug)?;
+    let sizes = check::snapshots(p_rowcount, p_size, p_destination.as_deref(), p_debug.given("p_debug")?)?;
     Ok(TableIterator::new(sizes.into_iter().map(|size| (size.destination, size.rows, size.bytes))))
 }
 
@@ -136,10 +155,11 @@ fn snapshot_monitor(
 #[pg_extern]
 #[allow(clippy::type_complexity)]
 fn check_permissions(
-    p_dblink_id: i32,
-    p_src_table: Text,
-    p_type: default!(Text, "'snap'"),
+    p_dblink_id: Option<i32>,
+    p_src_table: Option<Text>,
+    p_type: default!(Option<Text>, "'snap'"),
     p_dest_table: default!(Option<Text>, "NULL"),
+    p_filter: default!(Option<Vec<Option<Text>>>, "NULL"),
 ) -> Result<
     TableIterator<
         'static,
@@ -153,7 +173,13 @@ fn check_permissions(
     >,
     ErrorReport,
 > {
-    let rights = check::permissions(p_dblink_id, &p_src_table, &p_type, p_dest_table.as_deref())?;
+    let rights = check::permissions(
+        p_dblink_id.given("p_dblink_id")?,
+        &p_src_table.given("p_src_table")?,
+        &p_type.given("p_type")?,
+        p_dest_table.as_deref(),
+        strings(p_filter, "p_filter")?,
+    )?;
     Ok(TableIterator::new(
         rights
             .into_iter()
@@ -165,7 +191,7 @@ fn check_permissions(
 #[pg_extern]
 #[allow(clippy::type_complexity)]
 fn plan_refresh(
-    p_destination: Text,
+    p_destination: Option<Text>,
 ) -> Result<
     TableIterator<
         'static,
@@ -179,7 +205,7 @@ fn plan_refresh(
     >,
     ErrorReport,
 > {
-    let steps = plan::plan(&p_destination)?;
+    let steps = plan::plan(&p_destination.given("p_destination")?)?;
     Ok(TableIterator::new(
         (1..).zip(steps).map(|(number, step)| (number, step.side.to_string(), step.action, step.lock, step.estimate)),
     ))

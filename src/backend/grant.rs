@@ -58,6 +58,8 @@ pub fn on_foreign_server(server: &str, role: &str) -> String {
     format!("GRANT USAGE ON FOREIGN SERVER {} TO {};", quote(server), quote(role))
 }
 
+/// In two statements: AUTHORIZATION would take membership in the role.
 pub fn create_schema(schema: &str, role: &str) -> String {
-    format!("CREATE SCHEMA {} AUTHORIZATION {};", quote(schema), quote(role))
+    let schema_name = quote(schema);
+    format!("CREATE SCHEMA {schema_name}; {}", on_schema("USAGE, CREATE", schema, role))
 }

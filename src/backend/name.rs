@@ -227,7 +227,17 @@ pub fn cut_middle(text: &str, limit: usize) -> String {
 
 /// Puts `new` wherever `old` stands as a word of its own.
 pub fn replace_word(text: &str, old: &str, new: &str) -> String {
-    let belongs = |character: Option<char>| character.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '$');
+    replace_between(text, old, new, |c| c.is_alphanumeric() || c == '_' || c == '$')
+}
+
+/// The same within a name, whose words are divided by anything that is no letter or digit.
+pub fn replace_part(text: &str, old: &str, new: &str) -> String {
+    replace_between(text, old, new, char::is_alphanumeric)
+}
+
+/// Puts `new` wherever `old` stands and no character that belongs to a word is next to it.
+fn replace_between(text: &str, old: &str, new: &str, belongs: impl Fn(char) -> bool) -> String {
+    let belongs = |character: Option<char>| character.is_some_and(&belongs);
     let (mut replaced, mut done) = (String::new(), 0);
     for (at, found) in text.match_indices(old) {
         let end = at + found.len();
@@ -243,6 +253,14 @@ pub fn replace_word(text: &str, old: &str, new: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_of_names_are_replaced_whole() {
+        assert_eq!(replace_part("t_trgm_t", "t", "x"), "x_trgm_x");
+        assert_eq!(replace_part("ix_order_items_order", "order_items", "x"), "ix_x_order");
+        assert_eq!(replace_part("items", "item", "x"), "items");
+        assert_eq!(replace_part("", "t", "x"), "");
+    }
 
     #[test]
     fn names_are_read_as_sql_reads_them() {

@@ -31,6 +31,8 @@ pub struct Comparison {
     pub columns: Vec<Column>,
     /// Of an incremental job.
     pub range: Range,
+    /// From `rows_query`: all that the job selects on the source.
+    pub rows: String,
     /// `FROM … WHERE …`: the rows that are compared, under the alias "mimeo".
     pub source_rows: String,
     pub local_rows: String,
@@ -112,6 +114,7 @@ impl Comparison {
             range: span,
             source_rows: format!("FROM ({rows}) \"mimeo\"{source_clause}"),
             local_rows: format!("FROM {name} \"mimeo\"{local_clause}"),
+            rows,
             job,
             _identity: identity,
         })

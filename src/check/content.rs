@@ -4,6 +4,7 @@ use super::compare::Comparison;
 use super::difference;
 use super::fingerprint::{self, Fingerprint};
 use super::range::Intervals;
+use super::waiting::waiting;
 use crate::backend::grant;
 use crate::backend::identity::{current_role, role_name};
 use crate::backend::relation::{oid_arg, Relation};
@@ -32,6 +33,38 @@ pub fn content(destination: &str, intervals: Intervals<'_>, show: i32) -> Result
             difference::show(&mut sides, &rows, source.rows.max(here.rows), show as usize)?;
         }
         Ok(Contents { source, destination: here })
+    })
+}
+
+/// Up to `limit` keys whose rows differ: which, how, and whether that may just wait for the next refresh.
+///
+/// # Errors
+/// NoKey; InvalidArgument.
+pub fn differences(
+    destination: &str,
+    intervals: Intervals<'_>,
+    limit: i32,
+) -> Result<Vec<(serde_json::Value, String, bool)>> {
+    let limit = usize::try_from(limit)
+        .map_err(|_| Error::InvalidArgument(format!("p_limit is {limit}; it must not be negative")))?;
+    about(&format!("Comparing the rows of {destination}."), || {
+        let mut sides = Comparison::begin(destination, intervals, require_readable)?;
+        let rows = fingerprint::Rows::of(&mut sides)?;
+        let [source, here] = fingerprint::of_both(&mut sides, &rows)?;
+        if source == here || limit == 0 {
+            return Ok(Vec::new());
+        }
+        let found = difference::find(&mut sides, &rows, source.rows.max(here.rows), limit)?;
+        let Some((key, text, found)) = found else {
+            let (table, source_label) = (sides.table.table().plain(), sides.source.label().to_string());
+            return Err(Error::NoKey { table, source_label });
+        };
+        let waiting = waiting(&mut sides, &key, &text, &found)?;
+        Ok(found
+            .into_iter()
+            .map(|one| (waiting.holds(&one), one))
+            .map(|(wait, one)| (one.key, one.how, wait))
+            .collect())
     })
 }
 

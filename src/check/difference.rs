@@ -2,9 +2,9 @@
 //! differ are looked at row by row.
 
 use super::compare::Comparison;
-use super::fingerprint::{sums, Fingerprint, Rows};
+use super::fingerprint::{sums, Compared, Fingerprint, Rows};
 use crate::backend::interrupts;
-use crate::backend::name::literal;
+use crate::backend::name::{literal, quote};
 use crate::backend::spi;
 use crate::error::{Error, Result};
 use pgrx::notice;
@@ -23,25 +23,45 @@ fn digits(rows: i64) -> u32 {
     }
 }
 
-/// Tells of up to `show` keys whose rows differ, each in a NOTICE.
+/// A key whose rows differ.
+pub struct Found {
+    /// As a record writes it.
+    pub text: String,
+    /// `{"column": value, …}`
+    pub key: serde_json::Value,
+    /// In words.
+    pub how: String,
+}
+
+/// Up to `limit` keys whose rows differ, and the expression that writes such a key over there. None if there is no key to name them by.
 ///
 /// 1. Count and sums of each bucket, on both sides.
 /// 2. Of the buckets that differ, some at a time: key and hash of each row. A bucket that differs holds at least one such key.
-pub fn show(sides: &mut Comparison, rows: &Rows, most_rows: i64, show: usize) -> Result<()> {
-    let dest_table = sides.job.dest_table.clone();
+pub fn find(
+    sides: &mut Comparison,
+    rows: &Rows,
+    most_rows: i64,
+    limit: usize,
+) -> Result<Option<(Vec<String>, String, Vec<Found>)>> {
     let key = key(sides)?;
     let compared: Vec<_> =
         key.iter().filter_map(|name| rows.columns.iter().find(|column| column.name == *name)).collect();
     if key.is_empty() || compared.len() != key.len() {
-        notice!("{dest_table}: there is no key to name the rows by that differ");
-        return Ok(());
+        return Ok(None);
     }
     let keys = [0, 1].map(|side| {
         let list: Vec<_> =
             compared.iter().map(|column| if side == 0 { &column.source } else { &column.here }).cloned().collect();
-        Key { hash: rows.hash(list.iter()), text: format!("ROW({})::pg_catalog.text", list.join(", ")) }
+        let pairs: Vec<_> = key.iter().map(|name| format!("{}, \"mimeo\".{}", literal(name), quote(name))).collect();
+        Key {
+            hash: rows.hash(list.iter()),
+            text: format!("ROW({})::pg_catalog.text", list.join(", ")),
+            json: format!("pg_catalog.json_build_object({})", pairs.join(", ")),
+        }
     });
+    let there_text = keys[0].text.clone();
     let query = Query { keys, hashes: rows.row_hashes(), digits: digits(most_rows) };
+    let mut found = Vec::new();
 
     let [there, here]: [BTreeMap<String, Fingerprint>; 2] = query.buckets(sides)?;
     let differing: Vec<&String> = there
@@ -51,19 +71,34 @@ pub fn show(sides: &mut Comparison, rows: &Rows, most_rows: i64, show: usize) ->
         .collect();
     let per_bucket = (most_rows >> (4 * query.digits)).max(1);
     let group = (AT_ONCE / per_bucket).max(1) as usize;
-    let names = key.join(", ");
-    let mut left = show;
-    for some in differing[..differing.len().min(show)].chunks(group) {
-        for (text, [there, here]) in query.rows(sides, some)? {
+    for some in differing[..differing.len().min(limit)].chunks(group) {
+        for (text, (key, [there, here])) in query.rows(sides, some)? {
             interrupts::check();
             if there == here {
                 continue;
             }
-            if left == 0 {
-                return Ok(());
+            if found.len() == limit {
+                return Ok(Some((key_names(&compared), there_text, found)));
             }
-            left -= 1;
-            notice!("{dest_table}: key ({names})={text} {}", how(&there, &here));
+            found.push(Found { text, key, how: how(&there, &here) });
+        }
+    }
+    Ok(Some((key_names(&compared), there_text, found)))
+}
+
+fn key_names(compared: &[&Compared]) -> Vec<String> {
+    compared.iter().map(|column| column.name.clone()).collect()
+}
+
+/// Tells of up to `show` keys whose rows differ, each in a NOTICE.
+pub fn show(sides: &mut Comparison, rows: &Rows, most_rows: i64, show: usize) -> Result<()> {
+    let dest_table = sides.job.dest_table.clone();
+    match find(sides, rows, most_rows, show)? {
+        None => notice!("{dest_table}: there is no key to name the rows by that differ"),
+        Some((names, _, found)) => {
+            for Found { text, how, .. } in found {
+                notice!("{dest_table}: key ({})={text} is {how}", names.join(", "));
+            }
         }
     }
     Ok(())
@@ -72,10 +107,10 @@ pub fn show(sides: &mut Comparison, rows: &Rows, most_rows: i64, show: usize) ->
 /// How the rows of one key differ; there and here their hashes.
 fn how(there: &[String], here: &[String]) -> String {
     match (there.len(), here.len()) {
-        (_, 0) => "is only on the source".to_string(),
-        (0, _) => "is only here".to_string(),
-        (there, here) if there == here => "is different".to_string(),
-        (there, here) => format!("is {there} times on the source, {here} times here"),
+        (_, 0) => "only on the source".to_string(),
+        (0, _) => "only here".to_string(),
+        (there, here) if there == here => "different".to_string(),
+        (there, here) => format!("{there} times on the source, {here} times here"),
     }
 }
 
@@ -91,6 +126,7 @@ fn key(sides: &mut Comparison) -> Result<Vec<String>> {
 struct Key {
     hash: String,
     text: String,
+    json: String,
 }
 
 /// The same questions to both sides: first the source, then here.
@@ -136,28 +172,32 @@ impl Query {
         Ok(found)
     }
 
-    /// The keys in these buckets, and the hashes of their rows there and here.
-    fn rows(&self, sides: &mut Comparison, buckets: &[&String]) -> Result<BTreeMap<String, [Vec<String>; 2]>> {
+    /// The keys in these buckets, as JSON, and the hashes of their rows there and here.
+    fn rows(&self, sides: &mut Comparison, buckets: &[&String]) -> Result<BTreeMap<String, Rowed>> {
         let list = buckets.iter().map(|bucket| bucket.as_str()).collect::<Vec<_>>().join(",");
         let list = literal(&format!("{{{list}}}"));
-        let [there, here]: [Vec<(String, String)>; 2] = self.ask(sides, |key, hash, rows| {
+        let [there, here]: [Vec<(String, String, serde_json::Value)>; 2] = self.ask(sides, |key, hash, rows| {
             format!(
-                "SELECT pg_catalog.json_agg(pg_catalog.json_build_array(r.key, r.hash) ORDER BY r.hash)::pg_catalog.text
-                   FROM (SELECT {} AS bucket, {} AS key, {hash} AS hash {rows} OFFSET 0) r
+                "SELECT pg_catalog.json_agg(pg_catalog.json_build_array(r.key, r.hash, r.json) ORDER BY r.hash)::pg_catalog.text
+                   FROM (SELECT {} AS bucket, {} AS key, {} AS json, {hash} AS hash {rows} OFFSET 0) r
                   WHERE r.bucket OPERATOR(pg_catalog.=) ANY ({list}::pg_catalog.text[])",
                 self.bucket(key),
-                key.text
+                key.text,
+                key.json
             )
         })?;
-        let mut found: BTreeMap<String, [Vec<String>; 2]> = BTreeMap::new();
-        for (side, pairs) in [there, here].into_iter().enumerate() {
-            for (key, hash) in pairs {
-                found.entry(key).or_default()[side].push(hash);
+        let mut found: BTreeMap<String, Rowed> = BTreeMap::new();
+        for (side, rows) in [there, here].into_iter().enumerate() {
+            for (key, hash, json) in rows {
+                found.entry(key).or_insert_with(|| (json, Default::default())).1[side].push(hash);
             }
         }
         Ok(found)
     }
 }
+
+/// A key as JSON, and the hashes of its rows there and here.
+type Rowed = (serde_json::Value, [Vec<String>; 2]);
 
 /// Whether it is the beginning of a hash: so many hexadecimal digits.
 fn is_bucket(text: &str, digits: u32) -> bool {

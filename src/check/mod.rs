@@ -12,9 +12,10 @@ mod permissions;
 mod range;
 mod rowcount;
 mod snapshots;
+mod waiting;
 
 pub use columns::source_columns;
-pub use content::content;
+pub use content::{content, differences};
 pub use missing::source_tables;
 pub use permissions::permissions;
 pub use range::Intervals;

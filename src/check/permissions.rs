@@ -2,15 +2,17 @@
 //! questions through the same functions.
 
 use crate::backend::grant::{self, Right};
-use crate::backend::identity::{current_role, has_rights_of, read_the_latest, role_name};
+use crate::backend::identity::{current_role, has_rights_of, pin_settings, read_the_latest, role_name};
 use crate::backend::name::{quote, readings, Name};
 use crate::backend::relation::{self, Relation};
 use crate::backend::spi;
 use crate::backend::subtransaction::attempt;
-use crate::destination::twins;
+use crate::destination::indexes::{copy_all, Place};
+use crate::destination::{table, twins};
 use crate::error::{Error, Result};
 use crate::job::config::Catalog;
-use crate::method::{connect, creation_rights, new_destination, Method};
+use crate::method::{connect, copied_indexes, creation_rights, names, new_destination, selected_columns, Method};
+use crate::shape::Shape;
 use crate::source::catalog::SourceTable;
 use crate::source::connection::{Connection, Mapping};
 
@@ -26,17 +28,28 @@ pub fn permissions(
     source_table: &str,
     p_type: &str,
     destination: Option<&str>,
+    filter: Option<Vec<String>>,
 ) -> Result<Vec<(&'static str, Right)>> {
     let method = method(p_type)?;
     read_the_latest();
     let catalog = Catalog::find()?;
+    // Of a job that is there, its own.
+    let filter = match filter {
+        Some(filter) => Some(filter),
+        None => catalog.job(destination.unwrap_or(source_table)).ok().and_then(|(job, _)| job.filter),
+    };
+    let mut unmade = Vec::new();
     let mapping: Mapping = catalog.mapping(data_source_id)?;
     let mut rights = Vec::new();
     let mut found = None;
     let outcome = attempt(|| connect(&catalog, data_source_id, current_role(), "check_permissions"));
     let outcome = outcome.and_then(|mut source| {
         rights.push(Right::new(source.label(), "connection", true, String::new));
-        on_source(&mut source, source_table, method, catalog.schema(), &mut rights, &mut found)
+        let wanted = Wanted { written: source_table, method, schema: catalog.schema(), filter: filter.as_deref() };
+        if let Some(shape) = on_source(&mut source, &wanted, &mut rights, &mut found)? {
+            unmade = unmade_indexes(&shape, filter.as_deref())?;
+        }
+        Ok(())
     });
     match outcome {
         Ok(()) => {}
@@ -45,7 +58,8 @@ pub fn permissions(
     }
     let named = found.map(|table| table.table());
     let mut both: Vec<_> = rights.into_iter().map(|right| ("source", right)).collect();
-    let here = on_destination(&catalog, destination, source_table, named, method)?;
+    let mut here = on_destination(&catalog, destination, source_table, named, method)?;
+    here.extend(unmade);
     both.extend(here.into_iter().map(|right| ("destination", right)));
     Ok(both)
 }
@@ -64,24 +78,59 @@ fn method(p_type: &str) -> Result<Method> {
     })
 }
 
+/// What is to be copied.
+struct Wanted<'a> {
+    /// The source table.
+    written: &'a str,
+    method: Method,
+    /// The extension's.
+    schema: &'a str,
+    filter: Option<&'a [String]>,
+}
+
+/// Indexes of the source that a maker would leave out, with the statement that makes each of them later. Tried on a temporary table, which
+/// goes at once; nothing is told where none can be made.
+fn unmade_indexes(shape: &Shape, filter: Option<&[String]>) -> Result<Vec<Right>> {
+    let mut rights = Vec::new();
+    let tried = attempt(|| {
+        let _pinned = pin_settings()?;
+        let (columns, source) = (selected_columns(shape, filter, "the source")?, shape.table());
+        spi::run(&format!("CREATE TEMPORARY TABLE {} ()", quote("mimeo_try")), &[])?;
+        let schema = spi::text("SELECT pg_my_temp_schema()::regnamespace::pg_catalog.text", &[])?.unwrap_or_default();
+        let table = Name::new(schema, source.name.clone());
+        spi::run(&format!("DROP TABLE {}", table.sibling("mimeo_try")), &[])?;
+        table::create(&table, &table::localise(&columns, &source)?, "tried")?;
+        let place = Place { source_table: &source.name, table: &table, oid: table::find(&table)?.oid, prefix: "" };
+        for left_out in copy_all(copied_indexes(shape, filter), shape.key(), &place)? {
+            rights.push(Right::new(format!("index {}", left_out.index), "can be made", false, || left_out.text()));
+        }
+        Err::<(), _>(Error::Internal("nothing stays".to_string()))
+    });
+    match tried {
+        Err(error @ Error::Cancelled(_)) => Err(error),
+        _ => Ok(rights),
+    }
+}
+
 /// 1. The table, and whether this method takes it.
 /// 2. Reading it.
 /// 3. dml and logdel: a queue and triggers.
+///
+/// The table's shape with its indexes, if it is there.
 fn on_source(
     source: &mut Connection,
-    written: &str,
-    method: Method,
-    schema: &str,
+    wanted: &Wanted<'_>,
     rights: &mut Vec<Right>,
     found: &mut Option<SourceTable>,
-) -> Result<()> {
+) -> Result<Option<Shape>> {
+    let Wanted { written, method, schema, filter } = *wanted;
     let table = match source.find_table(written) {
         Ok(table) => table,
         Err(Error::SourceTableMissing { .. }) => {
             rights.push(Right::new(written, "exists", false, || {
                 "-- there is no such table: give it as schema.table, exactly as it is spelled on the source".to_string()
             }));
-            return Ok(());
+            return Ok(None);
         }
         Err(error) => return Err(error),
     };
@@ -92,21 +141,26 @@ fn on_source(
         "-- dml and logdel need a plain or partitioned table: choose snap, table, inserter or updater".to_string()
     }));
     let mut shape = source.snapshot_of(table.oid)?;
-    let columns: Vec<String> = shape.columns.iter().map(|column| column.name.clone()).collect();
-    rights.extend(source.reading_rights(&table, &columns));
+    rights.extend(source.reading_rights(&table, &names(&selected_columns(&shape, filter, source.label())?)));
+    shape.indexes = source.indexes(&table)?;
     if captures || method == Method::Updater {
-        shape.indexes = source.indexes(&table)?;
         rights.push(Right::new(name.plain(), "key", shape.key().is_some(), || {
             format!(
                 "ALTER TABLE {name} ADD PRIMARY KEY (…); -- or name a key of it with p_pk_name and p_pk_type in the maker"
             )
         }));
     }
+    if captures {
+        let standby = source.is_standby()?;
+        rights.push(Right::new(source.label(), "writing", !standby, || {
+            "-- it is a standby: let the data source lead to the primary, or choose snap, table, inserter or updater".to_string()
+        }));
+    }
     if captures && fits {
         let members = source.members(&table, None)?;
         rights.extend(source.capture_rights(schema, &members, source.clones_triggers(&shape))?);
     }
-    Ok(())
+    Ok(Some(shape))
 }
 
 /// 1. The functions.

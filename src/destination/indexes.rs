@@ -2,11 +2,11 @@
 //! load.
 
 use crate::backend::foreign_text::ForeignText;
-use crate::backend::name::{cut_middle, quote, with_suffix, Name, MAX_BYTES};
+use crate::backend::name::{cut_middle, quote, replace_part, with_suffix, Name, MAX_BYTES};
 use crate::backend::parse;
 use crate::backend::relation::{self, oid_arg, Patience};
 use crate::backend::spi;
-use crate::backend::subtransaction::caught;
+use crate::backend::subtransaction::{caught, tried};
 use crate::backend::trust;
 use crate::destination::references;
 use crate::error::{Error, Result};
@@ -78,34 +78,101 @@ pub fn restore_foreign_keys(table: &Name, keys: &[ForeignKey], wait: Patience) -
     Ok(())
 }
 
-/// The name of a copied index: `prefix` and the source's index name, in which the source table's name becomes the
-/// local one's. A primary key is called `<table>_<column>_…_pk`.
-pub fn copied_name(index: &IndexDefinition, source_table: &str, table: &str, prefix: &str) -> String {
-    if index.primary {
-        return with_suffix(&format!("{table}_{}", index.columns.join("_")), "_pk");
-    }
-    let name = format!("{prefix}{}", index.name.replace(source_table, table));
-    cut_middle(&name, MAX_BYTES)
+/// Where the indexes of a source are copied to.
+pub struct Place<'a> {
+    /// Of the source table, without its schema.
+    pub source_table: &'a str,
+    pub table: &'a Name,
+    pub oid: pg_sys::Oid,
+    /// What the names of the copies begin with.
+    pub prefix: &'a str,
 }
 
-/// Copies an index of a source to a local table, unless it has one of that name already. The definition that the
-/// source gave is parsed, and only the table and the name in it are replaced, so that no text of a source is run.
+impl Place<'_> {
+    /// The name of a copied index: the prefix and the source's index name, in which the source table's name becomes the
+    /// local one's. A primary key is called `<table>_<column>_…_pk`.
+    fn name_of(&self, index: &IndexDefinition) -> String {
+        self.name_by(index, |name| replace_part(name, self.source_table, &self.table.name))
+    }
+
+    /// The one that releases before 2.2 gave: they replaced the table's name in the midst of words, too.
+    fn former_name_of(&self, index: &IndexDefinition) -> String {
+        self.name_by(index, |name| name.replace(self.source_table, &self.table.name))
+    }
+
+    fn name_by(&self, index: &IndexDefinition, replace: impl Fn(&str) -> String) -> String {
+        if index.primary {
+            return with_suffix(&format!("{}_{}", self.table.name, index.columns.join("_")), "_pk");
+        }
+        cut_middle(&format!("{}{}", self.prefix, replace(&index.name)), MAX_BYTES)
+    }
+
+    fn is_on_table(&self, name: &str) -> Result<bool> {
+        let Some(existing) = relation::find(&self.table.sibling(name))? else { return Ok(false) };
+        spi::is_true(
+            "SELECT true FROM pg_index x WHERE x.indexrelid = $1 AND x.indrelid = $2",
+            &[oid_arg(existing.oid), oid_arg(self.oid)],
+        )
+    }
+}
+
+/// An index that was not made: its name on the source, why, and the statement that makes it when what it needs is there.
+pub struct LeftOut {
+    pub index: String,
+    pub reason: String,
+    pub statement: Option<String>,
+}
+
+impl LeftOut {
+    /// For a WARNING.
+    pub fn text(&self) -> String {
+        let later = self.statement.as_ref().map(|statement| format!(". Later: {statement}")).unwrap_or_default();
+        format!("index {} is left out, for it cannot be made here: {}{later}", self.index, self.reason)
+    }
+}
+
+/// Copies indexes of a source to a local table, but for those that it has already. The data comes first: one that cannot be made here is left
+/// out, unless it is the key's.
 ///
 /// # Errors
-/// Index, with the reason, if it cannot be made here.
-pub fn copy(index: &IndexDefinition, table: &Name, table_oid: pg_sys::Oid, name: &str) -> Result<()> {
-    if let Some(existing) = relation::find(&table.sibling(name))? {
-        let ours = spi::is_true(
-            "SELECT true FROM pg_index x WHERE x.indexrelid = $1 AND x.indrelid = $2",
-            &[oid_arg(existing.oid), oid_arg(table_oid)],
-        )?;
-        if ours {
-            return Ok(());
+/// Index, with the reason, if that of the key cannot be made here.
+pub fn copy_all<'a>(
+    indexes: impl IntoIterator<Item = &'a IndexDefinition>,
+    key: Option<&IndexDefinition>,
+    place: &Place<'_>,
+) -> Result<Vec<LeftOut>> {
+    let mut left_out = Vec::new();
+    for index in indexes {
+        let name = place.name_of(index);
+        if place.is_on_table(&name)? || place.is_on_table(&place.former_name_of(index))? {
+            continue;
         }
-        return copy(index, table, table_oid, &free_name(table, name)?);
+        if index.primary || key.is_some_and(|key| key.name == index.name) {
+            copy(index, place, &name)?;
+            continue;
+        }
+        if let Err(error) = tried(|| copy(index, place, &name))? {
+            let reason = match error {
+                Error::Index { report, .. } => report.message,
+                other => other.to_string(),
+            };
+            let statement = statement_here(index, place.table, &name);
+            left_out.push(LeftOut { index: index.name.clone(), reason, statement });
+        }
     }
+    Ok(left_out)
+}
+
+/// Copies one index. The definition that the source gave is parsed, and only the table and the name in it are replaced, so that no text of a
+/// source is run.
+///
+/// # Errors
+/// Index.
+fn copy(index: &IndexDefinition, place: &Place<'_>, name: &str) -> Result<()> {
+    let table = place.table;
+    let name = &free_name(table, name)?;
     let made = caught(|| {
-        create_from_source(&index.definition, table, table_oid, name)?;
+        create_from_source(&index.definition, table, place.oid, name)?;
         if index.primary {
             let name = quote(name);
             spi::run(&format!("ALTER TABLE {table} ADD CONSTRAINT {name} PRIMARY KEY USING INDEX {name}"), &[])?;
@@ -118,8 +185,25 @@ pub fn copy(index: &IndexDefinition, table: &Name, table_oid: pg_sys::Oid, name:
     })
 }
 
-/// `name` with a number that makes it free in the table's schema.
+/// What the source says of an index, with another table and name, for a message; None if that is not one CREATE INDEX.
+fn statement_here(index: &IndexDefinition, table: &Name, name: &str) -> Option<String> {
+    parse::definition(&index.definition).ok()?;
+    let text = index.definition.for_message();
+    // Names that hold a blank stand in quotes.
+    let mut quoted = false;
+    let rest = text.char_indices().find_map(|(at, letter)| {
+        quoted ^= letter == '"';
+        (!quoted && text[at..].starts_with(" USING ")).then(|| &text[at..])
+    })?;
+    let unique = if index.unique { "UNIQUE " } else { "" };
+    Some(format!("CREATE {unique}INDEX {} ON {table}{rest};", quote(name)))
+}
+
+/// `name`, with a number if need be that makes it free in the table's schema.
 fn free_name(table: &Name, name: &str) -> Result<String> {
+    if relation::find(&table.sibling(name))?.is_none() {
+        return Ok(name.to_string());
+    }
     for number in 1.. {
         let candidate = with_suffix(name, &format!("_{number}"));
         if relation::find(&table.sibling(&candidate))?.is_none() {

@@ -117,6 +117,7 @@ pub fn obstacle(destination: pg_sys::Oid) -> Result<Option<String>> {
         "SELECT CASE
                 WHEN c.relkind <> 'r' OR c.relpersistence NOT IN ('p', 'u')
                      OR c.relam <> (SELECT m.oid FROM pg_am m WHERE m.amname = 'heap') THEN 'it is not a plain table'
+                WHEN NOT has_schema_privilege(c.relnamespace, 'CREATE') THEN 'its owner may not make tables in its schema'
                 WHEN EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D')
                 THEN 'it has triggers'
                 WHEN EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND NOT (x.indisvalid AND x.indisready AND x.indislive))

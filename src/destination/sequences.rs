@@ -30,19 +30,20 @@ pub fn of_identity(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
     Ok(found.into_iter().map(|found| found.0).collect())
 }
 
-/// The sequences of these names.
+/// The sequences of these names, and the names of those that are not there.
 ///
 /// # Errors
-/// InvalidArgument, if one does not exist.
-pub fn find(names: &[String]) -> Result<Vec<pg_sys::Oid>> {
-    let missing = |name: &String| Error::InvalidArgument(format!("sequence {name} of the job does not exist here"));
-    names
-        .iter()
-        .map(|name| match relation::find_as_written(name)? {
-            Some(found) if found.kind == 'S' => Ok(found.oid),
-            _ => Err(missing(name)),
-        })
-        .collect()
+/// InvalidArgument, if something else has the name.
+pub fn find(names: &[String]) -> Result<(Vec<pg_sys::Oid>, Vec<String>)> {
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
+    for name in names {
+        match relation::find_as_written(name)? {
+            Some(sequence) if sequence.kind == 'S' => found.push(sequence.oid),
+            Some(_) => return Err(Error::InvalidArgument(format!("{name}, of the job's sequences, is no sequence"))),
+            None => missing.push(name.clone()),
+        }
+    }
+    Ok((found, missing))
 }
 
 /// Makes the next value of a sequence follow the furthest one in the columns that use it, by their default or as their own. Only

@@ -5,7 +5,7 @@ use crate::backend::name::{literal, quote, Name};
 use crate::backend::parse::{self, Named};
 use crate::backend::relation::{self, oid_arg, Relation};
 use crate::backend::spi;
-use crate::backend::subtransaction::tried;
+use crate::backend::subtransaction::{caught, tried};
 use crate::backend::trust;
 use crate::error::{Error, Result};
 use crate::shape::{Column, ColumnDefault, Difference, Shape, COLUMNS, TYPES};
@@ -66,12 +66,14 @@ pub fn find(destination: &Name) -> Result<Relation> {
 /// The columns of a source as this server can hold them: their types and collations looked up by name.
 ///
 /// # Errors
-/// UnknownTypes, UnknownCollations: all of them at once.
+/// UnknownTypes, UnknownCollations, UncopyableTypes: all of them at once.
 pub fn localise(columns: &[Column], table: &Name) -> Result<Vec<LocalColumn>> {
     #[derive(Deserialize)]
     struct Lookup {
         sql_type: Option<String>,
         type_oid: u32,
+        /// The type, or what it is an array or a domain of, has no values that mean the same on another server.
+        uncopyable: bool,
         collation_exists: bool,
     }
     let wanted = serde_json::Value::from_iter(columns.iter().map(|column| {
@@ -85,6 +87,14 @@ pub fn localise(columns: &[Column], table: &Name) -> Result<Vec<LocalColumn>> {
         "SELECT coalesce(json_agg(json_build_object(
                     'sql_type', format_type(to_regtype(w.type), w.typmod),
                     'type_oid', coalesce(to_regtype(w.type)::oid::bigint, 0),
+                    'uncopyable', EXISTS (
+                        WITH RECURSIVE inner_types(oid) AS (
+                            SELECT to_regtype(w.type)::oid
+                            UNION SELECT CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.typelem END
+                              FROM inner_types i JOIN pg_type t ON t.oid = i.oid WHERE t.typtype = 'd' OR t.typcategory = 'A')
+                        SELECT FROM inner_types i JOIN pg_type t ON t.oid = i.oid
+                         WHERE t.typtype = 'p' OR t.oid < 10000 AND t.typname = ANY (
+                               '{aclitem,pg_node_tree,pg_ndistinct,pg_dependencies,pg_mcv_list,pg_brin_bloom_summary,pg_brin_minmax_multi_summary}'::name[])),
                     'collation_exists', w.collation_name IS NULL OR EXISTS (
                         SELECT FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
                          WHERE n.nspname = w.collation_schema::name AND c.collname = w.collation_name::name
@@ -99,13 +109,15 @@ pub fn localise(columns: &[Column], table: &Name) -> Result<Vec<LocalColumn>> {
     .unwrap_or_default();
 
     trust::require_types(&columns.iter().map(|column| column.type_name.as_parameter()).collect::<Vec<_>>())?;
-    let mut types = Vec::new();
-    let mut collations = Vec::new();
+    let (mut types, mut collations, mut uncopyable) = (Vec::new(), Vec::new(), Vec::new());
     let mut local = Vec::with_capacity(columns.len());
     for (column, lookup) in columns.iter().zip(found) {
         if !lookup.collation_exists {
             let (schema, name) = column.collation.clone().unwrap_or_default();
             collations.push(format!("{} (column {})", Name::new(schema, name), column.name));
+        }
+        if lookup.uncopyable {
+            uncopyable.push(format!("{} ({})", column.name, column.type_name.for_message()));
         }
         match lookup.sql_type {
             Some(sql_type) => {
@@ -113,6 +125,9 @@ pub fn localise(columns: &[Column], table: &Name) -> Result<Vec<LocalColumn>> {
             }
             None => types.push(format!("{} (column {})", column.type_name.for_message(), column.name)),
         }
+    }
+    if !uncopyable.is_empty() {
+        return Err(Error::UncopyableTypes { table: table.plain(), columns: uncopyable });
     }
     if !types.is_empty() {
         return Err(Error::UnknownTypes { table: table.plain(), types });
@@ -309,9 +324,14 @@ pub fn shows(relation: &Shape, columns: &[Column]) -> bool {
         && relation.columns.iter().zip(columns).all(|(own, source)| own.name == source.name && own.same_type(source))
 }
 
+/// # Errors
+/// InUseHere.
 pub fn truncate(table: &Name) -> Result<()> {
-    spi::run(&format!("TRUNCATE ONLY {table}"), &[])?;
-    Ok(())
+    let emptied = caught(|| spi::run(&format!("TRUNCATE ONLY {table}"), &[]));
+    match emptied {
+        Err(error) if error.sqlstate_text() == "55006" => Err(Error::InUseHere(table.plain())),
+        emptied => emptied.map(|_| ()),
+    }
 }
 
 pub fn analyze(table: &Name) -> Result<()> {

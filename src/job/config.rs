@@ -112,6 +112,7 @@ pub struct NewJob<'a> {
     pub data_source_id: i32,
     pub filter: Option<&'a [String]>,
     pub condition: Option<&'a str>,
+    pub period: Option<String>,
     pub jobmon: bool,
     pub check_stats: Option<bool>,
     pub truncate_cascade: Option<bool>,

@@ -1,11 +1,13 @@
 //! run_history: one row a run, and what a run tells while it is under way.
 
 use crate::backend::identity::keeps_its_snapshot;
+use crate::backend::name::{literal, Name};
 use crate::backend::spi;
 use crate::error::{told, Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::{failure, jobmon};
 use crate::settings;
+use crate::source::catalog::SourceTable;
 use pgrx::datum::{DatumWithOid, JsonB};
 use pgrx::{notice, pg_sys};
 use serde::{Deserialize, Serialize};
@@ -61,6 +63,8 @@ pub struct Record {
     /// None is the session's user.
     pub run_by: Option<String>,
     pub jobmon: bool,
+    /// Of a run that came to nothing: what the job is to remember all the same.
+    pub state: Option<serde_json::Value>,
 }
 
 impl Record {
@@ -83,6 +87,7 @@ impl Record {
             error: None,
             run_by: None,
             jobmon: false,
+            state: None,
         }
     }
 
@@ -140,6 +145,9 @@ impl Record {
                 &args,
             )?;
             prune(catalog)?;
+        }
+        if let Some(state) = &self.state {
+            catalog.record_run(&self.dest_table, self.started, Some(state), None)?;
         }
         if self.jobmon {
             jobmon::log(catalog, self)?;
@@ -231,12 +239,17 @@ pub struct Run {
     pub queue_rows: Option<u64>,
     /// Why it was skipped, or why not; what changed.
     reasons: Vec<String>,
+    /// What pg_stat_activity shows: `mimeo.refresh_snapshot('app.t')`.
+    call: String,
+    /// The source table, if others inherit from it.
+    parent: Option<String>,
 }
 
 impl Run {
     /// # Errors
     /// JobmonMissing. `jobmon`: None is what the job says.
-    pub fn begin(job: &Job, jobmon: Option<bool>, debug: bool) -> Result<Run> {
+    /// `function` is the refresher.
+    pub fn begin(function: &Name, job: &Job, jobmon: Option<bool>, debug: bool) -> Result<Run> {
         let record = Record {
             jobmon: jobmon::wanted(jobmon.unwrap_or(job.jobmon))?,
             ..Record::new(&job.dest_table, &job.source_table, &job.kind)
@@ -250,6 +263,8 @@ impl Run {
             bytes: 0,
             queue_rows: None,
             reasons: Vec::new(),
+            call: format!("{}({})", function.plain(), literal(&job.dest_table)),
+            parent: None,
         })
     }
 
@@ -262,10 +277,33 @@ impl Run {
     pub fn phase(&mut self, name: &'static str) {
         self.end_phase();
         self.phase = Some((name, Instant::now()));
-        show_activity(&format!("mimeo refresh of {}: {name}", self.record.dest_table));
+        show_activity(&format!("{}: {name}", self.call));
         if self.debug {
             notice!("{}: {name}", self.record.dest_table);
         }
+    }
+
+    /// The table that it reads.
+    pub fn reads(&mut self, table: &SourceTable) {
+        self.parent = table.has_children.then(|| table.table().plain());
+    }
+
+    /// What a failure means for whoever reads of it: the key of a table with children is not unique over all of them.
+    pub fn explain(&self, error: Error) -> Error {
+        match (&self.parent, error) {
+            (Some(parent), Error::Postgres(report)) if report.sqlstate == "23505" => {
+                Error::SharedKey { table: parent.clone(), report }
+            }
+            (_, error) => error,
+        }
+    }
+
+    /// It begins once more: what it has done so far is gone.
+    pub fn begin_again(&mut self, why: &str) {
+        self.end_phase();
+        (self.rows, self.bytes, self.queue_rows) = (0, 0, None);
+        self.reasons.clear();
+        self.note(why);
     }
 
     pub fn note(&mut self, reason: impl Into<String>) {
@@ -324,9 +362,12 @@ impl Run {
 
     /// Records a failure, whatever becomes of this transaction: it is told to who watches, else to a worker that writes it in
     /// a transaction of its own.
-    pub fn fail(&mut self, error: &Error) {
+    ///
+    /// `state` is what the job is to remember all the same.
+    pub fn fail(&mut self, error: &Error, state: Option<serde_json::Value>) {
         let record = self.finished(Status::Critical);
         record.fail(error);
+        record.state = state;
         if !tell_watcher(record) {
             failure::deliver(record);
         }

@@ -2,9 +2,9 @@
 
 use crate::backend::name::{quote, quote_list, with_suffix};
 use crate::backend::{relation, spi};
-use crate::destination::{indexes, table};
+use crate::destination::table;
 use crate::error::{Error, Result};
-use crate::method::{copied_indexes, Making, Request};
+use crate::method::{Making, Request};
 use crate::shape::Column;
 
 /// The key that a user names, in the arguments p_pk_name and p_pk_type.
@@ -75,9 +75,7 @@ pub(super) fn make_table(
         return Ok(());
     }
     let made = table::find(name)?;
-    for index in copied_indexes(&making.shape, request.filter.as_deref()) {
-        indexes::copy(index, name, made.oid, &indexes::copied_name(index, &source.name, &name.name, ""))?;
-    }
+    making.copy_indexes(request, name, made.oid, "")?;
     let Some(key) = key else { return Ok(()) };
     let columns: Vec<String> = key.iter().map(|column| column.name.clone()).collect();
     let has_index = spi::is_true(

@@ -12,14 +12,15 @@ use crate::backend::grant::{self, Right};
 use crate::backend::identity::{
     current_role, has_rights_of, is_superuser, pin_settings, read_the_latest, require_writable, role_name, Identity,
 };
+use crate::backend::interrupts;
 use crate::backend::name::{literal, readings, Name};
 use crate::backend::relation::{self, Relation};
 use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
 use crate::destination;
-use crate::destination::fit;
+use crate::destination::{fit, indexes};
 use crate::error::{Error, Result};
-use crate::job::config::{Catalog, ConfiguredBy, Job, NewJob};
+use crate::job::config::{destination_name, Catalog, ConfiguredBy, Job, NewJob};
 use crate::job::history::{watch, Run, Status};
 use crate::job::jobmon;
 use crate::job::lock::{self, Wait};
@@ -27,7 +28,9 @@ use crate::shape::{Column, IndexDefinition, Shape};
 use crate::source::catalog::{rows_query, SourceTable};
 use crate::source::connection::{Applicant, Connection, Mapping};
 use load::{finish_indexes, leave, lock_destination, patience, pull, pull_after, pull_behind, replace_all, Everything};
+use pgrx::datum::Interval;
 use pgrx::{notice, pg_sys, warning};
+use std::time::Duration;
 
 /// The methods, by the types that refresh_config.type holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,9 +92,10 @@ pub(crate) fn connect(
 /// Connects to a job's data source, for its destination, which `owner` owns.
 ///
 /// # Errors
-/// ConfiguredByOther, Unconfirmed.
+/// ConfiguredByOther, Unconfirmed, DestinationSchema.
 pub(crate) fn connect_job(catalog: &Catalog, job: &Job, owner: pg_sys::Oid) -> Result<Connection> {
     require_configured(catalog, job, owner)?;
+    require_usage(job, owner)?;
     connect(catalog, job.data_source_id, owner, &job.dest_table)
 }
 
@@ -222,9 +226,21 @@ pub struct Request<'a> {
     pub pull_data: bool,
     pub jobmon: Option<bool>,
     pub debug: bool,
+    /// How often run_refresh is to refresh it; None is never.
+    pub period: Option<Interval>,
 }
 
 impl Request<'_> {
+    /// As refresh_config is written to.
+    ///
+    /// # Errors
+    /// InvalidArgument.
+    fn period(&self) -> Result<Option<String>> {
+        let Some(period) = self.period else { return Ok(None) };
+        let text = spi::text("SELECT CASE WHEN $1 >= interval '0' THEN $1::pg_catalog.text END", &[period.into()])?;
+        text.map(Some).ok_or_else(|| Error::InvalidArgument("p_period is negative".to_string()))
+    }
+
     fn doing(&self, method: Method) -> String {
         format!("Making a {} of {} from data source {}.", method.name(), self.source_table, self.data_source_id)
     }
@@ -241,6 +257,7 @@ struct Making {
     columns: Vec<Column>,
     destination: Name,
     jobmon: bool,
+    period: Option<String>,
     _pinned: Identity,
 }
 
@@ -257,11 +274,13 @@ impl Making {
             require_creation(&destination.schema)?;
         }
         let pinned = pin_settings()?;
+        let period = request.period()?;
         let mut shape = source.snapshot_of(table.oid)?;
         shape.indexes = source.indexes(&table)?;
         let columns = selected_columns(&shape, request.filter.as_deref(), source.label())?;
         source.require_readable(&table, &names(&columns))?;
-        let mut making = Making { catalog, source, table, shape, columns, destination, jobmon, _pinned: pinned };
+        let mut making =
+            Making { catalog, source, table, shape, columns, destination, jobmon, period, _pinned: pinned };
         making.check_condition(request.condition)?;
         Ok(making)
     }
@@ -280,6 +299,7 @@ impl Making {
     /// What all jobs have in their row.
     fn job<'a>(&self, request: &'a Request<'_>, kind: &'a str) -> NewJob<'a> {
         NewJob {
+            period: self.period.clone(),
             dest_table: self.destination.plain(),
             source_table: self.table.table().plain(),
             kind,
@@ -290,6 +310,16 @@ impl Making {
             state: serde_json::json!({}),
             ..NewJob::default()
         }
+    }
+
+    /// Copies the source's indexes to a table that was just made. What cannot be made here is told in a WARNING, of each index once.
+    fn copy_indexes(&self, request: &Request<'_>, table: &Name, oid: pg_sys::Oid, prefix: &str) -> Result<()> {
+        let place = indexes::Place { source_table: &self.table.name, table, oid, prefix };
+        let wanted = copied_indexes(&self.shape, request.filter.as_deref());
+        for left_out in indexes::copy_all(wanted, self.shape.key(), &place)? {
+            warning!("{}: {}", table.plain(), left_out.text());
+        }
+        Ok(())
     }
 
     /// A table that is there already and stays as it is; None if there is none. A NOTICE tells.
@@ -309,27 +339,55 @@ impl Making {
 
 /// What the current role needs to make a table in a schema.
 pub(crate) fn creation_rights(schema: &str) -> Result<Vec<Right>> {
-    let role = role_name(current_role())?;
+    schema_rights(schema, current_role(), &["USAGE", "CREATE"])
+}
+
+fn schema_rights(schema: &str, role: pg_sys::Oid, privileges: &[&'static str]) -> Result<Vec<Right>> {
+    let name = role_name(role)?;
     let mut rights = Vec::new();
-    for privilege in ["USAGE", "CREATE"] {
+    for privilege in privileges {
         let granted = spi::is_true(
-            "SELECT pg_catalog.has_schema_privilege(n.oid, $2) FROM pg_catalog.pg_namespace n
+            "SELECT pg_catalog.has_schema_privilege($3, n.oid, $2) FROM pg_catalog.pg_namespace n
               WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name",
-            &[schema.into(), privilege.into()],
+            &[schema.into(), (*privilege).into(), role.into()],
         )?;
-        let fix = || grant::on_schema(privilege, schema, &role);
-        rights.push(Right::new(format!("schema {schema}"), privilege, granted, fix));
+        let fix = || grant::on_schema(privilege, schema, &name);
+        rights.push(Right::new(format!("schema {schema}"), *privilege, granted, fix));
     }
     Ok(rights)
 }
 
 /// # Errors
 /// DestinationSchema.
-fn require_creation(schema: &str) -> Result<()> {
+pub(crate) fn require_creation(schema: &str) -> Result<()> {
     match grant::fixes(&creation_rights(schema)?) {
         None => Ok(()),
-        Some(fix) => Err(Error::DestinationSchema { schema: schema.to_string(), fix }),
+        Some(fix) => Err(schema_refused(schema, fix)?),
     }
+}
+
+/// Refuses an owner who may not even look into the schema of the destination, if there is one.
+///
+/// # Errors
+/// DestinationSchema.
+fn require_usage(job: &Job, owner: pg_sys::Oid) -> Result<()> {
+    let schema = destination_name(&job.dest_table)?.schema;
+    if !relation::schema_exists(&schema)? {
+        return Ok(());
+    }
+    match grant::fixes(&schema_rights(&schema, owner, &["USAGE"])?) {
+        None => Ok(()),
+        Some(fix) => Err(schema_refused(&schema, fix)?),
+    }
+}
+
+fn schema_refused(schema: &str, fix: String) -> Result<Error> {
+    let by = spi::text(
+        "SELECT pg_catalog.pg_get_userbyid(n.nspowner)::pg_catalog.text FROM pg_catalog.pg_namespace n
+          WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name",
+        &[schema.into()],
+    )?;
+    Ok(Error::DestinationSchema { schema: schema.to_string(), by: by.unwrap_or_default(), fix })
 }
 
 /// # Errors
@@ -355,7 +413,7 @@ fn require_responsible(job: &Job) -> Result<()> {
 }
 
 /// With a filter only the key's index is copied. `shape` has its indexes.
-fn copied_indexes<'a>(shape: &'a Shape, filter: Option<&[String]>) -> Vec<&'a IndexDefinition> {
+pub(crate) fn copied_indexes<'a>(shape: &'a Shape, filter: Option<&[String]>) -> Vec<&'a IndexDefinition> {
     match filter {
         None => shape.indexes.iter().collect(),
         Some(filter) => {
@@ -406,14 +464,14 @@ fn refresh_job(
     function: &'static str,
     method: Method,
     call: &Call<'_>,
-    body: impl FnOnce(&Catalog, &Job, &Name, &mut Run) -> Result<Status>,
+    body: impl Fn(&Catalog, &Job, &Name, &mut Run) -> Result<Status>,
 ) -> Result<()> {
     require_writable(function)?;
     read_the_latest();
     let catalog = Catalog::find()?;
     let (job, name) = catalog.job(call.destination)?;
     require_method(&job, method)?;
-    let mut run = Run::begin(&job, call.jobmon, call.debug)?;
+    let mut run = Run::begin(&catalog.table(function), &job, call.jobmon, call.debug)?;
     if !lock::take(&job.dest_table, call.lock_wait)? {
         warning!("another refresh of {} is running, this one does nothing", job.dest_table);
         return run.end(&catalog, Status::Concurrent);
@@ -424,16 +482,55 @@ fn refresh_job(
     };
     // While this call waited for the lock, the job may have been changed or destroyed.
     let job = about(&what(&job), || catalog.latest_row(&job.dest_table))?.ok_or(Error::UnknownJob(job.dest_table))?;
-    // In a subtransaction, so that what is left of a failure is cleared away before it is recorded.
-    let outcome = attempt(|| {
-        about(&what(&job), || {
-            let status = body(&catalog, &job, &name, &mut run)?;
-            run.end(&catalog, status)
-        })
-    });
-    let outcome = outcome.map_err(|error| without_rows(error, &name));
-    outcome.inspect_err(|error| run.fail(error))
+    let mut tries = 1;
+    loop {
+        let mut state = None;
+        let mut cancelled = false;
+        // In a subtransaction, so that what is left of a failure is cleared away before it is recorded.
+        let outcome = attempt(|| {
+            about(&what(&job), || {
+                let outcome = caught(|| body(&catalog, &job, &name, &mut run));
+                let outcome = outcome.map_err(|error| run.explain(error).of_job(&catalog, &job));
+                let status = outcome.inspect_err(|error| {
+                    state = error.state().cloned();
+                    cancelled = error.is_of_recovery();
+                })?;
+                run.end(&catalog, status)
+            })
+        });
+        if cancelled && tries < MOST_TRIES {
+            run.begin_again(&match tries {
+                1 => "begun again, for the standby's recovery had cancelled the copy".to_string(),
+                _ => format!("begun again {tries} times, for the standby's recovery had cancelled the copy"),
+            });
+            interrupts::sleep(Duration::from_secs(tries));
+            tries += 1;
+            continue;
+        }
+        let outcome = outcome.map_err(|error| without_rows(error, &name));
+        return outcome.inspect_err(|error| run.fail(error, state));
+    }
 }
+
+impl Error {
+    /// What helps a job that is there already.
+    fn of_job(self, catalog: &Catalog, job: &Job) -> Error {
+        match self {
+            Error::SourceTableMissing { table, source_label, .. } if table == job.source_table => {
+                let config = catalog.table("refresh_config");
+                let fix = Some(format!(
+                    "UPDATE {config} SET source_table = '…' WHERE dest_table = {};",
+                    literal(&job.dest_table)
+                ));
+                Error::SourceTableMissing { table, source_label, fix }
+            }
+            other => other,
+        }
+    }
+}
+
+/// How often a copy is begun that a standby's recovery cancels.
+const MOST_TRIES: u64 = 3;
 
 /// What PostgreSQL tells of rows that violate a constraint is for who may read the destination.
 fn without_rows(error: Error, destination: &Name) -> Error {

@@ -20,6 +20,8 @@ pub struct SourceTable {
     pub name: String,
     /// pg_class.relkind
     pub kind: char,
+    /// Other tables inherit from it, whose rows it shows, too.
+    pub has_children: bool,
     schema_usage: bool,
     /// On the table, or on each column.
     readable: bool,
@@ -37,6 +39,8 @@ impl SourceTable {
 /// operator is spelled out.
 const FIND: &str = r"
 SELECT pg_catalog.json_build_object('oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'kind', c.relkind,
+       'has_children', c.relkind OPERATOR(pg_catalog.=) 'r' AND EXISTS (
+            SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent OPERATOR(pg_catalog.=) c.oid),
        'schema_usage', pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
        'readable', pg_catalog.has_table_privilege(c.oid, 'SELECT'),
        'readable_columns', (SELECT coalesce(pg_catalog.json_agg(a.attname), '[]') FROM pg_catalog.pg_attribute a
@@ -66,7 +70,8 @@ impl Connection {
         match self.value(FIND, &[&readings], "looking the table up")? {
             Some(document) => Ok(serde_json::from_str(&document)?),
             None => {
-                Err(Error::SourceTableMissing { table: written.to_string(), source_label: self.label().to_string() })
+                let (table, source_label) = (written.to_string(), self.label().to_string());
+                Err(Error::SourceTableMissing { table, source_label, fix: None })
             }
         }
     }
@@ -149,6 +154,7 @@ impl Connection {
         let mut shape = shapes.pop().ok_or_else(|| Error::SourceTableMissing {
             table: format!("with the OID {oid}"),
             source_label: self.label().to_string(),
+            fix: None,
         })?;
         if shape.columns.len() > MOST_COLUMNS {
             let reason = format!("it has {} columns", shape.columns.len());

@@ -158,6 +158,20 @@ impl Connection {
         self.link.server()
     }
 
+    /// # Errors
+    /// SourceStandby.
+    pub fn require_primary(&mut self) -> Result<()> {
+        if self.is_standby()? {
+            return Err(Error::SourceStandby { source_label: self.label.clone() });
+        }
+        Ok(())
+    }
+
+    pub fn is_standby(&mut self) -> Result<bool> {
+        let standby = self.value("SELECT pg_catalog.pg_is_in_recovery()", &[], "asking whether it is a standby")?;
+        Ok(standby.as_deref() == Some("t"))
+    }
+
     /// Whether this server's environment and files may be used for it.
     pub fn is_vouched(&self) -> bool {
         self.vouched

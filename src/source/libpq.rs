@@ -339,18 +339,14 @@ impl Link {
             }
         }
         if answer.is_error() {
+            let (source_label, report) = (self.label.clone(), answer.report());
             // SAFETY: asks an existing connection.
-            if unsafe { pq::PQstatus(self.connection) } == pq::ConnStatusType::CONNECTION_BAD {
-                return Err(Error::ConnectionLost {
-                    source_label: self.label.clone(),
-                    reason: answer.report().message,
-                });
+            let lost = unsafe { pq::PQstatus(self.connection) } == pq::ConnStatusType::CONNECTION_BAD;
+            // A standby's recovery may end the session, too.
+            if lost && report.sqlstate != "40001" {
+                return Err(Error::ConnectionLost { source_label, reason: report.message });
             }
-            return Err(Error::Remote {
-                source_label: self.label.clone(),
-                doing: doing.to_string(),
-                report: answer.report(),
-            });
+            return Err(Error::Remote { source_label, doing: doing.to_string(), report });
         }
         Ok(Some(answer))
     }

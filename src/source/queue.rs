@@ -10,7 +10,7 @@
 //! row with P tells in `mimeo_seq` which position of the job was the last whose rows were removed. That of a logdel job also has the time, and of a deleted row all values.
 
 use crate::backend::interrupts;
-use crate::backend::name::{literal, quote, Name, Operator};
+use crate::backend::name::{literal, quote, quote_list, Name, Operator};
 use crate::backend::relation::Patience;
 use crate::error::{Error, Result};
 use crate::shape::{Shape, KEY_OPERATORS};
@@ -19,6 +19,7 @@ use crate::source::connection::Connection;
 use crate::source::server::Server;
 use members::triggered;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 use triggers::{functions_script, objects_script, triggers_script};
@@ -244,11 +245,19 @@ impl Connection {
             };
             self.roll_back()?;
             if error.sqlstate_text() != "55P03" || start.elapsed() + pause > wait.give_up {
-                return Err(error);
+                return Err(self.refused_writing(error));
             }
             interrupts::sleep(pause);
             pause = (pause * 3 / 2).min(Duration::from_secs(1));
         }
+    }
+
+    /// What it means that a transaction could not write: the source has become a standby.
+    fn refused_writing(&mut self, error: Error) -> Error {
+        if error.sqlstate_text() != "0A000" || self.roll_back().is_err() || !self.is_standby().unwrap_or(false) {
+            return error;
+        }
+        Error::SourceStandby { source_label: self.label().to_string() }
     }
 
     /// Removes what a committed refresh has applied: the rows that its snapshot saw, up to its last one; and leaves the number
@@ -270,7 +279,13 @@ impl Connection {
             ),
             "opening the queue",
         );
-        let visible = visible(opened.map_err(|error| self.queue_error(error, queue))?);
+        let visible = visible(match opened {
+            Ok(found) => found,
+            Err(error) => {
+                let error = self.refused_writing(error);
+                return Err(self.queue_error(error, queue));
+            }
+        });
         let left = self.value(
             &format!(
                 "WITH gone AS (
@@ -307,6 +322,48 @@ impl Connection {
             "counting what is applied",
         )?;
         Ok(count.and_then(|count| count.parse().ok()).unwrap_or_default())
+    }
+
+    /// The position whose rows were removed from a queue last, by whichever copy of the job; None if the queue is gone.
+    pub fn last_removed(&mut self, queue: &Name) -> Result<Option<i64>> {
+        let sql = format!(
+            "SELECT pg_catalog.max(mimeo_seq)::pg_catalog.text FROM {queue} WHERE mimeo_op OPERATOR(pg_catalog.=) 'P'"
+        );
+        match self.value(&sql, &[], "looking at the queue") {
+            Ok(found) => Ok(found.and_then(|text| text.parse().ok())),
+            Err(error @ Error::Remote { .. }) if error.sqlstate_text() == "42P01" => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Which of these keys, each as the text of a row, wait in a queue, beside those that were applied up to a position (`last`, `snapshot`) and
+    /// are not removed yet. None if a TRUNCATE waits, which is about all keys. In the open snapshot.
+    pub fn waiting_keys(
+        &mut self,
+        queue: &Name,
+        applied: Option<(i64, &str)>,
+        key: &[String],
+        text: &str,
+        keys: &[&str],
+    ) -> Result<Option<HashSet<String>>> {
+        let visible = visible(self.script(&transaction_type(queue), "looking at the queue's columns")?);
+        let (last, snapshot) = applied.unwrap_or((i64::MIN, "1:1:"));
+        let list = serde_json::to_string(keys)?;
+        let columns = quote_list(key.iter().map(String::as_str));
+        let document = self.value(
+            &format!(
+                "WITH waiting AS (
+                     SELECT {columns}, \"mimeo_op\" FROM {queue}
+                      WHERE \"mimeo_op\" OPERATOR(pg_catalog.<>) 'P'
+                        AND NOT (\"mimeo_seq\" OPERATOR(pg_catalog.<=) $1::pg_catalog.int8 AND pg_catalog.{visible}))
+                 SELECT CASE WHEN NOT EXISTS (SELECT FROM waiting w WHERE w.\"mimeo_op\" OPERATOR(pg_catalog.=) 'T') THEN
+                     (SELECT coalesce(pg_catalog.json_agg(DISTINCT {text}), '[]') FROM waiting \"mimeo\"
+                       WHERE {text} OPERATOR(pg_catalog.=) ANY (SELECT pg_catalog.json_array_elements_text($3::pg_catalog.json))) END::pg_catalog.text"
+            ),
+            &[&last.to_string(), snapshot, &list],
+            "looking for keys in the queue",
+        )?;
+        Ok(document.map(|document| serde_json::from_str(&document)).transpose()?)
     }
 
     /// Gives the room of dead rows back at once: an old snapshot may keep VACUUM from doing so. If the queue holds nothing,
@@ -496,9 +553,9 @@ fn transaction_type(queue: &Name) -> String {
 /// Whether a row of the queue was there in the snapshot $2.
 fn visible(transaction_type: Option<String>) -> &'static str {
     if transaction_type.as_deref() == Some("bigint") {
-        "txid_visible_in_snapshot(mimeo_xid, $2::txid_snapshot)"
+        "txid_visible_in_snapshot(mimeo_xid, $2::pg_catalog.txid_snapshot)"
     } else {
-        "pg_visible_in_snapshot(mimeo_xid, $2::pg_snapshot)"
+        "pg_visible_in_snapshot(mimeo_xid, $2::pg_catalog.pg_snapshot)"
     }
 }
 

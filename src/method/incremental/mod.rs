@@ -15,7 +15,7 @@ pub use values::Values;
 use crate::error::{Error, Result};
 use crate::job::config::Job;
 use crate::method::Method;
-use crate::source::bounds::{Candidate, Kind};
+use crate::source::bounds::{Candidate, Kind, Range};
 use serde::{Deserialize, Serialize};
 
 /// What an incremental job remembers from run to run, in refresh_config.state.
@@ -77,6 +77,21 @@ fn type_of(method: Method, kind: Kind) -> &'static str {
         (_, Kind::Time) => "updater_time",
         (_, Kind::Serial) => "updater_serial",
     }
+}
+
+/// From where on the next refresh takes values, as far as the source lets it.
+///
+/// # Errors
+/// Internal, if last_value is NULL; InvalidArgument, if it is none.
+pub fn next_range(job: &Job) -> Result<Range> {
+    let state: State = serde_json::from_value(job.state.clone()).unwrap_or_default();
+    let last_value = required(job.last_value.as_ref(), "last_value", job)?;
+    let (lower, from_lower) = match state.redo.filter(|_| state.left.as_deref() == Some(last_value)) {
+        None => (Some(last_value.to_string()), false),
+        Some(Redo::All | Redo::Empty) => (None, false),
+        Some(Redo::From(value)) => (Some(value), true),
+    };
+    Ok(Range { lower, from_lower, ..Range::default() })
 }
 
 /// A column of refresh_config that the method cannot do without.

@@ -21,7 +21,8 @@ use crate::shape::Shape;
 use crate::source::bounds::{Range, Slice};
 use crate::source::catalog::rows_query;
 use crate::source::connection::Connection;
-use pgrx::{notice, warning};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{notice, PgLogLevel, PgSqlErrorCode};
 
 pub mod plan;
 
@@ -49,9 +50,21 @@ pub enum Repull<'a> {
 }
 
 impl<'a> Repull<'a> {
+    /// A range by itself asks for nothing, as in 1.x; a WARNING says so.
     pub fn from_arguments(repull: bool, start: Option<&'a str>, end: Option<&'a str>) -> Repull<'a> {
         match (repull, start, end) {
-            (false, ..) => Repull::Nothing,
+            (false, None, None) => Repull::Nothing,
+            (false, ..) => {
+                let hint = "Give p_repull := true with it to have the range copied again.";
+                ErrorReport::new(
+                    PgSqlErrorCode::ERRCODE_WARNING,
+                    "p_repull_start and p_repull_end are ignored without p_repull",
+                    "mimeo",
+                )
+                .set_hint(hint)
+                .report(PgLogLevel::WARNING);
+                Repull::Nothing
+            }
             (true, None, None) => Repull::All,
             (true, start, end) => Repull::Range(start, end),
         }
@@ -106,6 +119,7 @@ impl Refresh<'_> {
         }
         let mut source = connect_job(self.catalog, job, destination.owner)?;
         let source_table = source.find_table(&job.source_table)?;
+        run.reads(&source_table);
         let kind = kind_of(job);
         let control = source.control(&source_table, required(job.control.as_ref(), "control", job)?)?;
         control.require(kind, &source_table)?;
@@ -177,20 +191,14 @@ impl Refresh<'_> {
             source.value(&slice.greatest(), &[], "reading the greatest control value")?
         };
         if greatest.is_none() && status == Status::Warning {
-            let limit = plan.limit.unwrap_or_default();
-            let cut = plan.range.upper.unwrap_or_default();
-            warning!(
-                "{}: more than {limit} rows have the same {} {cut}, so no batch can end",
-                job.dest_table,
-                control.name
-            );
-            run.note(format!(
-                "more than {limit} rows have the control value {cut}: raise the limit, or refresh without it"
-            ));
             state.redo = redo;
-            source.end_snapshot()?;
-            self.catalog.record_run(&job.dest_table, run.started(), Some(&serde_json::to_value(&state)?), None)?;
-            return Ok(Status::Critical);
+            return Err(Error::EndlessBatch {
+                table: source_table.table().plain(),
+                column: control.name,
+                value: plan.range.upper.unwrap_or_default(),
+                limit: plan.limit.unwrap_or_default(),
+                state: serde_json::to_value(&state)?,
+            });
         }
 
         let all = matches!(self.options.repull, Repull::All);

@@ -3,18 +3,20 @@
 use super::convert::legacy;
 use super::State;
 use crate::backend::identity::{pin_settings, require_writable};
-use crate::backend::name::quote;
-use crate::backend::relation;
+use crate::backend::name::{quote, Name};
+use crate::backend::relation::{self, Relation};
 use crate::backend::spi;
 use crate::error::{Error, Result};
-use crate::job::config::Catalog;
+use crate::job::config::{Catalog, Job};
 use crate::job::lock::{self, Wait};
 use crate::method::{about, connect, patience, require_method, require_owner, require_responsible, Method};
+use crate::source::connection::Connection;
 use pgrx::notice;
 
-/// Ends a job: trigger, function and queue on the source go, in one transaction there. The destination stays as it is, or
-/// is dropped without `keep`. Everything here is done first, so that only the commit is left once the source has changed.
-pub fn destroy(method: Method, destination: &str, keep: bool, debug: bool) -> Result<()> {
+/// Ends a job: trigger, function and queue on the source go, in one transaction there, unless `keep_source` leaves them to another copy of
+/// the job. The destination stays as it is, or is dropped without `keep`. Everything here is done first, so that only the commit is left once
+/// the source has changed.
+pub fn destroy(method: Method, destination: &str, keep: bool, keep_source: bool, debug: bool) -> Result<()> {
     let function = if method == Method::Dml { "dml_destroyer" } else { "logdel_destroyer" };
     require_writable(function)?;
     let catalog = Catalog::find()?;
@@ -34,10 +36,16 @@ pub fn destroy(method: Method, destination: &str, keep: bool, debug: bool) -> Re
                 crate::backend::identity::current_role()
             }
         };
+        if keep_source {
+            return end_here(&catalog, &job, &name, existing, keep, debug);
+        }
         drop(pinned);
         let mut source = connect(&catalog, job.data_source_id, owner, &job.dest_table)?;
         let objects = match State::find(&job)? {
-            Some(state) => state.objects,
+            Some(state) => {
+                require_last_user(&mut source, &state, &job)?;
+                state.objects
+            }
             None => {
                 let table = source.find_table(&job.source_table)?;
                 let legacy = legacy(&job, &mut source, &table)?;
@@ -50,27 +58,56 @@ pub fn destroy(method: Method, destination: &str, keep: bool, debug: bool) -> Re
         source.require_droppable(objects, &job.source_table)?;
 
         let _pinned = pin_settings()?;
-        match existing {
-            None => notice!("{} is gone already, only the job is removed", job.dest_table),
-            Some(existing) if !keep => {
-                let kind = if existing.kind == 'f' { "FOREIGN TABLE" } else { "TABLE" };
-                spi::run(&format!("DROP {kind} {name}"), &[])?;
-            }
-            Some(_) => {}
-        }
-        catalog.delete(&job.dest_table)?;
-        source.change_source(&objects.removal(), patience(), "removing the queue and its triggers").map_err(
-            |error| match error.sqlstate_text().as_str() {
+        end_here(&catalog, &job, &name, existing, keep, debug)?;
+        source.change_source(&objects.removal(), patience(), "removing the queue and its triggers").map_err(|error| {
+            match error.sqlstate_text().as_str() {
                 "42501" => Error::TriggerOwner {
                     table: job.source_table.clone(),
                     fix: format!("{} -- as the owner of function {}", objects.removal(), quote(&objects.function.name)),
                 },
                 _ => error,
-            },
-        )?;
-        if debug {
-            notice!("{}: the job is removed, the table is {}", name.plain(), if keep { "kept" } else { "dropped" });
+            }
+        })
+    })
+}
+
+/// What there is to do in this database.
+fn end_here(
+    catalog: &Catalog,
+    job: &Job,
+    name: &Name,
+    existing: Option<Relation>,
+    keep: bool,
+    debug: bool,
+) -> Result<()> {
+    match existing {
+        None => notice!("{} is gone already, only the job is removed", job.dest_table),
+        Some(existing) if !keep => {
+            let kind = if existing.kind == 'f' { "FOREIGN TABLE" } else { "TABLE" };
+            spi::run(&format!("DROP {kind} {name}"), &[])?;
         }
-        Ok(())
+        Some(_) => {}
+    }
+    catalog.delete(&job.dest_table)?;
+    if debug {
+        notice!("{}: the job is removed, the table is {}", name.plain(), if keep { "kept" } else { "dropped" });
+    }
+    Ok(())
+}
+
+/// Refuses to take a queue away that another copy of the job, in a database that was restored from a dump of this one, has used since.
+///
+/// # Errors
+/// QueueOfAnother.
+fn require_last_user(source: &mut Connection, state: &State, job: &Job) -> Result<()> {
+    let queue = &state.objects.queue;
+    let Some(removed) = source.last_removed(queue)? else { return Ok(()) };
+    if removed == state.removed || state.position.as_ref().is_some_and(|position| position.number == removed) {
+        return Ok(());
+    }
+    Err(Error::QueueOfAnother {
+        queue: queue.plain(),
+        source_label: source.label().to_string(),
+        destination: job.dest_table.clone(),
     })
 }

@@ -2,7 +2,7 @@
 
 use super::{capture, compared, may_be_apart, refresh, Options, State, DELETED};
 use crate::backend::identity::require_writable;
-use crate::backend::name::{quote, Name};
+use crate::backend::name::{quote, with_suffix, Name};
 use crate::backend::spi;
 use crate::destination::table;
 use crate::error::{Error, Result};
@@ -70,6 +70,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
     if !nullable.is_empty() {
         return Err(Error::NullableKey { table: table_name.plain(), columns: nullable });
     }
+    making.source.require_primary()?;
     let schema = making.catalog.schema().to_string();
     let members = making.source.members(&making.table, None)?;
     let cloned = making.source.clones_triggers(&making.shape);
@@ -83,6 +84,10 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
         None => {
             let extra = keeps_rows.then(|| format!("{} timestamptz", quote(DELETED)));
             keyed::make_table(common, &making, Some(&key), extra.as_deref())?;
+            if keeps_rows && common.indexes {
+                let index = quote(&with_suffix(&destination.name, &format!("_{DELETED}")));
+                spi::run(&format!("CREATE INDEX {index} ON {destination} ({})", quote(DELETED)), &[])?;
+            }
         }
         Some(existing) if keeps_rows => {
             let [shape] = table::describe([existing.oid])?;

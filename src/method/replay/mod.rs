@@ -14,6 +14,7 @@ pub use make::{make, Request};
 pub use refresh::plan::plan;
 pub use refresh::{refresh, Options};
 
+use crate::backend::name::Name;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::method::Method;
@@ -79,6 +80,18 @@ impl State {
         })?;
         Ok(Some(state))
     }
+}
+
+/// A queue, and up to where it is applied here without having been removed there: mimeo_seq, and the snapshot.
+pub type Queue = (Name, Option<(i64, String)>);
+
+/// That of a job; None of one that 1.5.1 has made, and nobody has refreshed since.
+pub fn queue_of(job: &Job) -> Result<Option<Queue>> {
+    let state = State::find(job)?;
+    Ok(state.map(|state| {
+        let applied = state.position.filter(|position| !position.removed);
+        (state.objects.queue, applied.map(|position| (position.last, position.snapshot)))
+    }))
 }
 
 /// The columns whose changes count, if not all do: what a condition looks at may be more than what is copied.

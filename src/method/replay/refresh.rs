@@ -14,7 +14,7 @@ use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
 use crate::source::queue::{is_as_made, is_deaf, untriggered, Member, Summary};
 use apply::Extent;
-use pgrx::{pg_sys, warning};
+use pgrx::pg_sys;
 use std::collections::HashSet;
 
 mod apply;
@@ -97,6 +97,7 @@ impl Refresh<'_> {
         let mut source = connect_job(self.catalog, job, destination.owner)?;
         let owner = act_as(destination.owner, true)?;
         let table = source.find_table(&job.source_table)?;
+        run.reads(&table);
         let mut state = match State::find(job)? {
             Some(state) => state,
             None => {
@@ -113,15 +114,13 @@ impl Refresh<'_> {
         let present = self.look(&mut source, table, &state, limit, run)?;
         let cloned = source.clones_triggers(&present.shape);
         if present.is_deaf {
-            let reason =
-                "triggers of the source table are disabled or gone, so changes are missed: enable them, or call \
-                          the destroyer and the maker again";
-            warning!("{}: {reason}", job.dest_table);
-            run.note(reason);
             state.copy_all = Some("triggers were disabled".to_string());
-            source.end_snapshot()?;
-            self.catalog.record_run(&job.dest_table, run.started(), Some(&serde_json::to_value(&state)?), None)?;
-            return Ok(Status::Critical);
+            return Err(Error::Deaf {
+                table: present.table.table().plain(),
+                source_label: source.label().to_string(),
+                trigger: state.objects.trigger.clone(),
+                state: serde_json::to_value(&state)?,
+            });
         }
         let mut status = Status::Ok;
         let missed = present.missed.then(|| "triggers of a partition or child of the source were gone".to_string());

@@ -1,13 +1,13 @@
 //! snapshot_maker.
 
-use super::{copy_index, refresh, Options, State};
+use super::{refresh, Options, State};
 use crate::backend::identity::require_writable;
 use crate::backend::name::Name;
 use crate::backend::relation;
 use crate::destination::{table, twins};
 use crate::error::{Error, Result};
 use crate::job::config::NewJob;
-use crate::method::{about, copied_indexes, first_refresh, Making, Method, Request};
+use crate::method::{about, first_refresh, Making, Method, Request};
 use pgrx::{notice, pg_sys};
 
 /// Makes a snapshot job and pulls its first data. The caller becomes the destination's owner.
@@ -43,9 +43,7 @@ fn make_objects(request: &Request<'_>) -> Result<Name> {
         table::create(twin, &local, &comment)?;
         if request.indexes {
             let oid = relation::find(twin)?.map(|twin| twin.oid).unwrap_or(pg_sys::InvalidOid);
-            for index in copied_indexes(&making.shape, request.filter.as_deref()) {
-                copy_index(index, &making.table, twin, oid)?;
-            }
+            making.copy_indexes(request, twin, oid, twins::index_prefix(twin))?;
         }
     }
     twins::replace_view(&destination, None, &first, &making.columns)?;

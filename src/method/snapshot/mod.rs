@@ -14,11 +14,10 @@ pub use refresh::plan::plan;
 pub use refresh::{refresh, Options};
 pub use rollback::rollback;
 
-use crate::backend::name::Name;
-use crate::destination::{indexes, table, twins};
+use crate::destination::table;
 use crate::error::Result;
-use crate::shape::{Column, IndexDefinition, Type};
-use crate::source::catalog::SourceTable;
+use crate::job::config::Job;
+use crate::shape::{Column, Type};
 use crate::source::changes::Fingerprint;
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
@@ -99,14 +98,15 @@ struct Seen {
     system: String,
 }
 
+/// Whether the source's counters are those of the last copy.
+pub fn is_as_copied(job: &Job, now: &Fingerprint) -> bool {
+    let state: State = serde_json::from_value(job.state.clone()).unwrap_or_default();
+    state.seen.is_some_and(|seen| seen.fingerprint == *now)
+}
+
 /// OID and file of a twin.
 fn live_file(twin: pg_sys::Oid) -> Result<(u32, u32)> {
     Ok((twin.to_u32(), table::file_of(twin)?))
-}
-
-fn copy_index(index: &IndexDefinition, source: &SourceTable, twin: &Name, oid: pg_sys::Oid) -> Result<()> {
-    let name = indexes::copied_name(index, &source.name, &twin.name, twins::index_prefix(twin));
-    indexes::copy(index, twin, oid, &name)
 }
 
 #[cfg(test)]

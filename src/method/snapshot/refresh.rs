@@ -1,6 +1,6 @@
 //! refresh_snapshot.
 
-use super::{copy_index, empty, guard, live_file, Analyzed, Previous, Seen, State};
+use super::{empty, guard, live_file, Analyzed, Previous, Seen, State};
 use crate::backend::identity::{act_as, pin_settings, system};
 use crate::backend::name::Name;
 use crate::backend::parse::is_plain_condition;
@@ -11,14 +11,14 @@ use crate::backend::trust;
 use crate::destination::copy_in::Target;
 use crate::destination::fit::obstacle_to_binary;
 use crate::destination::heap::{Indexed, Indexing};
-use crate::destination::twins::Twins;
+use crate::destination::twins::{self, Twins};
 use crate::destination::{indexes, statistics, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
 use crate::method::{
-    connect_job, copied_indexes, finish_indexes, names, patience, pull_behind, refresh_job, require_owner_rights,
-    selected_columns, Call, Method,
+    connect_job, copied_indexes, finish_indexes, names, patience, pull_behind, refresh_job, require_creation,
+    require_owner_rights, selected_columns, Call, Method,
 };
 use crate::shape::{Column, Difference, Shape};
 use crate::source::catalog::{rows_query, SourceTable};
@@ -94,6 +94,7 @@ impl Refresh<'_> {
             return Ok(Status::Skipped);
         };
 
+        run.reads(&present.table);
         run.phase("prepare");
         let change = Difference::between(&before.columns, &present.columns);
         let reshaped = !before.columns.is_empty() && !change.is_empty();
@@ -107,6 +108,9 @@ impl Refresh<'_> {
         lock_to_read(twins.live.oid);
         trust::require_tables(&[idle_oid, twins.live.oid])?;
         let [view, live, idle] = table::describe([twins.view.oid, twins.live.oid, idle_oid])?;
+        if !table::shows(&view, &present.columns) {
+            require_creation(&twins.view.schema)?;
+        }
         let foreign_keys = indexes::take_foreign_keys_off(&idle_name, idle_oid)?;
         let idle = self.empty_twin(&idle, &before, &present)?;
 
@@ -140,7 +144,15 @@ impl Refresh<'_> {
         } else if !reshaped && table::size(twins.live.oid)? >= empty::LARGE {
             empty::after_commit(&self.job.dest_table);
         } else if lock_if_free(twins.live.oid) {
-            self.empty_twin(&live, &before, &present)?;
+            match tried(|| self.empty_twin(&live, &before, &present))? {
+                // A cursor, or the query around this call: the next refresh empties it.
+                Err(error) if error.sqlstate_text() == "55006" => {
+                    run.note("the twin that was live is not emptied yet, for this session reads it");
+                }
+                emptied => {
+                    emptied?;
+                }
+            }
         }
         if reshaped {
             self.run_post_script(run)?;
@@ -313,10 +325,15 @@ impl Refresh<'_> {
         }
         let columns = table::localise(&present.columns, &present.table.table())?;
         let shape = table::conform(&name, twin, &columns, &before.columns)?;
-        for index in copied_indexes(&present.shape, self.job.filter.as_deref()) {
-            if let Err(error) = tried(|| copy_index(index, &present.table, &name, twin.local_oid()))? {
-                warning!("{}: {}", self.job.dest_table, error.report().message);
-            }
+        let place = indexes::Place {
+            source_table: &present.table.name,
+            table: &name,
+            oid: twin.local_oid(),
+            prefix: twins::index_prefix(&name),
+        };
+        let wanted = copied_indexes(&present.shape, self.job.filter.as_deref());
+        for left_out in indexes::copy_all(wanted, None, &place)? {
+            warning!("{}: {}", self.job.dest_table, left_out.text());
         }
         Ok(shape)
     }

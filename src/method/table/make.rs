@@ -4,10 +4,10 @@ use super::{refresh, Options};
 use crate::backend::identity::require_writable;
 use crate::backend::name::Name;
 use crate::backend::subtransaction::tried;
-use crate::destination::{indexes, sequences, table};
+use crate::destination::{sequences, table};
 use crate::error::Result;
 use crate::job::config::NewJob;
-use crate::method::{self, about, copied_indexes, first_refresh, Making, Method};
+use crate::method::{self, about, first_refresh, Making, Method};
 use pgrx::{notice, warning};
 
 /// The arguments of table_maker.
@@ -33,7 +33,10 @@ fn make_objects(request: &Request<'_>) -> Result<(Name, bool)> {
     let mut making = Making::begin(common)?;
     let destination = making.destination.clone();
     making.catalog.require_no_job(&destination.plain(), "Table")?;
-    sequences::find(request.sequences.as_deref().unwrap_or_default())?;
+    let (_, missing) = sequences::find(request.sequences.as_deref().unwrap_or_default())?;
+    if !missing.is_empty() {
+        notice!("{}: not there yet, and left alone until they are: {}", destination.plain(), missing.join(", "));
+    }
     let existing = making.existing_destination()?;
     if existing.is_none() {
         make_table(common, &mut making)?;
@@ -70,8 +73,5 @@ fn make_table(request: &method::Request<'_>, making: &mut Making) -> Result<()> 
         return Ok(());
     }
     let made = table::find(&name)?;
-    for index in copied_indexes(&making.shape, request.filter.as_deref()) {
-        indexes::copy(index, &name, made.oid, &indexes::copied_name(index, &source.name, &name.name, ""))?;
-    }
-    Ok(())
+    making.copy_indexes(request, &name, made.oid, "")
 }

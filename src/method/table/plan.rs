@@ -27,10 +27,14 @@ pub fn plan(catalog: &Catalog, job: &Job, name: &Name, plan: &mut Plan) -> Resul
     let text = fit::obstacle_to_binary(&local, &shape, &columns);
     plan.copy(job, &query, &found.table(), &stand_in(&local, name)?, volume, text);
     plan.replace_all(&destination, &local, job.truncate_cascade.unwrap_or(false))?;
-    let mut following = sequences::find(job.sequences.as_deref().unwrap_or_default())?;
+    let (mut following, missing) = sequences::find(job.sequences.as_deref().unwrap_or_default())?;
     following.extend(sequences::of_identity(destination.oid)?);
     if !following.is_empty() {
         plan.here(format!("set sequences ({}) behind the greatest values", following.len()), None, None);
+    }
+    if !missing.is_empty() {
+        let text = format!("warn of sequences that are not there: {}", missing.join(", "));
+        plan.here(text, None, None);
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use crate::method::{
     Everything, Method,
 };
 use crate::source::catalog::rows_query;
+use pgrx::warning;
 
 /// The arguments of refresh_table.
 pub struct Options<'a> {
@@ -53,11 +54,12 @@ fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, name: &Na
     let [local] = table::describe([destination.oid])?;
     fit::require_loadable(&local)?;
     let source_table = source.find_table(&job.source_table)?;
+    run.reads(&source_table);
     let shape = source.locked_snapshot_of(&source_table)?;
     let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
     source.require_readable(&source_table, &names(&columns))?;
     let fit = fit::fit(&local, &shape, &columns)?;
-    let mut following = sequences::find(job.sequences.as_deref().unwrap_or_default())?;
+    let (mut following, missing) = sequences::find(job.sequences.as_deref().unwrap_or_default())?;
     following.extend(sequences::of_identity(destination.oid)?);
 
     run.phase("copy");
@@ -71,5 +73,11 @@ fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, name: &Na
         sequences::reset(sequence)?;
     }
     catalog.record_run(&job.dest_table, run.started(), None, None)?;
+    if !missing.is_empty() {
+        let missing = missing.join(", ");
+        warning!("{}: sequences of the job are not there: {missing}", job.dest_table);
+        run.note(format!("sequences that are not there: {missing}"));
+        return Ok(Status::Warning);
+    }
     Ok(Status::Ok)
 }

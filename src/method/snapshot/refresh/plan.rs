@@ -19,7 +19,7 @@ use crate::source::catalog::rows_query;
 pub fn plan(call: Call<'_>, catalog: &Catalog, job: &Job, destination: &Name, plan: &mut Plan) -> Result<()> {
     let options = Options::of(call);
     let refresh = Refresh { options: &options, catalog, job, destination };
-    let mut run = Run::begin(job, call.jobmon, call.debug)?;
+    let mut run = Run::begin(&catalog.table("refresh_snapshot"), job, call.jobmon, call.debug)?;
     let pinned = pin_settings()?;
     let twins = Twins::find(destination)?;
     drop(pinned);

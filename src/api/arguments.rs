@@ -1,6 +1,7 @@
-//! Texts that a caller gives as arguments.
+//! What a caller gives as arguments: texts, and NULL where there must be none.
 
 use crate::backend::encoding;
+use crate::error::{Error, Result};
 use pgrx::callconv::{Arg, ArgAbi};
 use pgrx::datum::{Datum, UnboxDatum};
 use pgrx::nullable::Nullable;
@@ -75,7 +76,27 @@ unsafe impl SqlTranslatable for Text {
         Ok(ReturnsRef::One(SqlMappingRef::literal("TEXT")));
 }
 
+/// An argument that may be left out, and must not be NULL.
+pub trait Given<T> {
+    /// # Errors
+    /// NullArgument, with its name.
+    fn given(self, name: &'static str) -> Result<T>;
+}
+
+impl<T> Given<T> for Option<T> {
+    fn given(self, name: &'static str) -> Result<T> {
+        self.ok_or(Error::NullArgument { name, element: false })
+    }
+}
+
 /// The texts of an array.
-pub fn strings(texts: Option<Vec<Text>>) -> Option<Vec<String>> {
-    texts.map(|texts| texts.into_iter().map(|text| text.0).collect())
+pub type Texts = Vec<Option<Text>>;
+
+/// The texts of an array that may be NULL, none of which must be.
+///
+/// # Errors
+/// NullArgument, with its name.
+pub fn strings(texts: Option<Texts>, name: &'static str) -> Result<Option<Vec<String>>> {
+    let text = |text: Option<Text>| text.map(|text| text.0).ok_or(Error::NullArgument { name, element: true });
+    texts.map(|texts| texts.into_iter().map(text).collect()).transpose()
 }
