@@ -138,6 +138,449 @@ UPDATE @extschema@.refresh_config c
  WHERE jsonb_typeof(c.state) = 'object';
 
 CREATE FUNCTION @extschema@.confirm_job(p_destination text) RETURNS void
-LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'confirm_job_wrapper';
+LANGUAGE c AS 'MODULE_PATHNAME', 'confirm_job_wrapper';
 REVOKE ALL ON FUNCTION @extschema@.confirm_job(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.confirm_job(text) TO @extowner@ WITH GRANT OPTION;
+
+-- What newcomers and users of 1.5.1 met. Functions with new arguments at their end are made anew, with the grants that they had; those that
+-- took NULL for nothing to do say now which argument must not be NULL.
+CREATE TEMPORARY TABLE pg_temp.mimeo_acl AS
+    SELECT p.proname, p.proacl AS acl FROM pg_catalog.pg_proc p
+     WHERE p.pronamespace = '@extschema@'::pg_catalog.regnamespace AND p.proname = ANY ('{snapshot_maker,table_maker,inserter_maker,updater_maker,dml_maker,logdel_maker,dml_destroyer,logdel_destroyer,check_permissions}'::pg_catalog.name[])
+       AND EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+                    WHERE e.extname = 'mimeo' AND d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e');
+CREATE TEMPORARY TABLE pg_temp.mimeo_init AS
+    SELECT p.proname, i.privtype, i.initprivs FROM pg_catalog.pg_init_privs i JOIN pg_catalog.pg_proc p ON p.oid = i.objoid
+     WHERE i.classoid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND p.pronamespace = '@extschema@'::pg_catalog.regnamespace
+       AND p.proname = ANY (SELECT a.proname FROM pg_temp.mimeo_acl a);
+DO $do$
+DECLARE
+    v_function regprocedure;
+BEGIN
+    FOR v_function IN
+        SELECT p.oid FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+          JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
+         WHERE e.extname = 'mimeo' AND p.proname = ANY (SELECT a.proname FROM pg_temp.mimeo_acl a)
+    LOOP
+        EXECUTE format('ALTER EXTENSION mimeo DROP FUNCTION %1$s; DROP FUNCTION %1$s', v_function);
+    END LOOP;
+END
+$do$;
+CREATE FUNCTION @extschema@.snapshot_maker(
+    p_src_table TEXT,
+    p_dblink_id INT,
+    p_dest_table TEXT DEFAULT NULL,
+    p_index bool DEFAULT true,
+    p_filter TEXT[] DEFAULT NULL,
+    p_condition TEXT DEFAULT NULL,
+    p_pulldata bool DEFAULT true,
+    p_jobmon bool DEFAULT NULL,
+    p_debug bool DEFAULT false,
+    p_period interval DEFAULT NULL
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'snapshot_maker_wrapper';
+
+CREATE FUNCTION @extschema@.table_maker(
+    p_src_table TEXT,
+    p_dblink_id INT,
+    p_dest_table TEXT DEFAULT NULL,
+    p_index bool DEFAULT true,
+    p_filter TEXT[] DEFAULT NULL,
+    p_condition TEXT DEFAULT NULL,
+    p_sequences TEXT[] DEFAULT NULL,
+    p_pulldata bool DEFAULT true,
+    p_jobmon bool DEFAULT NULL,
+    p_debug bool DEFAULT false,
+    p_period interval DEFAULT NULL
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'table_maker_wrapper';
+
+CREATE FUNCTION @extschema@.inserter_maker(
+    p_src_table TEXT,
+    p_type TEXT,
+    p_control_field TEXT,
+    p_dblink_id INT,
+    p_boundary TEXT DEFAULT NULL,
+    p_dest_table TEXT DEFAULT NULL,
+    p_index bool DEFAULT true,
+    p_filter TEXT[] DEFAULT NULL,
+    p_condition TEXT DEFAULT NULL,
+    p_pulldata bool DEFAULT true,
+    p_jobmon bool DEFAULT NULL,
+    p_debug bool DEFAULT false,
+    p_period interval DEFAULT NULL
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'inserter_maker_wrapper';
+
+CREATE FUNCTION @extschema@.updater_maker(
+    p_src_table TEXT,
+    p_type TEXT,
+    p_control_field TEXT,
+    p_dblink_id INT,
+    p_boundary TEXT DEFAULT NULL,
+    p_dest_table TEXT DEFAULT NULL,
+    p_index bool DEFAULT true,
+    p_filter TEXT[] DEFAULT NULL,
+    p_condition TEXT DEFAULT NULL,
+    p_pulldata bool DEFAULT true,
+    p_pk_name TEXT[] DEFAULT NULL,
+    p_pk_type TEXT[] DEFAULT NULL,
+    p_jobmon bool DEFAULT NULL,
+    p_debug bool DEFAULT false,
+    p_period interval DEFAULT NULL
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'updater_maker_wrapper';
+
+CREATE FUNCTION @extschema@.dml_maker(
+    p_src_table TEXT,
+    p_dblink_id INT,
+    p_dest_table TEXT DEFAULT NULL,
+    p_index bool DEFAULT true,
+    p_filter TEXT[] DEFAULT NULL,
+    p_condition TEXT DEFAULT NULL,
+    p_pulldata bool DEFAULT true,
+    p_pk_name TEXT[] DEFAULT NULL,
+    p_pk_type TEXT[] DEFAULT NULL,
+    p_jobmon bool DEFAULT NULL,
+    p_debug bool DEFAULT false,
+    p_period interval DEFAULT NULL
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'dml_maker_wrapper';
+
+CREATE FUNCTION @extschema@.logdel_maker(
+    p_src_table TEXT,
+    p_dblink_id INT,
+    p_dest_table TEXT DEFAULT NULL,
+    p_index bool DEFAULT true,
+    p_filter TEXT[] DEFAULT NULL,
+    p_condition TEXT DEFAULT NULL,
+    p_pulldata bool DEFAULT true,
+    p_pk_name TEXT[] DEFAULT NULL,
+    p_pk_type TEXT[] DEFAULT NULL,
+    p_jobmon bool DEFAULT NULL,
+    p_debug bool DEFAULT false,
+    p_period interval DEFAULT NULL
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'logdel_maker_wrapper';
+
+CREATE FUNCTION @extschema@.dml_destroyer(
+    p_dest_table TEXT,
+    p_keep_table bool DEFAULT true,
+    p_debug bool DEFAULT false,
+    p_keep_source bool DEFAULT false
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'dml_destroyer_wrapper';
+
+CREATE FUNCTION @extschema@.logdel_destroyer(
+    p_dest_table TEXT,
+    p_keep_table bool DEFAULT true,
+    p_debug bool DEFAULT false,
+    p_keep_source bool DEFAULT false
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'logdel_destroyer_wrapper';
+
+CREATE FUNCTION @extschema@.check_permissions(
+    p_dblink_id INT,
+    p_src_table TEXT,
+    p_type TEXT DEFAULT 'snap',
+    p_dest_table TEXT DEFAULT NULL,
+    p_filter TEXT[] DEFAULT NULL
+) RETURNS TABLE (
+    side TEXT,
+    object TEXT,
+    privilege TEXT,
+    granted bool,
+    fix TEXT
+)
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'check_permissions_wrapper';
+DO $do$
+DECLARE
+    v_grant record;
+BEGIN
+    -- So that the roles are known to be named there.
+    FOR v_grant IN
+        SELECT p.oid::regprocedure AS function, a.* FROM pg_temp.mimeo_acl g CROSS JOIN LATERAL aclexplode(g.acl) a
+          JOIN pg_proc p ON p.pronamespace = '@extschema@'::regnamespace AND p.proname = g.proname
+          JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+          JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass AND e.extname = 'mimeo'
+    LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s %s', v_grant.function,
+            CASE v_grant.grantee WHEN 0 THEN 'PUBLIC' ELSE v_grant.grantee::regrole::text END,
+            CASE WHEN v_grant.is_grantable THEN 'WITH GRANT OPTION' END);
+    END LOOP;
+    -- As they were: who gave them, and which of them came with the extension, so that pg_dump knows the others.
+    FOR v_grant IN
+        SELECT p.oid, g.proname, g.acl FROM pg_temp.mimeo_acl g
+          JOIN pg_proc p ON p.pronamespace = '@extschema@'::regnamespace AND p.proname = g.proname
+          JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+          JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass AND e.extname = 'mimeo'
+    LOOP
+        UPDATE pg_proc SET proacl = v_grant.acl WHERE oid = v_grant.oid;
+        DELETE FROM pg_init_privs WHERE classoid = 'pg_proc'::regclass AND objoid = v_grant.oid;
+        INSERT INTO pg_init_privs (objoid, classoid, objsubid, privtype, initprivs)
+        SELECT v_grant.oid, 'pg_proc'::regclass, 0, i.privtype, i.initprivs FROM pg_temp.mimeo_init i WHERE i.proname = v_grant.proname;
+        -- From 17 on roles are also known to be named there.
+        DELETE FROM pg_shdepend s
+         WHERE s.deptype = 'i' AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+           AND s.classid = 'pg_proc'::regclass AND s.objid = v_grant.oid
+           AND NOT EXISTS (SELECT FROM pg_temp.mimeo_init i, aclexplode(i.initprivs) a
+                            WHERE i.proname = v_grant.proname AND s.refobjid IN (a.grantee, a.grantor));
+    END LOOP;
+END
+$do$;
+DROP TABLE pg_temp.mimeo_acl, pg_temp.mimeo_init;
+
+ALTER FUNCTION @extschema@.snapshot_destroyer(text, boolean, boolean) CALLED ON NULL INPUT;
+ALTER FUNCTION @extschema@.table_destroyer(text, boolean, boolean) CALLED ON NULL INPUT;
+ALTER FUNCTION @extschema@.inserter_destroyer(text, boolean, boolean) CALLED ON NULL INPUT;
+ALTER FUNCTION @extschema@.updater_destroyer(text, boolean, boolean) CALLED ON NULL INPUT;
+ALTER FUNCTION @extschema@.rollback_snapshot(text) CALLED ON NULL INPUT;
+ALTER FUNCTION @extschema@.plan_refresh(text) CALLED ON NULL INPUT;
+
+CREATE FUNCTION @extschema@.differences(
+    p_destination TEXT,
+    p_lower_interval TEXT DEFAULT NULL,
+    p_upper_interval TEXT DEFAULT NULL,
+    p_limit INT DEFAULT 100
+) RETURNS TABLE (
+    key jsonb,
+    difference TEXT,
+    may_wait bool
+)
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'differences_wrapper';
+REVOKE ALL ON FUNCTION @extschema@.differences(text, text, text, integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.differences(text, text, text, integer) TO @extowner@ WITH GRANT OPTION;
+
+CREATE OR REPLACE VIEW @extschema@.health AS
+    SELECT current_database()::text AS database, count(*) AS jobs,
+           count(*) FILTER (WHERE period IS NOT NULL AND coalesce(lag > 2 * period, true)) AS late,
+           count(*) FILTER (WHERE last_status = 'critical') AS failing, max(lag) AS oldest_lag,
+           count(*) FILTER (WHERE period IS NULL) AS unscheduled
+      FROM @extschema@.job_status;
+
+-- What runs: a refresh holds the lock of its job, which everybody sees in pg_locks, but not what another role is doing. Who may read
+-- job_status may read this.
+CREATE FUNCTION @extschema@.running_refreshes(OUT pid integer, OUT job bigint, OUT phase text, OUT started timestamptz, OUT rows bigint,
+    OUT bytes bigint) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT l.pid, l.objid::bigint, substring(a.query FROM '''\): ([a-z_ ]{1,40})$'), a.xact_start, p.tuples_processed, p.bytes_processed
+      FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid LEFT JOIN pg_stat_progress_copy p ON p.pid = l.pid
+     WHERE l.locktype = 'object' AND l.granted AND l.mode = 'ExclusiveLock' AND l.classid = '@extschema@.refresh_config'::regclass
+       AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+       AND has_table_privilege(CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END,
+                               '@extschema@.job_status'::regclass, 'SELECT')
+$$;
+CREATE VIEW @extschema@.progress AS
+    SELECT r.pid, c.dest_table, c.type, r.phase, r.started, r.rows, e.rows_expected, d.percent, r.bytes,
+           (r.bytes / nullif(extract(epoch FROM clock_timestamp() - r.started), 0))::bigint AS rate,
+           CASE WHEN d.percent BETWEEN 1 AND 99 THEN (clock_timestamp() - r.started) * ((100 - d.percent) / d.percent::float8) END AS eta,
+           rpad(repeat('#', d.percent / 5), 20, '.') AS bar
+      FROM @extschema@.running_refreshes() r
+      JOIN @extschema@.refresh_config c ON hashtext(c.dest_table)::bigint & 4294967295 = r.job
+      LEFT JOIN LATERAL (SELECT nullif(h.rows, 0) AS rows_expected FROM @extschema@.run_history h
+                          WHERE h.dest_table = c.dest_table AND h.status IN ('ok', 'warning') AND c.type IN ('snap', 'table')
+                          ORDER BY h.started DESC LIMIT 1) e ON true
+     CROSS JOIN LATERAL (SELECT least(100, 100 * r.rows / e.rows_expected)::integer AS percent) d;
+REVOKE ALL ON FUNCTION @extschema@.running_refreshes() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.running_refreshes() TO @extowner@ WITH GRANT OPTION;
+GRANT EXECUTE ON FUNCTION @extschema@.running_refreshes() TO PUBLIC;
+GRANT SELECT ON @extschema@.progress TO @extowner@ WITH GRANT OPTION;
+
+-- The schema may have been there, and belong to somebody else.
+DO $do$
+BEGIN
+    IF NOT has_schema_privilege('@extowner@'::regrole::oid, '@extschema@'::regnamespace::oid, 'USAGE') THEN
+        GRANT USAGE ON SCHEMA @extschema@ TO @extowner@;
+    END IF;
+END
+$do$;
+
+
+-- In 1.5.1 a refresh ran with the rights of the owner of the extension; now with those of the owner of the destination, who needs them.
+DO $do$
+DECLARE
+    v_grant text;
+    v_job text;
+BEGIN
+    FOR v_job, v_grant IN
+        SELECT c.dest_table, format('GRANT %s ON SCHEMA %s TO %s;', string_agg(p.privilege, ', ' ORDER BY p.privilege DESC), n.oid::regnamespace, d.relowner::regrole)
+          FROM @extschema@.refresh_config c
+          JOIN pg_class d ON true JOIN pg_namespace n ON n.oid = d.relnamespace
+         CROSS JOIN (VALUES ('USAGE'), ('CREATE')) p (privilege)
+         WHERE concat(n.nspname, '.', d.relname) = c.dest_table AND NOT has_schema_privilege(d.relowner, n.oid, p.privilege)
+         GROUP BY c.dest_table, n.oid, d.relowner ORDER BY c.dest_table
+    LOOP
+        RAISE WARNING USING MESSAGE = format('%s: its owner lacks rights on its schema', v_job),
+            HINT = v_grant || ' Without USAGE it cannot be refreshed; without CREATE, rows are replaced in place where they could be exchanged, and columns cannot follow.';
+    END LOOP;
+END
+$do$;
+
+-- What each object is, for whoever looks at it in psql or a catalog browser. One sentence; where a NULL means something, it says what.
+DO $do$
+DECLARE
+    v_name text;
+    v_column text;
+    v_comment text;
+    v_routine regprocedure;
+    v_relation regclass;
+BEGIN
+    FOR v_name, v_comment IN VALUES
+        ('snapshot_maker', 'Makes a snapshot job: copies a table behind a view, whose next copies are swapped in; p_dblink_id is dblink_mapping_mimeo.data_source_id'),
+        ('table_maker', 'Makes a table job: copies a table into a plain table, all of whose rows each refresh replaces'),
+        ('inserter_maker', 'Makes an inserter job: each refresh adds the rows that are new by a time or serial column (p_type time or serial)'),
+        ('updater_maker', 'Makes an updater job: each refresh brings the rows that are new or changed by a time or serial column, and finds their places by key'),
+        ('dml_maker', 'Makes a dml job: triggers on the source queue the keys that change, and each refresh replays inserts, updates and deletes'),
+        ('logdel_maker', 'Makes a logdel job: as dml, and rows that are deleted on the source stay here, with the time in mimeo_source_deleted'),
+        ('refresh_snapshot', 'Refreshes a snapshot job, unless nothing has changed on its source; p_lock_wait: seconds to wait for another refresh of it, NULL not at all, 0 without limit'),
+        ('refresh_snap', 'The name that refresh_snapshot had in 1.x'),
+        ('refresh_table', 'Refreshes a table job: replaces all rows, and sets its sequences behind them'),
+        ('refresh_inserter', 'Refreshes an inserter job; p_limit: rows, at most; p_repull: copies all rows anew, or those between p_repull_start and p_repull_end, both exclusive'),
+        ('refresh_updater', 'Refreshes an updater job; arguments as of refresh_inserter'),
+        ('refresh_dml', 'Refreshes a dml job; p_limit: queued changes, at most; p_repull: copies all rows anew'),
+        ('refresh_logdel', 'Refreshes a logdel job; arguments as of refresh_dml'),
+        ('run_refresh', 'Refreshes every job that is due by its period, each in a transaction of its own; p_jobs: in so many background workers'),
+        ('snapshot_destroyer', 'Ends a snapshot job; its data stays as a plain table under the name of the view, unless p_keep_table is false'),
+        ('table_destroyer', 'Ends a table job; its table stays, unless p_keep_table is false'),
+        ('inserter_destroyer', 'Ends an inserter job; its table stays, unless p_keep_table is false'),
+        ('updater_destroyer', 'Ends an updater job; its table stays, unless p_keep_table is false'),
+        ('dml_destroyer', 'Ends a dml job, and takes queue and triggers off the source, unless p_keep_source is true; its table stays, unless p_keep_table is false'),
+        ('logdel_destroyer', 'Ends a logdel job, as dml_destroyer does'),
+        ('confirm_job', 'Says that a job is right as it is configured; by a role that has the rights of the owner of its destination'),
+        ('rollback_snapshot', 'Shows the data again that the last refresh of a snapshot replaced, if refresh_config.keep_previous is set'),
+        ('plan_refresh', 'Tells what a refresh would do now, step by step, with its locks and estimates, and does nothing'),
+        ('concurrent_lock_check', 'Takes the lock of a job until the end of the transaction, as its refreshes do; false if one of them holds it'),
+        ('validate_rowcount', 'Counts the rows of a job on both sides; of an inserter or updater between two intervals back from the newest value here'),
+        ('validate_content', 'Compares what the rows of a job hold on both sides by a hash; p_show: NOTICEs of so many keys that differ'),
+        ('differences', 'Keys whose rows differ between both sides of a job, how, and whether the difference may just wait for the next refresh'),
+        ('check_permissions', 'What the source role and the caller need for a job of a method, whether they have it, and the statement that gives it'),
+        ('check_source_columns', 'Columns of sources that destinations lack, or hold with another type; p_data_source_id: NULL is all sources'),
+        ('check_missing_source_tables', 'Tables of sources that no job copies; p_views: views too'),
+        ('snapshot_monitor', 'Rows and bytes of the source tables of snapshot jobs, of those that reach p_rowcount or p_size, if given'),
+        ('running_refreshes', 'Behind the view progress: the refreshes that run, for whoever may read job_status'),
+        ('guard_password_required', 'Trigger: only a superuser may say that a data source needs no password'),
+        ('mark_given_password', 'Trigger: marks a password that is given anew'),
+        ('guard_password_host', 'Trigger: a password goes to no other host than the one that it was given for'),
+        ('guard_refresh_config', 'Trigger: who changes a job has the rights of the owner of its destination, and answers for it'),
+        ('write_refresh_config', 'Trigger: writes what a view of one method is told through to refresh_config')
+    LOOP
+        FOR v_routine IN
+            SELECT p.oid FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid JOIN pg_proc p ON p.oid = d.objid
+             WHERE e.extname = 'mimeo' AND d.refclassid = 'pg_extension'::regclass AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
+               AND p.proname = v_name
+        LOOP
+            EXECUTE format('COMMENT ON ROUTINE %s IS %L', v_routine, v_comment);
+        END LOOP;
+    END LOOP;
+
+    FOR v_name, v_comment IN VALUES
+        ('refresh_config_snap', 'The snapshot jobs, as 1.x showed them; writes go through to refresh_config'),
+        ('refresh_config_table', 'The table jobs, as 1.x showed them; writes go through to refresh_config'),
+        ('refresh_config_inserter', 'The inserter jobs, with boundary and last_value as text'),
+        ('refresh_config_inserter_time', 'The inserter jobs by time, as 1.x showed them; writes go through to refresh_config'),
+        ('refresh_config_inserter_serial', 'The inserter jobs by a serial column, as 1.x showed them; writes go through to refresh_config'),
+        ('refresh_config_updater', 'The updater jobs, with boundary and last_value as text'),
+        ('refresh_config_updater_time', 'The updater jobs by time, as 1.x showed them; writes go through to refresh_config'),
+        ('refresh_config_updater_serial', 'The updater jobs by a serial column, as 1.x showed them; writes go through to refresh_config'),
+        ('refresh_config_dml', 'The dml jobs, as 1.x showed them; writes go through to refresh_config'),
+        ('refresh_config_logdel', 'The logdel jobs, as 1.x showed them; writes go through to refresh_config'),
+        ('progress', 'One row a refresh that runs')
+    LOOP
+        EXECUTE format('COMMENT ON VIEW @extschema@.%I IS %L', v_name, v_comment);
+    END LOOP;
+
+    -- A column means the same wherever it is, unless a table is named.
+    FOR v_name, v_column, v_comment IN VALUES
+        (NULL, 'dest_table', 'The destination, as schema.table without quotes'),
+        (NULL, 'source_table', 'The table on the source, as schema.table without quotes'),
+        (NULL, 'type', 'The method: snap, table, inserter_time, inserter_serial, updater_time, updater_serial, dml or logdel'),
+        (NULL, 'dblink', 'The data source: dblink_mapping_mimeo.data_source_id'),
+        (NULL, 'last_run', 'When the last run began that did its work; NULL if there was none'),
+        (NULL, 'filter', 'The columns that are copied; NULL is all'),
+        (NULL, 'condition', 'What follows the table in a query on the source, WHERE first: the rows that are copied; NULL is all'),
+        (NULL, 'period', 'How often run_refresh refreshes it; NULL is never'),
+        (NULL, 'batch_limit', 'Rows or queued changes that one refresh takes, at most; NULL is no limit'),
+        (NULL, 'jobmon', 'Runs are logged with pg_jobmon'),
+        (NULL, 'control', 'inserter, updater: the column that tells new rows; dml, logdel: the queue on the source'),
+        (NULL, 'boundary', 'inserter, updater: how far a refresh stays behind the newest rows'),
+        (NULL, 'last_value', 'inserter, updater: the greatest control value that was copied'),
+        (NULL, 'dst_active', 'inserter, updater by time: pauses between dst_start and dst_end on a day when the clocks change'),
+        (NULL, 'dst_start', 'The pause begins: hours and minutes, 230 is half past two'),
+        (NULL, 'dst_end', 'The pause ends: hours and minutes'),
+        (NULL, 'pk_name', 'updater, dml, logdel: the columns of the key'),
+        (NULL, 'pk_type', 'The types of the columns of the key'),
+        (NULL, 'insert_on_fetch', 'dml, logdel: rows go into the destination while they come; false: all are fetched first'),
+        (NULL, 'check_stats', 'snap: nothing is copied if the counters of the source show that nothing has changed'),
+        (NULL, 'post_script', 'snap: statements that run after the columns have changed'),
+        (NULL, 'truncate_cascade', 'table: tables that refer to this one are emptied with it'),
+        (NULL, 'sequences', 'table: sequences that are set behind the rows'),
+        (NULL, 'n_tup_ins', 'Rows inserted into the source by the last copy; NULL if unknown'),
+        (NULL, 'n_tup_upd', 'Rows updated on the source by the last copy; NULL if unknown'),
+        (NULL, 'n_tup_del', 'Rows deleted from the source by the last copy; NULL if unknown'),
+        (NULL, 'state', 'What mimeo remembers from run to run; not to be changed by hand'),
+        (NULL, 'keep_previous', 'snap: the data that a refresh replaces stays in the idle twin, for rollback_snapshot'),
+        (NULL, 'max_shrink_percent', 'snap: a refresh that brings fewer rows than are there, by more than this, is refused; NULL is never'),
+        (NULL, 'guard', 'snap: a query that must return true before the new data shows; {new} in it is the table that holds them; NULL is none'),
+        (NULL, 'rows', 'Rows that came from the source'),
+        (NULL, 'bytes', 'Bytes that came from the source'),
+        (NULL, 'data_source_id', 'Number of the data source, as makers take it in p_dblink_id'),
+        ('dblink_mapping_mimeo', 'data_source', 'A libpq connection string, or the name of a foreign server whose user mapping holds the credentials'),
+        ('dblink_mapping_mimeo', 'username', 'The role on the source; NULL with a foreign server'),
+        ('dblink_mapping_mimeo', 'pwd', 'Its password; NULL with a foreign server'),
+        ('dblink_mapping_mimeo', 'password_required', 'Jobs of roles that are not superusers connect with a password that is given here; only a superuser may set it false'),
+        ('run_history', 'run_id', 'Number of the run'),
+        ('run_history', 'started', 'When it began'),
+        ('run_history', 'ended', 'When it ended'),
+        ('run_history', 'status', 'ok, skipped (nothing to do), warning (done, but look at it), critical (not done), concurrent (another refresh was running), rolled_back (by rollback_snapshot)'),
+        ('run_history', 'reason', 'Why it was skipped or not, and what was noticed'),
+        ('run_history', 'queue_rows', 'dml and logdel: changes that wait on the source after the run; NULL for other methods'),
+        ('run_history', 'phases', 'What the run spent its time on: [{"phase": …, "ms": …}, …]'),
+        ('run_history', 'sqlstate', 'SQLSTATE of the error; NULL if there was none'),
+        ('run_history', 'error', 'The error, with DETAIL, HINT and CONTEXT; NULL if there was none'),
+        ('run_history', 'run_by', 'The role that had logged in'),
+        ('job_status', 'source', 'The table on the source'),
+        ('job_status', 'last_status', 'How the last run ended, as in run_history; NULL if there was none'),
+        ('job_status', 'last_success', 'When the last run began that brought the data up to date; NULL if there was none'),
+        ('job_status', 'lag', 'How long ago that was'),
+        ('job_status', 'due', 'run_refresh would refresh it now'),
+        ('job_status', 'duration', 'How long the last run took'),
+        ('job_status', 'consecutive_failures', 'Runs that have failed since the last success'),
+        ('job_status', 'error', 'The error or warning of the last run; NULL if there was none'),
+        ('job_status', 'last_attempt', 'When the last run began, whatever came of it'),
+        ('health', 'database', 'This database'),
+        ('health', 'jobs', 'How many jobs there are'),
+        ('health', 'late', 'Jobs with a period whose data is older than twice that, or that have none yet'),
+        ('health', 'failing', 'Jobs whose last run has failed'),
+        ('health', 'oldest_lag', 'The greatest lag of all jobs'),
+        ('health', 'unscheduled', 'Jobs without a period, which run_refresh never refreshes'),
+        ('progress', 'pid', 'The process that refreshes'),
+        ('progress', 'phase', 'What it is doing; NULL if somebody holds the lock of the job without refreshing it'),
+        ('progress', 'started', 'When its transaction began'),
+        ('progress', 'rows', 'Rows that have come so far in this phase; NULL in phases without any'),
+        ('progress', 'rows_expected', 'snap, table: rows that the last copy had; NULL if unknown'),
+        ('progress', 'percent', 'Of the rows expected, never above 100; NULL if unknown'),
+        ('progress', 'bytes', 'Bytes that have come so far in this phase; NULL in phases without any'),
+        ('progress', 'rate', 'Bytes a second since it began'),
+        ('progress', 'eta', 'How long the copy will still take, at this pace; NULL if unknown'),
+        ('progress', 'bar', 'The percent, 20 characters wide; NULL if unknown')
+    LOOP
+        FOR v_relation IN
+            SELECT c.oid FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid JOIN pg_class c ON c.oid = d.objid
+              JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = v_column AND NOT a.attisdropped
+             WHERE e.extname = 'mimeo' AND d.refclassid = 'pg_extension'::regclass AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'
+               AND c.relkind IN ('r', 'v') AND (v_name IS NULL OR c.relname = v_name)
+        LOOP
+            EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', v_relation, v_column, v_comment);
+        END LOOP;
+    END LOOP;
+END
+$do$;

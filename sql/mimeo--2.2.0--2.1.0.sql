@@ -72,3 +72,277 @@ BEGIN
     RETURN NEW;
 END
 $$;
+
+-- What newcomers and users of 1.5.1 met. The functions are made as they were, with the grants that they had.
+CREATE TEMPORARY TABLE pg_temp.mimeo_acl AS
+    SELECT p.proname, p.proacl AS acl FROM pg_catalog.pg_proc p
+     WHERE p.pronamespace = '@extschema@'::pg_catalog.regnamespace AND p.proname = ANY ('{snapshot_maker,table_maker,inserter_maker,updater_maker,dml_maker,logdel_maker,dml_destroyer,logdel_destroyer,check_permissions}'::pg_catalog.name[])
+       AND EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+                    WHERE e.extname = 'mimeo' AND d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e');
+CREATE TEMPORARY TABLE pg_temp.mimeo_init AS
+    SELECT p.proname, i.privtype, i.initprivs FROM pg_catalog.pg_init_privs i JOIN pg_catalog.pg_proc p ON p.oid = i.objoid
+     WHERE i.classoid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND p.pronamespace = '@extschema@'::pg_catalog.regnamespace
+       AND p.proname = ANY (SELECT a.proname FROM pg_temp.mimeo_acl a);
+DO $do$
+DECLARE
+    v_function regprocedure;
+BEGIN
+    FOR v_function IN
+        SELECT p.oid FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+          JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
+         WHERE e.extname = 'mimeo' AND p.proname = ANY (SELECT a.proname FROM pg_temp.mimeo_acl a)
+    LOOP
+        EXECUTE format('ALTER EXTENSION mimeo DROP FUNCTION %1$s; DROP FUNCTION %1$s', v_function);
+    END LOOP;
+END
+$do$;
+CREATE FUNCTION @extschema@.snapshot_maker(
+    p_src_table TEXT,
+    p_dblink_id INT,
+    p_dest_table TEXT DEFAULT NULL,
+    p_index bool DEFAULT true,
+    p_filter TEXT[] DEFAULT NULL,
+    p_condition TEXT DEFAULT NULL,
+    p_pulldata bool DEFAULT true,
+    p_jobmon bool DEFAULT NULL,
+    p_debug bool DEFAULT false
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'snapshot_maker_wrapper';
+
+CREATE FUNCTION @extschema@.table_maker(
+    p_src_table TEXT,
+    p_dblink_id INT,
+    p_dest_table TEXT DEFAULT NULL,
+    p_index bool DEFAULT true,
+    p_filter TEXT[] DEFAULT NULL,
+    p_condition TEXT DEFAULT NULL,
+    p_sequences TEXT[] DEFAULT NULL,
+    p_pulldata bool DEFAULT true,
+    p_jobmon bool DEFAULT NULL,
+    p_debug bool DEFAULT false
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'table_maker_wrapper';
+
+CREATE FUNCTION @extschema@.inserter_maker(
+    p_src_table TEXT,
+    p_type TEXT,
+    p_control_field TEXT,
+    p_dblink_id INT,
+    p_boundary TEXT DEFAULT NULL,
+    p_dest_table TEXT DEFAULT NULL,
+    p_index bool DEFAULT true,
+    p_filter TEXT[] DEFAULT NULL,
+    p_condition TEXT DEFAULT NULL,
+    p_pulldata bool DEFAULT true,
+    p_jobmon bool DEFAULT NULL,
+    p_debug bool DEFAULT false
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'inserter_maker_wrapper';
+
+CREATE FUNCTION @extschema@.updater_maker(
+    p_src_table TEXT,
+    p_type TEXT,
+    p_control_field TEXT,
+    p_dblink_id INT,
+    p_boundary TEXT DEFAULT NULL,
+    p_dest_table TEXT DEFAULT NULL,
+    p_index bool DEFAULT true,
+    p_filter TEXT[] DEFAULT NULL,
+    p_condition TEXT DEFAULT NULL,
+    p_pulldata bool DEFAULT true,
+    p_pk_name TEXT[] DEFAULT NULL,
+    p_pk_type TEXT[] DEFAULT NULL,
+    p_jobmon bool DEFAULT NULL,
+    p_debug bool DEFAULT false
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'updater_maker_wrapper';
+
+CREATE FUNCTION @extschema@.dml_maker(
+    p_src_table TEXT,
+    p_dblink_id INT,
+    p_dest_table TEXT DEFAULT NULL,
+    p_index bool DEFAULT true,
+    p_filter TEXT[] DEFAULT NULL,
+    p_condition TEXT DEFAULT NULL,
+    p_pulldata bool DEFAULT true,
+    p_pk_name TEXT[] DEFAULT NULL,
+    p_pk_type TEXT[] DEFAULT NULL,
+    p_jobmon bool DEFAULT NULL,
+    p_debug bool DEFAULT false
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'dml_maker_wrapper';
+
+CREATE FUNCTION @extschema@.logdel_maker(
+    p_src_table TEXT,
+    p_dblink_id INT,
+    p_dest_table TEXT DEFAULT NULL,
+    p_index bool DEFAULT true,
+    p_filter TEXT[] DEFAULT NULL,
+    p_condition TEXT DEFAULT NULL,
+    p_pulldata bool DEFAULT true,
+    p_pk_name TEXT[] DEFAULT NULL,
+    p_pk_type TEXT[] DEFAULT NULL,
+    p_jobmon bool DEFAULT NULL,
+    p_debug bool DEFAULT false
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'logdel_maker_wrapper';
+
+CREATE FUNCTION @extschema@.dml_destroyer(
+    p_dest_table TEXT,
+    p_keep_table bool DEFAULT true,
+    p_debug bool DEFAULT false
+) RETURNS VOID
+STRICT
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'dml_destroyer_wrapper';
+
+CREATE FUNCTION @extschema@.logdel_destroyer(
+    p_dest_table TEXT,
+    p_keep_table bool DEFAULT true,
+    p_debug bool DEFAULT false
+) RETURNS VOID
+STRICT
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'logdel_destroyer_wrapper';
+
+CREATE FUNCTION @extschema@.check_permissions(
+    p_dblink_id INT,
+    p_src_table TEXT,
+    p_type TEXT DEFAULT 'snap',
+    p_dest_table TEXT DEFAULT NULL
+) RETURNS TABLE (
+    side TEXT,
+    object TEXT,
+    privilege TEXT,
+    granted bool,
+    fix TEXT
+)
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'check_permissions_wrapper';
+DO $do$
+DECLARE
+    v_grant record;
+BEGIN
+    -- So that the roles are known to be named there.
+    FOR v_grant IN
+        SELECT p.oid::regprocedure AS function, a.* FROM pg_temp.mimeo_acl g CROSS JOIN LATERAL aclexplode(g.acl) a
+          JOIN pg_proc p ON p.pronamespace = '@extschema@'::regnamespace AND p.proname = g.proname
+          JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+          JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass AND e.extname = 'mimeo'
+    LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s %s', v_grant.function,
+            CASE v_grant.grantee WHEN 0 THEN 'PUBLIC' ELSE v_grant.grantee::regrole::text END,
+            CASE WHEN v_grant.is_grantable THEN 'WITH GRANT OPTION' END);
+    END LOOP;
+    -- As they were: who gave them, and which of them came with the extension, so that pg_dump knows the others.
+    FOR v_grant IN
+        SELECT p.oid, g.proname, g.acl FROM pg_temp.mimeo_acl g
+          JOIN pg_proc p ON p.pronamespace = '@extschema@'::regnamespace AND p.proname = g.proname
+          JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+          JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass AND e.extname = 'mimeo'
+    LOOP
+        UPDATE pg_proc SET proacl = v_grant.acl WHERE oid = v_grant.oid;
+        DELETE FROM pg_init_privs WHERE classoid = 'pg_proc'::regclass AND objoid = v_grant.oid;
+        INSERT INTO pg_init_privs (objoid, classoid, objsubid, privtype, initprivs)
+        SELECT v_grant.oid, 'pg_proc'::regclass, 0, i.privtype, i.initprivs FROM pg_temp.mimeo_init i WHERE i.proname = v_grant.proname;
+        -- From 17 on roles are also known to be named there.
+        DELETE FROM pg_shdepend s
+         WHERE s.deptype = 'i' AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+           AND s.classid = 'pg_proc'::regclass AND s.objid = v_grant.oid
+           AND NOT EXISTS (SELECT FROM pg_temp.mimeo_init i, aclexplode(i.initprivs) a
+                            WHERE i.proname = v_grant.proname AND s.refobjid IN (a.grantee, a.grantor));
+    END LOOP;
+END
+$do$;
+DROP TABLE pg_temp.mimeo_acl, pg_temp.mimeo_init;
+
+ALTER FUNCTION @extschema@.snapshot_destroyer(text, boolean, boolean) STRICT;
+ALTER FUNCTION @extschema@.table_destroyer(text, boolean, boolean) STRICT;
+ALTER FUNCTION @extschema@.inserter_destroyer(text, boolean, boolean) STRICT;
+ALTER FUNCTION @extschema@.updater_destroyer(text, boolean, boolean) STRICT;
+ALTER FUNCTION @extschema@.rollback_snapshot(text) STRICT;
+ALTER FUNCTION @extschema@.plan_refresh(text) STRICT;
+DROP FUNCTION @extschema@.differences(text, text, text, integer);
+DROP VIEW @extschema@.progress;
+DROP FUNCTION @extschema@.running_refreshes();
+
+-- A view cannot lose columns: it is made anew, and its grants come back.
+CREATE TEMPORARY TABLE pg_temp.mimeo_acl AS
+    SELECT c.relacl AS acl FROM pg_catalog.pg_class c WHERE c.oid = '@extschema@.health'::pg_catalog.regclass;
+CREATE TEMPORARY TABLE pg_temp.mimeo_init AS
+    SELECT p.objsubid, p.privtype, p.initprivs FROM pg_catalog.pg_init_privs p
+     WHERE p.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass AND p.objoid = '@extschema@.health'::pg_catalog.regclass;
+DROP VIEW @extschema@.health;
+CREATE VIEW @extschema@.health AS
+    SELECT current_database()::text AS database, count(*) AS jobs,
+           count(*) FILTER (WHERE period IS NOT NULL AND coalesce(lag > 2 * period, true)) AS late,
+           count(*) FILTER (WHERE last_status = 'critical') AS failing, max(lag) AS oldest_lag
+      FROM @extschema@.job_status;
+DO $do$
+DECLARE
+    v_view regclass := '@extschema@.health';
+    v_grant record;
+BEGIN
+    FOR v_grant IN SELECT a.* FROM pg_temp.mimeo_acl g CROSS JOIN LATERAL aclexplode(g.acl) a LOOP
+        EXECUTE format('GRANT %s ON %s TO %s %s', v_grant.privilege_type, v_view,
+            CASE v_grant.grantee WHEN 0 THEN 'PUBLIC' ELSE v_grant.grantee::regrole::text END,
+            CASE WHEN v_grant.is_grantable THEN 'WITH GRANT OPTION' END);
+    END LOOP;
+    UPDATE pg_class SET relacl = (SELECT acl FROM pg_temp.mimeo_acl) WHERE oid = v_view;
+    DELETE FROM pg_init_privs WHERE classoid = 'pg_class'::regclass AND objoid = v_view;
+    INSERT INTO pg_init_privs (objoid, classoid, objsubid, privtype, initprivs)
+    SELECT v_view, 'pg_class'::regclass, objsubid, privtype, initprivs FROM pg_temp.mimeo_init;
+    DELETE FROM pg_shdepend s
+     WHERE s.deptype = 'i' AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND s.classid = 'pg_class'::regclass AND s.objid = v_view
+       AND NOT EXISTS (SELECT FROM pg_temp.mimeo_init i, aclexplode(i.initprivs) a WHERE s.refobjid IN (a.grantee, a.grantor));
+END
+$do$;
+DROP TABLE pg_temp.mimeo_acl, pg_temp.mimeo_init;
+
+-- 2.1 has these descriptions only.
+DO $do$
+DECLARE
+    v_object text;
+BEGIN
+    FOR v_object IN
+        SELECT format('ROUTINE %s', p.oid::regprocedure) FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid JOIN pg_proc p ON p.oid = d.objid
+         WHERE e.extname = 'mimeo' AND d.refclassid = 'pg_extension'::regclass AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
+        UNION ALL
+        SELECT format('%s %s', CASE c.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, c.oid::regclass)
+          FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid JOIN pg_class c ON c.oid = d.objid AND c.relkind IN ('r', 'v')
+         WHERE e.extname = 'mimeo' AND d.refclassid = 'pg_extension'::regclass AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'
+        UNION ALL
+        SELECT format('COLUMN %s.%I', c.oid::regclass, a.attname)
+          FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid JOIN pg_class c ON c.oid = d.objid AND c.relkind IN ('r', 'v')
+          JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+         WHERE e.extname = 'mimeo' AND d.refclassid = 'pg_extension'::regclass AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'
+    LOOP
+        EXECUTE format('COMMENT ON %s IS NULL', v_object);
+    END LOOP;
+END
+$do$;
+COMMENT ON TABLE @extschema@.dblink_mapping_mimeo IS 'The databases that tables are copied from';
+COMMENT ON COLUMN @extschema@.dblink_mapping_mimeo.data_source IS
+    'A libpq connection string, or the name of a foreign server whose user mapping holds the credentials';
+COMMENT ON COLUMN @extschema@.dblink_mapping_mimeo.password_required IS
+    'Jobs of roles that are not superusers connect with a password that is given here; only a superuser may set it false';
+COMMENT ON TABLE @extschema@.refresh_config IS 'One row a job; the views refresh_config_… show those of one method';
+COMMENT ON COLUMN @extschema@.refresh_config.state IS 'What mimeo remembers from run to run; not to be changed by hand';
+COMMENT ON COLUMN @extschema@.refresh_config.keep_previous IS
+    'The data that a refresh replaces stays in the idle twin, for rollback_snapshot';
+COMMENT ON COLUMN @extschema@.refresh_config.max_shrink_percent IS
+    'A refresh that brings fewer rows than are there, by more than this, is refused';
+COMMENT ON COLUMN @extschema@.refresh_config.guard IS
+    'A query that must return true before the new data shows; {new} in it is the table that holds them';
+COMMENT ON TABLE @extschema@.run_history IS 'One row a run';
+COMMENT ON COLUMN @extschema@.run_history.queue_rows IS 'dml and logdel: changes that wait on the source after the run';
+COMMENT ON COLUMN @extschema@.run_history.phases IS 'What the run spent its time on: [{"phase": …, "ms": …}, …]';
+COMMENT ON VIEW @extschema@.job_status IS 'One row a job: when it last ran, how that ended, whether it is due';
+COMMENT ON VIEW @extschema@.health IS 'One row: how many jobs there are, are late, fail, and how old the oldest data is';

@@ -253,7 +253,30 @@ COMMENT ON VIEW @extschema@.job_status IS 'One row a job: when it last ran, how 
 CREATE VIEW @extschema@.health AS
     SELECT current_database()::text AS database, count(*) AS jobs,
            count(*) FILTER (WHERE period IS NOT NULL AND coalesce(lag > 2 * period, true)) AS late,
-           count(*) FILTER (WHERE last_status = 'critical') AS failing, max(lag) AS oldest_lag
+           count(*) FILTER (WHERE last_status = 'critical') AS failing, max(lag) AS oldest_lag,
+           count(*) FILTER (WHERE period IS NULL) AS unscheduled
       FROM @extschema@.job_status;
 COMMENT ON VIEW @extschema@.health IS 'One row: how many jobs there are, are late, fail, and how old the oldest data is';
+-- What runs: a refresh holds the lock of its job, which everybody sees in pg_locks, but not what another role is doing. Who may read
+-- job_status may read this.
+CREATE FUNCTION @extschema@.running_refreshes(OUT pid integer, OUT job bigint, OUT phase text, OUT started timestamptz, OUT rows bigint,
+    OUT bytes bigint) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT l.pid, l.objid::bigint, substring(a.query FROM '''\): ([a-z_ ]{1,40})$'), a.xact_start, p.tuples_processed, p.bytes_processed
+      FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid LEFT JOIN pg_stat_progress_copy p ON p.pid = l.pid
+     WHERE l.locktype = 'object' AND l.granted AND l.mode = 'ExclusiveLock' AND l.classid = '@extschema@.refresh_config'::regclass
+       AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+       AND has_table_privilege(CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END,
+                               '@extschema@.job_status'::regclass, 'SELECT')
+$$;
+CREATE VIEW @extschema@.progress AS
+    SELECT r.pid, c.dest_table, c.type, r.phase, r.started, r.rows, e.rows_expected, d.percent, r.bytes,
+           (r.bytes / nullif(extract(epoch FROM clock_timestamp() - r.started), 0))::bigint AS rate,
+           CASE WHEN d.percent BETWEEN 1 AND 99 THEN (clock_timestamp() - r.started) * ((100 - d.percent) / d.percent::float8) END AS eta,
+           rpad(repeat('#', d.percent / 5), 20, '.') AS bar
+      FROM @extschema@.running_refreshes() r
+      JOIN @extschema@.refresh_config c ON hashtext(c.dest_table)::bigint & 4294967295 = r.job
+      LEFT JOIN LATERAL (SELECT nullif(h.rows, 0) AS rows_expected FROM @extschema@.run_history h
+                          WHERE h.dest_table = c.dest_table AND h.status IN ('ok', 'warning') AND c.type IN ('snap', 'table')
+                          ORDER BY h.started DESC LIMIT 1) e ON true
+     CROSS JOIN LATERAL (SELECT least(100, 100 * r.rows / e.rows_expected)::integer AS percent) d;
 SELECT pg_catalog.set_config('search_path', '@extschema@, pg_temp', true);

@@ -100,3 +100,30 @@ pub fn strings(texts: Option<Texts>, name: &'static str) -> Result<Option<Vec<St
     let text = |text: Option<Text>| text.map(|text| text.0).ok_or(Error::NullArgument { name, element: true });
     texts.map(|texts| texts.into_iter().map(text).collect()).transpose()
 }
+
+/// An argument that a release has added at the end, by its place: NULL where the catalog is still that of an older one.
+pub struct Later<const PLACE: usize, T>(pub Option<T>);
+
+// SAFETY: asks for no argument of its own, and reads one that is there, of the type that the function declares.
+unsafe impl<'fcx, const PLACE: usize, T: FromDatum> ArgAbi<'fcx> for Later<PLACE, T> {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let call = <pg_sys::FunctionCallInfo as ArgAbi>::unbox_arg_unchecked(arg);
+            let is_there = PLACE < usize::try_from((*call).nargs).unwrap_or_default();
+            Later(if is_there { pgrx::pg_getarg(call, PLACE) } else { None })
+        }
+    }
+
+    fn is_virtual_arg() -> bool {
+        true
+    }
+}
+
+// SAFETY: declared as what it holds.
+unsafe impl<const PLACE: usize, T: SqlTranslatable> SqlTranslatable for Later<PLACE, T> {
+    const TYPE_IDENT: &'static str = T::TYPE_IDENT;
+    const TYPE_ORIGIN: TypeOrigin = T::TYPE_ORIGIN;
+    const ARGUMENT_SQL: std::result::Result<SqlMappingRef, ArgumentError> = T::ARGUMENT_SQL;
+    const RETURN_SQL: std::result::Result<ReturnsRef, ReturnsError> = T::RETURN_SQL;
+}

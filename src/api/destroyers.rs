@@ -1,6 +1,6 @@
 //! Destroyers: they end a job.
 
-use super::arguments::{Given, Text};
+use super::arguments::{Given, Later, Text};
 use crate::method::{incremental, replay, snapshot, table, Method};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -74,13 +74,13 @@ fn dml_destroyer(
     p_dest_table: Option<Text>,
     p_keep_table: default!(Option<bool>, "true"),
     p_debug: default!(Option<bool>, "false"),
-    p_keep_source: default!(Option<bool>, "false"),
+    p_keep_source: default!(Later<3, bool>, "false"),
 ) -> Result<(), ErrorReport> {
     replay::destroy(
         Method::Dml,
         &p_dest_table.given("p_dest_table")?,
         p_keep_table.given("p_keep_table")?,
-        p_keep_source.given("p_keep_source")?,
+        p_keep_source.0.unwrap_or(false),
         p_debug.given("p_debug")?,
     )?;
     Ok(())
@@ -92,13 +92,13 @@ fn logdel_destroyer(
     p_dest_table: Option<Text>,
     p_keep_table: default!(Option<bool>, "true"),
     p_debug: default!(Option<bool>, "false"),
-    p_keep_source: default!(Option<bool>, "false"),
+    p_keep_source: default!(Later<3, bool>, "false"),
 ) -> Result<(), ErrorReport> {
     replay::destroy(
         Method::Logdel,
         &p_dest_table.given("p_dest_table")?,
         p_keep_table.given("p_keep_table")?,
-        p_keep_source.given("p_keep_source")?,
+        p_keep_source.0.unwrap_or(false),
         p_debug.given("p_debug")?,
     )?;
     Ok(())

@@ -1,6 +1,6 @@
 //! Makers: they set a job up and pull the first data.
 
-use super::arguments::{strings, Given, Text};
+use super::arguments::{strings, Given, Later, Text};
 use crate::method::keyed::GivenKey;
 use crate::method::{incremental, replay, snapshot, table, Method, Request};
 use pgrx::datum::Interval;
@@ -20,7 +20,7 @@ fn snapshot_maker(
     p_pulldata: default!(Option<bool>, "true"),
     p_jobmon: default!(Option<bool>, "NULL"),
     p_debug: default!(Option<bool>, "false"),
-    p_period: default!(Option<Interval>, "NULL"),
+    p_period: default!(Later<9, Interval>, "NULL"),
 ) -> Result<(), ErrorReport> {
     snapshot::make(&Request {
         source_table: &p_src_table.given("p_src_table")?,
@@ -32,7 +32,7 @@ fn snapshot_maker(
         pull_data: p_pulldata.given("p_pulldata")?,
         jobmon: p_jobmon,
         debug: p_debug.given("p_debug")?,
-        period: p_period,
+        period: p_period.0,
     })?;
     Ok(())
 }
@@ -51,7 +51,7 @@ fn table_maker(
     p_pulldata: default!(Option<bool>, "true"),
     p_jobmon: default!(Option<bool>, "NULL"),
     p_debug: default!(Option<bool>, "false"),
-    p_period: default!(Option<Interval>, "NULL"),
+    p_period: default!(Later<10, Interval>, "NULL"),
 ) -> Result<(), ErrorReport> {
     let common = Request {
         source_table: &p_src_table.given("p_src_table")?,
@@ -63,7 +63,7 @@ fn table_maker(
         pull_data: p_pulldata.given("p_pulldata")?,
         jobmon: p_jobmon,
         debug: p_debug.given("p_debug")?,
-        period: p_period,
+        period: p_period.0,
     };
     table::make(&table::Request { common, sequences: strings(p_sequences, "p_sequences")? })?;
     Ok(())
@@ -85,7 +85,7 @@ fn inserter_maker(
     p_pulldata: default!(Option<bool>, "true"),
     p_jobmon: default!(Option<bool>, "NULL"),
     p_debug: default!(Option<bool>, "false"),
-    p_period: default!(Option<Interval>, "NULL"),
+    p_period: default!(Later<12, Interval>, "NULL"),
 ) -> Result<(), ErrorReport> {
     let common = Request {
         source_table: &p_src_table.given("p_src_table")?,
@@ -97,7 +97,7 @@ fn inserter_maker(
         pull_data: p_pulldata.given("p_pulldata")?,
         jobmon: p_jobmon,
         debug: p_debug.given("p_debug")?,
-        period: p_period,
+        period: p_period.0,
     };
     incremental::make(
         Method::Inserter,
@@ -130,7 +130,7 @@ fn updater_maker(
     p_pk_type: default!(Option<Vec<Option<Text>>>, "NULL"),
     p_jobmon: default!(Option<bool>, "NULL"),
     p_debug: default!(Option<bool>, "false"),
-    p_period: default!(Option<Interval>, "NULL"),
+    p_period: default!(Later<14, Interval>, "NULL"),
 ) -> Result<(), ErrorReport> {
     let common = Request {
         source_table: &p_src_table.given("p_src_table")?,
@@ -142,7 +142,7 @@ fn updater_maker(
         pull_data: p_pulldata.given("p_pulldata")?,
         jobmon: p_jobmon,
         debug: p_debug.given("p_debug")?,
-        period: p_period,
+        period: p_period.0,
     };
     incremental::make(
         Method::Updater,
@@ -172,7 +172,7 @@ fn dml_maker(
     p_pk_type: default!(Option<Vec<Option<Text>>>, "NULL"),
     p_jobmon: default!(Option<bool>, "NULL"),
     p_debug: default!(Option<bool>, "false"),
-    p_period: default!(Option<Interval>, "NULL"),
+    p_period: default!(Later<11, Interval>, "NULL"),
 ) -> Result<(), ErrorReport> {
     let common = Request {
         source_table: &p_src_table.given("p_src_table")?,
@@ -184,7 +184,7 @@ fn dml_maker(
         pull_data: p_pulldata.given("p_pulldata")?,
         jobmon: p_jobmon,
         debug: p_debug.given("p_debug")?,
-        period: p_period,
+        period: p_period.0,
     };
     let key = GivenKey { names: strings(p_pk_name, "p_pk_name")?, types: strings(p_pk_type, "p_pk_type")? };
     replay::make(Method::Dml, &replay::Request { common, key })?;
@@ -206,7 +206,7 @@ fn logdel_maker(
     p_pk_type: default!(Option<Vec<Option<Text>>>, "NULL"),
     p_jobmon: default!(Option<bool>, "NULL"),
     p_debug: default!(Option<bool>, "false"),
-    p_period: default!(Option<Interval>, "NULL"),
+    p_period: default!(Later<11, Interval>, "NULL"),
 ) -> Result<(), ErrorReport> {
     let common = Request {
         source_table: &p_src_table.given("p_src_table")?,
@@ -218,7 +218,7 @@ fn logdel_maker(
         pull_data: p_pulldata.given("p_pulldata")?,
         jobmon: p_jobmon,
         debug: p_debug.given("p_debug")?,
-        period: p_period,
+        period: p_period.0,
     };
     let key = GivenKey { names: strings(p_pk_name, "p_pk_name")?, types: strings(p_pk_type, "p_pk_type")? };
     replay::make(Method::Logdel, &replay::Request { common, key })?;

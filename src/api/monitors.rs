@@ -1,6 +1,6 @@
 //! Monitors: they look at jobs and change nothing.
 
-use super::arguments::{strings, Given, Text};
+use super::arguments::{strings, Given, Later, Text};
 use crate::backend::record::Record;
 use crate::check::{self, Intervals};
 use crate::job::lock::{self, Wait};
@@ -159,7 +159,7 @@ fn check_permissions(
     p_src_table: Option<Text>,
     p_type: default!(Option<Text>, "'snap'"),
     p_dest_table: default!(Option<Text>, "NULL"),
-    p_filter: default!(Option<Vec<Option<Text>>>, "NULL"),
+    p_filter: default!(Later<4, Vec<Option<Text>>>, "NULL"),
 ) -> Result<
     TableIterator<
         'static,
@@ -178,7 +178,7 @@ fn check_permissions(
         &p_src_table.given("p_src_table")?,
         &p_type.given("p_type")?,
         p_dest_table.as_deref(),
-        strings(p_filter, "p_filter")?,
+        strings(p_filter.0, "p_filter")?,
     )?;
     Ok(TableIterator::new(
         rights
