@@ -152,11 +152,14 @@ pub fn copy_all<'a>(
             continue;
         }
         if let Err(error) = tried(|| copy(index, place, &name))? {
-            let reason = match error {
-                Error::Index { report, .. } => report.message,
-                other => other.to_string(),
+            let report = match error {
+                Error::Index { report, .. } => report,
+                other => other.report(),
             };
-            let statement = statement_here(index, place.table, &name);
+            let reason = report.message;
+            // Nobody should run by hand what was refused because it is a stranger's, or no harmless definition.
+            let refused = ["42501", "42P17"].contains(&report.sqlstate.as_str());
+            let statement = if refused { None } else { statement_here(index, place.table, &name) };
             left_out.push(LeftOut { index: index.name.clone(), reason, statement });
         }
     }

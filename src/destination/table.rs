@@ -94,7 +94,7 @@ pub fn localise(columns: &[Column], table: &Name) -> Result<Vec<LocalColumn>> {
                               FROM inner_types i JOIN pg_type t ON t.oid = i.oid WHERE t.typtype = 'd' OR t.typcategory = 'A')
                         SELECT FROM inner_types i JOIN pg_type t ON t.oid = i.oid
                          WHERE t.typtype = 'p' OR t.oid < 10000 AND t.typname = ANY (
-                               '{aclitem,pg_node_tree,pg_ndistinct,pg_dependencies,pg_mcv_list,pg_brin_bloom_summary,pg_brin_minmax_multi_summary}'::name[])),
+                               '{pg_node_tree,pg_ndistinct,pg_dependencies,pg_mcv_list,pg_brin_bloom_summary,pg_brin_minmax_multi_summary}'::name[])),
                     'collation_exists', w.collation_name IS NULL OR EXISTS (
                         SELECT FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
                          WHERE n.nspname = w.collation_schema::name AND c.collname = w.collation_name::name

@@ -331,7 +331,10 @@ impl Connection {
         );
         match self.value(&sql, &[], "looking at the queue") {
             Ok(found) => Ok(found.and_then(|text| text.parse().ok())),
-            Err(error @ Error::Remote { .. }) if error.sqlstate_text() == "42P01" => Ok(None),
+            Err(error) if ["42P01", "3F000"].contains(&error.sqlstate_text().as_str()) => {
+                self.roll_back()?;
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }

@@ -1,5 +1,5 @@
 -- inserter: new rows, by a time or serial column.
-SELECT plan(86);
+SELECT plan(87);
 
 SELECT on_source($$
     CREATE TABLE app.s (id bigserial PRIMARY KEY, a int, v text);
@@ -73,7 +73,8 @@ SELECT is((SELECT last_value FROM mimeo.refresh_config_inserter_serial WHERE des
     'and last_value is the last one that is complete');
 SELECT mimeo.refresh_inserter('app.ties', p_limit := 30);
 SELECT is((SELECT count(*) FROM app.ties), 50::bigint, 'the argument wins over the job');
-SELECT mimeo.refresh_inserter('app.ties', p_limit := 5);
+SELECT throws_ok($$SELECT mimeo.refresh_inserter('app.ties', p_limit := 5)$$, '54000', 'more than 5 rows of app.ties have the same k, 6, so that no batch can end',
+    'F18: a batch that never ends is an error');
 SELECT is((SELECT count(*) FROM app.ties), 50::bigint, 'a batch of one single value does not advance');
 SELECT is((last_run('app.ties')).status, 'critical', 'and is critical, for it never will');
 SELECT mimeo.refresh_inserter('app.ties', p_limit := 40);

@@ -1,5 +1,5 @@
 -- dml and logdel: partitioned tables and hierarchies, privileges, and what must not be missed or left behind on a source.
-SELECT plan(80);
+SELECT plan(82);
 
 -- Partitions: also those that come, go, and are truncated
 SELECT on_source($$CREATE TABLE app.p (id int, r int, v text, PRIMARY KEY (r, id)) PARTITION BY RANGE (r);
@@ -41,7 +41,9 @@ SELECT on_source($$ALTER TABLE app.p DETACH PARTITION app.p1; INSERT INTO app.p1
     ALTER TABLE app.p ATTACH PARTITION app.p1 FOR VALUES FROM (0) TO (100)$$);
 SELECT * FROM pg_temp.both('warningwarning');
 SELECT on_source($$ALTER TABLE app.p1 DISABLE TRIGGER USER; UPDATE app.p SET v = 'unseen' WHERE r = 77$$);
-SELECT mimeo.refresh_dml('app.p'), mimeo.refresh_logdel('app.pl');
+SELECT throws_like($$SELECT mimeo.refresh_dml('app.p')$$, 'changes of app.p on data source 1 % are missed: its triggers are disabled or gone',
+    'F18: whoever calls it is told by an error');
+SELECT throws_ok($$SELECT mimeo.refresh_logdel('app.pl')$$, '55000', NULL, 'of a logdel job, too');
 SELECT is((last_run('app.p')).status, 'critical', 'a trigger that is disabled on one partition is noticed');
 SELECT on_source($$ALTER TABLE app.p1 ENABLE TRIGGER USER$$);
 SELECT * FROM pg_temp.both('warningwarning');
@@ -109,7 +111,7 @@ SELECT is(pg_temp.left_there(), '0', 'rolled back');
 BEGIN; SAVEPOINT s; SELECT mimeo.dml_maker('app.t', 1); ROLLBACK TO s; COMMIT;
 SELECT is(pg_temp.left_there(), '0', 'rolled back to a savepoint');
 SELECT on_source($$CREATE INDEX ON app.t (lower(v)); CREATE FUNCTION app.f(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1'; CREATE INDEX ON app.t (app.f(v))$$);
-SELECT throws_like($$SELECT mimeo.dml_maker('app.t', 1)$$, 'index % cannot be made here%', 'failed');
+SELECT throws_ok($$SELECT mimeo.dml_maker('app.t', 1, p_condition := 'WHERE 1 / (id - 5) > 0')$$, '22012', 'division by zero', 'failed');
 SELECT is(pg_temp.left_there(), '0', 'failed: nothing there');
 DO $$ BEGIN PERFORM mimeo.dml_maker('app.t', 1, 'app.good', p_index := false);
     BEGIN PERFORM mimeo.dml_maker('app.nokey', 1); EXCEPTION WHEN OTHERS THEN NULL; END; END $$;
@@ -140,7 +142,7 @@ SELECT is(as_clerk($$SELECT mimeo.dml_destroyer('app.t')$$), 'must be owner of a
 
 -- Triggers that were disabled
 SELECT on_source($$ALTER TABLE app.t DISABLE TRIGGER USER; UPDATE app.t SET v = 'unseen'$$);
-SELECT mimeo.refresh_dml('app.t');
+SELECT throws_ok($$SELECT mimeo.refresh_dml('app.t')$$, '55000', NULL, 'disabled triggers are an error');
 SELECT is((last_run('app.t')).status, 'critical', 'disabled triggers are noticed');
 SELECT on_source('ALTER TABLE app.t ENABLE TRIGGER USER');
 SELECT mimeo.refresh_dml('app.t');

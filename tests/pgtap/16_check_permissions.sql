@@ -18,7 +18,7 @@ CREATE FUNCTION pg_temp.ask_clerk(p_sql text) RETURNS SETOF text LANGUAGE sql AS
 $$;
 
 SELECT is(pg_get_function_arguments(p.oid) || ' -> ' || pg_get_function_result(p.oid),
-    'p_dblink_id integer, p_src_table text, p_type text DEFAULT ''snap''::text, p_dest_table text DEFAULT NULL::text -> '
+    'p_dblink_id integer, p_src_table text, p_type text DEFAULT ''snap''::text, p_dest_table text DEFAULT NULL::text, p_filter text[] DEFAULT NULL::text[] -> '
     'TABLE(side text, object text, privilege text, granted boolean, fix text)', 'its signature') FROM pg_proc p WHERE proname = 'check_permissions';
 
 -- Nothing is missing
@@ -33,11 +33,11 @@ SELECT on_source($$
 $$);
 SELECT results_eq($$SELECT side, object, privilege, granted, fix FROM mimeo.check_permissions(1, 'app.t', 'dml') OFFSET 1$$, format($$VALUES
     ('source', 'app.t', 'kind', true, NULL), ('source', 'schema app', 'USAGE', true, NULL), ('source', 'app.t', 'SELECT', true, NULL),
-    ('source', 'app.t', 'key', true, NULL), ('source', 'schema mimeo', 'USAGE, CREATE', true, NULL), ('source', 'app.t', 'TRIGGER', true, NULL),
+    ('source', 'app.t', 'key', true, NULL), ('source', %s, 'writing', true, NULL), ('source', 'schema mimeo', 'USAGE, CREATE', true, NULL), ('source', 'app.t', 'TRIGGER', true, NULL),
     ('destination', 'function mimeo.dml_maker', 'EXECUTE', true, NULL), ('destination', 'function mimeo.refresh_dml', 'EXECUTE', true, NULL),
     ('destination', 'database %s', 'TEMPORARY', true, NULL), ('destination', 'schema app', 'exists', true, NULL),
     ('destination', 'schema app', 'USAGE', true, NULL), ('destination', 'schema app', 'CREATE', true, NULL),
-    ('destination', 'app.t', 'free or owned', true, NULL)$$, current_database()), 'all that a dml job needs, and that it is there');
+    ('destination', 'app.t', 'free or owned', true, NULL)$$, (SELECT quote_literal(object) FROM mimeo.check_permissions(1, 'app.t') LIMIT 1), current_database()), 'all that a dml job needs, and that it is there');
 SELECT results_eq($$SELECT side, privilege, granted, fix, object ~ '^data source 1 .*user=reader' AND object !~ 'secret'
       FROM mimeo.check_permissions(1, 'app.t') LIMIT 1$$,
     $$VALUES ('source', 'connection', true, NULL, true)$$, 'first the connection; no row shows a password');
@@ -95,7 +95,7 @@ SELECT results_eq($$SELECT pg_temp.gaps('app.nothing')$$,
 
 SELECT as_reader('DROP SCHEMA mimeo CASCADE');
 SELECT mimeo.dml_destroyer('app.odd');
-SELECT results_eq($$SELECT pg_temp.gaps('app.t', 'dml')$$, $$VALUES ('source | schema mimeo | USAGE, CREATE | CREATE SCHEMA "mimeo" AUTHORIZATION "reader";')$$,
+SELECT results_eq($$SELECT pg_temp.gaps('app.t', 'dml')$$, $$VALUES ('source | schema mimeo | USAGE, CREATE | CREATE SCHEMA "mimeo"; GRANT USAGE, CREATE ON SCHEMA "mimeo" TO "reader";')$$,
     'no schema for queues');
 SELECT on_source('CREATE SCHEMA mimeo; GRANT USAGE ON SCHEMA mimeo TO reader');
 SELECT results_eq($$SELECT pg_temp.gaps('app.t', 'dml')$$, $$VALUES ('source | schema mimeo | USAGE, CREATE | GRANT USAGE, CREATE ON SCHEMA "mimeo" TO "reader";')$$,
@@ -121,10 +121,10 @@ SELECT results_eq($$SELECT pg_temp.ask_clerk('SELECT concat_ws('' | '', side, ob
     ('destination | schema Here; | CREATE | GRANT CREATE ON SCHEMA "Here;" TO "clerk";'),
     ('destination | Here;.taken | free or owned | ALTER TABLE "Here;"."taken" OWNER TO "clerk";')$$, current_database()), 'all that clerk lacks');
 SELECT is(pg_temp.hint($q$SELECT pg_temp.ask_clerk($$SELECT mimeo.snapshot_maker('app.t', 1, 'Here;.t')$$)$q$),
-    '42501 permission denied for schema Here; | GRANT USAGE ON SCHEMA "Here;" TO "clerk"; GRANT CREATE ON SCHEMA "Here;" TO "clerk";', 'the maker says the same');
+    '42501 permission denied for schema Here; | dba, who owns it, or a superuser can run: GRANT USAGE ON SCHEMA "Here;" TO "clerk"; GRANT CREATE ON SCHEMA "Here;" TO "clerk";', 'the maker says the same');
 GRANT USAGE ON SCHEMA "Here;" TO clerk;
 SELECT is(pg_temp.hint($q$SELECT pg_temp.ask_clerk($$SELECT mimeo.snapshot_maker('app.t', 1, 'Here;.t')$$)$q$),
-    '42501 permission denied for schema Here; | GRANT CREATE ON SCHEMA "Here;" TO "clerk";', 'only what is missing');
+    '42501 permission denied for schema Here; | dba, who owns it, or a superuser can run: GRANT CREATE ON SCHEMA "Here;" TO "clerk";', 'only what is missing');
 DROP TABLE "Here;".taken;
 CREATE FUNCTION pg_temp.close_gaps(p_type text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE v_fix text;
@@ -151,8 +151,8 @@ SELECT is_empty($$SELECT pg_temp.gaps('app.t', 'table', 'app.mine')$$, 'a table 
 SELECT results_eq($$SELECT pg_temp.gaps('app.t', 'snap', 'app.mine')$$,
     $$VALUES ('destination | app.mine | free or owned | -- app.mine exists: drop it, rename it, or choose another p_dest_table')$$, 'but not by a snapshot');
 SELECT results_eq($$SELECT pg_temp.gaps('app.t', 'snap', 'Not here.t')$$,
-    $$VALUES ('destination | schema Not here | exists | CREATE SCHEMA "Not here" AUTHORIZATION "dba";')$$, 'no schema');
-SELECT is(pg_temp.hint($$SELECT mimeo.snapshot_maker('app.t', 1, 'Not here.t')$$), '3F000 schema Not here does not exist here | CREATE SCHEMA "Not here";',
+    $$VALUES ('destination | schema Not here | exists | CREATE SCHEMA "Not here"; GRANT USAGE, CREATE ON SCHEMA "Not here" TO "dba";')$$, 'no schema');
+SELECT is(pg_temp.hint($$SELECT mimeo.snapshot_maker('app.t', 1, 'Not here.t')$$), '3F000 schema Not here does not exist here | Run here: CREATE SCHEMA "Not here"; (which takes CREATE on the database), or choose another p_dest_table.',
     'the maker says so, too');
 
 -- A source that does not let us in is a row, and the destination is looked at all the same.

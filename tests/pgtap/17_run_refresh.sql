@@ -84,7 +84,7 @@ UPDATE mimeo.refresh_config SET last_run = now() - interval '3 hours' WHERE dest
 SELECT alike(call(), '1 of 3 jobs failed: app.t%app.t: table app.t does not exist on data source 1%', 'defect 15: the call ends in an error that names it');
 SELECT is(ran(), 'app.t critical, app.d ok, app.s skipped', 'the others have run');
 SELECT is((last_run('app.t')).sqlstate, '42P01', 'run_history has its SQLSTATE');
-SELECT alike((last_run('app.t')).error, 'table app.t does not exist on data source 1%HINT: Give it as schema.table%', 'and the error, with what to do');
+SELECT alike((last_run('app.t')).error, 'table app.t does not exist on data source 1%HINT: If it was renamed there%UPDATE "mimeo"."refresh_config" SET source_table = %', 'and the error, with what to do');
 SELECT is((last_run('app.t')).source_table, 'app.t', 'and its source');
 SELECT is(due(), 'app.t', 'it stays due');
 SELECT alike(call(), '1 of 1 jobs failed: app.t%', 'and is tried again');

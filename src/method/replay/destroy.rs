@@ -41,11 +41,9 @@ pub fn destroy(method: Method, destination: &str, keep: bool, keep_source: bool,
         }
         drop(pinned);
         let mut source = connect(&catalog, job.data_source_id, owner, &job.dest_table)?;
-        let objects = match State::find(&job)? {
-            Some(state) => {
-                require_last_user(&mut source, &state, &job)?;
-                state.objects
-            }
+        let state = State::find(&job)?;
+        let objects = match &state {
+            Some(state) => state.objects.clone(),
             None => {
                 let table = source.find_table(&job.source_table)?;
                 let legacy = legacy(&job, &mut source, &table)?;
@@ -55,6 +53,9 @@ pub fn destroy(method: Method, destination: &str, keep: bool, keep_source: bool,
         };
         let objects = &objects;
         source.require_own(objects, &job.dest_table)?;
+        if let Some(state) = &state {
+            require_last_user(&mut source, state, &job)?;
+        }
         source.require_droppable(objects, &job.source_table)?;
 
         let _pinned = pin_settings()?;
