@@ -242,7 +242,7 @@ fn under_load(scene: &Scene) {
             std::thread::sleep(Duration::from_millis(300 + dice.roll(2500)));
             let what = dice.roll(5) as usize;
             let (cluster, victims) = if what < 3 {
-                (&pair().destination, "query LIKE 'mimeo refresh of%'")
+                (&pair().destination, "query LIKE 'mimeo.refresh_%'")
             } else {
                 (&pair().source, "application_name LIKE 'mimeo/%'")
             };

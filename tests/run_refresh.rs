@@ -149,7 +149,7 @@ fn a_call_without_workers_is_cancelled_in_the_middle_of_a_job() {
     wait_for("the job to hang", || {
         one(
             &mut superuser,
-            &format!("SELECT query LIKE 'mimeo refresh of app.t3%' FROM pg_stat_activity WHERE pid = {pid}"),
+            &format!("SELECT query LIKE 'mimeo.refresh_%(''app.t3''): %' FROM pg_stat_activity WHERE pid = {pid}"),
         )
     });
     superuser.execute("SELECT pg_cancel_backend($1)", &[&pid]).unwrap();

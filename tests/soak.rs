@@ -559,7 +559,7 @@ fn disturb(soak: &Soak, dice: &mut Dice) {
     let worked = match dice.roll(4) {
         0 => "true",
         _ if on_source => "application_name LIKE 'mimeo/%'",
-        _ => "query LIKE 'mimeo refresh of%'",
+        _ => "query LIKE 'mimeo.refresh_%'",
     };
     let spared = if what == "cancel" { 0 } else { soak.lasting.load(Ordering::Relaxed) };
     let Ok(mut client) = cluster.try_superuser(DATABASE) else { return };

@@ -389,24 +389,26 @@ pub fn type_name(text: &ForeignText) -> Result<String> {
     parsed.ok().flatten().ok_or_else(invalid)
 }
 
-/// Refuses what is not one SELECT, however a condition has changed it.
+/// The one SELECT that this is, however a condition has changed it, without a semicolon at its end and what follows that.
 ///
 /// # Errors
-/// Condition.
-pub fn require_select(sql: &str) -> Result<()> {
+/// Condition, if it is something else.
+pub fn select(sql: &str) -> Result<&str> {
     let refused = |reason: String| Err(Error::Condition(reason));
     let parsed = attempt(|| {
         let statements = statements(sql)?;
-        let Some(raw) = statements.get_ptr(0).filter(|_| statements.len() == 1) else { return Ok(false) };
+        let Some(raw) = statements.get_ptr(0).filter(|_| statements.len() == 1) else { return Ok(None) };
         // SAFETY: the kind of the node is checked before any field of it is read.
         unsafe {
             let select = (*raw).stmt.cast::<pg_sys::SelectStmt>();
-            Ok((*select).type_ == pg_sys::NodeTag::T_SelectStmt && (*select).intoClause.is_null())
+            let is_select = (*select).type_ == pg_sys::NodeTag::T_SelectStmt && (*select).intoClause.is_null();
+            Ok(is_select.then_some(usize::try_from((*raw).stmt_len).unwrap_or_default()))
         }
     });
     match parsed {
-        Ok(true) => Ok(()),
-        Ok(false) => refused("with it, the query is more than one SELECT".to_string()),
+        // A length of 0 is all of it.
+        Ok(Some(length)) => Ok(if length == 0 { sql } else { sql.get(..length).unwrap_or(sql) }),
+        Ok(None) => refused("with it, the query is more than one SELECT".to_string()),
         Err(error @ Error::Cancelled(_)) => Err(error),
         Err(error) => refused(error.report().message),
     }

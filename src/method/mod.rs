@@ -292,7 +292,14 @@ impl Making {
         }
         self.source.use_own_search_path()?;
         let query = rows_query(&self.table.table(), &names(&self.columns), condition)?;
-        self.source.value(&format!("EXPLAIN {query}"), &[], "checking the condition")?;
+        let explained = self.source.value(&format!("EXPLAIN {query}"), &[], "checking the condition");
+        explained.map_err(|error| match error {
+            // What stands behind the table is its alias.
+            Error::Remote { report, .. } if report.sqlstate == "42P01" && condition.is_some_and(is_bare) => {
+                Error::Condition(report.message)
+            }
+            error => error,
+        })?;
         self.source.use_pinned_search_path()
     }
 
@@ -335,6 +342,12 @@ impl Making {
         notice!("destination {} exists already: it is kept as it is, and no data is pulled", self.destination.plain());
         Ok(Some(existing))
     }
+}
+
+/// Whether a condition begins with a word that is none of SQL's.
+fn is_bare(condition: &str) -> bool {
+    let first = condition.trim_start().split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_lowercase();
+    !["", "where", "join", "inner", "left", "right", "full", "cross", "natural", "tablesample"].contains(&first.as_str())
 }
 
 /// What the current role needs to make a table in a schema.

@@ -2,7 +2,7 @@
 
 use crate::backend::grant::{self, Right};
 use crate::backend::name::{literal, quote, readings, Name};
-use crate::backend::parse::require_select;
+use crate::backend::parse::select;
 use crate::error::{Error, Result};
 use crate::shape::{ColumnDefault, IndexDefinition, Shape, COLUMNS, INDEXES, TYPES};
 use crate::source::connection::Connection;
@@ -233,8 +233,7 @@ SELECT coalesce(json_agg(json_build_object('column', a.attname, 'expression', pg
 pub fn rows_query(table: &Name, columns: &[String], condition: Option<&str>) -> Result<String> {
     let list: Vec<_> = columns.iter().map(|column| format!("{table}.{}", quote(column))).collect();
     let Some(condition) = condition else { return Ok(format!("SELECT {} FROM {table}", list.join(", "))) };
-    let condition = condition.trim_end_matches(|c: char| c == ';' || c.is_whitespace());
     let query = format!("SELECT {} FROM {table} {condition}\n", list.join(", "));
-    require_select(&query)?;
-    Ok(query)
+    // A comment at its end ends with the line.
+    Ok(format!("{}\n", select(&query)?))
 }

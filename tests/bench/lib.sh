@@ -62,7 +62,7 @@ memory() { # command that refreshes: the largest anonymous memory of its backend
     "$1" >/dev/null &
     local refresh=$! pid='' most=0 now
     while kill -0 $refresh 2>/dev/null; do
-        [ -n "$pid" ] || pid=$(on_destination -d postgres -c "SELECT pid FROM pg_stat_activity WHERE query LIKE 'mimeo refresh of%'")
+        [ -n "$pid" ] || pid=$(on_destination -d postgres -c "SELECT pid FROM pg_stat_activity WHERE query LIKE 'mimeo.refresh_%'")
         now=$(awk '/RssAnon/ { print $2 }' "/proc/$pid/status" 2>/dev/null || true)
         [ "${now:-0}" -le "$most" ] || most=$now
         sleep 0.05

@@ -226,7 +226,7 @@ impl Scene {
         let mut client = self.destination_superuser();
         let query = format!(
             "SELECT pid FROM pg_stat_activity
-              WHERE datname = current_database() AND query LIKE 'mimeo refresh of app.t%: {phase}'"
+              WHERE datname = current_database() AND query LIKE 'mimeo.refresh_%(''app.t%''): {phase}'"
         );
         let mut pid = None;
         wait_for(&format!("a refresh in phase {phase}"), || {
