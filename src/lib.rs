@@ -23,9 +23,23 @@ pgrx::extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    go_without_backtraces();
     settings::register();
     // SAFETY: reads a variable.
     if unsafe { pgrx::pg_sys::process_shared_preload_libraries_in_progress } {
         schedule::register();
+    }
+}
+
+/// pgrx puts a Rust backtrace, where the environment asks for one, into the DETAIL of every error, and so it came to clients, into the history and
+/// to other backends. The standard library looks at the environment once, in each library that has it built in.
+fn go_without_backtraces() {
+    const WANTED: &str = "RUST_LIB_BACKTRACE";
+    let before = std::env::var_os(WANTED);
+    std::env::set_var(WANTED, "0");
+    let _ = std::backtrace::Backtrace::capture();
+    match before {
+        Some(before) => std::env::set_var(WANTED, before),
+        None => std::env::remove_var(WANTED),
     }
 }

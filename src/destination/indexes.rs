@@ -9,7 +9,7 @@ use crate::backend::spi;
 use crate::backend::subtransaction::{caught, tried};
 use crate::backend::trust;
 use crate::destination::references;
-use crate::error::{Error, Result};
+use crate::error::{told, Error, Result};
 use crate::shape::IndexDefinition;
 use pgrx::pg_sys;
 use serde::Deserialize;
@@ -127,7 +127,7 @@ impl LeftOut {
     /// For a WARNING.
     pub fn text(&self) -> String {
         let later = self.statement.as_ref().map(|statement| format!(". Later: {statement}")).unwrap_or_default();
-        format!("index {} is left out, for it cannot be made here: {}{later}", self.index, self.reason)
+        told(format!("index {} is left out, for it cannot be made here: {}{later}", self.index, self.reason))
     }
 }
 

@@ -294,8 +294,10 @@ impl Making {
         let query = rows_query(&self.table.table(), &names(&self.columns), condition)?;
         let explained = self.source.value(&format!("EXPLAIN {query}"), &[], "checking the condition");
         explained.map_err(|error| match error {
-            // What stands behind the table is its alias.
-            Error::Remote { report, .. } if report.sqlstate == "42P01" && condition.is_some_and(is_bare) => {
+            // What stands behind the table is its alias, or makes it a function.
+            Error::Remote { report, .. }
+                if ["42P01", "42883", "42703"].contains(&report.sqlstate.as_str()) && condition.is_some_and(is_bare) =>
+            {
                 Error::Condition(report.message)
             }
             error => error,
@@ -344,10 +346,14 @@ impl Making {
     }
 }
 
-/// Whether a condition begins with a word that is none of SQL's.
+/// Whether a condition begins with a word that is none of SQL's, or a parenthesis.
 fn is_bare(condition: &str) -> bool {
+    if condition.trim_start().starts_with('(') {
+        return true;
+    }
     let first = condition.trim_start().split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_lowercase();
-    !["", "where", "join", "inner", "left", "right", "full", "cross", "natural", "tablesample"].contains(&first.as_str())
+    !["", "where", "join", "inner", "left", "right", "full", "cross", "natural", "tablesample"]
+        .contains(&first.as_str())
 }
 
 /// What the current role needs to make a table in a schema.

@@ -64,7 +64,13 @@ impl Cluster {
 
 pub fn script(arguments: &[&str], options: &str) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("support/cluster.sh");
-    let output = Command::new("bash").arg(script).args(arguments).env("PG_OPTIONS", options).output().unwrap();
+    let output = Command::new("bash")
+        .arg(script)
+        .args(arguments)
+        .env("PG_OPTIONS", options)
+        .env("RUST_BACKTRACE", "1")
+        .output()
+        .unwrap();
     assert!(output.status.success(), "cluster.sh {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
