@@ -89,6 +89,8 @@ pub enum Error {
     },
     #[error("{source_label} cannot be used: role {role} lacks USAGE on foreign server {server}")]
     ForeignServer { source_label: String, role: String, server: String },
+    #[error("{source_label} cannot be used: role {role} has no user mapping for foreign server {server}")]
+    UserMapping { source_label: String, role: String, server: String },
     #[error("{0} must be reached with a password of its own")]
     PasswordRequired(String),
     #[error("the connection to {source_label} was lost: {reason}")]
@@ -251,6 +253,7 @@ impl Error {
             Error::InvalidSource { forbidden: false, .. } | Error::InvalidArgument(_) => {
                 E::ERRCODE_INVALID_PARAMETER_VALUE
             }
+            Error::UserMapping { .. } => E::ERRCODE_UNDEFINED_OBJECT,
             Error::QueueOfAnother { .. } => E::ERRCODE_OBJECT_IN_USE,
             Error::Deaf { .. } => E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Error::EndlessBatch { .. } => E::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
@@ -477,10 +480,46 @@ impl Error {
             Error::Standby(_) => "Call it on the primary.".into(),
             Error::Unreachable { .. } => {
                 "Check that the source is up, that its pg_hba.conf lets this host in, and the \
-                 row of this data source in dblink_mapping_mimeo."
+                 row of this data source in dblink_mapping_mimeo. check_permissions says what to do, statement by statement."
                     .into()
             }
-            _ => return None,
+            Error::WrongMethod { found, .. } => format!("Call refresh_{found}, or {found}_destroyer."),
+            Error::UnsupportedControl { .. } => "A control column grows with each row that is added (inserter) or changed (updater): a serial or \
+                 identity column, or the time of the insert or of the last change."
+                .into(),
+            Error::NotOwner(_) => "Its owner can call this, a role that has the owner's rights, or a superuser.".into(),
+            Error::ConnectionLost { .. } => {
+                "Nothing has changed here. Refresh again; if it comes back, the log of the source tells more.".into()
+            }
+            Error::UserMapping { role, server, .. } => {
+                format!(
+                    "CREATE USER MAPPING FOR {} SERVER {} OPTIONS (user '…', password '…');",
+                    crate::backend::name::quote(role),
+                    crate::backend::name::quote(server)
+                )
+            }
+            Error::OldSource { .. } => "Upgrade it, or restore a dump of it into a newer server.".into(),
+            Error::TooManyDestinations { .. } => {
+                "Call the destroyer of one of them first: refresh_config lists them by source_table.".into()
+            }
+            Error::UnknownFilterColumns { .. } => "Give them exactly as they are spelled on the source. If they were renamed or dropped there, \
+                 change refresh_config.filter of the job."
+                .into(),
+            Error::InvalidName(_) => "Give it as schema.table, or \"schema\".\"table\" with each part in double quotes.".into(),
+            Error::NameTooLong { .. } => "Choose another p_dest_table. A snapshot needs six bytes more for its twins.".into(),
+            Error::ReadOnly(_) => "Call it in a transaction that may write: SET TRANSACTION READ WRITE, or default_transaction_read_only = off.".into(),
+            Error::NoDescriptor => "Raise max_files_per_process, or run fewer jobs at once.".into(),
+            Error::RowCount { .. } | Error::MalformedStream => {
+                "The old data stays. Refresh again; if it comes back, look at what stands between here and the source.".into()
+            }
+            Error::NullArgument { .. } => return None,
+            Error::Internal(_) => "If it comes back, it is a fault of mimeo's, or the state of the job was changed by hand: then call its destroyer and its \
+                 maker again."
+                .into(),
+            Error::UnsupportedSource { .. } => "docs/choose.md tells which method takes which table; p_filter leaves columns out.".into(),
+            Error::UnsupportedDestination { .. }
+            | Error::InvalidArgument(_)
+            | Error::InvalidSource { forbidden: false, .. } => return None,
         };
         Some(hint)
     }

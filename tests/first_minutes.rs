@@ -5,7 +5,8 @@ mod support;
 
 use postgres::Client;
 use support::fake::{Act, Fake};
-use support::{in_background, message, one, pair, run_dir, script, sqlstate, stuck, wait_for, Cluster, Scene, REFRESH};
+use support::proxy::Proxy;
+use support::{in_background, message, one, pair, run_dir, script, sqlstate, wait_for, Cluster, Scene, REFRESH};
 
 /// DETAIL, HINT and CONTEXT of an error.
 fn more(outcome: &Result<(), postgres::Error>) -> String {
@@ -43,11 +44,8 @@ fn standby(name: &str) -> Cluster {
     script(&["standby", path, pair().source.dir().to_str().unwrap()], "");
     let conf = dir.join("data/postgresql.conf");
     let settings = std::fs::read_to_string(&conf).unwrap();
-    std::fs::write(
-        &conf,
-        format!("{settings}\nmax_standby_streaming_delay = 0\nmax_standby_archive_delay = 0\nport = 0\n"),
-    )
-    .unwrap();
+    std::fs::write(&conf, format!("{settings}\nmax_standby_streaming_delay = 0\nmax_standby_archive_delay = 0\n"))
+        .unwrap();
     let port = script(&["restart", path], "").trim().parse().unwrap();
     Cluster::at(&dir, port)
 }
@@ -223,12 +221,13 @@ fn u5_what_runs_is_shown_to_whoever_may_read_job_status() {
              GRANT EXECUTE ON FUNCTION mimeo.refresh_snapshot TO caller",
         )
         .unwrap();
-    let (_proxy, pid, refresh) = {
-        scene.change();
-        let (proxy, pid, refresh) =
-            stuck(&scene, "SET ROLE caller; SELECT mimeo.refresh_snapshot('app.t', p_check_stats := false)");
-        (proxy, pid, refresh)
-    };
+    scene.change();
+    let proxy = Proxy::start(pair().source.port, 300_000);
+    scene.set_source(proxy.port);
+    let caller = pair().destination.connect("caller", &scene.database);
+    let refresh = in_background(caller, "SELECT mimeo.refresh_snapshot('app.t', p_check_stats := false)");
+    let pid = scene.wait_for_phase("copy");
+    wait_for("the network to be silent", || proxy.is_silent());
     let progress = "SELECT pid || ' ' || dest_table || ' ' || type || ' ' || phase || ' ' || rows_expected || ' ' || (rows BETWEEN 1 AND 19999) || ' ' || (percent BETWEEN 0 AND 99)
                         || ' ' || length(bar) || ' ' || (bytes > 0) || ' ' || (rate > 0) || ' ' || (started <= now()) FROM mimeo.progress";
     for who in ["dba", "looker"] {
@@ -275,10 +274,11 @@ fn told_to(client: &mut Client, statement: &str) -> String {
 #[test]
 fn f25_no_error_has_a_backtrace() {
     // The clusters of these tests run with RUST_BACKTRACE=1.
-    let scene = Scene::with_snapshot("backtraces", 10);
+    let scene = Scene::with_snapshot("no_traces", 10);
     let mut dba = scene.dba();
     scene.owner().batch_execute("CREATE TABLE app.bad (id int); INSERT INTO app.bad VALUES (0)").unwrap();
-    dba.batch_execute("SELECT mimeo.table_maker('app.bad', 1); ALTER TABLE app.bad ADD CHECK (1 / id > 0)").unwrap();
+    dba.batch_execute("SELECT mimeo.table_maker('app.bad', 1); ALTER TABLE app.bad ADD CHECK (1 / id > 0) NOT VALID")
+        .unwrap();
     let mut all = String::new();
     for statement in [
         "SELECT mimeo.refresh_snapshot(NULL)",

@@ -257,14 +257,17 @@ fn what_users_have_granted_and_set_stays() {
         .unwrap();
     dba.batch_execute(
         "GRANT SELECT ON mimeo.refresh_config_snap TO \"a \"\"watcher\"; GRANT UPDATE (period) ON mimeo.refresh_config_snap TO \"a \"\"watcher\";
-         GRANT EXECUTE ON FUNCTION mimeo.refresh_snapshot TO \"a \"\"watcher\";
+         GRANT EXECUTE ON FUNCTION mimeo.refresh_snapshot, mimeo.table_maker, mimeo.check_permissions TO \"a \"\"watcher\"; GRANT SELECT ON mimeo.health TO \"a \"\"watcher\";
          UPDATE mimeo.refresh_config_snap SET keep_previous = true, max_shrink_percent = 7, guard = 'SELECT true'",
     )
     .unwrap();
     scene.change();
     dba.batch_execute("SELECT mimeo.refresh_snapshot('app.t'); SELECT mimeo.rollback_snapshot('app.t')").unwrap();
-    let grants = "SELECT c.relacl::text || (SELECT attacl::text FROM pg_attribute WHERE attrelid = c.oid AND attname = 'period') FROM pg_class c
-                   WHERE c.oid = 'mimeo.refresh_config_snap'::regclass";
+    let grants = "SELECT c.relacl::text || (SELECT attacl::text FROM pg_attribute WHERE attrelid = c.oid AND attname = 'period')
+                         || (SELECT string_agg(p.proacl::text, ' ' ORDER BY p.proname) FROM pg_proc p WHERE p.pronamespace = 'mimeo'::regnamespace
+                                AND p.proname IN ('refresh_snapshot', 'table_maker', 'check_permissions', 'dml_maker'))
+                         || (SELECT h.relacl::text FROM pg_class h WHERE h.oid = 'mimeo.health'::regclass)
+                    FROM pg_class c WHERE c.oid = 'mimeo.refresh_config_snap'::regclass";
     let before: String = one(&mut dba, grants);
     go_to(&mut dba, FIRST);
     assert_eq!(one::<String>(&mut dba, grants), before, "who granted what to whom");

@@ -3,8 +3,9 @@
 
 mod support;
 
-use postgres::Client;
+use postgres::{Client, Config, NoTls};
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use support::catalog::{assert_same, catalog};
 use support::{message, one, pair, Scene};
 
@@ -356,4 +357,96 @@ fn two_jobs_of_one_destination_become_one_with_a_warning() {
         .unwrap();
     superuser.batch_execute(UPDATE).unwrap();
     assert_eq!(holds(&mut superuser, "SELECT dest_table, type FROM mimeo.refresh_config"), "(app.snap,snap)");
+}
+
+/// A refresh of each job, by its type.
+fn refresh_all(client: &mut Client) -> Vec<(String, String)> {
+    let jobs =
+        client.query("SELECT dest_table, split_part(type, '_', 1) FROM mimeo.refresh_config ORDER BY 1", &[]).unwrap();
+    let run = |client: &mut Client, dest_table: &str, kind: &str| {
+        let refresher = if kind == "snap" { "snapshot" } else { kind };
+        client.batch_execute(&format!("SELECT mimeo.refresh_{refresher}('{dest_table}')"))
+    };
+    let mut told = Vec::new();
+    for job in jobs {
+        let (dest_table, kind): (String, String) = (job.get(0), job.get(1));
+        let said = match run(client, &dest_table, &kind) {
+            Ok(()) => one(client, &format!("SELECT status FROM mimeo.run_history WHERE dest_table = '{dest_table}' ORDER BY run_id DESC LIMIT 1")),
+            Err(error) => {
+                let error = error.as_db_error().unwrap();
+                format!("{} {} | {}", error.code().code(), error.message(), error.hint().unwrap_or_default())
+            }
+        };
+        told.push((dest_table, said));
+    }
+    told
+}
+
+#[test]
+fn c2_the_update_tells_which_owners_lack_rights_on_their_schema() {
+    let old = Old::new("owners_without_rights");
+    old.make_jobs();
+    let mut superuser = old.superuser();
+    superuser
+        .batch_execute(
+            "SELECT mimeo.table_maker('app.s', 1, 'app.tab_later', p_sequences := '{app.later}');
+             CREATE ROLE keeper_of_few;
+             DO $$ DECLARE r regclass; BEGIN
+                 FOR r IN SELECT oid FROM pg_class WHERE relnamespace = 'app'::regnamespace AND relkind IN ('r', 'v') LOOP
+                     EXECUTE format('ALTER TABLE %s OWNER TO keeper_of_few', r);
+                 END LOOP;
+             END $$;
+             UPDATE mimeo.refresh_config SET batch_limit = NULL",
+        )
+        .unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let heard = told.clone();
+    let mut updater = Config::new()
+        .host_path(pair().destination.dir())
+        .port(pair().destination.port)
+        .user("postgres")
+        .dbname(&old.scene.database)
+        .notice_callback(move |notice| {
+            heard.lock().unwrap().push(format!("{} | {}", notice.message(), notice.hint().unwrap_or_default()));
+        })
+        .connect(NoTls)
+        .unwrap();
+    updater.batch_execute(UPDATE).unwrap();
+    let told = told.lock().unwrap();
+    let jobs = superuser.query("SELECT dest_table FROM mimeo.refresh_config", &[]).unwrap();
+    assert_eq!(jobs.len(), 11);
+    for job in jobs {
+        let start = format!(
+            "{}: its owner lacks rights on its schema | GRANT USAGE, CREATE ON SCHEMA app TO keeper_of_few;",
+            job.get::<_, String>(0)
+        );
+        assert_eq!(told.iter().filter(|said| said.starts_with(&start)).count(), 1, "{start}\n{told:#?}");
+    }
+
+    for (dest_table, said) in refresh_all(&mut superuser) {
+        assert!(
+            said.starts_with("42501 permission denied for schema app | dba, who owns it, or a superuser can run: GRANT USAGE ON SCHEMA \"app\" TO \"keeper_of_few\";"),
+            "{dest_table}: {said}"
+        );
+    }
+    // With the least of it, as in 1.5.1 each job goes on.
+    superuser.batch_execute("GRANT USAGE ON SCHEMA app TO keeper_of_few").unwrap();
+    for round in 0..2 {
+        old.scene
+            .owner()
+            .batch_execute("UPDATE app.s SET v = v || '!'; INSERT INTO app.s (v, changed) VALUES ('new', now() - interval '20 minutes'); UPDATE app.k SET v = v || '!'; DELETE FROM app.l WHERE id < 3")
+            .unwrap();
+        for (dest_table, said) in refresh_all(&mut superuser) {
+            let wanted: &[&str] = if dest_table == "app.tab_later" { &["warning"] } else { &["ok", "skipped"] };
+            assert!(wanted.contains(&said.as_str()), "round {round}, {dest_table}: {said}");
+        }
+    }
+    superuser.batch_execute("CREATE SEQUENCE app.later; SELECT mimeo.refresh_table('app.tab_later')").unwrap();
+    let last = "SELECT status FROM mimeo.run_history WHERE dest_table = 'app.tab_later' ORDER BY run_id DESC LIMIT 1";
+    assert_eq!(one::<String>(&mut superuser, last), "ok", "once the sequence is there");
+    let different: Option<String> = one(
+        &mut superuser,
+        "SELECT string_agg(dest_table, ' ') FROM mimeo.refresh_config c, mimeo.validate_content(c.dest_table) v WHERE c.type IN ('snap', 'table', 'dml', 'logdel') AND NOT v.match",
+    );
+    assert_eq!(different, None);
 }

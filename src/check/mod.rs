@@ -41,11 +41,11 @@ fn is_of_source(error: &Error) -> bool {
         | Error::PasswordRequired(_)
         | Error::InvalidSource { .. }
         | Error::ForeignServer { .. }
+        | Error::UserMapping { .. }
+        | Error::OldSource { .. }
         | Error::SourcePrivilege { .. }
         | Error::SourceTableMissing { .. }
         | Error::Remote { .. } => true,
-        // There is no user mapping.
-        Error::Postgres(report) => report.sqlstate == "42704",
         _ => false,
     }
 }

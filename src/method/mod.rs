@@ -296,7 +296,8 @@ impl Making {
         explained.map_err(|error| match error {
             // What stands behind the table is its alias, or makes it a function.
             Error::Remote { report, .. }
-                if ["42P01", "42883", "42703"].contains(&report.sqlstate.as_str()) && condition.is_some_and(is_bare) =>
+                if ["42P01", "42883", "42703"].contains(&report.sqlstate.as_str())
+                    && condition.is_some_and(is_bare) =>
             {
                 Error::Condition(report.message)
             }

@@ -352,7 +352,7 @@ fn parameters(mapping: &Mapping, owner: pg_sys::Oid) -> Result<(BTreeMap<String,
 /// required.
 ///
 /// # Errors
-/// InvalidSource, ForeignServer.
+/// InvalidSource, ForeignServer, UserMapping.
 fn foreign_server(name: &str, owner: pg_sys::Oid, label: &str) -> Result<(BTreeMap<String, String>, bool)> {
     let c_name = CString::new(name).map_err(|_| invalid(label, "its name holds a NUL byte"))?;
     // SAFETY: with missing_ok the result is null or a server in the current memory context.
@@ -371,7 +371,14 @@ fn foreign_server(name: &str, owner: pg_sys::Oid, label: &str) -> Result<(BTreeM
             server: name.to_string(),
         });
     }
-    // SAFETY: not null; both lists hold what foreign options are. A role without a mapping is an error of PostgreSQL's own.
+    if !has_user_mapping(server_id, owner)? {
+        return Err(Error::UserMapping {
+            source_label: label.to_string(),
+            role: crate::backend::identity::role_name(owner)?,
+            server: name.to_string(),
+        });
+    }
+    // SAFETY: not null; both lists hold what foreign options are, and a mapping is there.
     let (mut parameters, mut user_options) =
         unsafe { (options((*server).options), options((*pg_sys::GetUserMapping(owner, server_id)).options)) };
     let waived = user_options.get("password_required").is_some_and(|value| value == "false");
@@ -413,6 +420,14 @@ fn is_of_postgres_fdw(server: pg_sys::Oid) -> Result<bool> {
              ON e.oid OPERATOR(pg_catalog.=) d.refobjid AND e.extname OPERATOR(pg_catalog.=) 'postgres_fdw'
           WHERE s.oid OPERATOR(pg_catalog.=) $1",
         &[server.into()],
+    )
+}
+
+fn has_user_mapping(server: pg_sys::Oid, role: pg_sys::Oid) -> Result<bool> {
+    crate::backend::spi::is_true(
+        "SELECT true FROM pg_catalog.pg_user_mappings m
+          WHERE m.srvid OPERATOR(pg_catalog.=) $1 AND (m.umuser OPERATOR(pg_catalog.=) $2 OR m.umuser OPERATOR(pg_catalog.=) 0::pg_catalog.oid) LIMIT 1",
+        &[server.into(), role.into()],
     )
 }
 

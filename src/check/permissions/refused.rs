@@ -56,13 +56,8 @@ impl Place<'_> {
             }
             Error::InvalidSource { forbidden: true, .. } => return self.allow(),
             Error::ForeignServer { role, server, .. } => return grant::on_foreign_server(server, role),
-            Error::Postgres(_) => {
-                return format!(
-                    "CREATE USER MAPPING FOR {} SERVER {} OPTIONS (user '…', password '…');",
-                    quote(&self.role),
-                    quote(self.server.unwrap_or("…"))
-                )
-            }
+            Error::UserMapping { .. } => return error.report().hint.unwrap_or_default(),
+            Error::OldSource { .. } => return "-- upgrade it: there is no right that helps".to_string(),
             _ => "",
         };
         match code {

@@ -86,12 +86,17 @@ fn type_of(method: Method, kind: Kind) -> &'static str {
 pub fn next_range(job: &Job) -> Result<Range> {
     let state: State = serde_json::from_value(job.state.clone()).unwrap_or_default();
     let last_value = required(job.last_value.as_ref(), "last_value", job)?;
-    let (lower, from_lower) = match state.redo.filter(|_| state.left.as_deref() == Some(last_value)) {
+    Ok(range_from(state.redo.filter(|_| state.left.as_deref() == Some(last_value)).as_ref(), last_value))
+}
+
+/// From the last value on, or from where rows have to be taken again.
+fn range_from(redo: Option<&Redo>, last_value: &str) -> Range {
+    let (lower, from_lower) = match redo {
         None => (Some(last_value.to_string()), false),
         Some(Redo::All | Redo::Empty) => (None, false),
-        Some(Redo::From(value)) => (Some(value), true),
+        Some(Redo::From(value)) => (Some(value.clone()), true),
     };
-    Ok(Range { lower, from_lower, ..Range::default() })
+    Range { lower, from_lower, ..Range::default() }
 }
 
 /// A column of refresh_config that the method cannot do without.

@@ -2,7 +2,7 @@
 
 use super::bound::{self, Bound};
 use super::values::{clocks_change, Values};
-use super::{kind_of, required, Redo, State};
+use super::{kind_of, range_from, required, Redo, State};
 use crate::backend::identity::{act_as, Identity};
 use crate::backend::name::Name;
 use crate::backend::relation::Relation;
@@ -292,13 +292,8 @@ impl Refresh<'_> {
         if matches!(self.options.repull, Repull::All) {
             return Plan { range: Range::default(), delete: false, limit: None };
         }
-        let (lower, from_lower) = match redo {
-            None => (Some(start.to_string()), false),
-            Some(Redo::All | Redo::Empty) => (None, false),
-            Some(Redo::From(value)) => (Some(value.clone()), true),
-        };
         Plan {
-            range: Range { lower, from_lower, upper: bound.upper.clone(), to_upper: false },
+            range: Range { upper: bound.upper.clone(), ..range_from(redo, start) },
             // An updater's rows find their places by key; one that has moved on since would be lost.
             delete: redo.is_some() && self.method == Method::Inserter,
             limit: self.options.limit.or(self.job.batch_limit).filter(|limit| *limit > 0).map(i64::from),
