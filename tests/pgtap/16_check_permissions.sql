@@ -176,7 +176,7 @@ SELECT is(pg_temp.refusal(14), (SELECT format(E'-- %s must be reached with a pas
     object) FROM mimeo.check_permissions(14, 'app.t') LIMIT 1), 'no password');
 SELECT alike(pg_temp.refusal(17), '-- its data_source is neither a connection string nor the name of a foreign server (no such server)%', 'no such server');
 CREATE SERVER elsewhere FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '1');
-SELECT alike(pg_temp.refusal(16), E'-- user mapping not found for %\nCREATE USER MAPPING FOR "dba" SERVER "elsewhere" OPTIONS (user ''…'', password ''…'');', 'no user mapping');
+SELECT alike(pg_temp.refusal(16), E'-- %has no user mapping for foreign server %\nCREATE USER MAPPING FOR "dba" SERVER "elsewhere" OPTIONS (user ''…'', password ''…'');', 'no user mapping');
 SELECT results_eq($$SELECT pg_temp.ask_clerk('SELECT fix FROM mimeo.check_permissions(16, ''app.t'', ''snap'', ''Here;.x'') WHERE NOT granted LIMIT 1')$$,
     $$VALUES (E'-- data source 16 cannot be used: role clerk lacks USAGE on foreign server elsewhere\nGRANT USAGE ON FOREIGN SERVER "elsewhere" TO "clerk";')$$, 'no USAGE on the foreign server');
 SELECT is(pg_temp.hint($q$SELECT pg_temp.ask_clerk($$SELECT mimeo.snapshot_maker('app.t', 16, 'Here;.x')$$)$q$),
