@@ -130,7 +130,7 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
         job,
         &format!("{query} for the keys ({list}) of the queue"),
         &found.table(),
-        if straight { "a temporary table, or straight" } else { "a temporary table" },
+        if straight { "a temporary table, or in place" } else { "a temporary table" },
         whole.of_rows(taken),
         text,
     );
