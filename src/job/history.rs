@@ -7,7 +7,6 @@ use crate::error::{told, Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::{failure, jobmon};
 use crate::settings;
-use crate::source::catalog::SourceTable;
 use pgrx::datum::{DatumWithOid, JsonB};
 use pgrx::{notice, pg_sys};
 use serde::{Deserialize, Serialize};
@@ -283,9 +282,9 @@ impl Run {
         }
     }
 
-    /// The table that it reads.
-    pub fn reads(&mut self, table: &SourceTable) {
-        self.parent = table.has_children.then(|| table.table().plain());
+    /// It reads from a table that others inherit from.
+    pub fn reads_parent(&mut self, parent: Option<String>) {
+        self.parent = parent;
     }
 
     /// What a failure means for whoever reads of it: the key of a table with children is not unique over all of them.

@@ -21,7 +21,7 @@ pub struct SourceTable {
     /// pg_class.relkind
     pub kind: char,
     /// Other tables inherit from it, whose rows it shows, too.
-    pub has_children: bool,
+    has_children: bool,
     schema_usage: bool,
     /// On the table, or on each column.
     readable: bool,
@@ -32,6 +32,11 @@ pub struct SourceTable {
 impl SourceTable {
     pub fn table(&self) -> Name {
         Name::new(&self.schema, &self.name)
+    }
+
+    /// Its name, if others inherit from it.
+    pub fn as_parent(&self) -> Option<String> {
+        self.has_children.then(|| self.table().plain())
     }
 }
 

@@ -119,7 +119,7 @@ impl Refresh<'_> {
         }
         let mut source = connect_job(self.catalog, job, destination.owner)?;
         let source_table = source.find_table(&job.source_table)?;
-        run.reads(&source_table);
+        run.reads_parent(source_table.as_parent());
         let kind = kind_of(job);
         let control = source.control(&source_table, required(job.control.as_ref(), "control", job)?)?;
         control.require(kind, &source_table)?;

@@ -97,7 +97,7 @@ impl Refresh<'_> {
         let mut source = connect_job(self.catalog, job, destination.owner)?;
         let owner = act_as(destination.owner, true)?;
         let table = source.find_table(&job.source_table)?;
-        run.reads(&table);
+        run.reads_parent(table.as_parent());
         let mut state = match State::find(job)? {
             Some(state) => state,
             None => {

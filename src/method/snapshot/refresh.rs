@@ -94,7 +94,7 @@ impl Refresh<'_> {
             return Ok(Status::Skipped);
         };
 
-        run.reads(&present.table);
+        run.reads_parent(present.table.as_parent());
         run.phase("prepare");
         let change = Difference::between(&before.columns, &present.columns);
         let reshaped = !before.columns.is_empty() && !change.is_empty();

@@ -54,7 +54,7 @@ fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, name: &Na
     let [local] = table::describe([destination.oid])?;
     fit::require_loadable(&local)?;
     let source_table = source.find_table(&job.source_table)?;
-    run.reads(&source_table);
+    run.reads_parent(source_table.as_parent());
     let shape = source.locked_snapshot_of(&source_table)?;
     let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
     source.require_readable(&source_table, &names(&columns))?;
