@@ -159,7 +159,7 @@ pub fn copy_all<'a>(
             let reason = report.message;
             // Nobody should run by hand what was refused because it is a stranger's, or no harmless definition.
             let refused = ["42501", "42P17"].contains(&report.sqlstate.as_str());
-            let statement = if refused { None } else { statement_here(index, place.table, &name) };
+            let statement = if refused { None } else { statement_here(index, place.table, &name)? };
             left_out.push(LeftOut { index: index.name.clone(), reason, statement });
         }
     }
@@ -189,17 +189,22 @@ fn copy(index: &IndexDefinition, place: &Place<'_>, name: &str) -> Result<()> {
 }
 
 /// What the source says of an index, with another table and name, for a message; None if that is not one CREATE INDEX.
-fn statement_here(index: &IndexDefinition, table: &Name, name: &str) -> Option<String> {
-    parse::definition(&index.definition).ok()?;
+///
+/// # Errors
+/// Cancelled.
+fn statement_here(index: &IndexDefinition, table: &Name, name: &str) -> Result<Option<String>> {
+    if tried(|| parse::definition(&index.definition).map(|_| ()))?.is_err() {
+        return Ok(None);
+    }
     let text = index.definition.for_message();
     // Names that hold a blank stand in quotes.
     let mut quoted = false;
     let rest = text.char_indices().find_map(|(at, letter)| {
         quoted ^= letter == '"';
         (!quoted && text[at..].starts_with(" USING ")).then(|| &text[at..])
-    })?;
+    });
     let unique = if index.unique { "UNIQUE " } else { "" };
-    Some(format!("CREATE {unique}INDEX {} ON {table}{rest};", quote(name)))
+    Ok(rest.map(|rest| format!("CREATE {unique}INDEX {} ON {table}{rest};", quote(name))))
 }
 
 /// `name`, with a number if need be that makes it free in the table's schema.
