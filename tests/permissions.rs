@@ -186,13 +186,15 @@ fn the_refresher_can_do_nothing_else(walk: &Walk) {
     let mut refresher = walk.destination.connect("refresher", "reports");
     let others: i64 = refresher
         .query_one(
-            "SELECT count(*) FROM pg_proc p WHERE p.pronamespace = 'mimeo'::regnamespace AND p.proname !~ '^(refresh_|run_refresh$)'
+            "SELECT count(*) FROM pg_proc p WHERE p.pronamespace = 'mimeo'::regnamespace AND p.proname !~ '^(refresh_|run_refresh$|running_refreshes$)'
                 AND has_function_privilege(p.oid, 'EXECUTE')",
             &[],
         )
         .unwrap()
         .get(0);
     assert_eq!(others, 0, "it may call refreshers only");
+    let runs: i64 = refresher.query_one("SELECT count(*) FROM mimeo.running_refreshes()", &[]).unwrap().get(0);
+    assert_eq!(runs, 0, "and is shown nothing of what runs");
     let tables: i64 = refresher
         .query_one(
             "SELECT count(*) FROM pg_class c WHERE c.relnamespace IN ('mimeo'::regnamespace, 'shop'::regnamespace)
