@@ -389,7 +389,8 @@ CREATE VIEW @extschema@.progress AS
       LEFT JOIN LATERAL (SELECT nullif(h.rows, 0) AS rows_expected FROM @extschema@.run_history h
                           WHERE h.dest_table = c.dest_table AND h.status IN ('ok', 'warning') AND c.type IN ('snap', 'table')
                           ORDER BY h.started DESC LIMIT 1) e ON true
-     CROSS JOIN LATERAL (SELECT least(100, 100 * r.rows / e.rows_expected)::integer AS percent) d;
+     CROSS JOIN LATERAL (SELECT CASE WHEN r.rows IS NOT NULL AND e.rows_expected IS NOT NULL
+                                     THEN least(100, 100 * r.rows / e.rows_expected)::integer END AS percent) d;
 REVOKE ALL ON FUNCTION @extschema@.running_refreshes() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.running_refreshes() TO @extowner@ WITH GRANT OPTION;
 GRANT EXECUTE ON FUNCTION @extschema@.running_refreshes() TO PUBLIC;

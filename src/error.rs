@@ -125,7 +125,7 @@ pub enum Error {
     SharedKey { table: String, report: Report },
     #[error("the queue {queue} does not exist on {source_label}")]
     QueueMissing { queue: String, source_label: String },
-    #[error("the queue {queue} on {source_label} is another copy's of the job of {destination} now")]
+    #[error("the queue {queue} on {source_label} was used last by another copy of the job of {destination}")]
     QueueOfAnother { queue: String, source_label: String, destination: String },
     #[error("{table} has {most} destinations already")]
     TooManyDestinations { table: String, most: u32 },
@@ -354,8 +354,9 @@ impl Error {
             Error::Postgres(report) | Error::Cancelled(report) | Error::Remote { report, .. } => {
                 return report.hint.clone()
             }
-            Error::QueueOfAnother { .. } => "A database that was restored from a dump of this one has emptied it since. With p_keep_source := true \
-                 the destroyer ends the job here, and leaves the source alone."
+            Error::QueueOfAnother { .. } => "A database that is a copy of this one, or that this one is a copy of, has used it last. With \
+                 p_keep_source := true the destroyer ends the job here, and leaves the source alone. If there is no other one any more, refresh the \
+                 job here once, and call the destroyer again."
                 .into(),
             Error::Deaf { trigger, .. } => format!(
                 "The triggers are called {trigger}_…. If they are disabled, ALTER TABLE … ENABLE TRIGGER … on the source, and refresh: all \

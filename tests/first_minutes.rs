@@ -167,7 +167,17 @@ fn u2_a_queue_that_another_copy_of_the_job_uses_is_not_taken_away() {
         .superuser("postgres")
         .batch_execute("CREATE DATABASE two_copies_restored TEMPLATE two_copies OWNER dba")
         .unwrap();
+    let refused = |scene: &Scene, what: &str| {
+        for statement in ["SELECT mimeo.dml_destroyer('app.d')", "SELECT mimeo.logdel_destroyer('app.l')"] {
+            assert_eq!(sqlstate(&scene.dba().batch_execute(statement)), "55006", "{what}: {statement}");
+        }
+    };
+    refused(&copied, "a copy that has refreshed nothing yet");
     let mut owner = scene.owner();
+    copied.dba().batch_execute("SELECT mimeo.refresh_dml('app.d'), mimeo.refresh_logdel('app.l')").unwrap();
+    refused(&scene, "the copy has refreshed, and found nothing to do");
+    scene.dba().batch_execute("SELECT mimeo.refresh_dml('app.d'), mimeo.refresh_logdel('app.l')").unwrap();
+    refused(&copied, "the first one has refreshed last");
     for id in [1, 2, 3] {
         owner.batch_execute(&format!("UPDATE app.t SET v = 'new' WHERE id = {id}")).unwrap();
         copied.dba().batch_execute("SELECT mimeo.refresh_dml('app.d'), mimeo.refresh_logdel('app.l')").unwrap();
@@ -177,7 +187,7 @@ fn u2_a_queue_that_another_copy_of_the_job_uses_is_not_taken_away() {
     for (method, destination) in [("dml", "app.d"), ("logdel", "app.l")] {
         let outcome = scene.dba().batch_execute(&format!("SELECT mimeo.{method}_destroyer('{destination}')"));
         assert_eq!(sqlstate(&outcome), "55006");
-        assert!(message(&outcome).contains("is another copy's of the job of"), "{}", message(&outcome));
+        assert!(message(&outcome).contains("was used last by another copy of the job of"), "{}", message(&outcome));
         assert!(more(&outcome).contains("p_keep_source := true"), "{}", more(&outcome));
         scene
             .dba()

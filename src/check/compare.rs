@@ -98,7 +98,7 @@ impl Comparison {
         }
         let shape = source.locked_snapshot_of(&table)?;
         let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
-        source.require_readable(&table, &names(&columns))?;
+        source.require_readable(&table, &names(&columns), job.filter.is_some())?;
         source.use_formats(&formats)?;
         if job.condition.is_some() {
             source.use_own_search_path()?;

@@ -141,7 +141,11 @@ fn on_source(
         "-- dml and logdel need a plain or partitioned table: choose snap, table, inserter or updater".to_string()
     }));
     let mut shape = source.snapshot_of(table.oid)?;
-    rights.extend(source.reading_rights(&table, &names(&selected_columns(&shape, filter, source.label())?)));
+    rights.extend(source.reading_rights(
+        &table,
+        &names(&selected_columns(&shape, filter, source.label())?),
+        filter.is_some(),
+    ));
     shape.indexes = source.indexes(&table)?;
     if captures || method == Method::Updater {
         rights.push(Right::new(name.plain(), "key", shape.key().is_some(), || {

@@ -278,7 +278,7 @@ impl Making {
         let mut shape = source.snapshot_of(table.oid)?;
         shape.indexes = source.indexes(&table)?;
         let columns = selected_columns(&shape, request.filter.as_deref(), source.label())?;
-        source.require_readable(&table, &names(&columns))?;
+        source.require_readable(&table, &names(&columns), request.filter.is_some())?;
         let mut making =
             Making { catalog, source, table, shape, columns, destination, jobmon, period, _pinned: pinned };
         making.check_condition(request.condition)?;

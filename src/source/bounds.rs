@@ -7,7 +7,7 @@
 
 use crate::backend::foreign_text::ForeignText;
 use crate::backend::interrupts;
-use crate::backend::name::{quote, Name};
+use crate::backend::name::{quote, Name, Operator};
 use crate::error::{Error, Result};
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
@@ -408,6 +408,26 @@ impl Slice<'_> {
     /// The greatest control value, as text; None without rows.
     pub fn greatest(&self) -> String {
         format!("SELECT pg_catalog.max({})::pg_catalog.text {}", self.column(), self.from())
+    }
+
+    /// A row, if the key of one of the rows is there more than once among all rows, whatever their control values.
+    pub fn shared_keys(&self, key: &[String], operators: &[Operator]) -> String {
+        let list =
+            |alias: &str| key.iter().map(|name| format!("{alias}.{}", quote(name))).collect::<Vec<_>>().join(", ");
+        let same: Vec<_> = key
+            .iter()
+            .zip(operators)
+            .map(|(name, operator)| format!("\"mimeo_r\".{0} {operator} \"mimeo_k\".{0}", quote(name)))
+            .collect();
+        format!(
+            "SELECT 'shared' FROM ({}) \"mimeo_r\" JOIN (SELECT DISTINCT {} {}) \"mimeo_k\" ON {} GROUP BY {}
+             HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 1 LIMIT 1",
+            self.rows,
+            list("\"mimeo\""),
+            self.from(),
+            same.join(" AND "),
+            list("\"mimeo_k\"")
+        )
     }
 
     /// The control value of the row after the first `limit`, as text.

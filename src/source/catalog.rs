@@ -82,9 +82,9 @@ impl Connection {
     }
 
     /// # Errors
-    /// SourcePrivilege, with the GRANT that is missing, if the role may not read all of `columns`.
-    pub fn require_readable(&self, table: &SourceTable, columns: &[String]) -> Result<()> {
-        let Some(fix) = grant::fixes(&self.reading_rights(table, columns)) else { return Ok(()) };
+    /// SourcePrivilege, with the GRANT that is missing, if the role may not read all of `columns`, which are some only if they are `filtered`.
+    pub fn require_readable(&self, table: &SourceTable, columns: &[String], filtered: bool) -> Result<()> {
+        let Some(fix) = grant::fixes(&self.reading_rights(table, columns, filtered)) else { return Ok(()) };
         Err(Error::SourcePrivilege {
             role: self.role().to_string(),
             table: table.table().plain(),
@@ -93,21 +93,23 @@ impl Connection {
         })
     }
 
-    /// What the role needs to read these columns of a table.
-    pub fn reading_rights(&self, table: &SourceTable, columns: &[String]) -> Vec<Right> {
+    /// What the role needs to read these columns of a table; with `filtered` no right on the others is asked for.
+    pub fn reading_rights(&self, table: &SourceTable, columns: &[String], filtered: bool) -> Vec<Right> {
         let (role, name) = (self.role(), table.table());
         let mut rights = vec![Right::new(format!("schema {}", table.schema), "USAGE", table.schema_usage, || {
             grant::on_schema("USAGE", &table.schema, role)
         })];
         let (readable, missing): (Vec<String>, Vec<String>) =
             columns.iter().cloned().partition(|column| table.readable || table.readable_columns.contains(column));
-        if readable.is_empty() || missing.is_empty() {
+        if missing.is_empty() || readable.is_empty() && !filtered {
             rights.push(Right::new(name.plain(), "SELECT", missing.is_empty(), || {
                 grant::on_table("SELECT", &name, role)
             }));
         } else {
             let list = |columns: &[String]| format!("SELECT ({})", columns.join(", "));
-            rights.push(Right::new(name.plain(), list(&readable), true, String::new));
+            if !readable.is_empty() {
+                rights.push(Right::new(name.plain(), list(&readable), true, String::new));
+            }
             rights.push(Right::new(name.plain(), list(&missing), false, || {
                 grant::on_columns("SELECT", &missing, &name, role)
             }));

@@ -107,6 +107,8 @@ pub struct Summary {
     pub unflushed: bool,
     /// It has grown far beyond what it holds now, if that is nothing.
     pub bloated: bool,
+    /// Which database has used it last, as `mark_user` has written it.
+    pub user: Option<String>,
 }
 
 impl Summary {
@@ -324,13 +326,23 @@ impl Connection {
         Ok(count.and_then(|count| count.parse().ok()).unwrap_or_default())
     }
 
-    /// The position whose rows were removed from a queue last, by whichever copy of the job; None if the queue is gone.
-    pub fn last_removed(&mut self, queue: &Name) -> Result<Option<i64>> {
-        let sql = format!(
-            "SELECT pg_catalog.max(mimeo_seq)::pg_catalog.text FROM {queue} WHERE mimeo_op OPERATOR(pg_catalog.=) 'P'"
+    /// Writes down which database uses a queue from now on: its cluster and its OID. A standby cannot, and needs not.
+    pub fn mark_user(&mut self, queue: &Name, user: &str) -> Result<()> {
+        let script = format!(
+            "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
+             COMMENT ON COLUMN {queue}.mimeo_seq IS {}; COMMIT",
+            literal(user)
         );
-        match self.value(&sql, &[], "looking at the queue") {
-            Ok(found) => Ok(found.and_then(|text| text.parse().ok())),
+        match self.script(&script, "marking the queue as used") {
+            Err(Error::Remote { .. }) => self.roll_back(),
+            marked => marked.map(|_| ()),
+        }
+    }
+
+    /// Which database has used a queue last; None if nobody has said, or the queue is gone.
+    pub fn last_user(&mut self, queue: &Name) -> Result<Option<String>> {
+        match self.value(&user_of(queue), &[], "looking at the queue") {
+            Ok(found) => Ok(found),
             Err(error) if ["42P01", "3F000"].contains(&error.sqlstate_text().as_str()) => {
                 self.roll_back()?;
                 Ok(None)
@@ -517,17 +529,18 @@ impl Connection {
         };
         let document = self.value(
             &format!(
-                "SELECT json_build_object('snapshot', {}::pg_catalog.text,
+                "SELECT json_build_object('snapshot', {snapshot}::pg_catalog.text,
                      'system', (SELECT s.system_identifier::pg_catalog.text FROM pg_control_system() s),
                      'rows', count(*) FILTER (WHERE mimeo_op <> 'P'), 'last', max(mimeo_seq) FILTER (WHERE mimeo_op <> 'P'),
                      'removed', max(mimeo_seq) FILTER (WHERE mimeo_op = 'P'), 'truncated', {at}, 'cut', {cut},
                      'form', (SELECT obj_description(p.oid, 'pg_proc') FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                                WHERE n.nspname = $1 AND p.proname = $2 AND p.pronargs = 0),
-                     'bloated', pg_relation_size({}::regclass) > {BLOATED},
+                     'bloated', pg_relation_size({0}::regclass) > {BLOATED}, 'user', ({1}),
                      'unflushed', NOT pg_is_in_recovery() AND pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn())::pg_catalog.text
                    FROM {queue}",
-                self.server().current_snapshot(),
-                literal(&queue.to_string())
+                literal(&queue.to_string()),
+                user_of(queue),
+                snapshot = self.server().current_snapshot(),
             ),
             &[&objects.function.schema, &objects.function.name],
             "reading the queue",
@@ -542,6 +555,15 @@ impl Connection {
             _ => error,
         }
     }
+}
+
+/// Asks for what `mark_user` has written.
+fn user_of(queue: &Name) -> String {
+    let queue = literal(&queue.to_string());
+    format!(
+        "SELECT pg_catalog.col_description(a.attrelid, a.attnum::pg_catalog.int4) FROM pg_catalog.pg_attribute a
+          WHERE a.attrelid OPERATOR(pg_catalog.=) {queue}::pg_catalog.regclass AND a.attname OPERATOR(pg_catalog.=) 'mimeo_seq'"
+    )
 }
 
 /// Asks for the type of a queue's column mimeo_xid: a queue that was made on a server before 13 keeps its own when the server is upgraded.

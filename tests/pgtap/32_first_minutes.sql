@@ -89,6 +89,14 @@ SELECT alike(pg_temp.told(format('SELECT mimeo.%s_maker(''app.parent'', 1)', m))
 SELECT lives_ok($$SELECT mimeo.dml_maker('app.parent', 1, p_condition := $c$WHERE tableoid = 'app.parent'::regclass$c$)$$, 'F20: what the HINT says helps');
 SELECT is((SELECT v FROM app.parent), 'p', 'F20: the table alone');
 
+SELECT on_source($$CREATE TABLE app.up (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(), v text); CREATE TABLE app.up_kid (PRIMARY KEY (id)) INHERITS (app.up);
+    INSERT INTO app.up (id, v) VALUES (1, 'p'); INSERT INTO app.up_kid (id, v) VALUES (2, 'k')$$);
+SELECT mimeo.updater_maker('app.up', 'time', 'at', 1, '0 seconds');
+SELECT lives_ok($$SELECT mimeo.refresh_updater('app.up')$$, 'F20: an updater of a parent, as long as keys are apart');
+SELECT on_source($$INSERT INTO app.up_kid (id, v) VALUES (1, 'the same key')$$);
+SELECT alike(pg_temp.told($$SELECT mimeo.refresh_updater('app.up')$$), '23505 rows of app.up and of the tables that inherit from it have the same key%', 'F20: a key of the parent in a child that comes later');
+SELECT is((SELECT v FROM app.up WHERE id = 1), 'p', 'F20: does not take its place');
+
 -- F21
 SELECT on_source('ALTER TABLE app.t RENAME TO t2');
 SELECT alike(pg_temp.told('SELECT mimeo.refresh_table(''app.c1'')'), '42P01 table app.t does not exist on data source 1%UPDATE "mimeo"."refresh_config" SET source_table = ''…'' WHERE dest_table = ''app.c1'';%',
@@ -227,7 +235,12 @@ SELECT alike((SELECT string_agg(fix, ' ') FROM mimeo.check_permissions(1, 'app.m
 SELECT mimeo.table_maker('app.m', 1, 'app.m_f', p_filter := '{id,v}');
 SELECT is((SELECT string_agg(fix, ' ') FROM mimeo.check_permissions(1, 'app.m', 'table', 'app.m_f') WHERE NOT granted), NULL, 'U8: a job that is there has its own filter');
 SELECT alike(pg_temp.told($$SELECT mimeo.check_permissions(1, 'app.m', p_filter := '{nope}')$$), '42703 the filter names columns that app.m does not have: nope%', 'U8: a filter that names what is not there');
-SELECT on_source('GRANT SELECT ON app.m TO reader');
+SELECT on_source('REVOKE ALL ON app.m FROM reader; REVOKE ALL (id, v) ON app.m FROM reader');
+SELECT is((SELECT string_agg(fix, ' ') FROM mimeo.check_permissions(1, 'app.m', 'snap', 'app.m_new', '{id,v}') WHERE NOT granted), 'GRANT SELECT ("id", "v") ON "app"."m" TO "reader";',
+    'U8: without any right, only the columns of the filter are asked for');
+SELECT alike(pg_temp.told($$SELECT mimeo.snapshot_maker('app.m', 1, 'app.m_new', p_filter := '{id,v}')$$), '42501 %GRANT SELECT ("id", "v") ON "app"."m" TO "reader";%', 'U8: the maker says the same');
+SELECT on_source('GRANT SELECT, TRIGGER ON app.m TO reader');
+SELECT alike(pg_temp.told($$SELECT mimeo.snapshot_maker('app.m', 1, 'app.m_s')$$), '42710 Snapshot replication already defined for app.m_s%', 'U9: a maker of a job that is there says so');
 
 -- U9
 SELECT mimeo.snapshot_maker('app.m', 1, 'app.p1', p_period := '5 minutes'), mimeo.table_maker('app.m', 1, 'app.p2', p_period := '1 hour'),

@@ -119,7 +119,10 @@ impl Place<'_> {
                 format!("UPDATE {table} SET username = {user}, pwd = '…' WHERE data_source_id = {id};")
             }
             (None, _) => {
-                format!("UPDATE {} SET data_source = 'host=… port=… dbname=…' WHERE data_source_id = {id};", self.table)
+                format!(
+                    "UPDATE {} SET data_source = 'host=… port=… dbname=…', pwd = '…' WHERE data_source_id = {id};",
+                    self.table
+                )
             }
             (Some(server), "password") => {
                 let verb = if self.target.has_password { "SET" } else { "ADD" };

@@ -10,7 +10,7 @@ use crate::destination::copy_in::Target;
 use crate::destination::fit::{self, Fit};
 use crate::destination::table;
 use crate::destination::upsert::{Collected, MUCH_TO_MERGE};
-use crate::error::{Error, Result};
+use crate::error::{Error, Report, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
 use crate::method::{
@@ -153,7 +153,7 @@ impl Refresh<'_> {
             shape.indexes = source.indexes(&source_table)?;
         }
         let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
-        source.require_readable(&source_table, &names(&columns))?;
+        source.require_readable(&source_table, &names(&columns), job.filter.is_some())?;
         if !columns.iter().any(|column| column.name == control.name) {
             return Err(Error::FilterLacks {
                 table: source_table.table().plain(),
@@ -202,6 +202,16 @@ impl Refresh<'_> {
         }
 
         let all = matches!(self.options.repull, Repull::All);
+        if let (Some(parent), Method::Updater, Some(_)) = (source_table.as_parent(), self.method, &greatest) {
+            let key = job.pk_name.clone().unwrap_or_default();
+            let operators = source.key_operators(&source_table, &key)?;
+            if source
+                .value(&slice.shared_keys(&key, &operators), &[], "looking for keys that are there twice")?
+                .is_some()
+            {
+                return Err(Error::SharedKey { table: parent, report: Report::default() });
+            }
+        }
         if greatest.is_some() || all {
             let query = slice.query(&fit.columns);
             run.phase("copy");

@@ -1,7 +1,7 @@
 //! dml_destroyer and logdel_destroyer.
 
 use super::convert::legacy;
-use super::State;
+use super::{this_database, State};
 use crate::backend::identity::{pin_settings, require_writable};
 use crate::backend::name::{quote, Name};
 use crate::backend::relation::{self, Relation};
@@ -96,14 +96,13 @@ fn end_here(
     Ok(())
 }
 
-/// Refuses to take a queue away that another copy of the job, in a database that was restored from a dump of this one, has used since.
+/// Refuses to take a queue away that another copy of the job has used last, in a database that this one is a copy of, or that is a copy of this.
 ///
 /// # Errors
 /// QueueOfAnother.
 fn require_last_user(source: &mut Connection, state: &State, job: &Job) -> Result<()> {
     let queue = &state.objects.queue;
-    let Some(removed) = source.last_removed(queue)? else { return Ok(()) };
-    if removed == state.removed || state.position.as_ref().is_some_and(|position| position.number == removed) {
+    if source.last_user(queue)?.is_none_or(|user| user == this_database()) {
         return Ok(());
     }
     Err(Error::QueueOfAnother {

@@ -1,6 +1,6 @@
 //! dml_maker and logdel_maker.
 
-use super::{capture, compared, may_be_apart, refresh, Options, State, DELETED};
+use super::{capture, compared, may_be_apart, refresh, this_database, Options, State, DELETED};
 use crate::backend::identity::require_writable;
 use crate::backend::name::{quote, with_suffix, Name};
 use crate::backend::spi;
@@ -110,6 +110,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
             .map_or(true, |job| job.is_some_and(|job| job.control.as_ref() == Some(&queue)))
     });
     making.source.make_queue(&objects, &capture, &members, false, patience())?;
+    making.source.mark_user(&objects.queue, &this_database())?;
 
     let state = State {
         position: None,

@@ -14,6 +14,7 @@ pub use make::{make, Request};
 pub use refresh::plan::plan;
 pub use refresh::{refresh, Options};
 
+use crate::backend::identity::system;
 use crate::backend::name::Name;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
@@ -149,6 +150,12 @@ fn end_of_wal() -> u64 {
         (_, 24) => end - 24,
         _ => end,
     }
+}
+
+/// This database among all: its cluster and its OID.
+fn this_database() -> String {
+    // SAFETY: reads a variable.
+    format!("{}/{}", system(), unsafe { pg_sys::MyDatabaseId }.to_u32())
 }
 
 fn current_transaction() -> u64 {

@@ -1,7 +1,7 @@
 //! refresh_dml and refresh_logdel.
 
 use super::convert::convert;
-use super::{capture, compared, current_transaction, end_of_wal, may_be_apart, places, Position, State};
+use super::{capture, compared, current_transaction, end_of_wal, may_be_apart, places, this_database, Position, State};
 use crate::backend::identity::act_as;
 use crate::backend::name::{Name, Operator};
 use crate::destination::table;
@@ -215,7 +215,8 @@ impl Refresh<'_> {
     ) -> Result<Present> {
         let timed = self.method == Method::Logdel;
         let key = self.job.pk_name.clone().unwrap_or_default();
-        let (mut adopted, mut tried, mut queue_is_new, mut missed) = (false, false, false, false);
+        let (mut adopted, mut marked, mut tried) = (false, false, false);
+        let (mut queue_is_new, mut missed) = (false, false);
         // Three are needed at most, if nobody else changes the table meanwhile.
         for _ in 0..16 {
             let shape = source.locked_snapshot_of(&table)?;
@@ -259,6 +260,12 @@ impl Refresh<'_> {
                 for child in &children {
                     source.add_triggers(&state.objects, &capture, &operators, child, patience())?;
                 }
+                continue;
+            }
+            if !marked && summary.user.as_deref() != Some(this_database().as_str()) {
+                source.end_snapshot()?;
+                source.mark_user(&state.objects.queue, &this_database())?;
+                marked = true;
                 continue;
             }
             if !state.system.is_empty() && summary.system != state.system && !adopted {

@@ -6,7 +6,7 @@ use crate::backend::relation::{self, lock_exclusively};
 use crate::backend::spi;
 use crate::destination::dependents::Family;
 use crate::destination::twins::{self, Twins};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::job::config::Catalog;
 use crate::job::lock::{self, Wait};
 use crate::method::{about, patience, require_method, require_owner, require_responsible, Method};
@@ -46,7 +46,13 @@ fn drop_twins(name: &Name) -> Result<()> {
 }
 
 fn keep_live_twin(name: &Name, debug: bool) -> Result<()> {
-    let twins = Twins::find(name)?;
+    let twins = Twins::find(name).map_err(|error| match error {
+        Error::BrokenDestination { destination, reason, .. } => {
+            let hint = "Restore what is missing, or call snapshot_destroyer with p_keep_table := false: it drops what is left.";
+            Error::BrokenDestination { destination, reason, hint: hint.to_string() }
+        }
+        other => other,
+    })?;
     require_owner(&twins.view)?;
     let family = Family::of(twins.view.oid)?;
     lock_exclusively(&family.oids(), name, patience(), "destroyed")?;

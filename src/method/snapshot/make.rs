@@ -29,13 +29,12 @@ pub fn make(request: &Request<'_>) -> Result<()> {
 fn make_objects(request: &Request<'_>) -> Result<Name> {
     let making = Making::begin(request)?;
     let destination = making.destination.clone();
+    making.catalog.require_no_job(&destination.plain(), "Snapshot")?;
     for name in twins::names(&destination).iter().chain([&destination]) {
         if relation::find(name)?.is_some() {
             return Err(Error::DestinationExists(name.plain()));
         }
     }
-    making.catalog.require_no_job(&destination.plain(), "Snapshot")?;
-
     let local = table::localise(&making.columns, &making.table.table())?;
     let [first, second] = twins::names(&destination);
     for twin in [&first, &second] {

@@ -216,7 +216,7 @@ impl Refresh<'_> {
                 None => source.locked_snapshot_of(&table)?,
             };
             let columns = selected_columns(&shape, self.job.filter.as_deref(), source.label())?;
-            source.require_readable(&table, &names(&columns))?;
+            source.require_readable(&table, &names(&columns), self.job.filter.is_some())?;
             return Ok(Some(Present { table, shape, columns, fingerprint: counted.ok(), seen }));
         }
     }

@@ -57,7 +57,7 @@ fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, name: &Na
     run.reads_parent(source_table.as_parent());
     let shape = source.locked_snapshot_of(&source_table)?;
     let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
-    source.require_readable(&source_table, &names(&columns))?;
+    source.require_readable(&source_table, &names(&columns), job.filter.is_some())?;
     let fit = fit::fit(&local, &shape, &columns)?;
     let (mut following, missing) = sequences::find(job.sequences.as_deref().unwrap_or_default())?;
     following.extend(sequences::of_identity(destination.oid)?);

@@ -132,9 +132,6 @@ impl Connection {
             }
         })];
         for (place, member) in members.iter().enumerate() {
-            if cloned && place > 0 {
-                break;
-            }
             if member.partitioned && !cloned {
                 continue;
             }
@@ -142,8 +139,8 @@ impl Connection {
             rights.push(Right::new(table.plain(), "TRIGGER", member.triggerable, || {
                 grant::on_table("TRIGGER", &table, role)
             }));
-            // A TRUNCATE of a child reads its keys.
-            if place > 0 {
+            // A TRUNCATE of a child reads its keys; that of a partitioned table does not.
+            if place > 0 && !cloned {
                 rights.push(Right::new(table.plain(), "SELECT", member.readable, || {
                     grant::on_table("SELECT", &table, role)
                 }));

@@ -45,7 +45,7 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
     );
     let shape = source.locked_snapshot_of(&found)?;
     let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
-    source.require_readable(&found, &names(&columns))?;
+    source.require_readable(&found, &names(&columns), job.filter.is_some())?;
     let [local] = table::describe([destination.oid])?;
     fit::require_loadable(&local)?;
     let fit = fit::fit(&local, &shape, &columns)?;

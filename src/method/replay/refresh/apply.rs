@@ -73,7 +73,7 @@ impl Refresh<'_> {
     ) -> Result<Work<'a>> {
         let shape = &present.shape;
         let columns = selected_columns(shape, self.job.filter.as_deref(), source.label())?;
-        source.require_readable(&present.table, &names(&columns))?;
+        source.require_readable(&present.table, &names(&columns), self.job.filter.is_some())?;
         table::check_at_once(destination.oid)?;
         let [local] = table::describe([destination.oid])?;
         fit::require_loadable(&local)?;

@@ -42,7 +42,7 @@ pub fn plan(call: Call<'_>, catalog: &Catalog, job: &Job, destination: &Name, pl
     }
 
     let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
-    source.require_readable(&found, &names(&columns))?;
+    source.require_readable(&found, &names(&columns), job.filter.is_some())?;
     // A refresh that was under way may have made the view anew meanwhile. To lock it would be wrong: that refresh holds the idle
     // twin, which is looked at below.
     let (twins, [view, idle]) = loop {
