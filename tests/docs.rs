@@ -105,7 +105,11 @@ fn what_monitoring_md_says_works() {
     let said = |output: &Output| String::from_utf8_lossy(&output.stdout).to_string();
     let output = shell(&scene, "probe", "…", check);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert!(said(&output).starts_with("MIMEO OK - 1 jobs, 0 late, 0 failing, 1 without a period, oldest data 00:00:"), "{}", said(&output));
+    assert!(
+        said(&output).starts_with("MIMEO OK - 1 jobs, 0 late, 0 failing, 1 without a period, oldest data 00:00:"),
+        "{}",
+        said(&output)
+    );
 
     scene.dba().batch_execute("UPDATE mimeo.refresh_config SET period = '1 microsecond'").unwrap();
     let output = shell(&scene, "probe", "…", check);

@@ -183,7 +183,7 @@ impl Stage {
         }
         assert_eq!(self.open_descriptors(), self.sockets, "{what}: a descriptor is left open");
         wait_for("the threads of the backend to end", || self.threads() == 1);
-        if self.trials % AT_ONCE == 0 {
+        if self.trials.is_multiple_of(AT_ONCE) {
             self.refresh_honestly(job, what);
             // What a refresh asks for depends on whether the one before it had something to do.
             self.owner.batch_execute(job.change).unwrap();

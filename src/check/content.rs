@@ -1,7 +1,7 @@
 //! validate_content.
 
 use super::compare::Comparison;
-use super::difference;
+use super::difference::{self, Differences};
 use super::fingerprint::{self, Fingerprint};
 use super::range::Intervals;
 use super::waiting::waiting;
@@ -55,7 +55,7 @@ pub fn differences(
             return Ok(Vec::new());
         }
         let found = difference::find(&mut sides, &rows, source.rows.max(here.rows), limit)?;
-        let Some((key, text, found)) = found else {
+        let Some(Differences { key, text, found }) = found else {
             let (table, source_label) = (sides.table.table().plain(), sides.source.label().to_string());
             return Err(Error::NoKey { table, source_label });
         };

@@ -2,7 +2,7 @@
 //! differ are looked at row by row.
 
 use super::compare::Comparison;
-use super::fingerprint::{sums, Compared, Fingerprint, Rows};
+use super::fingerprint::{sums, Fingerprint, Rows};
 use crate::backend::interrupts;
 use crate::backend::name::{literal, quote};
 use crate::backend::spi;
@@ -33,16 +33,20 @@ pub struct Found {
     pub how: String,
 }
 
-/// Up to `limit` keys whose rows differ, and the expression that writes such a key over there. None if there is no key to name them by.
+/// Keys whose rows differ.
+pub struct Differences {
+    /// The columns of the key.
+    pub key: Vec<String>,
+    /// The expression that writes such a key on the source.
+    pub text: String,
+    pub found: Vec<Found>,
+}
+
+/// Up to `limit` keys whose rows differ. None if there is no key to name them by.
 ///
 /// 1. Count and sums of each bucket, on both sides.
 /// 2. Of the buckets that differ, some at a time: key and hash of each row. A bucket that differs holds at least one such key.
-pub fn find(
-    sides: &mut Comparison,
-    rows: &Rows,
-    most_rows: i64,
-    limit: usize,
-) -> Result<Option<(Vec<String>, String, Vec<Found>)>> {
+pub fn find(sides: &mut Comparison, rows: &Rows, most_rows: i64, limit: usize) -> Result<Option<Differences>> {
     let key = key(sides)?;
     let compared: Vec<_> =
         key.iter().filter_map(|name| rows.columns.iter().find(|column| column.name == *name)).collect();
@@ -59,9 +63,9 @@ pub fn find(
             json: format!("pg_catalog.json_build_object({})", pairs.join(", ")),
         }
     });
-    let there_text = keys[0].text.clone();
+    let names = compared.iter().map(|column| column.name.clone()).collect();
+    let mut differences = Differences { key: names, text: keys[0].text.clone(), found: Vec::new() };
     let query = Query { keys, hashes: rows.row_hashes(), digits: digits(most_rows) };
-    let mut found = Vec::new();
 
     let [there, here]: [BTreeMap<String, Fingerprint>; 2] = query.buckets(sides)?;
     let differing: Vec<&String> = there
@@ -77,17 +81,13 @@ pub fn find(
             if there == here {
                 continue;
             }
-            if found.len() == limit {
-                return Ok(Some((key_names(&compared), there_text, found)));
+            if differences.found.len() == limit {
+                return Ok(Some(differences));
             }
-            found.push(Found { text, key, how: how(&there, &here) });
+            differences.found.push(Found { text, key, how: how(&there, &here) });
         }
     }
-    Ok(Some((key_names(&compared), there_text, found)))
-}
-
-fn key_names(compared: &[&Compared]) -> Vec<String> {
-    compared.iter().map(|column| column.name.clone()).collect()
+    Ok(Some(differences))
 }
 
 /// Tells of up to `show` keys whose rows differ, each in a NOTICE.
@@ -95,9 +95,9 @@ pub fn show(sides: &mut Comparison, rows: &Rows, most_rows: i64, show: usize) ->
     let dest_table = sides.job.dest_table.clone();
     match find(sides, rows, most_rows, show)? {
         None => notice!("{dest_table}: there is no key to name the rows by that differ"),
-        Some((names, _, found)) => {
+        Some(Differences { key, found, .. }) => {
             for Found { text, how, .. } in found {
-                notice!("{dest_table}: key ({})={text} is {how}", names.join(", "));
+                notice!("{dest_table}: key ({})={text} is {how}", key.join(", "));
             }
         }
     }

@@ -35,19 +35,19 @@ use std::collections::BTreeMap;
 
 /// Whether an error tells of the source, or of the way to it, and not of this server: a monitor goes on to the next source then.
 fn is_of_source(error: &Error) -> bool {
-    match error {
+    matches!(
+        error,
         Error::Unreachable { .. }
-        | Error::ConnectionLost { .. }
-        | Error::PasswordRequired(_)
-        | Error::InvalidSource { .. }
-        | Error::ForeignServer { .. }
-        | Error::UserMapping { .. }
-        | Error::OldSource { .. }
-        | Error::SourcePrivilege { .. }
-        | Error::SourceTableMissing { .. }
-        | Error::Remote { .. } => true,
-        _ => false,
-    }
+            | Error::ConnectionLost { .. }
+            | Error::PasswordRequired(_)
+            | Error::InvalidSource { .. }
+            | Error::ForeignServer { .. }
+            | Error::UserMapping { .. }
+            | Error::OldSource { .. }
+            | Error::SourcePrivilege { .. }
+            | Error::SourceTableMissing { .. }
+            | Error::Remote { .. }
+    )
 }
 
 /// Connects to a source and runs `body`. With `alone`, trouble with the source is an error, else a warning.
