@@ -326,10 +326,11 @@ impl Connection {
         Ok(count.and_then(|count| count.parse().ok()).unwrap_or_default())
     }
 
-    /// Writes down which database uses a queue from now on: its cluster and its OID. A standby cannot, and needs not.
+    /// Writes down which database uses a queue from now on: its cluster and its OID. Where that cannot be had (a
+    /// standby, a VACUUM that is at work for long), the next refresh does it.
     pub fn mark_user(&mut self, queue: &Name, user: &str) -> Result<()> {
         let script = format!(
-            "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
+            "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; SET LOCAL lock_timeout = 1000;
              COMMENT ON COLUMN {queue}.mimeo_seq IS {}; COMMIT",
             literal(user)
         );
