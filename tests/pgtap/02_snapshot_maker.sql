@@ -85,7 +85,7 @@ SELECT throws_ok($$SELECT mimeo.snapshot_maker('app.orders', 1, 'app.x', p_condi
 SELECT throws_ok($$SELECT mimeo.snapshot_maker('app.orders', 1, 'app.x',
     p_condition := ') TO STDOUT; DROP TABLE app.vip; --')$$, '42601', NULL,
     'a condition cannot smuggle in another statement');
-SELECT throws_ok($$SELECT mimeo.snapshot_maker('app.orders', 1)$$, '42P07', NULL, 'a destination that exists');
+SELECT throws_ok($$SELECT mimeo.snapshot_maker('app.orders', 1)$$, '42710', 'Snapshot replication already defined for app.orders', 'a destination that exists');
 SELECT throws_ok($$SELECT mimeo.snapshot_maker('app.orders', 1, 'app.orders_snap1')$$, '42P07', NULL,
     'a destination whose name is taken by a twin');
 SELECT throws_ok($$SELECT mimeo.snapshot_maker('app.orders', 1, 'nowhere.orders')$$, '3F000',
