@@ -274,7 +274,10 @@ DROP FUNCTION @extschema@.running_refreshes();
 
 -- A view cannot lose columns: it is made anew, and its grants come back.
 CREATE TEMPORARY TABLE pg_temp.mimeo_acl AS
-    SELECT c.relacl AS acl FROM pg_catalog.pg_class c WHERE c.oid = '@extschema@.health'::pg_catalog.regclass;
+    SELECT NULL::name AS col, c.relacl AS acl FROM pg_catalog.pg_class c WHERE c.oid = '@extschema@.health'::pg_catalog.regclass
+    UNION ALL
+    SELECT a.attname, a.attacl FROM pg_catalog.pg_attribute a
+     WHERE a.attrelid = '@extschema@.health'::pg_catalog.regclass AND a.attacl IS NOT NULL AND a.attname <> 'unscheduled';
 CREATE TEMPORARY TABLE pg_temp.mimeo_init AS
     SELECT p.objsubid, p.privtype, p.initprivs FROM pg_catalog.pg_init_privs p
      WHERE p.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass AND p.objoid = '@extschema@.health'::pg_catalog.regclass;
@@ -289,12 +292,13 @@ DECLARE
     v_view regclass := '@extschema@.health';
     v_grant record;
 BEGIN
-    FOR v_grant IN SELECT a.* FROM pg_temp.mimeo_acl g CROSS JOIN LATERAL aclexplode(g.acl) a LOOP
-        EXECUTE format('GRANT %s ON %s TO %s %s', v_grant.privilege_type, v_view,
+    FOR v_grant IN SELECT g.col, a.* FROM pg_temp.mimeo_acl g CROSS JOIN LATERAL aclexplode(g.acl) a LOOP
+        EXECUTE format('GRANT %s %s ON %s TO %s %s', v_grant.privilege_type, '(' || quote_ident(v_grant.col) || ')', v_view,
             CASE v_grant.grantee WHEN 0 THEN 'PUBLIC' ELSE v_grant.grantee::regrole::text END,
             CASE WHEN v_grant.is_grantable THEN 'WITH GRANT OPTION' END);
     END LOOP;
-    UPDATE pg_class SET relacl = (SELECT acl FROM pg_temp.mimeo_acl) WHERE oid = v_view;
+    UPDATE pg_class SET relacl = (SELECT acl FROM pg_temp.mimeo_acl WHERE col IS NULL) WHERE oid = v_view;
+    UPDATE pg_attribute a SET attacl = g.acl FROM pg_temp.mimeo_acl g WHERE a.attrelid = v_view AND a.attname = g.col;
     DELETE FROM pg_init_privs WHERE classoid = 'pg_class'::regclass AND objoid = v_view;
     INSERT INTO pg_init_privs (objoid, classoid, objsubid, privtype, initprivs)
     SELECT v_view, 'pg_class'::regclass, objsubid, privtype, initprivs FROM pg_temp.mimeo_init;

@@ -595,9 +595,10 @@ impl Error {
     /// Five characters, whichever side the error comes from.
     pub fn sqlstate_text(&self) -> String {
         match self {
-            Error::Remote { report, .. } | Error::Postgres(report) | Error::Cancelled(report) => {
-                report.sqlstate.clone()
-            }
+            Error::Remote { report, .. }
+            | Error::Postgres(report)
+            | Error::Cancelled(report)
+            | Error::Index { report, .. } => report.sqlstate.clone(),
             other => encode_sqlstate(other.sqlstate()),
         }
     }
@@ -607,7 +608,7 @@ impl From<Error> for ErrorReport {
     #[track_caller]
     fn from(error: Error) -> ErrorReport {
         let message = told(error.to_string());
-        context::add(&message, error.place().map(told));
+        context::add(&message, pack_sqlstate(&error.sqlstate_text()), error.place().map(told));
         let mut report = ErrorReport::new(error.sqlstate(), message, "mimeo");
         if let Some(detail) = error.detail() {
             report = report.set_detail(told(detail));
@@ -643,12 +644,14 @@ impl From<CaughtError> for Error {
         | CaughtError::ErrorReport(report)
         | CaughtError::RustPanic { ereport: report, .. }) = &caught;
         let cancelled = report.sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED;
+        let (code, place) =
+            context::take(report.message()).unwrap_or_else(|| (report.sql_error_code() as i32, Place::default()));
         let report = Report {
-            sqlstate: encode_sqlstate(report.sql_error_code()),
+            sqlstate: unpack_sqlstate(code),
             message: report.message().to_string(),
             detail: report.detail().map(str::to_string),
             hint: report.hint().map(str::to_string),
-            place: context::take(report.message()),
+            place,
         };
         if cancelled {
             Error::Cancelled(report)
@@ -707,16 +710,22 @@ pub fn told(text: String) -> String {
 }
 
 /// PostgreSQL packs five characters into six bits each (MAKE_SQLSTATE in elog.h).
-fn decode_sqlstate(text: &str) -> PgSqlErrorCode {
-    let packed = text
-        .bytes()
+fn pack_sqlstate(text: &str) -> i32 {
+    text.bytes()
         .take(5)
         .enumerate()
-        .fold(0i32, |packed, (i, byte)| packed | ((i32::from(byte) - i32::from(b'0')) & 0x3f) << (6 * i));
-    PgSqlErrorCode::from(packed as isize)
+        .fold(0i32, |packed, (i, byte)| packed | ((i32::from(byte) - i32::from(b'0')) & 0x3f) << (6 * i))
+}
+
+/// As pgrx knows it; one that is none of PostgreSQL's own is XX000 there.
+fn decode_sqlstate(text: &str) -> PgSqlErrorCode {
+    PgSqlErrorCode::from(pack_sqlstate(text) as isize)
 }
 
 fn encode_sqlstate(code: PgSqlErrorCode) -> String {
-    let packed = code as i32;
+    unpack_sqlstate(code as i32)
+}
+
+fn unpack_sqlstate(packed: i32) -> String {
     (0..5).map(|i| char::from((((packed >> (6 * i)) & 0x3f) as u8) + b'0')).collect()
 }

@@ -101,8 +101,30 @@ pub fn strings(texts: Option<Texts>, name: &'static str) -> Result<Option<Vec<St
     texts.map(|texts| texts.into_iter().map(text).collect()).transpose()
 }
 
-/// An argument that a release has added at the end, by its place: NULL where the catalog is still that of an older one.
-pub struct Later<const PLACE: usize, T>(pub Option<T>);
+/// An argument that a release has added at the end, by its place.
+pub struct Later<const PLACE: usize, T> {
+    value: Option<T>,
+    /// The catalog is that of a release which has it.
+    is_there: bool,
+}
+
+impl<const PLACE: usize, T> Later<PLACE, T> {
+    pub fn value(self) -> Option<T> {
+        self.value
+    }
+
+    /// The same where it must not be NULL; `default` where the catalog does not have it.
+    ///
+    /// # Errors
+    /// NullArgument, with its name.
+    pub fn given_or(self, default: T, name: &'static str) -> Result<T> {
+        if self.is_there {
+            self.value.given(name)
+        } else {
+            Ok(default)
+        }
+    }
+}
 
 // SAFETY: asks for no argument of its own, and reads one that is there, of the type that the function declares.
 unsafe impl<'fcx, const PLACE: usize, T: FromDatum> ArgAbi<'fcx> for Later<PLACE, T> {
@@ -111,7 +133,7 @@ unsafe impl<'fcx, const PLACE: usize, T: FromDatum> ArgAbi<'fcx> for Later<PLACE
         unsafe {
             let call = <pg_sys::FunctionCallInfo as ArgAbi>::unbox_arg_unchecked(arg);
             let is_there = PLACE < usize::try_from((*call).nargs).unwrap_or_default();
-            Later(if is_there { pgrx::pg_getarg(call, PLACE) } else { None })
+            Later { value: if is_there { pgrx::pg_getarg(call, PLACE) } else { None }, is_there }
         }
     }
 

@@ -80,7 +80,7 @@ fn dml_destroyer(
         Method::Dml,
         &p_dest_table.given("p_dest_table")?,
         p_keep_table.given("p_keep_table")?,
-        p_keep_source.0.unwrap_or(false),
+        p_keep_source.given_or(false, "p_keep_source")?,
         p_debug.given("p_debug")?,
     )?;
     Ok(())
@@ -98,7 +98,7 @@ fn logdel_destroyer(
         Method::Logdel,
         &p_dest_table.given("p_dest_table")?,
         p_keep_table.given("p_keep_table")?,
-        p_keep_source.0.unwrap_or(false),
+        p_keep_source.given_or(false, "p_keep_source")?,
         p_debug.given("p_debug")?,
     )?;
     Ok(())

@@ -32,7 +32,7 @@ fn snapshot_maker(
         pull_data: p_pulldata.given("p_pulldata")?,
         jobmon: p_jobmon,
         debug: p_debug.given("p_debug")?,
-        period: p_period.0,
+        period: p_period.value(),
     })?;
     Ok(())
 }
@@ -63,7 +63,7 @@ fn table_maker(
         pull_data: p_pulldata.given("p_pulldata")?,
         jobmon: p_jobmon,
         debug: p_debug.given("p_debug")?,
-        period: p_period.0,
+        period: p_period.value(),
     };
     table::make(&table::Request { common, sequences: strings(p_sequences, "p_sequences")? })?;
     Ok(())
@@ -97,7 +97,7 @@ fn inserter_maker(
         pull_data: p_pulldata.given("p_pulldata")?,
         jobmon: p_jobmon,
         debug: p_debug.given("p_debug")?,
-        period: p_period.0,
+        period: p_period.value(),
     };
     incremental::make(
         Method::Inserter,
@@ -142,7 +142,7 @@ fn updater_maker(
         pull_data: p_pulldata.given("p_pulldata")?,
         jobmon: p_jobmon,
         debug: p_debug.given("p_debug")?,
-        period: p_period.0,
+        period: p_period.value(),
     };
     incremental::make(
         Method::Updater,
@@ -184,7 +184,7 @@ fn dml_maker(
         pull_data: p_pulldata.given("p_pulldata")?,
         jobmon: p_jobmon,
         debug: p_debug.given("p_debug")?,
-        period: p_period.0,
+        period: p_period.value(),
     };
     let key = GivenKey { names: strings(p_pk_name, "p_pk_name")?, types: strings(p_pk_type, "p_pk_type")? };
     replay::make(Method::Dml, &replay::Request { common, key })?;
@@ -218,7 +218,7 @@ fn logdel_maker(
         pull_data: p_pulldata.given("p_pulldata")?,
         jobmon: p_jobmon,
         debug: p_debug.given("p_debug")?,
-        period: p_period.0,
+        period: p_period.value(),
     };
     let key = GivenKey { names: strings(p_pk_name, "p_pk_name")?, types: strings(p_pk_type, "p_pk_type")? };
     replay::make(Method::Logdel, &replay::Request { common, key })?;

@@ -178,7 +178,7 @@ fn check_permissions(
         &p_src_table.given("p_src_table")?,
         &p_type.given("p_type")?,
         p_dest_table.as_deref(),
-        strings(p_filter.0, "p_filter")?,
+        strings(p_filter.value(), "p_filter")?,
     )?;
     Ok(TableIterator::new(
         rights

@@ -1,5 +1,6 @@
 //! run_refresh, and the background workers by the names under which PostgreSQL starts them.
 
+use super::arguments::Given;
 use crate::backend::worker::in_procedure;
 use crate::destination::{fill, heap};
 use crate::error::Error;
@@ -28,7 +29,7 @@ fn run_refresh(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
     let request = Request {
         method: method.as_deref(),
         limit: limit.map(|limit| positive("p_batch_limit", limit)).transpose()?,
-        workers: positive("p_jobs", workers.unwrap_or(1))?,
+        workers: positive("p_jobs", workers.given("p_jobs")?)?,
     };
     in_procedure(fcinfo, "run_refresh", || schedule::run(&request))?;
     Ok(())

@@ -47,11 +47,20 @@ impl Place {
     }
 }
 
+/// An error.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    /// As PostgreSQL packs a SQLSTATE.
+    code: i32,
+    message: String,
+    place: Place,
+}
+
 thread_local! {
-    /// The last error that was watched, by its message.
-    static SEEN: RefCell<Option<(String, Place)>> = const { RefCell::new(None) };
+    /// The last error that was watched.
+    static SEEN: RefCell<Option<Seen>> = const { RefCell::new(None) };
     /// What is to be added to the error with this message.
-    static KNOWN: RefCell<Option<(String, Place)>> = const { RefCell::new(None) };
+    static KNOWN: RefCell<Option<Seen>> = const { RefCell::new(None) };
     /// Who adds it. Made once, and never freed: it may stay in PostgreSQL's list until whoever has called us takes it off.
     static ADDER: Cell<*mut pg_sys::ErrorContextCallback> = const { Cell::new(ptr::null_mut()) };
 }
@@ -61,6 +70,7 @@ unsafe extern "C-unwind" {
     fn CopyErrorData() -> *mut pg_sys::ErrorData;
     fn FreeErrorData(data: *mut pg_sys::ErrorData);
     fn geterrcode() -> c_int;
+    fn errcode(code: c_int) -> c_int;
     fn errcontext_msg(format: *const c_char, ...) -> c_int;
     fn err_generic_string(field: c_int, text: *const c_char) -> c_int;
 }
@@ -90,17 +100,15 @@ impl Drop for Watch {
     }
 }
 
-/// Where an error that was caught came about, by its message.
-pub fn take(message: &str) -> Place {
-    SEEN.take().filter(|(seen, _)| seen == message).map(|(_, place)| place).unwrap_or_default()
+/// The packed SQLSTATE of an error that was caught, and where it came about, by its message. pgrx knows PostgreSQL's own SQLSTATEs only.
+pub fn take(message: &str) -> Option<(i32, Place)> {
+    KNOWN.set(None);
+    SEEN.take().filter(|seen| seen.message == message).map(|seen| (seen.code, seen.place))
 }
 
-/// An error with this message is about to be raised: it also tells this.
-pub fn add(message: &str, place: Place) {
-    if place == Place::default() {
-        return;
-    }
-    KNOWN.set(Some((message.to_string(), place)));
+/// An error with this message is about to be raised: it has this packed SQLSTATE, and also tells this.
+pub fn add(message: &str, code: i32, place: Place) {
+    KNOWN.set(Some(Seen { code, message: message.to_string(), place }));
     if ADDER.get().is_null() {
         let entry =
             pg_sys::ErrorContextCallback { previous: ptr::null_mut(), callback: Some(add_known), arg: ptr::null_mut() };
@@ -123,7 +131,7 @@ pub fn add(message: &str, place: Place) {
 ///
 /// # Safety
 /// To be called from a callback of PostgreSQL's list.
-unsafe fn current() -> Option<(String, Place)> {
+unsafe fn current() -> Option<Seen> {
     // Success and warnings are in these classes, whatever their level: what a trigger says a million times costs little.
     const QUIET: [c_int; 3] = [0, 1 << 6, 2 << 6];
     if QUIET.contains(&(geterrcode() & 0xfff)) {
@@ -143,7 +151,7 @@ unsafe fn current() -> Option<(String, Place)> {
             data_type: text((*data).datatype_name),
             constraint: text((*data).constraint_name),
         };
-        (text((*data).message).unwrap_or_default(), place)
+        Seen { code: (*data).sqlerrcode, message: text((*data).message).unwrap_or_default(), place }
     });
     FreeErrorData(data);
     pg_sys::CurrentMemoryContext = context;
@@ -151,11 +159,12 @@ unsafe fn current() -> Option<(String, Place)> {
 }
 
 unsafe extern "C-unwind" fn note(_: *mut c_void) {
-    let Some((message, place)) = current() else { return };
+    let Some(now) = current() else { return };
     SEEN.with_borrow_mut(|seen| {
         // One that is further out sees the same error once more, with what lies between the two.
-        let is_seen = seen.as_ref().is_some_and(|(before, known)| {
-            *before == message
+        let is_seen = seen.as_ref().is_some_and(|before| {
+            let (known, place) = (&before.place, &now.place);
+            (before.code, &before.message) == (now.code, &now.message)
                 && known.table == place.table
                 && place
                     .context
@@ -164,14 +173,15 @@ unsafe extern "C-unwind" fn note(_: *mut c_void) {
                     .starts_with(known.context.as_deref().unwrap_or_default())
         });
         if !is_seen {
-            *seen = Some((message, place));
+            *seen = Some(now);
         }
     });
 }
 
 unsafe extern "C-unwind" fn add_known(_: *mut c_void) {
-    let Some((message, _)) = current() else { return };
-    let Some((_, place)) = KNOWN.take().filter(|(known, _)| *known == message) else { return };
+    let Some(now) = current() else { return };
+    let Some(Seen { code, place, .. }) = KNOWN.take().filter(|known| known.message == now.message) else { return };
+    errcode(code);
     let text = |text: &str| CString::new(text.replace('\0', " ")).unwrap_or_default();
     if let Some(context) = &place.context {
         errcontext_msg(c"%s".as_ptr(), text(context).as_ptr());

@@ -401,6 +401,10 @@ pub fn select(sql: &str) -> Result<&str> {
         // SAFETY: the kind of the node is checked before any field of it is read.
         unsafe {
             let select = (*raw).stmt.cast::<pg_sys::SelectStmt>();
+            let tree = CStr::from_ptr(pg_sys::nodeToString((*raw).stmt.cast())).to_string_lossy().into_owned();
+            if tree.contains("{PARAMREF") {
+                return Err(Error::Condition("it has a parameter, for which there is no value".to_string()));
+            }
             let is_select = (*select).type_ == pg_sys::NodeTag::T_SelectStmt && (*select).intoClause.is_null();
             Ok(is_select.then_some(usize::try_from((*raw).stmt_len).unwrap_or_default()))
         }
@@ -409,9 +413,31 @@ pub fn select(sql: &str) -> Result<&str> {
         // A length of 0 is all of it.
         Ok(Some(length)) => Ok(if length == 0 { sql } else { sql.get(..length).unwrap_or(sql) }),
         Ok(None) => refused("with it, the query is more than one SELECT".to_string()),
-        Err(error @ Error::Cancelled(_)) => Err(error),
+        Err(error @ (Error::Cancelled(_) | Error::Condition(_))) => Err(error),
         Err(error) => refused(error.report().message),
     }
+}
+
+/// Whether operators may stand in a condition beside those that compare and calculate: behind another there may be any function. What is
+/// written unusually counts as if.
+fn may_have_other_operators(condition: &str) -> bool {
+    if condition.to_lowercase().contains("operator") {
+        return true;
+    }
+    let mut quote = None;
+    let mut letters = condition.chars().peekable();
+    while let Some(letter) = letters.next() {
+        match (quote, letter) {
+            (_, '\\' | '$') => return true,
+            (Some(end), _) if letter == end => quote = None,
+            (Some(_), _) => {}
+            (None, '\'' | '"') => quote = Some(letter),
+            (None, '!') if letters.peek() != Some(&'=') => return true,
+            (None, '|' | '~' | '@' | '#' | '&' | '?' | '^' | '`') => return true,
+            _ => {}
+        }
+    }
+    false
 }
 
 /// Whether a condition that a user wrote is a plain comparison of columns with constants: then it selects the same
@@ -438,7 +464,7 @@ pub fn is_plain_condition(condition: &str) -> bool {
         let lower = text.to_lowercase();
         ["now", "today", "tomorrow", "yesterday"].iter().any(|word| lower.contains(word))
     };
-    if is_of_time(condition) {
+    if is_of_time(condition) || may_have_other_operators(condition) {
         return false;
     }
     let parsed = attempt(|| {

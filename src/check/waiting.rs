@@ -55,7 +55,9 @@ pub fn waiting(sides: &mut Comparison, key: &[String], text: &str, found: &[Foun
             Ok(Waiting::Some(keys.unwrap_or_default()))
         }
         Method::Dml | Method::Logdel => {
-            let Some((queue, applied)) = replay::queue_of(&job)? else { return Ok(Waiting::All) };
+            sides.source.use_pinned_search_path()?;
+            let queue = replay::queue_of(&job, &mut sides.source, &sides.table, &sides.shape)?;
+            let Some((queue, applied)) = queue else { return Ok(Waiting::All) };
             let applied = applied.as_ref().map(|(last, snapshot)| (*last, snapshot.as_str()));
             let keys = sides.source.waiting_keys(&queue, applied, key, text, &texts)?;
             Ok(keys.map_or(Waiting::All, Waiting::Some))

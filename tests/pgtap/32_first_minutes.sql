@@ -52,7 +52,18 @@ ALTER TABLE app.t ADD CONSTRAINT small CHECK (id < 100), ADD CONSTRAINT known UN
 SELECT on_source($$INSERT INTO app.t VALUES (101, 'large')$$);
 SELECT alike(pg_temp.told($$SELECT mimeo.refresh_dml('app.t')$$), '23514 %| names: app t small', 'F12: the names of schema, table and constraint');
 SELECT alike((last_run('app.t')).error, E'%\nSCHEMA NAME: app\nTABLE NAME: t\nCONSTRAINT NAME: small', 'F12: in the history, too');
-SELECT on_source($$DELETE FROM app.t WHERE id = 101$$);
+SELECT on_source($$DELETE FROM app.t WHERE id = 101; INSERT INTO app.t VALUES (50, 'own code')$$);
+CREATE FUNCTION app.own_code() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    BEGIN PERFORM 1 / 0; EXCEPTION WHEN division_by_zero THEN NULL; END;
+    IF NEW.id = 50 THEN RAISE EXCEPTION 'the application says no' USING ERRCODE = 'MY002', TABLE = 'theirs'; END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER own_code BEFORE INSERT ON app.t FOR EACH ROW EXECUTE FUNCTION app.own_code();
+SELECT alike(pg_temp.told($$SELECT mimeo.refresh_dml('app.t')$$), 'MY002 the application says no %app.own_code() line 4 at RAISE%| names: theirs', 'F12: a SQLSTATE of the application, and the context of the error itself');
+SELECT is((last_run('app.t')).sqlstate, 'MY002', 'F12: in the history, too');
+DROP TRIGGER own_code ON app.t;
+SELECT on_source($$DELETE FROM app.t WHERE id = 50$$);
 DELETE FROM app.t WHERE secret IS NULL;
 ALTER TABLE app.t DROP CONSTRAINT known, ALTER COLUMN secret SET NOT NULL;
 SELECT alike(pg_temp.told($$SELECT mimeo.refresh_dml('app.t', p_repull := true)$$), '23502 %| names: app t secret', 'F12: the name of a column');
@@ -66,7 +77,7 @@ SELECT lives_ok($$SELECT mimeo.inserter_maker('app.t', 'serial', 'id', 1, p_dest
 SELECT lives_ok($$SELECT mimeo.refresh_table('app.c1'), mimeo.refresh_table('app.c2'), mimeo.refresh_table('app.c3'), mimeo.refresh_inserter('app.c4')$$, 'F15: they are refreshed');
 SELECT is((SELECT count(*) FROM app.c1) + (SELECT count(*) FROM app.c2) + (SELECT count(*) FROM app.c3) + (SELECT count(*) FROM app.c4), 16::bigint, 'F15: and mean what they say');
 SELECT alike(pg_temp.told(format('SELECT mimeo.table_maker(''app.t'', 1, ''app.c5'', p_condition := %L)', c)), '42601 the condition cannot be used:%| hint: It is what follows FROM%WHERE%',
-    'F15: ' || c) FROM unnest('{id < 5,WHERE id < 5 /* open,WHERE id < 5; DROP TABLE t,(id < 5)}'::text[]) c;
+    'F15: ' || c) FROM unnest('{id < 5,WHERE id < 5 /* open,WHERE id < 5; DROP TABLE t,(id < 5),WHERE id < $1}'::text[]) c;
 SELECT alike(pg_temp.told($$SELECT mimeo.table_maker('app.t', 1, 'app.c5', p_condition := 'active')$$), '42%| hint: %WHERE%', 'F15: a word that would be taken for an alias');
 
 -- F17
@@ -127,7 +138,7 @@ SELECT alike(pg_temp.told(statement), '22004 ' || argument || ' must not be NULL
     ('p_destination', 'SELECT mimeo.validate_rowcount(NULL)'), ('p_destination', 'SELECT mimeo.validate_content(NULL)'), ('p_destination', 'SELECT mimeo.differences(NULL)'),
     ('p_dest_table', 'SELECT mimeo.concurrent_lock_check(NULL)'), ('p_dest_table', 'SELECT mimeo.snapshot_destroyer(NULL)'), ('p_dest_table', 'SELECT mimeo.table_destroyer(NULL)'),
     ('p_dest_table', 'SELECT mimeo.inserter_destroyer(NULL)'), ('p_dest_table', 'SELECT mimeo.updater_destroyer(NULL)'), ('p_dest_table', 'SELECT mimeo.dml_destroyer(NULL)'),
-    ('p_dest_table', 'SELECT mimeo.logdel_destroyer(NULL)'), ('p_keep_table', 'SELECT mimeo.table_destroyer(''app.c1'', NULL)'), ('p_src_table', 'SELECT mimeo.snapshot_maker(NULL, 1)'),
+    ('p_dest_table', 'SELECT mimeo.logdel_destroyer(NULL)'), ('p_keep_table', 'SELECT mimeo.table_destroyer(''app.c1'', NULL)'), ('p_keep_source', 'SELECT mimeo.dml_destroyer(''app.c1'', p_keep_source := NULL)'), ('p_src_table', 'SELECT mimeo.snapshot_maker(NULL, 1)'),
     ('p_dblink_id', 'SELECT mimeo.table_maker(''app.t'', NULL)'), ('p_index', 'SELECT mimeo.dml_maker(''app.t'', 1, p_index := NULL)'), ('p_type', 'SELECT mimeo.inserter_maker(''app.t'', NULL, ''id'', 1)'),
     ('p_control_field', 'SELECT mimeo.updater_maker(''app.t'', ''serial'', NULL, 1)'), ('p_pulldata', 'SELECT mimeo.refresh_snapshot(''app.orders'', p_pulldata := NULL)'),
     ('p_repull', 'SELECT mimeo.refresh_inserter(''app.c4'', p_repull := NULL)'), ('p_debug', 'SELECT mimeo.refresh_dml(''app.d'', p_debug := NULL)'),
@@ -227,6 +238,23 @@ SELECT is((SELECT count(*) FROM mimeo.differences('app.m_s')), 0::bigint, 'U7: n
 SELECT is((SELECT count(*) FROM mimeo.differences('app.m_d', p_limit := 2)), 2::bigint, 'U7: not more than p_limit');
 SELECT alike(pg_temp.told($$SELECT mimeo.differences('app.m_d', p_limit := -1)$$), '22023 p_limit is -1%', 'U7: a limit that is none');
 SELECT alike(pg_temp.told($$SELECT mimeo.differences('app.m_d', '1 day')$$), '22023 %', 'U7: intervals of a job that has none');
+
+SELECT on_source($$CREATE TABLE app.allowed (id int); INSERT INTO app.allowed VALUES (1), (2);
+    CREATE FUNCTION app.isok(int, int) RETURNS boolean LANGUAGE sql STABLE AS 'SELECT EXISTS (SELECT FROM app.allowed a WHERE a.id = $1)';
+    CREATE OPERATOR app.=? (LEFTARG = int, RIGHTARG = int, FUNCTION = app.isok)$$);
+SELECT mimeo.snapshot_maker('app.m', 1, 'app.m_op', p_condition := 'WHERE id OPERATOR(app.=?) 0');
+SELECT on_source('INSERT INTO app.allowed VALUES (3)');
+SELECT mimeo.refresh_snapshot('app.m_op');
+SELECT is((SELECT count(*) FROM app.m_op), 3::bigint, 'a condition that calls a function by an operator is asked each time');
+-- A destination that is kept, of a partitioned table: nothing has changed since the maker, so nothing is copied.
+SELECT on_source($$CREATE TABLE app.pt (id int PRIMARY KEY, v text) PARTITION BY RANGE (id); CREATE TABLE app.pt_1 PARTITION OF app.pt FOR VALUES FROM (0) TO (100); INSERT INTO app.pt SELECT i FROM generate_series(1, 10) i$$);
+CREATE TABLE app.pt_kept (id int PRIMARY KEY, v text); INSERT INTO app.pt_kept VALUES (77, 'mine');
+SELECT mimeo.dml_maker('app.pt', 1, 'app.pt_kept'), mimeo.dml_maker('app.pt', 1, 'app.pt_new');
+SELECT mimeo.refresh_dml('app.pt_kept');
+SELECT is((SELECT string_agg(id::text, ' ') FROM app.pt_kept), '77', 'a destination that is kept gets what changes from then on');
+SELECT is((last_run('app.pt_kept')).status || ' ' || (last_run('app.pt_new')).status, 'ok ok', 'and no run has anything to warn of');
+SELECT on_source('TRUNCATE app.pt_1');
+SELECT is((SELECT count(*) FILTER (WHERE may_wait) || ' of ' || count(*) FROM mimeo.differences('app.pt_new')), '10 of 10', 'U7: a partition that was truncated waits, too');
 
 -- U8
 SELECT on_source('REVOKE SELECT ON app.m FROM reader; GRANT SELECT (id, v) ON app.m TO reader');

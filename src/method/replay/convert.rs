@@ -1,6 +1,6 @@
 //! Jobs that mimeo 1.5.1 has made: their first refresh replaces the queue on the source.
 
-use super::{capture, compared, may_be_apart, places, State};
+use super::{capture, compared, may_be_apart, members_with_triggers, places, State};
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::method::{patience, Method};
@@ -38,6 +38,7 @@ pub fn convert(
     let capture = capture(method, source, table, &shape, &members, &key, compared, &job.dest_table, apart);
     let number = legacy.number.unwrap_or(capture.number);
     source.convert(&legacy, &capture, &members, patience())?;
+    let members = members_with_triggers(source, table, &legacy.objects)?;
     Ok(State {
         objects: legacy.objects,
         position: None,

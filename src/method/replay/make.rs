@@ -1,6 +1,6 @@
 //! dml_maker and logdel_maker.
 
-use super::{capture, compared, may_be_apart, refresh, this_database, Options, State, DELETED};
+use super::{capture, compared, may_be_apart, members_with_triggers, refresh, this_database, Options, State, DELETED};
 use crate::backend::identity::require_writable;
 use crate::backend::name::{quote, with_suffix, Name};
 use crate::backend::spi;
@@ -111,6 +111,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
     });
     making.source.make_queue(&objects, &capture, &members, false, patience())?;
     making.source.mark_user(&objects.queue, &this_database())?;
+    let members = members_with_triggers(&mut making.source, &making.table, &objects)?;
 
     let state = State {
         position: None,

@@ -25,6 +25,7 @@ use crate::source::connection::Connection;
 use crate::source::queue::{Capture, Member, Objects};
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 
 /// In a logdel destination: when the row was deleted on the source; NULL as long as it lives.
 pub(crate) const DELETED: &str = "mimeo_source_deleted";
@@ -86,13 +87,21 @@ impl State {
 /// A queue, and up to where it is applied here without having been removed there: mimeo_seq, and the snapshot.
 pub type Queue = (Name, Option<(i64, String)>);
 
-/// That of a job; None of one that 1.5.1 has made, and nobody has refreshed since.
-pub fn queue_of(job: &Job) -> Result<Option<Queue>> {
-    let state = State::find(job)?;
-    Ok(state.map(|state| {
-        let applied = state.position.filter(|position| !position.removed);
-        (state.objects.queue, applied.map(|position| (position.last, position.snapshot)))
-    }))
+/// That of a job; None if the next refresh copies all rows, whatever is queued. In the open snapshot, with the pinned search_path.
+pub fn queue_of(job: &Job, source: &mut Connection, table: &SourceTable, shape: &Shape) -> Result<Option<Queue>> {
+    // None of a job that 1.5.1 has made, and nobody has refreshed since.
+    let Some(state) = State::find(job)? else { return Ok(None) };
+    if state.copy_all.is_some() || state.filter != job.filter || state.condition != job.condition {
+        return Ok(None);
+    }
+    let members = source.members(table, Some(&state.objects))?;
+    let known: HashSet<_> = state.members.iter().copied().collect();
+    let now: HashSet<_> = places(&members, source.clones_triggers(shape)).into_iter().collect();
+    if known != now {
+        return Ok(None);
+    }
+    let applied = state.position.filter(|position| !position.removed);
+    Ok(Some((state.objects.queue, applied.map(|position| (position.last, position.snapshot)))))
 }
 
 /// The columns whose changes count, if not all do: what a condition looks at may be more than what is copied.
@@ -108,6 +117,14 @@ fn may_be_apart(catalog: &Catalog, objects: &Objects) -> bool {
 /// As `State::members` holds them.
 fn places(members: &[Member], cloned: bool) -> Vec<(u32, u32, u32)> {
     members.iter().map(|member| member.place(cloned)).collect()
+}
+
+/// The tables that belong to a source, now that the job's triggers are there. Ends the snapshot.
+fn members_with_triggers(source: &mut Connection, table: &SourceTable, objects: &Objects) -> Result<Vec<Member>> {
+    source.snapshot_of(table.oid)?;
+    let members = source.members(table, Some(objects))?;
+    source.end_snapshot()?;
+    Ok(members)
 }
 
 /// What is to be queued for a job.

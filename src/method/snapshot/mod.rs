@@ -14,6 +14,7 @@ pub use refresh::plan::plan;
 pub use refresh::{refresh, Options};
 pub use rollback::rollback;
 
+use crate::backend::parse::is_plain_condition;
 use crate::destination::table;
 use crate::error::Result;
 use crate::job::config::Job;
@@ -98,10 +99,14 @@ struct Seen {
     system: String,
 }
 
-/// Whether the source's counters are those of the last copy.
+/// Whether the next refresh would copy nothing, as far as the source's counters and the job tell.
 pub fn is_as_copied(job: &Job, now: &Fingerprint) -> bool {
     let state: State = serde_json::from_value(job.state.clone()).unwrap_or_default();
-    state.seen.is_some_and(|seen| seen.fingerprint == *now)
+    job.check_stats.unwrap_or(true)
+        && job.condition.as_deref().is_none_or(is_plain_condition)
+        && state.seen.is_some_and(|seen| {
+            seen.fingerprint == *now && seen.filter == job.filter && seen.condition == job.condition
+        })
 }
 
 /// OID and file of a twin.
