@@ -303,6 +303,13 @@ fn f25_no_error_has_a_backtrace() {
         assert!(told.len() > 3, "{statement}");
         all.push_str(&told);
     }
+    // One that comes from PostgreSQL before anything is prepared for it.
+    let mut superuser = scene.destination_superuser();
+    superuser.batch_execute("BEGIN; LOCK TABLE mimeo.refresh_config IN ACCESS EXCLUSIVE MODE").unwrap();
+    let told = told_to(&mut dba, "SET lock_timeout = 10; SELECT mimeo.refresh_snapshot('app.t')");
+    assert!(told.contains("lock timeout"), "{told}");
+    all.push_str(&told);
+    superuser.batch_execute("ROLLBACK").unwrap();
     all.push_str(&one::<String>(&mut dba, "SELECT coalesce(string_agg(error, ' '), '') FROM mimeo.run_history"));
     for sign in ["backtrace", "pgrx", "core::", "std::", ".rs:"] {
         assert!(!all.contains(sign), "{sign}: {all}");
