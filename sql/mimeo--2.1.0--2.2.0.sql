@@ -2,7 +2,47 @@
 -- The schema may belong to somebody who has put operators and functions there: nothing is looked up in it.
 SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
-LOCK TABLE @extschema@.refresh_config, @extschema@.dblink_mapping_mimeo IN SHARE ROW EXCLUSIVE MODE;
+-- The views are locked before the tables, as queries on them do: each of these statements locks the view alone.
+ALTER VIEW @extschema@.refresh_config_dml ALTER COLUMN dest_table DROP DEFAULT;
+ALTER VIEW @extschema@.refresh_config_logdel ALTER COLUMN dest_table DROP DEFAULT;
+ALTER VIEW @extschema@.job_status ALTER COLUMN dest_table DROP DEFAULT;
+LOCK TABLE @extschema@.refresh_config IN ACCESS EXCLUSIVE MODE;
+LOCK TABLE @extschema@.dblink_mapping_mimeo IN SHARE ROW EXCLUSIVE MODE;
+
+-- A queue on a source must not fill its disk.
+ALTER TABLE @extschema@.refresh_config ADD COLUMN max_queue_size bigint,
+    ADD CONSTRAINT refresh_config_max_queue_size_check CHECK (max_queue_size > 0);
+CREATE OR REPLACE VIEW @extschema@.refresh_config_dml AS
+    SELECT dest_table, source_table, type, dblink, last_run, filter, condition, period, batch_limit, jobmon,
+           control, pk_name, pk_type, insert_on_fetch, max_queue_size
+      FROM @extschema@.refresh_config WHERE type = 'dml' WITH CHECK OPTION;
+CREATE OR REPLACE VIEW @extschema@.refresh_config_logdel AS
+    SELECT dest_table, source_table, type, dblink, last_run, filter, condition, period, batch_limit, jobmon,
+           control, pk_name, pk_type, insert_on_fetch, max_queue_size
+      FROM @extschema@.refresh_config WHERE type = 'logdel' WITH CHECK OPTION;
+
+-- How old the data is: a refresh that works may still bring nothing new.
+CREATE OR REPLACE VIEW @extschema@.job_status AS
+    SELECT c.dest_table, c.type, c.source_table AS source, c.period, c.last_run, l.status AS last_status, s.last_success,
+           clock_timestamp() - coalesce(d.data_as_of, s.last_success) AS lag,
+           c.period IS NOT NULL AND (c.last_run IS NULL
+               OR c.last_run <= clock_timestamp() - c.period + least(c.period / 10, interval '5 seconds')) AS due,
+           l.rows, l.bytes, l.ended - l.started AS duration, f.consecutive_failures,
+           CASE WHEN l.status IN ('warning', 'critical', 'rolled_back') THEN coalesce(l.error, l.reason) END AS error,
+           c.dblink AS data_source_id,
+           greatest(c.last_run, CASE WHEN l.status = 'critical' THEN l.started END) AS last_attempt, d.data_as_of
+      FROM @extschema@.refresh_config c
+      LEFT JOIN LATERAL (SELECT h.* FROM @extschema@.run_history h
+                          WHERE h.dest_table = c.dest_table AND h.status <> 'concurrent'
+                          ORDER BY h.started DESC, h.run_id DESC LIMIT 1) l ON true
+      LEFT JOIN LATERAL (SELECT h.started FROM @extschema@.run_history h
+                          WHERE h.dest_table = c.dest_table AND h.status IN ('ok', 'skipped', 'warning')
+                          ORDER BY h.started DESC LIMIT 1) h ON true
+     CROSS JOIN LATERAL (SELECT coalesce(h.started, c.last_run) AS last_success) s
+     CROSS JOIN LATERAL (SELECT (c.state ->> 'data_as_of')::timestamptz AS data_as_of) d
+     CROSS JOIN LATERAL (SELECT count(*) AS consecutive_failures FROM @extschema@.run_history h
+                          WHERE h.dest_table = c.dest_table AND h.status = 'critical'
+                            AND h.started > coalesce(s.last_success, '-infinity')) f;
 
 -- A password goes to no other host than the one that it was given for: who may change where a source leads need not know it. The
 -- first trigger fires only for a statement that names pwd, and leaves a mark for the second.
@@ -530,6 +570,7 @@ BEGIN
         (NULL, 'state', 'What mimeo remembers from run to run; not to be changed by hand'),
         (NULL, 'keep_previous', 'snap: the data that a refresh replaces stays in the idle twin, for rollback_snapshot'),
         (NULL, 'max_shrink_percent', 'snap: a refresh that brings fewer rows than are there, by more than this, is refused; NULL is never'),
+        (NULL, 'max_queue_size', 'dml, logdel: how large the queue on the source may become, in bytes, before it takes no more changes and all rows are copied; NULL is no limit'),
         (NULL, 'guard', 'snap: a query that must return true before the new data shows; {new} in it is the table that holds them; NULL is none'),
         (NULL, 'rows', 'Rows that came from the source'),
         (NULL, 'bytes', 'Bytes that came from the source'),
@@ -551,12 +592,13 @@ BEGIN
         ('job_status', 'source', 'The table on the source'),
         ('job_status', 'last_status', 'How the last run ended, as in run_history; NULL if there was none'),
         ('job_status', 'last_success', 'When the last run began that brought the data up to date; NULL if there was none'),
-        ('job_status', 'lag', 'How long ago that was'),
+        ('job_status', 'lag', 'How old the data is: the time since data_as_of, or since last_success if that is unknown'),
         ('job_status', 'due', 'run_refresh would refresh it now'),
         ('job_status', 'duration', 'How long the last run took'),
         ('job_status', 'consecutive_failures', 'Runs that have failed since the last success'),
         ('job_status', 'error', 'The error or warning of the last run; NULL if there was none'),
         ('job_status', 'last_attempt', 'When the last run began, whatever came of it'),
+        ('job_status', 'data_as_of', 'The moment up to which all changes of the source are here; NULL if unknown'),
         ('health', 'database', 'This database'),
         ('health', 'jobs', 'How many jobs there are'),
         ('health', 'late', 'Jobs with a period whose data is older than twice that, or that have none yet'),

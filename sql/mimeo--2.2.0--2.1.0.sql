@@ -2,9 +2,13 @@
 -- The schema may belong to somebody who has put operators and functions there: nothing is looked up in it.
 SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
+-- Views before tables, as queries on them do: each of these statements locks the view alone.
+ALTER VIEW @extschema@.refresh_config_dml ALTER COLUMN dest_table DROP DEFAULT;
+ALTER VIEW @extschema@.refresh_config_logdel ALTER COLUMN dest_table DROP DEFAULT;
+ALTER VIEW @extschema@.job_status ALTER COLUMN dest_table DROP DEFAULT;
 -- In this order, and this strongly at once: a refresh that runs reads the one before it writes the other.
 LOCK TABLE @extschema@.dblink_mapping_mimeo IN ACCESS EXCLUSIVE MODE;
-LOCK TABLE @extschema@.refresh_config IN SHARE ROW EXCLUSIVE MODE;
+LOCK TABLE @extschema@.refresh_config IN ACCESS EXCLUSIVE MODE;
 
 DROP FUNCTION @extschema@.confirm_job(text);
 DROP TRIGGER a_password_is_given ON @extschema@.dblink_mapping_mimeo;
@@ -272,16 +276,66 @@ DROP FUNCTION @extschema@.differences(text, text, text, integer);
 DROP VIEW @extschema@.progress;
 DROP FUNCTION @extschema@.running_refreshes();
 
--- A view cannot lose columns: it is made anew, and its grants come back.
+-- Views cannot lose columns: they are made anew, and their grants come back.
 CREATE TEMPORARY TABLE pg_temp.mimeo_acl AS
-    SELECT NULL::name AS col, c.relacl AS acl FROM pg_catalog.pg_class c WHERE c.oid = '@extschema@.health'::pg_catalog.regclass
+    SELECT c.relname, NULL::name AS col, c.relacl AS acl FROM pg_catalog.pg_class c
+     WHERE c.relnamespace = '@extschema@'::pg_catalog.regnamespace AND c.relname = ANY ('{health,job_status,refresh_config_dml,refresh_config_logdel}'::pg_catalog.name[])
     UNION ALL
-    SELECT a.attname, a.attacl FROM pg_catalog.pg_attribute a
-     WHERE a.attrelid = '@extschema@.health'::pg_catalog.regclass AND a.attacl IS NOT NULL AND a.attname <> 'unscheduled';
+    SELECT c.relname, a.attname, a.attacl FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+     WHERE c.relnamespace = '@extschema@'::pg_catalog.regnamespace AND c.relname = ANY ('{health,job_status,refresh_config_dml,refresh_config_logdel}'::pg_catalog.name[])
+       AND a.attacl IS NOT NULL AND a.attname <> ALL ('{unscheduled,data_as_of,max_queue_size}'::pg_catalog.name[]);
 CREATE TEMPORARY TABLE pg_temp.mimeo_init AS
-    SELECT p.objsubid, p.privtype, p.initprivs FROM pg_catalog.pg_init_privs p
-     WHERE p.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass AND p.objoid = '@extschema@.health'::pg_catalog.regclass;
-DROP VIEW @extschema@.health;
+    SELECT c.relname, p.objsubid, p.privtype, p.initprivs FROM pg_catalog.pg_init_privs p JOIN pg_catalog.pg_class c ON c.oid = p.objoid
+     WHERE p.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.relnamespace = '@extschema@'::pg_catalog.regnamespace
+       AND c.relname = ANY ('{health,job_status,refresh_config_dml,refresh_config_logdel}'::pg_catalog.name[]);
+DROP VIEW @extschema@.health, @extschema@.job_status, @extschema@.refresh_config_dml, @extschema@.refresh_config_logdel;
+DO $do$
+DECLARE
+    v_jobs text;
+BEGIN
+    SELECT string_agg(c.dest_table, ', ' ORDER BY c.dest_table COLLATE "C") INTO v_jobs
+      FROM @extschema@.refresh_config c WHERE c.type IN ('dml', 'logdel');
+    IF v_jobs IS NOT NULL THEN
+        RAISE WARNING USING
+            MESSAGE = format('queues on the source are of a kind that mimeo 2.1 does not know, for these jobs: %s', v_jobs),
+            HINT = 'max_queue_size is forgotten. The first refresh of each by the package of 2.1 makes its queue anew, and copies all rows.';
+    END IF;
+END
+$do$;
+UPDATE @extschema@.refresh_config SET state = state - 'data_as_of' WHERE state ? 'data_as_of';
+ALTER TABLE @extschema@.refresh_config DROP CONSTRAINT refresh_config_max_queue_size_check, DROP COLUMN max_queue_size;
+CREATE VIEW @extschema@.refresh_config_dml AS
+    SELECT dest_table, source_table, type, dblink, last_run, filter, condition, period, batch_limit, jobmon,
+           control, pk_name, pk_type, insert_on_fetch
+      FROM @extschema@.refresh_config WHERE type = 'dml' WITH CHECK OPTION;
+ALTER VIEW @extschema@.refresh_config_dml ALTER COLUMN type SET DEFAULT 'dml';
+ALTER VIEW @extschema@.refresh_config_dml ALTER COLUMN insert_on_fetch SET DEFAULT true;
+CREATE VIEW @extschema@.refresh_config_logdel AS
+    SELECT dest_table, source_table, type, dblink, last_run, filter, condition, period, batch_limit, jobmon,
+           control, pk_name, pk_type, insert_on_fetch
+      FROM @extschema@.refresh_config WHERE type = 'logdel' WITH CHECK OPTION;
+ALTER VIEW @extschema@.refresh_config_logdel ALTER COLUMN type SET DEFAULT 'logdel';
+ALTER VIEW @extschema@.refresh_config_logdel ALTER COLUMN insert_on_fetch SET DEFAULT true;
+CREATE VIEW @extschema@.job_status AS
+    SELECT c.dest_table, c.type, c.source_table AS source, c.period, c.last_run, l.status AS last_status, s.last_success,
+           clock_timestamp() - s.last_success AS lag,
+           c.period IS NOT NULL AND (c.last_run IS NULL
+               OR c.last_run <= clock_timestamp() - c.period + least(c.period / 10, interval '5 seconds')) AS due,
+           l.rows, l.bytes, l.ended - l.started AS duration, f.consecutive_failures,
+           CASE WHEN l.status IN ('warning', 'critical', 'rolled_back') THEN coalesce(l.error, l.reason) END AS error,
+           c.dblink AS data_source_id, 
+           greatest(c.last_run, CASE WHEN l.status = 'critical' THEN l.started END) AS last_attempt
+      FROM @extschema@.refresh_config c
+      LEFT JOIN LATERAL (SELECT h.* FROM @extschema@.run_history h
+                          WHERE h.dest_table = c.dest_table AND h.status <> 'concurrent'
+                          ORDER BY h.started DESC, h.run_id DESC LIMIT 1) l ON true
+      LEFT JOIN LATERAL (SELECT h.started FROM @extschema@.run_history h
+                          WHERE h.dest_table = c.dest_table AND h.status IN ('ok', 'skipped', 'warning')
+                          ORDER BY h.started DESC LIMIT 1) h ON true
+     CROSS JOIN LATERAL (SELECT coalesce(h.started, c.last_run) AS last_success) s
+     CROSS JOIN LATERAL (SELECT count(*) AS consecutive_failures FROM @extschema@.run_history h
+                          WHERE h.dest_table = c.dest_table AND h.status = 'critical'
+                            AND h.started > coalesce(s.last_success, '-infinity')) f;
 CREATE VIEW @extschema@.health AS
     SELECT current_database()::text AS database, count(*) AS jobs,
            count(*) FILTER (WHERE period IS NOT NULL AND coalesce(lag > 2 * period, true)) AS late,
@@ -289,23 +343,27 @@ CREATE VIEW @extschema@.health AS
       FROM @extschema@.job_status;
 DO $do$
 DECLARE
-    v_view regclass := '@extschema@.health';
+    v_view regclass;
+    v_name name;
     v_grant record;
 BEGIN
-    FOR v_grant IN SELECT g.col, a.* FROM pg_temp.mimeo_acl g CROSS JOIN LATERAL aclexplode(g.acl) a LOOP
-        EXECUTE format('GRANT %s %s ON %s TO %s %s', v_grant.privilege_type, '(' || quote_ident(v_grant.col) || ')', v_view,
-            CASE v_grant.grantee WHEN 0 THEN 'PUBLIC' ELSE v_grant.grantee::regrole::text END,
-            CASE WHEN v_grant.is_grantable THEN 'WITH GRANT OPTION' END);
+    FOREACH v_name IN ARRAY '{health,job_status,refresh_config_dml,refresh_config_logdel}'::name[] LOOP
+        v_view := format('%I.%I', '@extschema@', v_name)::regclass;
+        FOR v_grant IN SELECT g.col, a.* FROM pg_temp.mimeo_acl g CROSS JOIN LATERAL aclexplode(g.acl) a WHERE g.relname = v_name LOOP
+            EXECUTE format('GRANT %s %s ON %s TO %s %s', v_grant.privilege_type, '(' || quote_ident(v_grant.col) || ')', v_view,
+                CASE v_grant.grantee WHEN 0 THEN 'PUBLIC' ELSE v_grant.grantee::regrole::text END,
+                CASE WHEN v_grant.is_grantable THEN 'WITH GRANT OPTION' END);
+        END LOOP;
+        UPDATE pg_class SET relacl = (SELECT acl FROM pg_temp.mimeo_acl WHERE col IS NULL AND relname = v_name) WHERE oid = v_view;
+        UPDATE pg_attribute a SET attacl = g.acl FROM pg_temp.mimeo_acl g WHERE g.relname = v_name AND a.attrelid = v_view AND a.attname = g.col;
+        DELETE FROM pg_init_privs WHERE classoid = 'pg_class'::regclass AND objoid = v_view;
+        INSERT INTO pg_init_privs (objoid, classoid, objsubid, privtype, initprivs)
+        SELECT v_view, 'pg_class'::regclass, objsubid, privtype, initprivs FROM pg_temp.mimeo_init WHERE relname = v_name;
+        DELETE FROM pg_shdepend s
+         WHERE s.deptype = 'i' AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+           AND s.classid = 'pg_class'::regclass AND s.objid = v_view
+           AND NOT EXISTS (SELECT FROM pg_temp.mimeo_init i, aclexplode(i.initprivs) a WHERE i.relname = v_name AND s.refobjid IN (a.grantee, a.grantor));
     END LOOP;
-    UPDATE pg_class SET relacl = (SELECT acl FROM pg_temp.mimeo_acl WHERE col IS NULL) WHERE oid = v_view;
-    UPDATE pg_attribute a SET attacl = g.acl FROM pg_temp.mimeo_acl g WHERE a.attrelid = v_view AND a.attname = g.col;
-    DELETE FROM pg_init_privs WHERE classoid = 'pg_class'::regclass AND objoid = v_view;
-    INSERT INTO pg_init_privs (objoid, classoid, objsubid, privtype, initprivs)
-    SELECT v_view, 'pg_class'::regclass, objsubid, privtype, initprivs FROM pg_temp.mimeo_init;
-    DELETE FROM pg_shdepend s
-     WHERE s.deptype = 'i' AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
-       AND s.classid = 'pg_class'::regclass AND s.objid = v_view
-       AND NOT EXISTS (SELECT FROM pg_temp.mimeo_init i, aclexplode(i.initprivs) a WHERE s.refobjid IN (a.grantee, a.grantor));
 END
 $do$;
 DROP TABLE pg_temp.mimeo_acl, pg_temp.mimeo_init;

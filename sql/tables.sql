@@ -117,6 +117,8 @@ CREATE TABLE @extschema@.refresh_config (
     keep_previous boolean NOT NULL DEFAULT false,
     max_shrink_percent integer,
     guard text,
+    -- dml, logdel: in bytes
+    max_queue_size bigint,
     CONSTRAINT refresh_config_pkey PRIMARY KEY (dest_table),
     CONSTRAINT refresh_config_dblink_fkey FOREIGN KEY (dblink)
         REFERENCES @extschema@.dblink_mapping_mimeo (data_source_id),
@@ -126,7 +128,8 @@ CREATE TABLE @extschema@.refresh_config (
         'updater_serial') OR (control IS NOT NULL AND boundary IS NOT NULL AND last_value IS NOT NULL)),
     CONSTRAINT refresh_config_pk_check CHECK (type NOT IN ('updater_time', 'updater_serial', 'dml', 'logdel')
         OR (pk_name IS NOT NULL AND pk_type IS NOT NULL)),
-    CONSTRAINT refresh_config_max_shrink_percent_check CHECK (max_shrink_percent BETWEEN 0 AND 100)
+    CONSTRAINT refresh_config_max_shrink_percent_check CHECK (max_shrink_percent BETWEEN 0 AND 100),
+    CONSTRAINT refresh_config_max_queue_size_check CHECK (max_queue_size > 0)
 );
 CREATE INDEX refresh_config_dblink_idx ON @extschema@.refresh_config (dblink);
 COMMENT ON TABLE @extschema@.refresh_config IS 'One row a job; the views refresh_config_… show those of one method';

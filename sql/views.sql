@@ -32,14 +32,14 @@ CREATE VIEW @extschema@.refresh_config_updater AS
 
 CREATE VIEW @extschema@.refresh_config_dml AS
     SELECT dest_table, source_table, type, dblink, last_run, filter, condition, period, batch_limit, jobmon,
-           control, pk_name, pk_type, insert_on_fetch
+           control, pk_name, pk_type, insert_on_fetch, max_queue_size
       FROM @extschema@.refresh_config WHERE type = 'dml' WITH CHECK OPTION;
 ALTER VIEW @extschema@.refresh_config_dml ALTER COLUMN type SET DEFAULT 'dml';
 ALTER VIEW @extschema@.refresh_config_dml ALTER COLUMN insert_on_fetch SET DEFAULT true;
 
 CREATE VIEW @extschema@.refresh_config_logdel AS
     SELECT dest_table, source_table, type, dblink, last_run, filter, condition, period, batch_limit, jobmon,
-           control, pk_name, pk_type, insert_on_fetch
+           control, pk_name, pk_type, insert_on_fetch, max_queue_size
       FROM @extschema@.refresh_config WHERE type = 'logdel' WITH CHECK OPTION;
 ALTER VIEW @extschema@.refresh_config_logdel ALTER COLUMN type SET DEFAULT 'logdel';
 ALTER VIEW @extschema@.refresh_config_logdel ALTER COLUMN insert_on_fetch SET DEFAULT true;
@@ -229,13 +229,13 @@ CREATE TRIGGER guard_refresh_config INSTEAD OF INSERT OR UPDATE ON @extschema@.r
 -- the data up to date began.
 CREATE VIEW @extschema@.job_status AS
     SELECT c.dest_table, c.type, c.source_table AS source, c.period, c.last_run, l.status AS last_status, s.last_success,
-           clock_timestamp() - s.last_success AS lag,
+           clock_timestamp() - coalesce(d.data_as_of, s.last_success) AS lag,
            c.period IS NOT NULL AND (c.last_run IS NULL
                OR c.last_run <= clock_timestamp() - c.period + least(c.period / 10, interval '5 seconds')) AS due,
            l.rows, l.bytes, l.ended - l.started AS duration, f.consecutive_failures,
            CASE WHEN l.status IN ('warning', 'critical', 'rolled_back') THEN coalesce(l.error, l.reason) END AS error,
-           c.dblink AS data_source_id, 
-           greatest(c.last_run, CASE WHEN l.status = 'critical' THEN l.started END) AS last_attempt
+           c.dblink AS data_source_id,
+           greatest(c.last_run, CASE WHEN l.status = 'critical' THEN l.started END) AS last_attempt, d.data_as_of
       FROM @extschema@.refresh_config c
       LEFT JOIN LATERAL (SELECT h.* FROM @extschema@.run_history h
                           WHERE h.dest_table = c.dest_table AND h.status <> 'concurrent'
@@ -244,6 +244,7 @@ CREATE VIEW @extschema@.job_status AS
                           WHERE h.dest_table = c.dest_table AND h.status IN ('ok', 'skipped', 'warning')
                           ORDER BY h.started DESC LIMIT 1) h ON true
      CROSS JOIN LATERAL (SELECT coalesce(h.started, c.last_run) AS last_success) s
+     CROSS JOIN LATERAL (SELECT (c.state ->> 'data_as_of')::timestamptz AS data_as_of) d
      CROSS JOIN LATERAL (SELECT count(*) AS consecutive_failures FROM @extschema@.run_history h
                           WHERE h.dest_table = c.dest_table AND h.status = 'critical'
                             AND h.started > coalesce(s.last_success, '-infinity')) f;

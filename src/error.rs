@@ -43,6 +43,12 @@ pub enum Error {
     NoKey { table: String, source_label: String },
     #[error("the filter of {table} lacks {what}: {}", columns.join(", "))]
     FilterLacks { table: String, what: &'static str, columns: Vec<String> },
+    #[error("{table} on {source_label} has no column {}, which the job finds its rows by", columns.join(", "))]
+    KeyGone { table: String, source_label: String, columns: Vec<String> },
+    #[error("rows of {table} that differ have the same key ({})", key.join(", "))]
+    AmbiguousKey { table: String, key: Vec<String> },
+    #[error("a row has come whose place is taken in {destination}: {}", report.message)]
+    HeldAlready { destination: String, inserter: bool, report: Report },
     #[error("column {column} of {table} cannot be the control column: {reason}")]
     UnsupportedControl { table: String, column: String, reason: String },
     #[error("destination {destination} cannot take the columns of {source_table}: {}", reasons.join("; "))]
@@ -258,10 +264,12 @@ impl Error {
             Error::Deaf { .. } => E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Error::EndlessBatch { .. } => E::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             Error::SourceStandby { .. } => E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            Error::SharedKey { .. } => E::ERRCODE_UNIQUE_VIOLATION,
+            Error::SharedKey { .. } | Error::AmbiguousKey { .. } | Error::HeldAlready { .. } => {
+                E::ERRCODE_UNIQUE_VIOLATION
+            }
             Error::NullArgument { .. } => E::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             Error::NoKey { .. } => E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            Error::FilterLacks { .. } => E::ERRCODE_INVALID_COLUMN_REFERENCE,
+            Error::FilterLacks { .. } | Error::KeyGone { .. } => E::ERRCODE_INVALID_COLUMN_REFERENCE,
             Error::Misfit { .. } => E::ERRCODE_DATATYPE_MISMATCH,
             Error::ForeignKey { .. } => E::ERRCODE_FOREIGN_KEY_VIOLATION,
             Error::NotOwner(_)
@@ -322,7 +330,8 @@ impl Error {
             Error::Postgres(report)
             | Error::Cancelled(report)
             | Error::Index { report, .. }
-            | Error::SharedKey { report, .. } => report.detail.clone(),
+            | Error::SharedKey { report, .. }
+            | Error::HeldAlready { report, .. } => report.detail.clone(),
             Error::JobsFailed { failed, .. } => {
                 Some(failed.iter().map(|(name, why)| format!("{name}: {why}")).collect::<Vec<_>>().join("\n"))
             }
@@ -410,6 +419,23 @@ impl Error {
                  p_pk_name and p_pk_type."
                 .into(),
             Error::FilterLacks { .. } => "Add them to p_filter.".into(),
+            Error::AmbiguousKey { .. } => {
+                "The job finds its rows by this key: name one whose values no two rows share, in p_pk_name of its maker.".into()
+            }
+            Error::HeldAlready { inserter, .. } => {
+                let again = if *inserter {
+                    "If the row was there before and has another control value now, take an updater: an inserter takes each row once. "
+                } else {
+                    ""
+                };
+                format!(
+                    "{again}Rows that are gone on the source stay here, so a value that is used again there is here twice: \
+                     only the key can be unique here. Make other unique indexes of this table plain ones (DROP INDEX, CREATE INDEX)."
+                )
+            }
+            Error::KeyGone { .. } => "If it was renamed, rename it here, too (ALTER TABLE … RENAME COLUMN), and in \
+                 refresh_config.pk_name. Changes are queued meanwhile."
+                .into(),
             Error::Misfit { fixes, .. } => format!("Run here: {}", fixes.join(" ")),
             Error::ForeignKey { .. } => {
                 "The old data stays. Set truncate_cascade to empty the referencing tables too, \
@@ -587,6 +613,7 @@ impl Error {
             | Error::Cancelled(report)
             | Error::Index { report, .. }
             | Error::SharedKey { report, .. }
+            | Error::HeldAlready { report, .. }
             | Error::Remote { report, .. } => report.place.clone(),
             _ => Place::default(),
         }

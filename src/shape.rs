@@ -17,6 +17,12 @@ SELECT coalesce(json_agg(json_build_object(
             'name', a.attname, 'number', a.attnum, 'type', format_type(a.atttypid, NULL),
             'type_oid', a.atttypid::bigint, 'typmod', a.atttypmod, 'not_null', a.attnotnull,
             'binary', t.typsend <> 0 AND t.typreceive <> 0,
+            'written', format_type(a.atttypid, a.atttypmod),
+            'extension', CASE WHEN a.atttypid >= 10000 THEN
+                (SELECT json_build_array(e.extname, x.typname, x.oid <> t.oid) FROM pg_type x
+                   JOIN pg_depend d ON d.classid = 'pg_type'::regclass AND d.objid = x.oid AND d.deptype = 'e'
+                   JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
+                  WHERE x.oid = CASE WHEN t.typcategory = 'A' AND t.typelem <> 0 THEN t.typelem ELSE t.oid END) END,
             'generated', to_jsonb(a) ->> 'attgenerated', 'identity', to_jsonb(a) ->> 'attidentity',
             'collation', (SELECT json_build_array(cn.nspname, co.collname)
                             FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace
@@ -43,9 +49,12 @@ WITH RECURSIVE reach(oid) AS (
 )
 SELECT coalesce(json_object_agg(t.oid::bigint, json_build_object(
             'name', format_type(t.oid, NULL), 'kind', t.typtype, 'element', t.typelem::bigint,
-            'base', t.typbasetype::bigint, 'binary', t.typsend <> 0 AND t.typreceive <> 0,
+            'base', t.typbasetype::bigint, 'typmod', t.typtypmod, 'binary', t.typsend <> 0 AND t.typreceive <> 0,
             'subtype', (SELECT g.rngsubtype::bigint FROM pg_range g WHERE g.rngtypid = t.oid),
             'labels', (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid),
+            'attribute_types', (SELECT json_agg(json_build_array(format_type(a.atttypid, NULL), a.atttypmod) ORDER BY a.attnum)
+                             FROM pg_attribute a WHERE t.typtype = 'c' AND a.attrelid = t.typrelid
+                              AND a.attnum > 0 AND NOT a.attisdropped),
             'attributes', (SELECT json_agg(json_build_array(a.attname, a.atttypid::bigint) ORDER BY a.attnum)
                              FROM pg_attribute a WHERE t.typtype = 'c' AND a.attrelid = t.typrelid
                               AND a.attnum > 0 AND NOT a.attisdropped)) ORDER BY t.oid), '{}')::pg_catalog.text
@@ -66,17 +75,24 @@ SELECT coalesce(json_agg(json_build_object(
  WHERE x.indrelid = $1 AND x.indisvalid";
 
 /// The operators by which unique indexes compare columns of a relation ($1) with themselves, in the order of their names
-/// ($2: an array); a JSON array that `backend::name::Operator`s read.
+/// ($2: an array): that of the default operator class of the type below a column's domains, or of a type that it is taken for as it is. A
+/// JSON array that `backend::name::Operator`s read.
 pub const KEY_OPERATORS: &str = r"
 SELECT json_agg(coalesce((
             SELECT json_build_array(n.nspname, o.oprname)
               FROM pg_opclass c JOIN pg_amop p ON p.amopfamily = c.opcfamily AND p.amopstrategy = 3
                                               AND p.amoplefttype = c.opcintype AND p.amoprighttype = c.opcintype
               JOIN pg_operator o ON o.oid = p.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
-             WHERE c.opcdefault AND c.opcintype = a.atttypid
-               AND c.opcmethod = (SELECT m.oid FROM pg_am m WHERE m.amname = 'btree')), json_build_array('pg_catalog', '=')) ORDER BY k.place)::pg_catalog.text
+             WHERE c.opcdefault AND c.opcmethod = (SELECT m.oid FROM pg_am m WHERE m.amname = 'btree')
+               AND (c.opcintype = b.oid OR EXISTS (SELECT FROM pg_cast k WHERE k.castsource = b.oid AND k.casttarget = c.opcintype
+                                                   AND k.castmethod = 'b' AND k.castcontext = 'i'))
+             ORDER BY c.opcintype = b.oid DESC, c.opcintype LIMIT 1), json_build_array('pg_catalog', '=')) ORDER BY k.place)::pg_catalog.text
   FROM unnest($2) WITH ORDINALITY k(name, place)
-  JOIN pg_attribute a ON a.attrelid = $1 AND a.attname = k.name::name";
+  JOIN pg_attribute a ON a.attrelid = $1 AND a.attname = k.name::name AND NOT a.attisdropped
+ CROSS JOIN LATERAL (WITH RECURSIVE base(oid, depth) AS (
+            SELECT a.atttypid, 0
+            UNION ALL SELECT d.typbasetype, b.depth + 1 FROM base b JOIN pg_type d ON d.oid = b.oid WHERE d.typtype = 'd' AND b.depth < 64)
+        SELECT b.oid FROM base b ORDER BY b.depth DESC LIMIT 1) b";
 
 /// Types with OIDs below this have the same OID and meaning on every PostgreSQL server (FirstGenbkiObjectId).
 const FIRST_ASSIGNED_OID: u32 = 10_000;
@@ -107,12 +123,23 @@ pub struct Column {
     pub identity: Option<String>,
     /// Schema and name, if it is not the type's own.
     pub collation: Option<(String, String)>,
+    /// The type with length or precision, for messages.
+    #[serde(default, skip_serializing)]
+    pub written: ForeignText,
+    /// The extension that the type belongs to, its name there, and whether the column is an array of it: it is the same in any schema.
+    #[serde(default, skip_serializing)]
+    pub extension: Option<(String, String, bool)>,
 }
 
 impl Column {
+    /// Whether both have the same type, whatever its length or precision.
+    pub fn is_of_type(&self, other: &Column) -> bool {
+        self.type_name == other.type_name || self.extension.is_some() && self.extension == other.extension
+    }
+
     /// Whether values and their order mean the same in both, whatever the column's name, number and NOT NULL.
     pub fn same_type(&self, other: &Column) -> bool {
-        self.type_name == other.type_name && self.typmod == other.typmod && self.collation == other.collation
+        self.is_of_type(other) && self.typmod == other.typmod && self.collation == other.collation
     }
 }
 
@@ -124,11 +151,17 @@ pub struct Type {
     pub kind: char,
     pub element: u32,
     pub base: u32,
+    /// Of a domain: the length or precision of the type below.
+    #[serde(default)]
+    pub typmod: i32,
     /// It has functions for COPY's binary format.
     pub binary: bool,
     pub subtype: Option<u32>,
     pub labels: Option<Vec<String>>,
     pub attributes: Option<Vec<(String, u32)>>,
+    /// Of these the types' names, and length or precision.
+    #[serde(default)]
+    pub attribute_types: Option<Vec<(String, i32)>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -395,6 +428,8 @@ mod tests {
             generated: None,
             identity: None,
             collation: None,
+            written: type_name.into(),
+            extension: None,
         }
     }
 
@@ -405,10 +440,12 @@ mod tests {
             kind: 'd',
             element: 0,
             base,
+            typmod: -1,
             binary: true,
             subtype: None,
             labels: None,
             attributes: None,
+            attribute_types: None,
         };
         let mut shape = Shape {
             oid: 1,

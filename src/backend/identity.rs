@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
 
 /// Settings that decide what SQL text and COPY text mean, in whichever way the caller has them.
-const PINNED: [(&CStr, &CStr); 12] = [
+const PINNED: [(&CStr, &CStr); 16] = [
     (c"search_path", c"pg_catalog, pg_temp"),
     (c"datestyle", c"ISO, YMD"),
     (c"intervalstyle", c"postgres"),
@@ -20,6 +20,10 @@ const PINNED: [(&CStr, &CStr); 12] = [
     (c"transform_null_equals", c"off"),
     (c"quote_all_identifiers", c"off"),
     (c"lc_monetary", c"C"),
+    (c"extra_float_digits", c"3"),
+    (c"bytea_output", c"hex"),
+    (c"xmlbinary", c"base64"),
+    (c"gin_fuzzy_search_limit", c"0"),
 ];
 
 /// Those that are also pinned while the backend acts as somebody else: what a time without a zone means, and which triggers fire, are

@@ -83,13 +83,6 @@ impl TryFrom<(String, String)> for Operator {
     }
 }
 
-impl Operator {
-    /// That of PostgreSQL's own types.
-    pub fn is_equality_of_catalog(&self) -> bool {
-        self.schema == "pg_catalog" && self.name == "="
-    }
-}
-
 impl fmt::Display for Operator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.schema.as_str() {

@@ -5,7 +5,6 @@
 //! of pgrx would end the whole server.
 
 use crate::backend::foreign_text::ForeignText;
-use crate::backend::name::quote;
 use crate::backend::subtransaction::{attempt, tried};
 use crate::error::{Error, Result};
 use pgrx::{pg_sys, PgBox, PgList};
@@ -359,34 +358,6 @@ unsafe fn type_oid(name: *mut pg_sys::TypeName) -> Result<Option<u32>> {
     }
     let oid = pg_sys::LookupTypeNameOid(std::ptr::null_mut(), name, true);
     Ok((oid != pg_sys::InvalidOid).then(|| oid.to_u32()))
-}
-
-/// A type of a source as SQL that names it by its parts in double quotes, without length or precision.
-///
-/// # Errors
-/// Definition, if it is not the name of a type.
-pub fn type_name(text: &ForeignText) -> Result<String> {
-    let invalid = || Error::Definition(format!("\"{}\" is not the name of a type", text.for_message()));
-    if excess(text.for_parser()).is_some() {
-        return Err(invalid());
-    }
-    let sql = c(text.for_parser())?;
-    let parsed = tried(|| {
-        // SAFETY: in this mode the parser gives one TypeName; its kind is checked.
-        unsafe {
-            let mode = pg_sys::RawParseMode::RAW_PARSE_TYPE_NAME;
-            let names = PgList::<pg_sys::TypeName>::from_pg(pg_sys::raw_parser(sql.as_ptr(), mode));
-            let Some(name) = names.get_ptr(0).filter(|_| names.len() == 1) else { return Ok(None) };
-            if (*name).type_ != pg_sys::NodeTag::T_TypeName || (*name).setof || (*name).pct_type {
-                return Ok(None);
-            }
-            let (schema, name_of) = qualified((*name).names)?;
-            let array = if (*name).arrayBounds.is_null() { "" } else { "[]" };
-            let schema = schema.map(|schema| format!("{}.", quote(&schema))).unwrap_or_default();
-            Ok(Some(format!("{schema}{}{array}", quote(&name_of))))
-        }
-    })?;
-    parsed.ok().flatten().ok_or_else(invalid)
 }
 
 /// The one SELECT that this is, however a condition has changed it, without a semicolon at its end and what follows that.

@@ -26,10 +26,12 @@ pub fn source_columns(data_source_id: Option<i32>) -> Result<Vec<MissingColumn>>
     let mut missing = Vec::new();
     let alone = data_source_id.is_some();
     for_each_job(&catalog, jobs, "check_source_columns", alone, |source, job, destination, table| {
-        let held: HashSet<(String, String)> = spi::json(COLUMN_TYPES, &[oid_arg(destination.oid)])?.unwrap_or_default();
+        let held: Vec<(String, String, String)> =
+            spi::json(COLUMN_TYPES, &[oid_arg(destination.oid)])?.unwrap_or_default();
+        let held: HashSet<(&str, &str)> = held.iter().map(|(name, _, same)| (name.as_str(), same.as_str())).collect();
         for column in source.column_types(table)? {
             let copied = job.filter.as_ref().is_none_or(|filter| filter.contains(&column.0));
-            if copied && !held.contains(&column) {
+            if copied && !held.contains(&(column.0.as_str(), column.2.as_str())) {
                 missing.push(MissingColumn {
                     destination: destination.name(),
                     source: table.table(),

@@ -101,7 +101,7 @@ fn unmade_indexes(shape: &Shape, filter: Option<&[String]>) -> Result<Vec<Right>
         spi::run(&format!("DROP TABLE {}", table.sibling("mimeo_try")), &[])?;
         table::create(&table, &table::localise(&columns, &source)?, "tried")?;
         let place = Place { source_table: &source.name, table: &table, oid: table::find(&table)?.oid, prefix: "" };
-        for left_out in copy_all(copied_indexes(shape, filter), shape.key(), &place)? {
+        for left_out in copy_all(copied_indexes(shape, filter), shape.key(), &place, None)?.0 {
             rights.push(Right::new(format!("index {}", left_out.index), "can be made", false, || left_out.text()));
         }
         Err::<(), _>(Error::Internal("nothing stays".to_string()))

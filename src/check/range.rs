@@ -55,7 +55,9 @@ pub fn range(intervals: Intervals<'_>, job: &Job, kind: Kind, control: &Control,
         ),
         &[lower.clone().into(), upper.as_str().into()],
     )?;
-    let Some(Found { lower: from, upper: to, empty }) = found else { return Ok(Range::default()) };
+    let Some(Found { lower: from, upper: to, empty }) = found else {
+        return Ok(Range { known: true, ..Range::default() });
+    };
     if empty == Some(true) {
         let until = if intervals.upper.is_some() { "p_upper_interval" } else { "the job's boundary" };
         match intervals.lower {
@@ -67,7 +69,7 @@ pub fn range(intervals: Intervals<'_>, job: &Job, kind: Kind, control: &Control,
             None => warning!("{}: all rows lie within {until} '{upper}', so none is compared", job.dest_table),
         }
     }
-    Ok(Range { lower: from, from_lower: true, upper: to, to_upper: true })
+    Ok(Range { lower: from, from_lower: true, upper: to, to_upper: true, known: true })
 }
 
 /// An interval, or a whole number.

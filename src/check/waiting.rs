@@ -57,9 +57,10 @@ pub fn waiting(sides: &mut Comparison, key: &[String], text: &str, found: &[Foun
         Method::Dml | Method::Logdel => {
             sides.source.use_pinned_search_path()?;
             let queue = replay::queue_of(&job, &mut sides.source, &sides.table, &sides.shape)?;
-            let Some((queue, applied)) = queue else { return Ok(Waiting::All) };
+            let Some((queue, applied, typed)) = queue else { return Ok(Waiting::All) };
             let applied = applied.as_ref().map(|(last, snapshot)| (*last, snapshot.as_str()));
-            let keys = sides.source.waiting_keys(&queue, applied, key, text, &texts)?;
+            let key = sides.source.queue_key(&sides.table, key, typed)?;
+            let keys = sides.source.waiting_keys(&queue, applied, &key, text, &texts)?;
             Ok(keys.map_or(Waiting::All, Waiting::Some))
         }
     }

@@ -5,6 +5,7 @@ use crate::backend::relation::oid_arg;
 use crate::backend::spi;
 use crate::destination::copy_in::reads_binary;
 use crate::destination::table;
+use crate::destination::widths;
 use crate::error::{Error, Result};
 use crate::shape::{Column, Shape};
 
@@ -16,12 +17,13 @@ pub struct Fit {
     pub binary: bool,
 }
 
-/// Matches columns by name. A destination may have more columns, and wider types.
+/// Matches columns by name. A destination may have more columns, and wider types; nothing is rounded or cut. `renamed` are the old and new names
+/// of columns that have been renamed on the source.
 ///
 /// # Errors
 /// Misfit, with the ALTER TABLE that mends it, for a column that is missing or has a type that does not take the
 /// source's values; UnknownTypes, UnknownCollations.
-pub fn fit(destination: &Shape, source: &Shape, columns: &[Column]) -> Result<Fit> {
+pub fn fit(destination: &Shape, source: &Shape, columns: &[Column], renamed: &[(String, String)]) -> Result<Fit> {
     let mut fit = Fit { columns: Vec::new(), binary: obstacle_to_binary(destination, source, columns).is_none() };
     let mut reasons = Vec::new();
     let mut misfits = Vec::new();
@@ -32,12 +34,12 @@ pub fn fit(destination: &Shape, source: &Shape, columns: &[Column]) -> Result<Fi
                 misfits.push(column.clone());
             }
             Some(own) if own.generated.as_deref().unwrap_or_default() != "" => {}
-            Some(own) if !takes(own, column)? => {
+            Some(own) if !takes(own, column)? || !widths::holds((destination, own), (source, column)) => {
                 reasons.push(format!(
                     "column {} is {}, and {} on the source",
                     column.name,
-                    own.type_name.for_message(),
-                    column.type_name.for_message()
+                    own.written.for_message(),
+                    column.written.for_message()
                 ));
                 misfits.push(column.clone());
             }
@@ -52,7 +54,13 @@ pub fn fit(destination: &Shape, source: &Shape, columns: &[Column]) -> Result<Fi
         .iter()
         .map(|wanted| {
             let column = quote(&wanted.source.name);
+            let old = renamed.iter().find(|(old, new)| {
+                *new == wanted.source.name && destination.column(old).is_some() && source.column(old).is_none()
+            });
             match destination.column(&wanted.source.name) {
+                None if old.is_some() => {
+                    format!("ALTER TABLE {name} RENAME COLUMN {} TO {column};", quote(old.map_or("", |(old, _)| old)))
+                }
                 None => format!("ALTER TABLE {name} ADD COLUMN {column} {};", wanted.sql_type),
                 Some(_) => format!("ALTER TABLE {name} ALTER COLUMN {column} TYPE {};", wanted.sql_type),
             }
@@ -83,7 +91,7 @@ pub fn obstacle_to_binary(destination: &Shape, source: &Shape, columns: &[Column
 
 /// The same type, or one that every value of the source's type can be assigned to without loss.
 fn takes(own: &Column, source: &Column) -> Result<bool> {
-    if own.type_name == source.type_name {
+    if own.is_of_type(source) {
         return Ok(true);
     }
     spi::is_true(

@@ -132,7 +132,8 @@ impl LeftOut {
 }
 
 /// Copies indexes of a source to a local table, but for those that it has already. The data comes first: one that cannot be made here is left
-/// out, unless it is the key's.
+/// out, unless it is the key's. Where rows stay that are gone on the source (`kept_by` is the key that they are found by), nothing else is
+/// unique: such indexes are made as plain ones, whose names are returned, too.
 ///
 /// # Errors
 /// Index, with the reason, if that of the key cannot be made here.
@@ -140,9 +141,17 @@ pub fn copy_all<'a>(
     indexes: impl IntoIterator<Item = &'a IndexDefinition>,
     key: Option<&IndexDefinition>,
     place: &Place<'_>,
-) -> Result<Vec<LeftOut>> {
-    let mut left_out = Vec::new();
+    kept_by: Option<&[String]>,
+) -> Result<(Vec<LeftOut>, Vec<String>)> {
+    let (mut left_out, mut plain) = (Vec::new(), Vec::new());
     for index in indexes {
+        let index = &match kept_by {
+            Some(key) if index.unique && !follows_from(key, index) => {
+                plain.push(index.name.clone());
+                IndexDefinition { unique: false, primary: false, ..index.clone() }
+            }
+            _ => index.clone(),
+        };
         let name = place.name_of(index);
         if place.is_on_table(&name)? || place.is_on_table(&place.former_name_of(index))? {
             continue;
@@ -163,7 +172,12 @@ pub fn copy_all<'a>(
             left_out.push(LeftOut { index: index.name.clone(), reason, statement });
         }
     }
-    Ok(left_out)
+    Ok((left_out, plain))
+}
+
+/// Whether a unique index is one as long as no two rows have the same values in these columns.
+fn follows_from(key: &[String], index: &IndexDefinition) -> bool {
+    !key.is_empty() && key.iter().all(|column| index.columns.contains(column))
 }
 
 /// Copies one index. The definition that the source gave is parsed, and only the table and the name in it are replaced, so that no text of a
@@ -175,7 +189,7 @@ fn copy(index: &IndexDefinition, place: &Place<'_>, name: &str) -> Result<()> {
     let table = place.table;
     let name = &free_name(table, name)?;
     let made = caught(|| {
-        create_from_source(&index.definition, table, place.oid, name)?;
+        create_from_source(&index.definition, table, place.oid, name, index.unique)?;
         if index.primary {
             let name = quote(name);
             spi::run(&format!("ALTER TABLE {table} ADD CONSTRAINT {name} PRIMARY KEY USING INDEX {name}"), &[])?;
@@ -223,11 +237,22 @@ fn free_name(table: &Name, name: &str) -> Result<String> {
 
 /// Makes an index by the CREATE INDEX that a source's pg_get_indexdef gave, with another table and name. What it calls is looked at
 /// first.
-fn create_from_source(definition: &ForeignText, table: &Name, table_oid: pg_sys::Oid, name: &str) -> Result<()> {
+fn create_from_source(
+    definition: &ForeignText,
+    table: &Name,
+    table_oid: pg_sys::Oid,
+    name: &str,
+    unique: bool,
+) -> Result<()> {
     let statement = parse::definition(definition)?;
     // SAFETY: the parser's node, whose kind `renamed` has checked.
     unsafe {
         let create = renamed(statement, table, name)?;
+        (*create).unique &= unique;
+        #[cfg(not(feature = "pg14"))]
+        {
+            (*create).nulls_not_distinct &= unique;
+        }
         trust::require_index(table_oid, create)?;
     }
     // PostgreSQL shows this text where it shows a statement.

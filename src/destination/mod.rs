@@ -17,3 +17,5 @@ pub mod statistics;
 pub mod table;
 pub mod twins;
 pub mod upsert;
+mod widths;
+pub mod written;

@@ -71,6 +71,8 @@ pub fn localise(columns: &[Column], table: &Name) -> Result<Vec<LocalColumn>> {
     #[derive(Deserialize)]
     struct Lookup {
         sql_type: Option<String>,
+        /// Without length or precision.
+        type_name: Option<String>,
         type_oid: u32,
         /// The type, or what it is an array or a domain of, has no values that mean the same on another server.
         uncopyable: bool,
@@ -79,17 +81,18 @@ pub fn localise(columns: &[Column], table: &Name) -> Result<Vec<LocalColumn>> {
     let wanted = serde_json::Value::from_iter(columns.iter().map(|column| {
         serde_json::json!({
             "type": column.type_name.as_parameter(), "typmod": column.typmod,
+            "extension": column.extension,
             "collation_schema": column.collation.as_ref().map(|c| &c.0),
             "collation_name": column.collation.as_ref().map(|c| &c.1),
         })
     }));
     let found: Vec<Lookup> = spi::json(
         "SELECT coalesce(json_agg(json_build_object(
-                    'sql_type', format_type(to_regtype(w.type), w.typmod),
-                    'type_oid', coalesce(to_regtype(w.type)::oid::bigint, 0),
+                    'sql_type', format_type(l.oid, w.typmod), 'type_name', format_type(l.oid, NULL),
+                    'type_oid', coalesce(l.oid::bigint, 0),
                     'uncopyable', EXISTS (
                         WITH RECURSIVE inner_types(oid) AS (
-                            SELECT to_regtype(w.type)::oid
+                            SELECT l.oid
                             UNION SELECT CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.typelem END
                               FROM inner_types i JOIN pg_type t ON t.oid = i.oid WHERE t.typtype = 'd' OR t.typcategory = 'A')
                         SELECT FROM inner_types i JOIN pg_type t ON t.oid = i.oid
@@ -102,13 +105,20 @@ pub fn localise(columns: &[Column], table: &Name) -> Result<Vec<LocalColumn>> {
                                                         WHERE datname = current_database())))
                 ) ORDER BY w.place), '[]')::pg_catalog.text
            FROM ROWS FROM (json_to_recordset($1::json)
-                AS (type text, typmod int, collation_schema text, collation_name text)) WITH ORDINALITY
-                AS w(type, typmod, collation_schema, collation_name, place)",
+                AS (type text, typmod int, extension json, collation_schema text, collation_name text)) WITH ORDINALITY
+                AS w(type, typmod, extension, collation_schema, collation_name, place)
+           CROSS JOIN LATERAL (SELECT coalesce(
+                -- The same type of the same extension, whose schema may be another here.
+                (SELECT CASE WHEN (w.extension ->> 2)::boolean THEN t.typarray ELSE t.oid END
+                   FROM pg_extension e JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
+                   JOIN pg_type t ON d.classid = 'pg_type'::regclass AND t.oid = d.objid
+                  WHERE e.extname = (w.extension ->> 0)::name AND t.typname = (w.extension ->> 1)::name),
+                to_regtype(w.type)::oid) AS oid) l",
         &[DatumWithOid::from(wanted.to_string())],
     )?
     .unwrap_or_default();
 
-    trust::require_types(&columns.iter().map(|column| column.type_name.as_parameter()).collect::<Vec<_>>())?;
+    trust::require_types(&found.iter().filter_map(|lookup| lookup.type_name.as_deref()).collect::<Vec<_>>())?;
     let (mut types, mut collations, mut uncopyable) = (Vec::new(), Vec::new(), Vec::new());
     let mut local = Vec::with_capacity(columns.len());
     for (column, lookup) in columns.iter().zip(found) {

@@ -92,6 +92,45 @@ impl Collected {
         Ok(())
     }
 
+    /// Deletes the rows of a destination that have the same keys as those of these rows whose key holds a NULL: NULL counts as equal to NULL.
+    /// They are inserted anew then.
+    pub fn delete_null_keys(&self, destination: &Shape, key: &[String]) -> Result<()> {
+        let unknown: Vec<_> = key.iter().map(|column| format!("{} IS NULL", quote(column))).collect();
+        let unknown = unknown.join(" OR ");
+        if !spi::is_true(&format!("SELECT true FROM {} WHERE {unknown} LIMIT 1", self.name), &[])? {
+            return Ok(());
+        }
+        let same: Vec<_> = same_columns(destination.local_oid(), key)?
+            .iter()
+            .zip(key)
+            .map(|(same, column)| format!("({same} OR d.{0} IS NULL AND r.{0} IS NULL)", quote(column)))
+            .collect();
+        let keys = quote_list(key.iter().map(String::as_str));
+        spi::run(
+            &format!(
+                "DELETE FROM {} d USING (SELECT DISTINCT {keys} FROM {} WHERE {unknown}) r WHERE {}",
+                destination.table(),
+                self.name,
+                same.join(" AND ")
+            ),
+            &[],
+        )?;
+        Ok(())
+    }
+
+    /// Whether rows that differ have the same key.
+    pub fn shares_keys(&self, key: &[String]) -> Result<bool> {
+        let keys = quote_list(key.iter().map(String::as_str));
+        spi::is_true(
+            &format!(
+                "SELECT true FROM (SELECT ROW(r.*) AS this, lag(ROW(r.*)) OVER (PARTITION BY {keys}) AS other FROM {} r) p
+                  WHERE num_nulls(p.other) = 0 AND p.this *<> p.other LIMIT 1",
+                self.name
+            ),
+            &[],
+        )
+    }
+
     /// Deletes the rows of a destination whose keys these are.
     pub fn delete_from(&self, destination: &Shape, key: &[String]) -> Result<()> {
         let same = same_key(destination.local_oid(), key)?;
@@ -285,10 +324,14 @@ impl Collected {
 
 /// The rows of `d` and `r` have the same key, by the equality that indexes on it use.
 fn same_key(destination: pg_sys::Oid, key: &[String]) -> Result<String> {
+    Ok(same_columns(destination, key)?.join(" AND "))
+}
+
+fn same_columns(destination: pg_sys::Oid, key: &[String]) -> Result<Vec<String>> {
     let operators: Vec<Operator> =
         spi::json(KEY_OPERATORS, &[oid_arg(destination), key.to_vec().into()])?.unwrap_or_default();
     let same = key.iter().zip(operators).map(|(column, operator)| format!("d.{0} {operator} r.{0}", quote(column)));
-    Ok(same.collect::<Vec<_>>().join(" AND "))
+    Ok(same.collect())
 }
 
 /// Whether rows may be deleted and inserted again: nothing of the destination's own hangs on them.

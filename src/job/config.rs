@@ -46,12 +46,18 @@ pub struct Job {
     pub max_shrink_percent: Option<i32>,
     #[serde(default)]
     pub guard: Option<String>,
+    /// Of dml and logdel: how large the queue may become, in bytes. A catalog of 2.1 does not have it.
+    #[serde(default)]
+    pub max_queue_size: Option<i64>,
     /// What only the method itself reads: see its own types. And who has configured the job: see `configured_by`.
     pub state: serde_json::Value,
 }
 
 /// The key of refresh_config.state under which guard_refresh_config keeps who has said what the job does.
 const CONFIGURED_BY: &str = "configured_by";
+
+/// The key under which `record_run` keeps as of which moment the data is, which job_status shows.
+const AS_OF: &str = "data_as_of";
 
 impl Job {
     /// Who has said what this job does. A role counts by its OID, which no other role gets; in a cluster that the row was restored
@@ -79,7 +85,9 @@ impl Job {
 
     /// Nothing but that is remembered.
     pub fn remembers_nothing(&self) -> bool {
-        self.state.as_object().is_some_and(|state| state.keys().all(|key| key == CONFIGURED_BY))
+        self.state
+            .as_object()
+            .is_some_and(|state| state.keys().all(|key| [CONFIGURED_BY, AS_OF].contains(&key.as_str())))
     }
 }
 
@@ -127,6 +135,7 @@ pub struct NewJob<'a> {
     pub pk_type: Option<Vec<String>>,
     pub insert_on_fetch: Option<bool>,
     pub keep_previous: bool,
+    pub max_queue_size: Option<i64>,
     /// What the method wants to find at the first run; an object.
     pub state: serde_json::Value,
 }
@@ -318,28 +327,34 @@ impl Catalog {
         Ok(())
     }
 
-    /// Records that a job has run, since `started` (microseconds since 2000-01-01 UTC), and what its method wants to find next
-    /// time. None keeps what is there.
+    /// Records that a job has run, since `started` (microseconds since 2000-01-01 UTC), what its method wants to find next
+    /// time, and as of which moment the data is. None keeps what is there.
     pub fn record_run(
         &self,
         dest_table: &str,
         started: i64,
         state: Option<&serde_json::Value>,
         last_value: Option<&str>,
+        as_of: Option<i64>,
     ) -> Result<()> {
         let _identity = self.act_as_owner()?;
         let table = self.table("refresh_config");
+        let moment =
+            |parameter: &str| format!("timestamptz '2000-01-01 00:00:00+00' + {parameter} * interval '1 microsecond'");
         let state: DatumWithOid<'_> = match state {
             Some(state) => JsonB(state.clone()).into(),
             None => DatumWithOid::null::<JsonB>(),
         };
         spi::run(
             &format!(
-                "UPDATE {table} SET last_run = timestamptz '2000-01-01 00:00:00+00' + $4 * interval '1 microsecond',
-                        state = coalesce({}, state), last_value = coalesce($3, last_value) WHERE dest_table = $1",
-                new_state("$2")
+                "UPDATE {table} SET last_run = {}, last_value = coalesce($3, last_value),
+                        state = coalesce({}, state) || CASE WHEN $5 IS NULL THEN '{{}}' ELSE jsonb_build_object('{AS_OF}', {}) END
+                  WHERE dest_table = $1",
+                moment("$4"),
+                new_state("$2"),
+                moment("$5")
             ),
-            &[dest_table.into(), state, last_value.map(str::to_string).into(), started.into()],
+            &[dest_table.into(), state, last_value.map(str::to_string).into(), started.into(), as_of.into()],
         )?;
         Ok(())
     }
@@ -353,6 +368,18 @@ impl Catalog {
             &[dest_table.into(), JsonB(state.clone()).into()],
         )?;
         Ok(())
+    }
+
+    /// Whether a moment, in seconds since 1970, is longer ago than two periods of a job; of one without a period, than an hour.
+    pub fn is_late(&self, dest_table: &str, moment: f64) -> Result<bool> {
+        let _identity = self.act_as_owner()?;
+        let table = self.table("refresh_config");
+        spi::is_true(
+            &format!(
+                "SELECT clock_timestamp() - to_timestamp($2) > coalesce(2 * c.period, interval '1 hour') FROM {table} c WHERE c.dest_table = $1"
+            ),
+            &[dest_table.into(), moment.into()],
+        )
     }
 
     /// From here on the caller answers for what a job does.
@@ -382,7 +409,8 @@ impl Catalog {
 fn new_state(parameter: &str) -> String {
     format!(
         "{parameter} || CASE WHEN state ? '{CONFIGURED_BY}' THEN \
-             jsonb_build_object('{CONFIGURED_BY}', state -> '{CONFIGURED_BY}') ELSE '{{}}' END"
+             jsonb_build_object('{CONFIGURED_BY}', state -> '{CONFIGURED_BY}') ELSE '{{}}' END \
+             || CASE WHEN state ? '{AS_OF}' THEN jsonb_build_object('{AS_OF}', state -> '{AS_OF}') ELSE '{{}}' END"
     )
 }
 

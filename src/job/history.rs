@@ -146,7 +146,7 @@ impl Record {
             prune(catalog)?;
         }
         if let Some(state) = &self.state {
-            catalog.record_run(&self.dest_table, self.started, Some(state), None)?;
+            catalog.record_run(&self.dest_table, self.started, Some(state), None, None)?;
         }
         if self.jobmon {
             jobmon::log(catalog, self)?;
@@ -293,8 +293,19 @@ impl Run {
             (Some(parent), Error::Postgres(report)) if report.sqlstate == "23505" => {
                 Error::SharedKey { table: parent.clone(), report }
             }
+            // Rows stay here that are gone on the source.
+            (None, Error::Postgres(report)) if report.sqlstate == "23505" && self.keeps_gone() => {
+                let (destination, inserter) =
+                    (self.record.dest_table.clone(), self.record.kind.starts_with("inserter"));
+                Error::HeldAlready { destination, inserter, report }
+            }
             (_, error) => error,
         }
+    }
+
+    fn keeps_gone(&self) -> bool {
+        let kind = &self.record.kind;
+        kind.starts_with("inserter") || kind.starts_with("updater") || kind == "logdel"
     }
 
     /// It begins once more: what it has done so far is gone.

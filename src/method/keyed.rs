@@ -56,11 +56,12 @@ pub(super) fn key(given: &GivenKey, making: &Making) -> Result<Vec<Column>> {
 }
 
 /// The destination, with the source's indexes, and one on a key that has none there. `extra` is the definition of one more
-/// column.
+/// column. With `kept_by`, rows stay that are gone on the source, and nothing but this key is unique.
 pub(super) fn make_table(
     request: &Request<'_>,
     making: &Making,
     key: Option<&[Column]>,
+    kept_by: Option<&[String]>,
     extra: Option<&str>,
 ) -> Result<()> {
     let name = &making.destination;
@@ -75,7 +76,7 @@ pub(super) fn make_table(
         return Ok(());
     }
     let made = table::find(name)?;
-    making.copy_indexes(request, name, made.oid, "")?;
+    making.copy_indexes(request, name, made.oid, "", kept_by)?;
     let Some(key) = key else { return Ok(()) };
     let columns: Vec<String> = key.iter().map(|column| column.name.clone()).collect();
     let has_index = spi::is_true(

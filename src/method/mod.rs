@@ -19,7 +19,7 @@ use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
 use crate::destination;
 use crate::destination::{fit, indexes};
-use crate::error::{Error, Result};
+use crate::error::{told, Error, Result};
 use crate::job::config::{destination_name, Catalog, ConfiguredBy, Job, NewJob};
 use crate::job::history::{watch, Run, Status};
 use crate::job::jobmon;
@@ -322,12 +322,25 @@ impl Making {
         }
     }
 
-    /// Copies the source's indexes to a table that was just made. What cannot be made here is told in a WARNING, of each index once.
-    fn copy_indexes(&self, request: &Request<'_>, table: &Name, oid: pg_sys::Oid, prefix: &str) -> Result<()> {
+    /// Copies the source's indexes to a table that was just made. What cannot be made here is told in a WARNING, of each index once; and in a
+    /// NOTICE, what is not unique here, because rows stay that are gone on the source (`kept_by` is the key that they are found by).
+    fn copy_indexes(
+        &self,
+        request: &Request<'_>,
+        table: &Name,
+        oid: pg_sys::Oid,
+        prefix: &str,
+        kept_by: Option<&[String]>,
+    ) -> Result<()> {
         let place = indexes::Place { source_table: &self.table.name, table, oid, prefix };
         let wanted = copied_indexes(&self.shape, request.filter.as_deref());
-        for left_out in indexes::copy_all(wanted, self.shape.key(), &place)? {
+        let (left_out, plain) = indexes::copy_all(wanted, self.shape.key(), &place, kept_by)?;
+        for left_out in left_out {
             warning!("{}: {}", table.plain(), left_out.text());
+        }
+        if !plain.is_empty() {
+            let (table, plain) = (table.plain(), told(plain.join(", ")));
+            notice!("{table}: not unique here, because rows stay that are gone on the source: {plain}");
         }
         Ok(())
     }
@@ -340,7 +353,7 @@ impl Making {
         let Some(existing) = relation::find(&self.destination)? else { return Ok(None) };
         let [shape] = destination::table::describe([existing.oid])?;
         fit::require_loadable(&shape)?;
-        fit::fit(&shape, &self.shape, &self.columns)?;
+        fit::fit(&shape, &self.shape, &self.columns, &[])?;
         require_owner(&existing)?;
         notice!("destination {} exists already: it is kept as it is, and no data is pulled", self.destination.plain());
         Ok(Some(existing))

@@ -156,6 +156,16 @@ SELECT coalesce(pg_catalog.json_agg(DISTINCT l.virtualtransaction), '[]')::pg_ca
     OR l.locktype OPERATOR(pg_catalog.=) 'virtualxid'
        AND pg_catalog.split_part(l.virtualtransaction, '/', 1) OPERATOR(pg_catalog.=) ANY ($2::pg_catalog.text[])";
 
+/// The oldest of the transactions in $1, in words. What the role may not see is left out.
+const WHO: &str = r"
+SELECT pg_catalog.concat_ws(', ', 'pid ' OPERATOR(pg_catalog.||) l.pid::pg_catalog.text,
+           'application_name ' OPERATOR(pg_catalog.||) nullif(a.application_name, ''), 'user ' OPERATOR(pg_catalog.||) a.usename::pg_catalog.text,
+           'since ' OPERATOR(pg_catalog.||) a.xact_start::pg_catalog.text,
+           CASE WHEN l.pid IS NULL THEN 'a prepared transaction: see pg_prepared_xacts' END)
+  FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) l.pid
+ WHERE l.virtualtransaction OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.text[])
+ ORDER BY a.xact_start NULLS LAST, l.pid LIMIT 1";
+
 /// How long after its first command has come in a transaction is surely to be seen in pg_locks.
 const UNTIL_SHOWN: Duration = Duration::from_millis(20);
 
@@ -337,6 +347,12 @@ impl Connection {
         Ok(serde_json::from_str(&document.unwrap_or_default())?)
     }
 
+    /// Who keeps a bound back: of these transactions the oldest, as far as the role may see it.
+    pub fn who_waits(&mut self, transactions: &[String]) -> Result<Option<String>> {
+        let list = format!("{{{}}}", transactions.join(","));
+        self.value(WHO, &[&list], "looking who keeps rows back")
+    }
+
     /// Which of these transactions have not ended, and which other ones run in the backends of these.
     pub fn shown(&mut self, transactions: &[&str]) -> Result<Vec<String>> {
         if transactions.is_empty() {
@@ -359,6 +375,8 @@ pub struct Range {
     pub upper: Option<String>,
     /// The upper bound belongs to the range.
     pub to_upper: bool,
+    /// A row without a value is not there yet. Where there are bounds, it is beyond them.
+    pub known: bool,
 }
 
 impl Range {
@@ -373,6 +391,9 @@ impl Range {
         };
         bound(if self.from_lower { ">=" } else { ">" }, &self.lower);
         bound(if self.to_upper { "<=" } else { "<" }, &self.upper);
+        if parts.is_empty() && self.known {
+            return format!(" WHERE {column} IS NOT NULL");
+        }
         if parts.is_empty() {
             return String::new();
         }

@@ -5,7 +5,7 @@ use crate::backend::name::{literal, quote, readings, Name};
 use crate::backend::parse::select;
 use crate::error::{Error, Result};
 use crate::shape::{ColumnDefault, IndexDefinition, Shape, COLUMNS, INDEXES, TYPES};
-use crate::source::connection::Connection;
+use crate::source::connection::{pinned_in_transaction, Connection};
 use serde::Deserialize;
 use std::collections::HashSet;
 
@@ -148,7 +148,8 @@ impl Connection {
     pub(super) fn begin_snapshot(&mut self, lock: &str) -> Result<()> {
         self.script(
             &format!(
-                "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; {lock} SET LOCAL search_path = pg_catalog"
+                "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; {lock} {} SET LOCAL search_path = pg_catalog",
+                pinned_in_transaction()
             ),
             "opening a snapshot",
         )?;

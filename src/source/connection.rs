@@ -79,14 +79,51 @@ pub struct Connection {
     place: String,
     /// A superuser answers for the source: see `parameters`.
     vouched: bool,
+    /// A pooler may give each transaction another session.
+    pooled: bool,
     /// With the password: to connect once more.
     pub(super) parameters: Vec<(String, String)>,
 }
 
-/// The sources ask and answer in the same forms, whatever their own settings are.
-const SET_UP: &str = "SET datestyle = 'ISO, YMD'; SET intervalstyle = postgres; SET extra_float_digits = 3; \
-     SET timezone = 'GMT'; SET xmloption = content; SET standard_conforming_strings = on; SET lc_monetary = 'C'; \
-     SET quote_all_identifiers = off; SET array_nulls = on; SET transform_null_equals = off";
+/// What the sources write and read, and which rows they find, does not depend on the settings of a role, a database or a server.
+const PINNED: [(&str, &str); 15] = [
+    ("datestyle", "ISO, YMD"),
+    ("intervalstyle", "postgres"),
+    ("extra_float_digits", "3"),
+    ("timezone", "GMT"),
+    ("bytea_output", "hex"),
+    ("xmlbinary", "base64"),
+    ("xmloption", "content"),
+    ("lc_monetary", "C"),
+    ("standard_conforming_strings", "on"),
+    ("backslash_quote", "safe_encoding"),
+    ("array_nulls", "on"),
+    ("transform_null_equals", "off"),
+    ("quote_all_identifiers", "off"),
+    ("row_security", "on"),
+    // It leaves out rows that an index finds.
+    ("gin_fuzzy_search_limit", "0"),
+];
+
+/// The same for one transaction, each time: behind a pooler, who has set something for a session may have set it for another one.
+pub(super) fn pinned_in_transaction() -> String {
+    PINNED.iter().map(|(name, value)| format!("SET LOCAL {name} = {}; ", literal(value))).collect()
+}
+
+/// Sets it for the session of a connection, unless that is a pooler's: other clients would find it there. Answers with the pid of the
+/// server's process, and the role.
+fn pinned_in_session(link: &Link) -> String {
+    let settings: Vec<_> =
+        PINNED.iter().map(|(name, value)| format!("({}, {})", literal(name), literal(value))).collect();
+    format!(
+        "SELECT pg_catalog.concat(p.pid, ' ', current_user, pg_catalog.left((
+                SELECT pg_catalog.string_agg(pg_catalog.set_config(s.name, s.value, false), '') FROM (VALUES {}) s(name, value)
+                 WHERE p.pid OPERATOR(pg_catalog.=) {}), 0))
+           FROM (SELECT pg_catalog.pg_backend_pid() AS pid OFFSET 0) p",
+        settings.join(", "),
+        link.process()
+    )
+}
 
 impl Connection {
     /// # Errors
@@ -120,8 +157,8 @@ impl Connection {
         let name = own_name.unwrap_or_else(|| application_name(applicant.destination));
         let mut parameters: Vec<_> = parameters.into_iter().collect();
         let reused = reuse::take(&parameters).and_then(|link| set_up_again(link, &name, &label));
-        let (link, role) = match reused {
-            Some(reused) => reused,
+        let (link, (pooled, role)) = match reused {
+            Some((link, role)) => (link, (false, role)),
             None => {
                 let place = parameters.len();
                 if !parameters.iter().any(|(keyword, _)| keyword == "application_name") {
@@ -129,8 +166,8 @@ impl Connection {
                 }
                 let mut link = Link::open(&parameters, &label, timeout, vouched)?;
                 parameters.truncate(place);
-                let role = set_up(&mut link, SET_UP)?;
-                (link, role)
+                let set_up = set_up(&mut link, "")?;
+                (link, set_up)
             }
         };
         if must_use_password && !link.used_password() {
@@ -141,7 +178,7 @@ impl Connection {
             return Err(Error::OldSource { source_label: label, version, oldest });
         }
         let place = place(&parameters.iter().cloned().collect());
-        Ok(Connection { link: ManuallyDrop::new(link), label, role, place, vouched, parameters })
+        Ok(Connection { link: ManuallyDrop::new(link), label, role, place, vouched, pooled, parameters })
     }
 
     /// How errors and notices name the source: `data source 1 (host=… dbname=…)`, without a password.
@@ -184,8 +221,29 @@ impl Connection {
 
     /// Runs one statement with text parameters; the first column of its first row.
     pub fn value(&mut self, sql: &str, parameters: &[&str], doing: &str) -> Result<Option<String>> {
-        self.link.send(sql, parameters)?;
-        Ok(self.link.answers(doing)?.and_then(|answer| answer.value()))
+        self.pinned(|this| {
+            this.link.send(sql, parameters)?;
+            Ok(this.link.answers(doing)?.and_then(|answer| answer.value()))
+        })
+    }
+
+    /// Gives what is asked outside of a transaction one of its own, with the settings pinned, where a session is not this connection's alone.
+    fn pinned<T>(&mut self, ask: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if !self.pooled || !self.link.is_idle() {
+            return ask(self);
+        }
+        self.link.send_script(&format!("BEGIN; {}", pinned_in_transaction()))?;
+        self.link.answers("pinning settings")?;
+        let answer = ask(self);
+        match &answer {
+            Ok(_) => {
+                self.link.send_script("COMMIT")?;
+                self.link.answers("ending a transaction")?;
+            }
+            Err(Error::Remote { .. }) => self.roll_back()?,
+            Err(_) => {}
+        }
+        answer
     }
 
     /// Runs a statement, and `meanwhile` while the source is at work; the first column of the first row, and what that gave.
@@ -200,6 +258,23 @@ impl Connection {
         Ok((self.link.answers(doing)?.and_then(|answer| answer.value()), result))
     }
 
+    /// Whether all rows of a query can be read: false, if a value of one is none of its type. In the open snapshot, which stays.
+    pub fn is_readable(&mut self, query: &str, doing: &str) -> Result<bool> {
+        self.script("SAVEPOINT mimeo", doing)?;
+        let counted = self.value(&format!("SELECT pg_catalog.count(q.*) FROM ({query}) q"), &[], doing);
+        match counted {
+            Ok(_) => {}
+            Err(Error::Remote { report, .. }) if report.sqlstate.starts_with("22") => {
+                let _ = self.link.answers(doing);
+                self.script("ROLLBACK TO SAVEPOINT mimeo", doing)?;
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        }
+        self.script("RELEASE SAVEPOINT mimeo", doing)?;
+        Ok(true)
+    }
+
     /// After an error: reads what is left of its answer, and ends the transaction.
     pub fn roll_back(&mut self) -> Result<()> {
         let _ = self.link.answers("ending a transaction");
@@ -209,8 +284,16 @@ impl Connection {
 
     /// Runs statements without parameters; the first column of the last one's first row.
     pub fn script(&mut self, sql: &str, doing: &str) -> Result<Option<String>> {
-        self.link.send_script(sql)?;
-        Ok(self.link.answers(doing)?.and_then(|answer| answer.value()))
+        let ask = |this: &mut Self, sql: &str| {
+            this.link.send_script(sql)?;
+            Ok(this.link.answers(doing)?.and_then(|answer| answer.value()))
+        };
+        // One that begins a transaction itself.
+        match sql.split_once(';').filter(|(begin, _)| begin.trim_start().starts_with("BEGIN")) {
+            Some((begin, rest)) if self.pooled => ask(self, &format!("{begin}; {}{rest}", pinned_in_transaction())),
+            Some(_) => ask(self, sql),
+            None => self.pinned(|this| ask(this, sql)),
+        }
     }
 }
 
@@ -218,17 +301,19 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // SAFETY: taken once, and never used after this.
         let link = unsafe { ManuallyDrop::take(&mut self.link) };
-        if !std::thread::panicking() {
+        if !std::thread::panicking() && !self.pooled {
             reuse::give(&self.parameters, link);
         }
     }
 }
 
-/// Sets a session up; the role that it has.
-fn set_up(link: &mut Link, script: &str) -> Result<String> {
-    link.send_script(&format!("{script}; SELECT current_user"))?;
-    let answer = link.answers("setting the session up")?;
-    Ok(answer.and_then(|answer| answer.value()).unwrap_or_default())
+/// Sets a session up, after `first`; whether it is a pooler's, and the role that it has.
+fn set_up(link: &mut Link, first: &str) -> Result<(bool, String)> {
+    let script = format!("{first}{}", pinned_in_session(link));
+    link.send_script(&script)?;
+    let answer = link.answers("setting the session up")?.and_then(|answer| answer.value()).unwrap_or_default();
+    let (process, role) = answer.split_once(' ').unwrap_or_default();
+    Ok((process != link.process().to_string(), role.to_string()))
 }
 
 /// The same for a session that another job has used. None if it has been lost meanwhile.
@@ -236,12 +321,12 @@ fn set_up_again(mut link: Link, application_name: &str, label: &str) -> Option<(
     link.belongs_to(label);
     link.answers("ending a transaction").ok()?;
     // A condition may have changed more of the session than its settings.
-    let script = format!(
+    let first = format!(
         "SET SESSION AUTHORIZATION DEFAULT; RESET ALL; DISCARD PLANS; DISCARD SEQUENCES; DISCARD TEMP; SELECT pg_catalog.pg_advisory_unlock_all(); \
-         SET application_name = {}; {SET_UP}",
+         SET application_name = {}; ",
         literal(application_name)
     );
-    let role = set_up(&mut link, &script).ok()?;
+    let (_, role) = set_up(&mut link, &first).ok()?;
     Some((link, role))
 }
 

@@ -473,6 +473,18 @@ impl Link {
         }
     }
 
+    /// No transaction is open.
+    pub fn is_idle(&self) -> bool {
+        // SAFETY: asks an existing connection.
+        unsafe { pq::PQtransactionStatus(self.connection) == pq::PGTransactionStatusType::PQTRANS_IDLE }
+    }
+
+    /// The server's process, as it was told when the connection was made. A pooler tells a number of its own.
+    pub fn process(&self) -> i32 {
+        // SAFETY: asks an existing connection.
+        unsafe { pq::PQbackendPID(self.connection) }
+    }
+
     /// What was sent last need not be cancelled.
     pub fn expect_nothing(&mut self) {
         self.busy = false;

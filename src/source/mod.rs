@@ -8,6 +8,7 @@ pub mod copy_out;
 mod libpq;
 pub mod queue;
 pub mod reuse;
+pub mod seen;
 pub mod server;
 pub mod survey;
 pub mod undo;

@@ -1,36 +1,39 @@
 //! What a dml or logdel job has on its source: a queue of the keys that have changed, and what fills it.
 //!
-//! Triggers fire once a statement, and add the keys of all its rows in one INSERT … SELECT from the transition tables; one
-//! more fires for rows whose key changes. A partitioned table has row triggers instead, which its partitions get by
-//! themselves, those to come too. The trigger functions run as the source role with a pinned search_path, so writers need no
-//! privilege on the queue. INSERT, UPDATE and DELETE have a function each, which need not ask what has happened: that is what
-//! a statement of one row notices. Row triggers, and those that 2.0 has made, share one.
+//! Triggers fire once a statement, and add the keys of all its rows in one INSERT … SELECT from the transition tables. A partitioned
+//! table has row triggers instead, which its partitions get by themselves, those to come too. The trigger functions run as the source
+//! role with a pinned search_path, so writers need no privilege on the queue. INSERT, UPDATE and DELETE have a function each, which need
+//! not ask what has happened: that is what a statement of one row notices. Row triggers share one.
 //!
-//! A row of the queue: the key, `mimeo_seq`, the writer's `mimeo_xid`, and `mimeo_op`: I, U, D; T for a TRUNCATE. One
-//! row with P tells in `mimeo_seq` which position of the job was the last whose rows were removed. That of a logdel job also has the time, and of a deleted row all values.
+//! A row of the queue: the key as text, `mimeo_seq`, the writer's `mimeo_xid`, and `mimeo_op`: I, U, D; T for a TRUNCATE; F after the queue was
+//! full. One row with P tells in `mimeo_seq` which position of the job was the last whose rows were removed. That of a logdel job also has
+//! the time, and of a deleted row all values, by their names and as text. A key that is NULL is of a row that was written while the table had
+//! no column of that name.
 
 use crate::backend::interrupts;
-use crate::backend::name::{literal, quote, quote_list, Name, Operator};
+use crate::backend::name::{literal, quote, Name, Operator};
 use crate::backend::relation::Patience;
 use crate::error::{Error, Result};
-use crate::shape::{Shape, KEY_OPERATORS};
+use crate::shape::{Column, Shape, KEY_OPERATORS};
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
 use crate::source::server::Server;
+use keys::key_column;
 use members::triggered;
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
-use std::fmt::Display;
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
-use triggers::{functions_script, objects_script, triggers_script};
+use triggers::{functions_script, limit_script, objects_script, triggers_script, STOPPED};
 
 mod changes;
+mod keys;
 mod legacy;
 mod members;
 mod objects;
 mod triggers;
 
 pub use changes::Changes;
+pub use keys::{QueueKey, TypedColumn};
 pub use legacy::Legacy;
 pub use members::{is_as_made, is_deaf, untriggered, Member};
 pub use objects::Objects;
@@ -48,6 +51,10 @@ pub struct Capture<'a> {
     pub compared: Option<&'a [String]>,
     /// Deleted rows are kept with their values.
     pub keeps_rows: bool,
+    /// These columns of them, with their types.
+    pub kept: Vec<(String, u32)>,
+    /// They are all that the table has.
+    pub all: bool,
     /// For a comment.
     pub destination: &'a str,
     /// Triggers fire once a row, because the table is partitioned, or because statements may name its parent.
@@ -60,29 +67,145 @@ pub struct Capture<'a> {
     pub apart: bool,
     /// Tells a queue that is made from all others.
     pub number: i64,
+    /// How large the queue may become, in bytes; None is no limit.
+    pub max_size: Option<i64>,
+    /// The queue is still one of 2.1.
+    pub typed: bool,
+}
+
+/// A setting that text of some types depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Sensitive {
+    Dates,
+    Intervals,
+    Floats,
+    Money,
+}
+
+impl Sensitive {
+    const ALL: [Sensitive; 4] = [Sensitive::Dates, Sensitive::Intervals, Sensitive::Floats, Sensitive::Money];
+
+    fn name(self) -> &'static str {
+        match self {
+            Sensitive::Dates => "datestyle",
+            Sensitive::Intervals => "intervalstyle",
+            Sensitive::Floats => "extra_float_digits",
+            Sensitive::Money => "lc_monetary",
+        }
+    }
+
+    fn value(self) -> &'static str {
+        match self {
+            Sensitive::Dates => "ISO, YMD",
+            Sensitive::Intervals => "postgres",
+            Sensitive::Floats => "3",
+            Sensitive::Money => "C",
+        }
+    }
+
+    /// Those that text of a type depends on; of a type that is none of PostgreSQL's plain ones, all may be.
+    fn of(shape: &Shape, type_oid: u32) -> &'static [Sensitive] {
+        let mut oid = type_oid;
+        while let Some(found) = shape.types.get(&oid).filter(|found| found.kind == 'd') {
+            oid = found.base;
+        }
+        if shape.types.get(&oid).is_some_and(|found| found.kind == 'e') {
+            return &[];
+        }
+        match oid {
+            16..=21
+            | 23
+            | 25..=28
+            | 114
+            | 142
+            | 650
+            | 774
+            | 829
+            | 869
+            | 1042
+            | 1043
+            | 1560
+            | 1562
+            | 1700
+            | 2950
+            | 3220
+            | 3802
+            | 1083
+            | 1266 => &[],
+            1082 | 1114 | 1184 => &[Sensitive::Dates],
+            1186 => &[Sensitive::Intervals],
+            600..=604 | 628 | 700 | 701 | 718 => &[Sensitive::Floats],
+            790 => &[Sensitive::Money],
+            _ => &Sensitive::ALL,
+        }
+    }
 }
 
 /// What functions and triggers are made for, as the function's comment keeps it.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Form {
+    layout: u32,
     compared: Option<Vec<String>>,
-    rows: bool,
-    /// 2.0 knows nothing of it, and compares the text of the others.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub apart: bool,
+    row_triggers: bool,
+    apart: bool,
+    /// Row triggers name the table by its OID.
+    table: u32,
+    key: Vec<String>,
+    kept: Vec<(String, u32)>,
+    all: bool,
+    sensitive: Vec<String>,
+}
+
+/// The number of `Form`s that this release makes.
+const LAYOUT: u32 = 1;
+
+/// What stands in a function's comment.
+pub enum Found {
+    /// The function is gone.
+    Nothing,
+    Form(Form),
+    /// What 2.0 and 2.1 have made: what is compared, and whether the triggers fire once a row.
+    Typed(Option<Vec<String>>, bool),
+    Unreadable,
 }
 
 impl Form {
     /// Whether what is queued is the same.
     pub fn captures_as(&self, other: &Form) -> bool {
-        (&self.compared, self.rows) == (&other.compared, other.rows)
+        (&self.compared, self.row_triggers, self.key.len()) == (&other.compared, other.row_triggers, other.key.len())
     }
 }
 
 impl Capture<'_> {
     pub fn form(&self) -> Form {
-        Form { compared: self.compared.map(<[String]>::to_vec), rows: self.rows, apart: self.apart }
+        let sensitive: BTreeSet<_> = self.sensitive_keys().union(&self.sensitive_rows()).copied().collect();
+        Form {
+            layout: LAYOUT,
+            compared: self.compared.map(<[String]>::to_vec),
+            row_triggers: self.rows,
+            apart: self.apart,
+            table: if self.rows { self.table.oid } else { 0 },
+            key: self.key.to_vec(),
+            kept: self.kept.clone(),
+            all: self.all,
+            sensitive: sensitive.iter().map(|setting| setting.name().to_string()).collect(),
+        }
     }
+
+    fn sensitive_keys(&self) -> BTreeSet<Sensitive> {
+        let columns = self.shape.columns.iter().filter(|column| self.key.contains(&column.name));
+        columns.flat_map(|column| Sensitive::of(self.shape, column.type_oid)).copied().collect()
+    }
+
+    fn sensitive_rows(&self) -> BTreeSet<Sensitive> {
+        self.kept.iter().flat_map(|(_, oid)| Sensitive::of(self.shape, *oid)).copied().collect()
+    }
+}
+
+/// The columns of which deleted rows are kept, with their types.
+pub fn kept(columns: &[Column], filter: Option<&[String]>) -> Vec<(String, u32)> {
+    let is_kept = |column: &&Column| filter.is_none_or(|filter| filter.contains(&column.name));
+    columns.iter().filter(is_kept).map(|column| (column.name.clone(), column.type_oid)).collect()
 }
 
 /// What a queue holds, in the open snapshot.
@@ -101,6 +224,18 @@ pub struct Summary {
     pub truncated: Option<String>,
     /// mimeo_seq of the last row of a batch, if there are more.
     pub cut: Option<i64>,
+    /// Rows whose key nobody knows: the table had no column of that name.
+    pub unknown: u64,
+    /// Deleted rows that could not be kept.
+    pub not_kept: u64,
+    /// The queue has been full, and has begun anew since.
+    pub was_full: bool,
+    /// The number that the queue's sequence has given last.
+    number: Option<i64>,
+    /// Its size in bytes.
+    pub size: u64,
+    /// How large it may become, as its triggers read it.
+    pub max_size: Option<String>,
     /// `Capture::form` of what was made, as text.
     form: Option<String>,
     /// What this snapshot sees may not be on the source's disk yet: a transaction that did not wait for it.
@@ -112,10 +247,25 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// None if the function is gone.
-    pub fn form(&self) -> Option<Form> {
-        let unreadable = Form { compared: Some(Vec::new()), rows: false, apart: false };
-        self.form.as_ref().map(|text| serde_json::from_str(text).unwrap_or(unreadable))
+    pub fn form(&self) -> Found {
+        #[derive(Deserialize)]
+        struct Typed {
+            compared: Option<Vec<String>>,
+            rows: bool,
+        }
+        let Some(text) = &self.form else { return Found::Nothing };
+        if let Ok(form) = serde_json::from_str::<Form>(text) {
+            return Found::Form(form);
+        }
+        match serde_json::from_str::<Typed>(text) {
+            Ok(Typed { compared, rows }) => Found::Typed(compared, rows),
+            Err(_) => Found::Unreadable,
+        }
+    }
+
+    /// It takes no changes: it has become too large.
+    pub fn is_stopped(&self) -> bool {
+        self.number.is_some_and(|number| number >= STOPPED)
     }
 }
 
@@ -160,10 +310,10 @@ impl Connection {
             let objects = Objects::named(schema, table, number);
             let taken = self.value(
                 "SELECT 'taken' WHERE EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                                               WHERE n.nspname = $1 AND c.relname = $2)
+                                               WHERE n.nspname = $1 AND c.relname IN ($2, $4))
                     OR EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                                 WHERE n.nspname = $1 AND p.proname IN (SELECT json_array_elements_text($3::json)))",
-                &[schema, &objects.queue.name, &objects.function_names()],
+                &[schema, &objects.queue.name, &objects.function_names(), &objects.sequence().name],
                 "looking for a free name",
             )?;
             if taken.is_none() {
@@ -182,32 +332,36 @@ impl Connection {
         again: bool,
         wait: Patience,
     ) -> Result<()> {
-        let operators = self.key_operators(capture.table, capture.key)?;
         self.end_snapshot()?;
         let mut script = if again { objects.removal() } else { String::new() };
-        script.push_str(&objects_script(objects, capture, &operators)?);
+        script.push_str(&objects_script(objects, capture));
         script.push_str(&grant_script(objects, capture, members));
         for member in triggered(capture, members) {
-            script.push_str(&triggers_script(objects, &member.table(), capture, &operators));
+            script.push_str(&triggers_script(objects, &member.table(), capture));
         }
         self.change_source(&script, wait, "making the queue and its triggers")
     }
 
     /// Puts functions and triggers of the other form in place of those that are there, in one transaction of the source, and
-    /// leaves the queue as it is. One try: false if somebody else has the table locked, or the source refuses.
+    /// leaves the queue as it is, but for turning one of 2.1 (`typed`) into one of today. One try: false if somebody else has the table locked, or
+    /// the source refuses.
     pub fn change_functions(
         &mut self,
         objects: &Objects,
         capture: &Capture<'_>,
-        operators: &[Operator],
         members: &[Member],
+        typed: bool,
         queue: Duration,
     ) -> Result<bool> {
         self.end_snapshot()?;
         let mut script = objects.function_removal();
-        script.push_str(&functions_script(objects, capture, operators));
+        if typed {
+            script.push_str(&conversion_script(objects, capture));
+        }
+        script.push_str(&functions_script(objects, capture));
+        script.push_str(&grant_script(objects, capture, members));
         for member in triggered(capture, members) {
-            script.push_str(&triggers_script(objects, &member.table(), capture, operators));
+            script.push_str(&triggers_script(objects, &member.table(), capture));
         }
         let wait = Patience { queue, give_up: Duration::ZERO };
         match self.change_source(&script, wait, "making the triggers anew") {
@@ -222,11 +376,49 @@ impl Connection {
         &mut self,
         objects: &Objects,
         capture: &Capture<'_>,
-        operators: &[Operator],
         member: &Member,
         wait: Patience,
     ) -> Result<()> {
-        self.change_source(&triggers_script(objects, &member.table(), capture, operators), wait, "making triggers")
+        self.change_source(&triggers_script(objects, &member.table(), capture), wait, "making triggers")
+    }
+
+    /// Before a release that knows nothing of such a queue takes it over: functions of a name that it does not expect go, and their triggers
+    /// with them. It finds a form that it cannot read, makes its own, and copies all rows.
+    pub fn leave_to_older(&mut self, objects: &Objects, wait: Patience) -> Result<()> {
+        self.end_snapshot()?;
+        self.change_source(&objects.parts_removal(), wait, "removing triggers that an older release does not know")
+    }
+
+    /// Lets a queue that was full take changes again, now that it is emptied: before the snapshot that all rows are copied in. First a row that
+    /// tells so, whatever becomes of the rest. False if somebody is at it for so long that it stays as it is.
+    pub fn restart_queue(&mut self, queue: &Name, wait: Patience) -> Result<bool> {
+        self.end_snapshot()?;
+        let numbers = format!(
+            "SELECT max(mimeo_seq) FILTER (WHERE mimeo_op = 'P'), coalesce(max(mimeo_seq) FILTER (WHERE mimeo_op <> 'P' AND mimeo_seq < {STOPPED}), 0) + 1"
+        );
+        self.script(
+            &format!(
+                "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; SET LOCAL search_path = pg_catalog, pg_temp;
+                 INSERT INTO {queue} (mimeo_seq, mimeo_op) SELECT n.next, 'F' FROM ({numbers} FROM {queue}) n(position, next); COMMIT"
+            ),
+            "marking the queue",
+        )?;
+        let body = format!(
+            "DECLARE v_position bigint; v_next bigint;
+             BEGIN
+                 {numbers} INTO v_position, v_next FROM {queue};
+                 TRUNCATE {queue};
+                 INSERT INTO {queue} (mimeo_seq, mimeo_op) VALUES (v_position, 'P'), (v_next, 'F');
+                 PERFORM setval(pg_get_serial_sequence({}, 'mimeo_seq')::regclass, v_next);
+             END",
+            literal(&queue.to_string())
+        );
+        let script = format!("LOCK TABLE {queue} IN ACCESS EXCLUSIVE MODE; DO {};", literal(&body));
+        match self.change_source(&script, wait, "emptying the queue") {
+            Ok(()) => Ok(true),
+            Err(error) if error.sqlstate_text() == "55P03" => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Runs statements that lock tables of the source in one transaction, without making writers wait for long behind them:
@@ -326,13 +518,14 @@ impl Connection {
         Ok(count.and_then(|count| count.parse().ok()).unwrap_or_default())
     }
 
-    /// Writes down which database uses a queue from now on: its cluster and its OID. Where that cannot be had (a
+    /// Writes down which database uses a queue from now on: its cluster and its OID; and how large it may become. Where that cannot be had (a
     /// standby, a VACUUM that is at work for long), the next refresh does it.
-    pub fn mark_user(&mut self, queue: &Name, user: &str) -> Result<()> {
+    pub fn mark_queue(&mut self, queue: &Name, user: &str, max_size: Option<i64>) -> Result<()> {
         let script = format!(
             "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; SET LOCAL lock_timeout = 1000;
-             COMMENT ON COLUMN {queue}.mimeo_seq IS {}; COMMIT",
-            literal(user)
+             COMMENT ON COLUMN {queue}.mimeo_seq IS {}; {} COMMIT",
+            literal(user),
+            limit_script(queue, max_size)
         );
         match self.script(&script, "marking the queue as used") {
             Err(Error::Remote { .. }) => self.roll_back(),
@@ -358,22 +551,22 @@ impl Connection {
         &mut self,
         queue: &Name,
         applied: Option<(i64, &str)>,
-        key: &[String],
+        key: &QueueKey,
         text: &str,
         keys: &[&str],
     ) -> Result<Option<HashSet<String>>> {
         let visible = visible(self.script(&transaction_type(queue), "looking at the queue's columns")?);
         let (last, snapshot) = applied.unwrap_or((i64::MIN, "1:1:"));
         let list = serde_json::to_string(keys)?;
-        let columns = quote_list(key.iter().map(String::as_str));
+        let (columns, named) = (key.typed_list(), key.named("w"));
         let document = self.value(
             &format!(
                 "WITH waiting AS (
                      SELECT {columns}, \"mimeo_op\" FROM {queue}
                       WHERE \"mimeo_op\" OPERATOR(pg_catalog.<>) 'P'
                         AND NOT (\"mimeo_seq\" OPERATOR(pg_catalog.<=) $1::pg_catalog.int8 AND pg_catalog.{visible}))
-                 SELECT CASE WHEN NOT EXISTS (SELECT FROM waiting w WHERE w.\"mimeo_op\" OPERATOR(pg_catalog.=) 'T') THEN
-                     (SELECT coalesce(pg_catalog.json_agg(DISTINCT {text}), '[]') FROM waiting \"mimeo\"
+                 SELECT CASE WHEN NOT EXISTS (SELECT FROM waiting w WHERE w.\"mimeo_op\" OPERATOR(pg_catalog.=) ANY ('{{T,F}}'::pg_catalog.\"char\"[])) THEN
+                     (SELECT coalesce(pg_catalog.json_agg(DISTINCT {text}), '[]') FROM (SELECT {named} FROM waiting w) \"mimeo\"
                        WHERE {text} OPERATOR(pg_catalog.=) ANY (SELECT pg_catalog.json_array_elements_text($3::pg_catalog.json))) END::pg_catalog.text"
             ),
             &[&last.to_string(), snapshot, &list],
@@ -418,35 +611,12 @@ impl Connection {
         Ok(())
     }
 
-    /// Refuses a table with columns that JSON does not hold as they are: a type of somebody's own is written by its cast to
-    /// json, if it has one, and not as its text. In the open snapshot.
-    ///
-    /// # Errors
-    /// UnsupportedSource.
-    pub fn require_faithful_json(&mut self, table: &SourceTable) -> Result<()> {
-        let columns = self.value(
-            "SELECT string_agg(a.attname || ' (' || format_type(a.atttypid, NULL) || ')', ', ' ORDER BY a.attnum)
-               FROM pg_attribute a WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped
-                AND EXISTS (SELECT FROM pg_cast k WHERE k.castsource = a.atttypid AND k.casttarget IN ('json'::regtype, 'jsonb'::regtype)
-                             AND k.castfunc <> 0 AND a.atttypid >= 10000)",
-            &[&table.oid.to_string()],
-            "looking at the types of the columns",
-        )?;
-        match columns {
-            None => Ok(()),
-            Some(columns) => Err(Error::UnsupportedSource {
-                table: table.table().plain(),
-                source_label: self.label().to_string(),
-                reason: format!("a logdel job cannot keep the last values of {columns}"),
-            }),
-        }
-    }
-
     /// Makes what a snapshot has seen safe on the source's disk: a crash there must not take back what was applied here. After
     /// the snapshot.
     pub fn flush_wal(&mut self) -> Result<()> {
         self.script(
-            "SET synchronous_commit = local; SELECT pg_catalog.pg_logical_emit_message(true, 'mimeo', '')",
+            "BEGIN TRANSACTION READ WRITE; SET LOCAL synchronous_commit = local;
+             SELECT pg_catalog.pg_logical_emit_message(true, 'mimeo', ''); COMMIT",
             "flushing the WAL",
         )?;
         Ok(())
@@ -515,7 +685,7 @@ impl Connection {
     ///
     /// # Errors
     /// QueueMissing.
-    pub fn summary(&mut self, objects: &Objects, timed: bool, limit: Option<i64>) -> Result<Summary> {
+    pub fn summary(&mut self, objects: &Objects, keys: usize, timed: bool, limit: Option<i64>) -> Result<Summary> {
         let queue = &objects.queue;
         let cut = limit.map_or("NULL".to_string(), |limit| {
             format!(
@@ -523,24 +693,36 @@ impl Connection {
                 limit.max(1) - 1
             )
         });
-        let at = if timed {
-            "max(mimeo_at) FILTER (WHERE mimeo_op = 'T')"
+        let (at, not_kept) = if timed {
+            ("max(mimeo_at) FILTER (WHERE mimeo_op = 'T')", "mimeo_op = 'D' AND mimeo_row IS NULL")
         } else {
-            "max('truncated'::pg_catalog.text) FILTER (WHERE mimeo_op = 'T')"
+            ("max('truncated'::pg_catalog.text) FILTER (WHERE mimeo_op = 'T')", "false")
         };
+        // A queue of 2.1 lacks such columns: then theirs are these.
+        let names: Vec<_> = (0..keys.max(1)).map(key_column).collect();
+        let known: Vec<_> = names.iter().map(|name| format!("''::pg_catalog.text AS {name}")).collect();
+        let unknown: Vec<_> = names.iter().map(|name| format!("{name} IS NULL")).collect();
         let document = self.value(
             &format!(
                 "SELECT json_build_object('snapshot', {snapshot}::pg_catalog.text,
                      'system', (SELECT s.system_identifier::pg_catalog.text FROM pg_control_system() s),
                      'rows', count(*) FILTER (WHERE mimeo_op <> 'P'), 'last', max(mimeo_seq) FILTER (WHERE mimeo_op <> 'P'),
                      'removed', max(mimeo_seq) FILTER (WHERE mimeo_op = 'P'), 'truncated', {at}, 'cut', {cut},
+                     'unknown', count(*) FILTER (WHERE mimeo_op IN ('I', 'U', 'D') AND mimeo_unknown),
+                     'not_kept', count(*) FILTER (WHERE {not_kept}), 'was_full', coalesce(bool_or(mimeo_op = 'F'), false),
+                     'number', pg_sequence_last_value(pg_get_serial_sequence({name}, 'mimeo_seq')::regclass),
+                     'size', pg_table_size({name}::regclass),
+                     'max_size', (SELECT col_description(a.attrelid, a.attnum) FROM pg_attribute a
+                                   WHERE a.attrelid = {name}::regclass AND a.attname = 'mimeo_op'),
                      'form', (SELECT obj_description(p.oid, 'pg_proc') FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                                WHERE n.nspname = $1 AND p.proname = $2 AND p.pronargs = 0),
-                     'bloated', pg_relation_size({0}::regclass) > {BLOATED}, 'user', ({1}),
+                     'bloated', pg_relation_size({name}::regclass) > {BLOATED}, 'user', ({user}),
                      'unflushed', NOT pg_is_in_recovery() AND pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn())::pg_catalog.text
-                   FROM {queue}",
-                literal(&queue.to_string()),
-                user_of(queue),
+                   FROM (SELECT {known}) known, LATERAL (SELECT q.*, ({unknown}) AS mimeo_unknown FROM {queue} q) queued",
+                name = literal(&queue.to_string()),
+                user = user_of(queue),
+                known = known.join(", "),
+                unknown = unknown.join(" OR "),
                 snapshot = self.server().current_snapshot(),
             ),
             &[&objects.function.schema, &objects.function.name],
@@ -606,16 +788,44 @@ fn qualified(alias: &str, columns: &[String]) -> String {
     columns.iter().map(|column| format!("{alias}.{}", quote(column))).collect::<Vec<_>>().join(", ")
 }
 
-/// `n."a" = o."a"`, …
-fn compare(left: &str, right: &str, columns: &[String], operators: &[impl Display]) -> Vec<String> {
-    columns
-        .iter()
-        .zip(operators)
-        .map(|(column, operator)| format!("{left}.{0} {operator} {right}.{0}", quote(column)))
-        .collect()
-}
-
-/// `n."a" = o."a" AND …`
-fn same(left: &str, right: &str, columns: &[String], operators: &[Operator]) -> String {
-    compare(left, right, columns, operators).join(" AND ")
+/// Turns a queue of 2.1 into one of today. What a deleted row held was written as JSON has it: what cannot be read as the table's columns
+/// any more was not kept.
+fn conversion_script(objects: &Objects, capture: &Capture<'_>) -> String {
+    let queue = &objects.queue;
+    let mut script = format!(
+        "DO {};",
+        literal(&format!(
+            "BEGIN EXECUTE format('ALTER SEQUENCE %s RENAME TO %I', pg_get_serial_sequence({}, 'mimeo_seq'), {}); END",
+            literal(&queue.to_string()),
+            literal(&objects.sequence().name)
+        ))
+    );
+    for (place, column) in capture.key.iter().enumerate() {
+        let (old, new) = (quote(column), key_column(place));
+        script.push_str(&format!(
+            "ALTER TABLE {queue} RENAME {old} TO {new};
+             ALTER TABLE {queue} ALTER {new} TYPE pg_catalog.text USING CASE WHEN num_nulls({new}) = 0 THEN concat({new}) END;"
+        ));
+    }
+    if capture.keeps_rows {
+        let list = |each: &dyn Fn(&String) -> String| {
+            capture.kept.iter().map(|(name, _)| each(name)).collect::<Vec<_>>().join(", ")
+        };
+        let names = list(&|name| literal(name));
+        let texts = list(&|name| format!("CASE WHEN num_nulls(r.{0}) = 0 THEN concat(r.{0}) END", quote(name)));
+        script.push_str(&format!(
+            "DO {};",
+            literal(&format!(
+                "BEGIN
+                     UPDATE {queue} SET mimeo_row = (SELECT json_object(ARRAY[{names}]::pg_catalog.text[], ARRAY[{texts}]::pg_catalog.text[])
+                                                       FROM json_populate_record(NULL::{}, mimeo_row) r) WHERE mimeo_row IS NOT NULL;
+                 EXCEPTION WHEN data_exception OR feature_not_supported OR program_limit_exceeded THEN
+                     UPDATE {queue} SET mimeo_row = NULL WHERE mimeo_row IS NOT NULL;
+                 END",
+                capture.table.table()
+            ))
+        ));
+    }
+    script.push_str(&limit_script(queue, capture.max_size));
+    script
 }

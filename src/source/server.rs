@@ -45,6 +45,10 @@ impl Server {
         self >= Server(130_000)
     }
 
+    pub fn hashes_extended(self) -> bool {
+        self >= Server(110_000)
+    }
+
     /// For many short queries compiling is in vain. There is nothing to turn off before 11.
     pub fn without_jit(self) -> &'static str {
         if self >= Server(110_000) {

@@ -29,11 +29,16 @@ SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object('schema', n.nsp
    AND n.nspname OPERATOR(pg_catalog.<>) ALL (ARRAY['information_schema', $1]::pg_catalog.name[])
    AND pg_catalog.left(n.nspname::pg_catalog.text, 3) OPERATOR(pg_catalog.<>) 'pg_'";
 
-/// Columns of a relation ($1) and their types with length or precision. To be run, here and there, with pg_catalog as the whole
-/// search_path.
+/// Columns of a relation ($1), their types with length or precision, and the same without the schema of an extension, which may be another one
+/// there. To be run, here and there, with pg_catalog as the whole search_path.
 pub const COLUMN_TYPES: &str = r"
-SELECT coalesce(json_agg(json_build_array(a.attname, format_type(a.atttypid, a.atttypmod)) ORDER BY a.attnum), '[]')::pg_catalog.text
-  FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped";
+SELECT coalesce(json_agg(json_build_array(a.attname, format_type(a.atttypid, a.atttypmod), coalesce((
+            SELECT concat_ws(' ', e.extname, x.typname, x.oid <> t.oid, a.atttypmod) FROM pg_type x
+              JOIN pg_depend d ON d.classid = 'pg_type'::regclass AND d.objid = x.oid AND d.deptype = 'e'
+              JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
+             WHERE x.oid = CASE WHEN t.typcategory = 'A' AND t.typelem <> 0 THEN t.typelem ELSE t.oid END),
+            format_type(a.atttypid, a.atttypmod))) ORDER BY a.attnum), '[]')::pg_catalog.text
+  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped";
 
 /// Bytes of a table ($1) and of what belongs to it.
 const SIZE: &str = r"
@@ -49,8 +54,8 @@ impl Connection {
         Ok(serde_json::from_str(&document.unwrap_or_default())?)
     }
 
-    /// The columns of a table, with their types.
-    pub fn column_types(&mut self, table: &SourceTable) -> Result<Vec<(String, String)>> {
+    /// The columns of a table, with their types: see `COLUMN_TYPES`.
+    pub fn column_types(&mut self, table: &SourceTable) -> Result<Vec<(String, String, String)>> {
         self.begin_snapshot("")?;
         let document = self.value(COLUMN_TYPES, &[&table.oid.to_string()], "reading the table's columns")?;
         self.end_snapshot()?;

@@ -1,5 +1,5 @@
 -- inserter: new rows, by a time or serial column.
-SELECT plan(87);
+SELECT plan(88);
 
 SELECT on_source($$
     CREATE TABLE app.s (id bigserial PRIMARY KEY, a int, v text);
@@ -200,6 +200,8 @@ SELECT lives_ok(format('SELECT tap.bt_index_parent_check(%L, true)', 'app.' || q
   FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid WHERE x.indrelid = 'app.many'::regclass AND c.relam = (SELECT oid FROM pg_am WHERE amname = 'btree') AND x.indisunique
  ORDER BY 1;
 SELECT on_source($$INSERT INTO app.many (a, b) SELECT 5, 'x' || i FROM generate_series(1, 40000) i; INSERT INTO app.many (a) VALUES (1)$$);
+SELECT alike(pg_get_indexdef('app.many_b_key'::regclass), 'CREATE INDEX %', 'what is unique on the source, but is not the key, is not unique here, where rows stay');
+DROP INDEX app.many_b_key; CREATE UNIQUE INDEX many_b_key ON app.many (b);
 INSERT INTO app.many (id, b) VALUES (-1, 'x39999');
 SELECT throws_ok($$SELECT mimeo.refresh_inserter('app.many')$$, '23505', NULL, 'and uniqueness is checked');
 

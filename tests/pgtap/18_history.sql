@@ -45,6 +45,7 @@ SELECT ok((SELECT oldest_lag < '1 minute' FROM mimeo.health), 'with the oldest l
 UPDATE mimeo.refresh_config SET period = '1 hour';
 SELECT is((SELECT late FROM mimeo.health), 0::bigint, 'a job that has run is not late');
 UPDATE mimeo.run_history SET started = started - interval '3 hours', ended = ended - interval '3 hours';
+UPDATE mimeo.refresh_config SET state = state || jsonb_build_object('data_as_of', now() - interval '3 hours');
 SELECT is((SELECT late FROM mimeo.health), 1::bigint, 'it is after twice its period');
 SELECT ok((SELECT oldest_lag > '2 hours' FROM mimeo.health), 'and its data are old');
 

@@ -65,7 +65,7 @@ SELECT pg_temp.changed(s) FROM unnest(ARRAY['"we""ird, (col)" = ''''', '"we""ird
 -- Other types here that hold the same values
 SELECT on_source($$CREATE TABLE app.wide (id int PRIMARY KEY, i int, i8 bigint, f real, n numeric(10,2), c char(5), c2 char(5), d date, v varchar(9), s smallint, dt date);
     INSERT INTO app.wide VALUES (1, 7, 1234567890123456789, 0.1, 1.50, 'ab', 'cd', '2024-02-03', 'x', 3, '2024-02-03'), (2, 100, 1e17, 1e20, 100, NULL, 'e', NULL, '', 1, 'infinity')$$);
-CREATE TABLE app.wide (dt timestamptz, id bigint, i numeric(12,3), i8 float8, f float8, n numeric, c text, c2 char(20), d timestamp, v text, s float4, more int DEFAULT 1);
+CREATE TABLE app.wide (dt timestamptz, id bigint, i numeric(13,3), i8 numeric, f float8, n numeric, c text, c2 char(20), d timestamp, v text, s float4, more int DEFAULT 1);
 SET timezone = 'UTC';
 SELECT mimeo.table_maker('app.wide', 1);
 SELECT mimeo.refresh_table('app.wide');

@@ -18,6 +18,18 @@ pub struct Bound {
     pub upper: Option<String>,
     /// For the history.
     pub how: String,
+    /// Up to which moment all rows are below it: by the source's clock, in seconds since 1970.
+    pub at: Option<f64>,
+    /// The greatest value that the source can hold now, where that is known.
+    pub newest: Option<String>,
+    /// The transactions that keep it from being that, as pg_locks.virtualtransaction names them.
+    pub waits_for: Vec<String>,
+}
+
+impl Bound {
+    fn new(upper: Option<String>, how: String, at: Option<f64>) -> Bound {
+        Bound { upper, how, at, newest: None, waits_for: Vec::new() }
+    }
 }
 
 /// Candidates that are kept, at most.
@@ -49,7 +61,7 @@ pub fn find(
         let margin = source.margin(table, control, kind, boundary)?;
         state.candidates.clear();
         let how = format!("boundary {boundary}, because {obstacle}");
-        return Ok(Bound { upper: margin.value, how });
+        return Ok(Bound::new(margin.value, how, Some(margin.at)));
     }
     let place = format!(
         "{} {} {} {} {}",
@@ -63,11 +75,16 @@ pub fn find(
         state.candidates.clear();
         state.taken_at = place;
     }
+    let looked = spi::number("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint", &[])? as f64 / 1000.0;
     let Some(newest) = source.candidate(table, control, kind)? else {
-        return Ok(Bound { upper: None, how: "the source is empty".to_string() });
+        return Ok(Bound::new(None, "the source is empty".to_string(), Some(looked)));
     };
+    let greatest = Some(newest.value.clone());
     state.candidates.push(newest);
     wait_for_writers(source, &mut state.candidates)?;
+    let waits_for =
+        state.candidates.last().map(|newest| newest.writers.iter().chain(&newest.running).cloned().collect());
+    let waits_for: Vec<String> = waits_for.unwrap_or_default();
 
     let settled = state.candidates.iter().rev().find(|candidate| candidate.writers.is_empty()).cloned();
     let proven = state
@@ -80,7 +97,7 @@ pub fn find(
 
     let Some(settled) = settled else {
         let how = "nothing yet, transactions that began to write earlier are still open".to_string();
-        return Ok(Bound { upper: None, how });
+        return Ok(Bound { newest: greatest, waits_for, ..Bound::new(None, how, None) });
     };
     let waiting = if state.candidates.last() == Some(&settled) {
         "proven"
@@ -88,13 +105,16 @@ pub fn find(
         "proven by an earlier run, since when a transaction that writes is open"
     };
     let bound = proven_bound(source, table, control, kind, boundary, (settled, proven), waiting)?;
+    let bound = Bound { newest: greatest, waits_for, ..bound };
     if !state.is_explicit(boundary, kind)? {
         return Ok(bound);
     }
     let margin = source.margin(table, control, kind, boundary)?;
     match (&bound.upper, margin.value) {
         (Some(upper), Some(value)) if Values::of(control).is_after(upper, &value)? => {
-            Ok(Bound { upper: Some(value), how: format!("boundary {boundary}, as it was asked for") })
+            let how = format!("boundary {boundary}, as it was asked for");
+            let at = if kind == Kind::Time { Some(margin.at) } else { bound.at };
+            Ok(Bound { upper: Some(value), how, at, ..bound })
         }
         _ => Ok(bound),
     }
@@ -111,7 +131,7 @@ fn proven_bound(
     (settled, proven): (Candidate, Option<Candidate>),
     waiting: &str,
 ) -> Result<Bound> {
-    let proven_bound = |how: &str| Bound { upper: Some(settled.value.clone()), how: how.to_string() };
+    let proven_bound = |how: &str| Bound::new(Some(settled.value.clone()), how.to_string(), Some(settled.at));
     match kind {
         Kind::Serial if control.is_ordered() => Ok(proven_bound(&format!(
             "{waiting}, for values of the sequence that are inserted by the transaction that took them"
@@ -123,16 +143,14 @@ fn proven_bound(
                 "SELECT least($1::pg_catalog.numeric, $2::pg_catalog.numeric)::pg_catalog.text",
                 &[margin.into(), settled.value.as_str().into()],
             )?;
-            Ok(Bound {
-                upper,
-                how: format!("boundary {boundary}, because no sequence without a cache gives the values"),
-            })
+            let how = format!("boundary {boundary}, because no sequence without a cache gives the values");
+            Ok(Bound::new(upper, how, Some(settled.at)))
         }
         Kind::Time => {
             let margin = source.margin(table, control, kind, boundary)?;
             if !control.is_given() && margin.at < settled.at {
                 let how = format!("boundary {boundary}, because whoever inserts gives the values");
-                return Ok(Bound { upper: margin.value, how });
+                return Ok(Bound::new(margin.value, how, Some(margin.at)));
             }
             if proven.as_ref().is_some_and(|proven| proven.at >= settled.at) {
                 return Ok(proven_bound(waiting));
@@ -148,7 +166,7 @@ fn proven_bound(
                 ),
             };
             match floor {
-                Some((value, at)) if at < settled.at => Ok(Bound { upper: Some(value), how }),
+                Some((value, at)) if at < settled.at => Ok(Bound::new(Some(value), how, Some(at))),
                 _ => Ok(proven_bound(waiting)),
             }
         }

@@ -7,9 +7,9 @@ use crate::backend::name::Name;
 use crate::error::{Error, Result};
 use crate::job::config::NewJob;
 use crate::method::keyed::{self, GivenKey};
-use crate::method::{self, about, first_refresh, Making, Method};
+use crate::method::{self, about, first_refresh, names, Making, Method};
 use crate::source::bounds::Kind;
-use pgrx::notice;
+use pgrx::{notice, warning};
 
 /// The arguments of inserter_maker and updater_maker.
 pub struct Request<'a> {
@@ -65,12 +65,19 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
 
     let existing = making.existing_destination()?;
     if existing.is_none() {
-        keyed::make_table(common, &making, key.as_deref(), None)?;
+        let kept_by = match &key {
+            Some(key) => names(key),
+            None => making.shape.key().map(|index| index.columns.clone()).unwrap_or_default(),
+        };
+        keyed::make_table(common, &making, key.as_deref(), Some(&kept_by), None)?;
     }
     let pull = common.pull_data && existing.is_none();
     let values = Values::of(&control);
     let default_boundary = Some(if request.boundary.is_none() { boundary.clone() } else { String::new() });
-    let mut state = State { default_boundary, ..State::default() };
+    making.source.snapshot_of(making.table.oid)?;
+    let seen = Some(making.source.seen(&making.table)?);
+    making.source.end_snapshot()?;
+    let mut state = State { default_boundary, seen, ..State::default() };
     let mut last_value = Values::beginning(kind).to_string();
     if pull {
         state.redo = Some(Redo::Empty);
@@ -79,23 +86,26 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
             Some(existing) => values.greatest_held(existing)?,
             None => None,
         };
-        let now = match held {
-            Some(held) => Some(held),
-            None => {
-                let bound = bound::find(
-                    &mut making.source,
-                    &making.table,
-                    &control,
-                    kind,
-                    &boundary,
-                    common.condition,
-                    &mut state,
-                )?;
-                match bound.upper {
-                    Some(upper) => Some(upper),
-                    None => making.source.margin(&making.table, &control, kind, &boundary)?.value,
+        let bound =
+            bound::find(&mut making.source, &making.table, &control, kind, &boundary, common.condition, &mut state)?;
+        let safe = match bound.upper {
+            Some(upper) => Some(upper),
+            None => making.source.margin(&making.table, &control, kind, &boundary)?.value,
+        };
+        let now = match (held, safe) {
+            // What it holds from there on is taken again, for more may come in between.
+            (Some(held), Some(safe)) if values.is_after(&held, &safe)? => {
+                if bound.newest.as_deref().is_some_and(|newest| values.is_after(&held, newest).unwrap_or(false)) {
+                    warning!(
+                        "{} holds {} = {held}, which is beyond all that the source can hold now: the job begins at {safe}",
+                        destination.plain(),
+                        control.name
+                    );
                 }
+                state.redo = Some(Redo::From(safe.clone()));
+                Some(safe)
             }
+            (held, safe) => held.or(safe),
         };
         match now {
             Some(now) => last_value = now,

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::job::config::Job;
 use crate::method::Method;
 use crate::source::bounds::{Candidate, Kind, Range};
+use crate::source::seen::Seen;
 use serde::{Deserialize, Serialize};
 
 /// What an incremental job remembers from run to run, in refresh_config.state.
@@ -36,6 +37,12 @@ struct State {
     /// From where on rows may have been missed, because they were copied before all of them were safe.
     #[serde(default)]
     redo: Option<Redo>,
+    /// The source's columns when the last refresh read them. None of a job of an older release.
+    #[serde(default)]
+    seen: Option<Seen>,
+    /// Why rows that are here lack values that they have on the source, until all are copied anew.
+    #[serde(default)]
+    lacking: Option<String>,
 }
 
 impl State {

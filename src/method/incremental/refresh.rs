@@ -18,13 +18,16 @@ use crate::method::{
     selected_columns, Call, Everything, Method,
 };
 use crate::shape::Shape;
-use crate::source::bounds::{Range, Slice};
+use crate::source::bounds::{Kind, Range, Slice};
 use crate::source::catalog::rows_query;
 use crate::source::connection::Connection;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{notice, PgLogLevel, PgSqlErrorCode};
 
 pub mod plan;
+
+/// 2000-01-01 UTC, in seconds since 1970.
+const EPOCH: f64 = 946_684_800.0;
 
 /// The arguments of refresh_inserter and refresh_updater.
 pub struct Options<'a> {
@@ -108,7 +111,7 @@ impl Refresh<'_> {
         if job.dst_active.unwrap_or(false) && clocks_change(job.dst_start.unwrap_or(30), job.dst_end.unwrap_or(230))? {
             notice!("{} pauses while the clocks change", job.dest_table);
             run.note("paused: the clocks change today, see dst_active");
-            self.catalog.record_run(&job.dest_table, run.started(), None, None)?;
+            self.catalog.record_run(&job.dest_table, run.started(), None, None, None)?;
             return Ok(Status::Skipped);
         }
         run.phase("connect");
@@ -145,6 +148,18 @@ impl Refresh<'_> {
             Some(upper) => format!("bound {upper}: {}", bound.how),
             None => format!("no bound: {}", bound.how),
         });
+        let mut status = Status::Ok;
+        if self.stands_still(&mut source, &bound, &state, run)? {
+            status = Status::Warning;
+        }
+        if bound
+            .newest
+            .as_deref()
+            .is_some_and(|newest| kind == Kind::Time && values.is_after(&start, newest).unwrap_or(false))
+        {
+            run.note(format!("last_value {start} is later than the source's clock: no row comes before that. Set it to a value that is proven"));
+            status = Status::Warning;
+        }
 
         run.phase("look");
         lock_destination(&destination, matches!(self.options.repull, Repull::All))?;
@@ -152,6 +167,7 @@ impl Refresh<'_> {
         if self.method == Method::Updater {
             shape.indexes = source.indexes(&source_table)?;
         }
+        let source_columns = source.seen(&source_table)?;
         let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
         source.require_readable(&source_table, &names(&columns), job.filter.is_some())?;
         if !columns.iter().any(|column| column.name == control.name) {
@@ -165,12 +181,34 @@ impl Refresh<'_> {
         let [local] = table::describe([destination.oid])?;
         fit::require_loadable(&local)?;
         values.require_comparable(&local)?;
-        let fit = fit::fit(&local, &shape, &columns)?;
+        let renamed = state.seen.as_ref().map(|before| before.renamed(&source_columns)).unwrap_or_default();
+        let fit = fit::fit(&local, &shape, &columns, &renamed)?;
         source.use_own_search_path()?;
         let rows = rows_query(&source_table.table(), &names(&columns), job.condition.as_deref())?;
 
         let mut plan = self.plan(&bound, redo.as_ref(), &start, repull);
-        let mut status = Status::Ok;
+        let seen = source_columns;
+        let again = state.seen.as_ref().and_then(|before| before.why_again(&seen, &fit.columns));
+        if let (Some(reason), Repull::Nothing) = (&again, self.options.repull) {
+            status = Status::Warning;
+            if self.method == Method::Updater && bound.upper.is_some() {
+                // By key, and nothing is deleted: rows that are gone on the source stay.
+                run.note(format!("all rows are copied: {reason}"));
+                plan.range = Range { lower: None, ..plan.range };
+                plan.limit = None;
+            } else {
+                state.lacking = Some(reason.clone());
+            }
+        }
+        if matches!(self.options.repull, Repull::All) {
+            state.lacking = None;
+        }
+        if let Some(reason) = &state.lacking {
+            run.note(format!("rows that are here lack values: {reason}. p_repull := true copies all rows anew"));
+            status = Status::Warning;
+        }
+        state.seen = Some(seen);
+        let mut is_cut = false;
         if let (Some(limit), true) = (plan.limit, bound.upper.is_some()) {
             let slice = Slice { rows: &rows, control: &control, range: &plan.range };
             let cut = source.value(&slice.after(limit), &[], "finding the end of the batch")?;
@@ -179,6 +217,7 @@ impl Refresh<'_> {
                     return Err(beyond(bound.upper.as_deref().unwrap_or_default(), &cut));
                 }
                 plan.range.upper = Some(cut);
+                is_cut = true;
                 run.note(format!("batch limit of {limit} rows reached"));
                 status = Status::Warning;
             }
@@ -190,7 +229,7 @@ impl Refresh<'_> {
         } else {
             source.value(&slice.greatest(), &[], "reading the greatest control value")?
         };
-        if greatest.is_none() && status == Status::Warning {
+        if greatest.is_none() && is_cut {
             state.redo = redo;
             return Err(Error::EndlessBatch {
                 table: source_table.table().plain(),
@@ -230,7 +269,9 @@ impl Refresh<'_> {
                 if plan.delete {
                     values.delete(self.destination, &plan.range)?;
                 }
-                self.merge(collected, &destination, &shape, &local, &fit, run)?;
+                if self.merge(collected, &destination, &shape, &local, &fit, run)? {
+                    status = Status::Warning;
+                }
             }
         } else {
             source.end_snapshot()?;
@@ -238,9 +279,8 @@ impl Refresh<'_> {
                 values.delete(self.destination, &plan.range)?;
             }
         }
-        if let Some(limit) = plan
-            .limit
-            .filter(|limit| status == Status::Ok && run.rows.saturating_mul(4) >= (*limit as u64).saturating_mul(3))
+        if let Some(limit) =
+            plan.limit.filter(|limit| !is_cut && run.rows.saturating_mul(4) >= (*limit as u64).saturating_mul(3))
         {
             run.note(format!("{} rows are three quarters of the batch limit of {limit} or more", run.rows));
             status = Status::Warning;
@@ -285,8 +325,28 @@ impl Refresh<'_> {
             (Repull::Nothing, _) => next_redo(redo, &plan.range, &last, &values)?,
         };
         state.left = Some(last.clone());
-        self.catalog.record_run(&job.dest_table, run.started(), Some(&serde_json::to_value(&state)?), Some(&last))?;
+        // A batch, or a range, does not say how old the rest is.
+        let whole = !is_cut && !matches!(self.options.repull, Repull::Range(..));
+        let as_of = bound.at.filter(|_| whole).map(|at| ((at - EPOCH) * 1e6) as i64);
+        let state = serde_json::to_value(&state)?;
+        self.catalog.record_run(&job.dest_table, run.started(), Some(&state), Some(&last), as_of)?;
         Ok(status)
+    }
+
+    /// Whether the bound has not moved for two periods of the job, because somebody on the source holds it: then the reason names him.
+    fn stands_still(&self, source: &mut Connection, bound: &Bound, state: &State, run: &mut Run) -> Result<bool> {
+        let standing = match (bound.at, state.candidates.first()) {
+            (Some(at), _) => at,
+            (None, Some(oldest)) => oldest.at,
+            (None, None) => return Ok(false),
+        };
+        if bound.waits_for.is_empty() || !self.catalog.is_late(&self.job.dest_table, standing)? {
+            return Ok(false);
+        }
+        if let Some(who) = source.who_waits(&bound.waits_for)? {
+            run.note(format!("the bound stands still: a transaction on the source keeps rows back ({who})"));
+        }
+        Ok(true)
     }
 
     fn plan(
@@ -300,7 +360,7 @@ impl Refresh<'_> {
             return Plan { range: Range { lower, upper, ..Range::default() }, delete: true, limit: None };
         }
         if matches!(self.options.repull, Repull::All) {
-            return Plan { range: Range::default(), delete: false, limit: None };
+            return Plan { range: Range { known: true, ..Range::default() }, delete: false, limit: None };
         }
         Plan {
             range: Range { upper: bound.upper.clone(), ..range_from(redo, start) },
@@ -334,7 +394,7 @@ impl Refresh<'_> {
         Ok(collected)
     }
 
-    /// Puts them in their places.
+    /// Puts them in their places; whether rows that differ have the same key.
     fn merge(
         &self,
         collected: Collected,
@@ -343,18 +403,28 @@ impl Refresh<'_> {
         local: &Shape,
         fit: &Fit,
         run: &mut Run,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let key = self.job.pk_name.clone().unwrap_or_default();
         let control = self.job.control.as_deref().unwrap_or_default();
-        let rows = collected.rows(&fit.columns, &key, control, shape.is_unique(&key));
+        let may_be_null = key.iter().any(|name| shape.column(name).is_none_or(|column| !column.not_null));
+        let unique = shape.is_unique(&key) && !may_be_null;
+        let rows = collected.rows(&fit.columns, &key, control, unique);
         collected.ready(&key)?;
+        let shared = !unique && collected.shares_keys(&key)?;
+        if shared {
+            run.note("rows share a key: of these the one with the greatest control value is here");
+        }
+        if may_be_null {
+            collected.delete_null_keys(local, &key)?;
+        }
         if collected.is_much(local, run.rows, MUCH_TO_MERGE)? {
             run.note("so many rows that the table is written anew");
             collected.rewrite(destination, &fit.columns, &key, &rows, "true", patience())?;
         } else {
             collected.merge_into(local, &fit.columns, &key, &rows)?;
         }
-        collected.drop()
+        collected.drop()?;
+        Ok(shared)
     }
 
     /// After a repull of a range the true maximum that the destination holds; else the greatest value that was taken.

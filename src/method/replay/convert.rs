@@ -1,8 +1,8 @@
 //! Jobs that mimeo 1.5.1 has made: their first refresh replaces the queue on the source.
 
-use super::{capture, compared, may_be_apart, members_with_triggers, places, State};
+use super::{capture, members_with_triggers, places, State, Wanted};
 use crate::error::{Error, Result};
-use crate::job::config::{Catalog, Job};
+use crate::job::config::Job;
 use crate::method::{patience, Method};
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
@@ -18,24 +18,13 @@ pub fn legacy(job: &Job, source: &mut Connection, table: &SourceTable) -> Result
 }
 
 /// Replaces the queue and its trigger. Should this transaction be rolled back, the next refresh takes over what is there then.
-pub fn convert(
-    method: Method,
-    catalog: &Catalog,
-    job: &Job,
-    source: &mut Connection,
-    table: &SourceTable,
-) -> Result<State> {
+pub fn convert(method: Method, job: &Job, source: &mut Connection, table: &SourceTable) -> Result<State> {
     let shape = source.snapshot_of(table.oid)?;
-    let key = job.pk_name.clone().unwrap_or_default();
     source.end_snapshot()?;
     let legacy = legacy(job, source, table)?;
     let members = source.members(table, None)?;
-    if method == Method::Logdel {
-        source.require_faithful_json(table)?;
-    }
-    let compared = compared(job.filter.as_deref(), job.condition.as_deref());
-    let apart = may_be_apart(catalog, &legacy.objects);
-    let capture = capture(method, source, table, &shape, &members, &key, compared, &job.dest_table, apart);
+    let seen = source.seen(table)?;
+    let capture = capture(&Wanted::of(method, job, &legacy.objects), source, table, &shape, &members);
     let number = legacy.number.unwrap_or(capture.number);
     source.convert(&legacy, &capture, &members, patience())?;
     let members = members_with_triggers(source, table, &legacy.objects)?;
@@ -48,5 +37,6 @@ pub fn convert(
         filter: job.filter.clone(),
         condition: job.condition.clone(),
         copy_all: None,
+        seen: Some(seen),
     })
 }

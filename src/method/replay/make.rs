@@ -1,6 +1,6 @@
 //! dml_maker and logdel_maker.
 
-use super::{capture, compared, may_be_apart, members_with_triggers, refresh, this_database, Options, State, DELETED};
+use super::{capture, members_with_triggers, refresh, this_database, Options, State, Wanted, DELETED};
 use crate::backend::identity::require_writable;
 use crate::backend::name::{quote, with_suffix, Name};
 use crate::backend::spi;
@@ -75,15 +75,13 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
     let members = making.source.members(&making.table, None)?;
     let cloned = making.source.clones_triggers(&making.shape);
     making.source.require_capture_rights(&schema, &members, cloned)?;
-    if keeps_rows {
-        making.source.require_faithful_json(&making.table)?;
-    }
 
     let existing = making.existing_destination()?;
     match &existing {
         None => {
             let extra = keeps_rows.then(|| format!("{} timestamptz", quote(DELETED)));
-            keyed::make_table(common, &making, Some(&key), extra.as_deref())?;
+            let kept_by = keeps_rows.then_some(key_names.as_slice());
+            keyed::make_table(common, &making, Some(&key), kept_by, extra.as_deref())?;
             if keeps_rows && common.indexes {
                 let index = quote(&with_suffix(&destination.name, &format!("_{DELETED}")));
                 spi::run(&format!("CREATE INDEX {index} ON {destination} ({})", quote(DELETED)), &[])?;
@@ -98,11 +96,17 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
 
     let objects = making.source.free_objects(&schema, &table_name)?;
     let dest_table = destination.plain();
-    let compared = compared(common.filter.as_deref(), common.condition);
-    let apart = may_be_apart(&making.catalog, &objects);
-    let source = &making.source;
-    let capture =
-        capture(method, source, &making.table, &making.shape, &members, &key_names, compared, &dest_table, apart);
+    let wanted = Wanted {
+        method,
+        key: &key_names,
+        filter: common.filter.as_deref(),
+        condition: common.condition,
+        destination: &dest_table,
+        max_size: Some(MAX_QUEUE_SIZE),
+        objects: &objects,
+    };
+    let seen = making.source.seen(&making.table)?;
+    let capture = capture(&wanted, &making.source, &making.table, &making.shape, &members);
     let number = capture.number;
     let (wanted, queue) = (dest_table.clone(), objects.queue.plain());
     undo_later(&making.source, objects.removal_of(number), move || {
@@ -110,7 +114,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
             .map_or(true, |job| job.is_some_and(|job| job.control.as_ref() == Some(&queue)))
     });
     making.source.make_queue(&objects, &capture, &members, false, patience())?;
-    making.source.mark_user(&objects.queue, &this_database())?;
+    making.source.mark_queue(&objects.queue, &this_database(), capture.max_size)?;
     let members = members_with_triggers(&mut making.source, &making.table, &objects)?;
 
     let state = State {
@@ -121,6 +125,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
         filter: common.filter.clone(),
         condition: common.condition.map(str::to_string),
         copy_all: None,
+        seen: Some(seen),
         objects,
     };
     let queue = state.objects.queue.plain();
@@ -130,6 +135,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
         pk_type: Some(request.key.types_of(&key)),
         pk_name: Some(key_names),
         insert_on_fetch: Some(true),
+        max_queue_size: Some(MAX_QUEUE_SIZE),
         state: serde_json::to_value(&state)?,
         ..job
     })?;
@@ -138,6 +144,9 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
     }
     Ok((destination, common.pull_data && existing.is_none()))
 }
+
+/// How large the queue of a new job may become, in bytes.
+const MAX_QUEUE_SIZE: i64 = 10 * 1024 * 1024 * 1024;
 
 /// # Errors
 /// BrokenDestination, if there is no place for the time of a deletion.

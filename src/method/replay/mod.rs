@@ -22,7 +22,8 @@ use crate::method::Method;
 use crate::shape::Shape;
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
-use crate::source::queue::{Capture, Member, Objects};
+use crate::source::queue::{kept, Capture, Found, Member, Objects};
+use crate::source::seen::Seen;
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -54,6 +55,9 @@ struct State {
     /// All rows have to be copied next time, and why.
     #[serde(default)]
     copy_all: Option<String>,
+    /// The source's columns when the last refresh read them. None of a job of an older release.
+    #[serde(default)]
+    seen: Option<Seen>,
 }
 
 /// Up to where a queue was applied.
@@ -84,8 +88,9 @@ impl State {
     }
 }
 
-/// A queue, and up to where it is applied here without having been removed there: mimeo_seq, and the snapshot.
-pub type Queue = (Name, Option<(i64, String)>);
+/// A queue, and up to where it is applied here without having been removed there: mimeo_seq, and the snapshot; and whether it is still one
+/// of 2.1.
+pub type Queue = (Name, Option<(i64, String)>, bool);
 
 /// That of a job; None if the next refresh copies all rows, whatever is queued. In the open snapshot, with the pinned search_path.
 pub fn queue_of(job: &Job, source: &mut Connection, table: &SourceTable, shape: &Shape) -> Result<Option<Queue>> {
@@ -101,7 +106,12 @@ pub fn queue_of(job: &Job, source: &mut Connection, table: &SourceTable, shape: 
         return Ok(None);
     }
     let applied = state.position.filter(|position| !position.removed);
-    Ok(Some((state.objects.queue, applied.map(|position| (position.last, position.snapshot)))))
+    let summary = source.summary(&state.objects, job.pk_name.as_ref().map_or(1, Vec::len), false, None)?;
+    if summary.is_stopped() || summary.was_full {
+        return Ok(None);
+    }
+    let typed = matches!(summary.form(), Found::Typed(..));
+    Ok(Some((state.objects.queue, applied.map(|position| (position.last, position.snapshot)), typed)))
 }
 
 /// The columns whose changes count, if not all do: what a condition looks at may be more than what is copied.
@@ -109,9 +119,9 @@ fn compared<'a>(filter: Option<&'a [String]>, condition: Option<&str>) -> Option
     filter.filter(|_| condition.is_none())
 }
 
-/// Whether functions may be apart: before the package of 2.0 is put back, its own form is made of what is there.
-fn may_be_apart(catalog: &Catalog, objects: &Objects) -> bool {
-    catalog.version() != "2.0.0" && objects.has_room()
+/// Whether the catalog is that of a release that does not know today's queues: its package may be about to be put back.
+fn is_older(catalog: &Catalog) -> bool {
+    ["2.0.0", "2.1.0"].contains(&catalog.version())
 }
 
 /// As `State::members` holds them.
@@ -127,33 +137,58 @@ fn members_with_triggers(source: &mut Connection, table: &SourceTable, objects: 
     Ok(members)
 }
 
-/// What is to be queued for a job.
-#[allow(clippy::too_many_arguments)]
-fn capture<'a>(
+/// What a job wants to have queued.
+struct Wanted<'a> {
     method: Method,
+    key: &'a [String],
+    filter: Option<&'a [String]>,
+    condition: Option<&'a str>,
+    destination: &'a str,
+    max_size: Option<i64>,
+    objects: &'a Objects,
+}
+
+impl Wanted<'_> {
+    fn of<'a>(method: Method, job: &'a Job, objects: &'a Objects) -> Wanted<'a> {
+        Wanted {
+            method,
+            key: job.pk_name.as_deref().unwrap_or_default(),
+            filter: job.filter.as_deref(),
+            condition: job.condition.as_deref(),
+            destination: &job.dest_table,
+            max_size: job.max_queue_size,
+            objects,
+        }
+    }
+}
+
+/// What is to be queued for a job.
+fn capture<'a>(
+    wanted: &Wanted<'a>,
     source: &Connection,
     table: &'a SourceTable,
     shape: &'a Shape,
     members: &[Member],
-    key: &'a [String],
-    compared: Option<&'a [String]>,
-    destination: &'a str,
-    may_be_apart: bool,
 ) -> Capture<'a> {
     let rows = shape.kind == 'p' || members.first().is_some_and(Member::is_child);
+    let keeps_rows = wanted.method == Method::Logdel;
     Capture {
         table,
         shape,
-        key,
-        compared,
-        keeps_rows: method == Method::Logdel,
-        destination,
+        key: wanted.key,
+        compared: compared(wanted.filter, wanted.condition),
+        keeps_rows,
+        kept: if keeps_rows { kept(&shape.columns, wanted.filter) } else { Vec::new() },
+        all: wanted.filter.is_none(),
+        destination: wanted.destination,
         rows,
         cloned: source.clones_triggers(shape),
         server: source.server(),
-        apart: !rows && may_be_apart,
+        apart: !rows && wanted.objects.has_room(),
         // SAFETY: reads the clock.
         number: unsafe { pg_sys::GetCurrentTimestamp() },
+        max_size: wanted.max_size,
+        typed: false,
     }
 }
 

@@ -1,24 +1,37 @@
 //! refresh_dml and refresh_logdel.
 
 use super::convert::convert;
-use super::{capture, compared, current_transaction, end_of_wal, may_be_apart, places, this_database, Position, State};
+use super::{capture, current_transaction, end_of_wal, is_older, places, this_database, Position, State, Wanted};
 use crate::backend::identity::act_as;
-use crate::backend::name::{Name, Operator};
+use crate::backend::name::Name;
+use crate::backend::relation::{Patience, Relation};
+use crate::destination::fit::{self, Fit};
 use crate::destination::table;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::history::{Run, Status};
-use crate::method::{connect_job, leave, lock_destination, patience, refresh_job, require_owner_rights, Call, Method};
+use crate::method::{
+    connect_job, leave, lock_destination, names, patience, refresh_job, require_owner_rights, selected_columns, Call,
+    Method,
+};
 use crate::shape::Shape;
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
-use crate::source::queue::{is_as_made, is_deaf, untriggered, Member, Summary};
+use crate::source::queue::{is_as_made, is_deaf, untriggered, Found, Member, QueueKey, Summary};
+use crate::source::seen::Seen;
 use apply::Extent;
 use pgrx::pg_sys;
 use std::collections::HashSet;
+use std::time::Duration;
 
 mod apply;
 pub mod plan;
+
+/// How large a queue of 2.1 may be, in bytes, that is turned into one of today: its writers wait for that.
+const CONVERTIBLE: u64 = 32 * 1024 * 1024;
+
+/// How long a refresh tries to empty a queue that was full, while transactions that have written to it are open.
+const RESTART: Duration = Duration::from_secs(10);
 
 /// The arguments of refresh_dml and refresh_logdel.
 pub struct Options<'a> {
@@ -70,7 +83,8 @@ struct Present {
     added: Vec<Name>,
     /// Such partitions that cannot be read by themselves.
     added_unreadable: Vec<u32>,
-    operators: Vec<Operator>,
+    key: QueueKey,
+    seen: Seen,
     queue: Name,
     /// By this refresh: what the one before it held is gone.
     queue_is_new: bool,
@@ -79,6 +93,14 @@ struct Present {
     is_deaf: bool,
     /// Those of a child were gone.
     missed: bool,
+    /// Its triggers are left to an older release, which makes its own.
+    unwatched: bool,
+}
+
+/// What the destination takes of it.
+struct Columns {
+    local: Shape,
+    fit: Fit,
 }
 
 impl Refresh<'_> {
@@ -103,7 +125,7 @@ impl Refresh<'_> {
             None => {
                 run.phase("convert");
                 run.note("the queue of mimeo 1.5.1 was replaced");
-                convert(self.method, self.catalog, job, &mut source, &table)?
+                convert(self.method, job, &mut source, &table)?
             }
         };
 
@@ -113,7 +135,7 @@ impl Refresh<'_> {
         lock_destination(&destination, self.options.repull)?;
         let present = self.look(&mut source, table, &state, limit, run)?;
         let cloned = source.clones_triggers(&present.shape);
-        if present.is_deaf {
+        if present.is_deaf && !present.unwatched {
             state.copy_all = Some("triggers were disabled".to_string());
             return Err(Error::Deaf {
                 table: present.table.table().plain(),
@@ -122,10 +144,11 @@ impl Refresh<'_> {
                 state: serde_json::to_value(&state)?,
             });
         }
+        let renamed = state.seen.as_ref().map(|seen| seen.renamed(&present.seen)).unwrap_or_default();
+        let columns = self.columns(&mut source, &present, &destination, &renamed)?;
         let mut status = Status::Ok;
         let missed = present.missed.then(|| "triggers of a partition or child of the source were gone".to_string());
-        let unexpected =
-            missed.or_else(|| self.why_all(&state, &present.summary, &present.members, cloned, present.queue_is_new));
+        let unexpected = missed.or_else(|| self.why_all(&state, &present, &columns.fit.columns, cloned));
         if let Some(reason) = &unexpected {
             run.note(format!("all rows are copied: {reason}"));
             status = Status::Warning;
@@ -154,10 +177,17 @@ impl Refresh<'_> {
         if all || summary.rows > 0 || !present.added.is_empty() || !present.added_unreadable.is_empty() {
             run.note(format!("{taken} queued changes"));
             let extent = if all { Extent::All } else { Extent::Changes(until) };
-            let work = self.prepare(&mut source, &present, &destination, &owner, (&extent, taken))?;
+            if summary.not_kept > 0 {
+                run.note(format!("the values of {} deleted rows were too long to be queued", summary.not_kept));
+                status = Status::Warning;
+            }
+            let same_types =
+                state.seen.as_ref().is_none_or(|seen| seen.has_same_types(&present.seen, &columns.fit.columns));
+            let changed = if same_types { None } else { Some(&mut status) };
+            let work = self.prepare(&mut source, &present, &destination, &owner, columns, renamed, (&extent, taken))?;
             match self.method {
                 Method::Dml => self.apply_dml(&mut source, &work, &extent, run)?,
-                _ => self.apply_logdel(&mut source, &work, &extent, run)?,
+                _ => self.apply_logdel(&mut source, &work, &extent, changed, run)?,
             }
         } else {
             // A child that has got its triggers is known from here on, so it has to keep them.
@@ -178,10 +208,12 @@ impl Refresh<'_> {
         });
         state.system = summary.system.clone();
         state.members = members;
-        state.copy_all = None;
+        state.copy_all = present.unwatched.then(|| "changes are not queued for a release that is older".to_string());
+        state.seen = Some(present.seen.clone());
         state.filter = job.filter.clone();
         state.condition = job.condition.clone();
-        self.catalog.record_run(&job.dest_table, run.started(), Some(&serde_json::to_value(&state)?), None)?;
+        let as_of = (until == last || all).then(|| run.started());
+        self.catalog.record_run(&job.dest_table, run.started(), Some(&serde_json::to_value(&state)?), None, as_of)?;
         Ok(status)
     }
 
@@ -214,58 +246,86 @@ impl Refresh<'_> {
         run: &mut Run,
     ) -> Result<Present> {
         let timed = self.method == Method::Logdel;
-        let key = self.job.pk_name.clone().unwrap_or_default();
-        let (mut adopted, mut marked, mut tried) = (false, false, false);
-        let (mut queue_is_new, mut missed) = (false, false);
-        // Three are needed at most, if nobody else changes the table meanwhile.
+        let wanted = Wanted::of(self.method, self.job, &state.objects);
+        let (mut adopted, mut marked, mut tried, mut restarted) = (false, false, false, false);
+        let (mut queue_is_new, mut missed, mut unwatched) = (false, false, false);
+        // Four are needed at most, if nobody else changes the table meanwhile.
         for _ in 0..16 {
             let shape = source.locked_snapshot_of(&table)?;
             let members = source.members(&table, Some(&state.objects))?;
-            let operators = source.key_operators(&table, &key)?;
-            let wanted = compared(self.job.filter.as_deref(), self.job.condition.as_deref());
-            let apart = may_be_apart(self.catalog, &state.objects);
-            let mut capture =
-                capture(self.method, source, &table, &shape, &members, &key, wanted, &self.job.dest_table, apart);
-            let summary = source.summary(&state.objects, timed, limit)?;
-            if let Some(found) = summary.form().filter(|found| *found != capture.form()) {
-                if !found.captures_as(&capture.form()) {
-                    source.require_capture_rights(self.catalog.schema(), &members, capture.cloned)?;
-                    source.make_queue(&state.objects, &capture, &members, true, patience())?;
-                    queue_is_new = true;
-                    continue;
-                }
-                let possible = !tried
-                    && is_as_made(&capture, &members)
-                    && source.require_capture_rights(self.catalog.schema(), &members, false).is_ok();
-                if possible {
-                    tried = true;
-                    let queue = patience().queue;
-                    if source.change_functions(&state.objects, &capture, &operators, &members, queue)? {
-                        run.note("the triggers on the source were made anew, as this release has them");
+            let mut capture = capture(&wanted, source, &table, &shape, &members);
+            let summary = source.summary(&state.objects, wanted.key.len(), timed, limit)?;
+            let form = capture.form();
+            let found = summary.form();
+            let mut again = false;
+            match &found {
+                Found::Form(_) if is_older(self.catalog) => {
+                    if !unwatched && members.iter().any(Member::has_triggers) {
+                        source.leave_to_older(&state.objects, patience())?;
+                        unwatched = true;
+                        continue;
                     }
-                    continue;
+                    unwatched = true;
                 }
-                if found.apart {
-                    run.note("the triggers on the source are still those of a newer release");
+                Found::Form(found) if *found == form => {}
+                Found::Nothing => {}
+                Found::Form(found) => again = !found.captures_as(&form),
+                Found::Typed(compared, rows) => {
+                    capture.typed = true;
+                    // To convert much of it would make writers wait.
+                    again = (compared.as_deref(), *rows) != (capture.compared, capture.rows)
+                        || summary.size > CONVERTIBLE && !is_older(self.catalog);
                 }
-                capture.apart = found.apart;
+                Found::Unreadable => again = true,
             }
             let children: Vec<Member> =
                 untriggered(&capture, &members).into_iter().filter(|member| member.oid != table.oid).cloned().collect();
-            if !children.is_empty() {
+            if again || capture.typed && !children.is_empty() {
+                source.require_capture_rights(self.catalog.schema(), &members, capture.cloned)?;
+                source.make_queue(&state.objects, &capture, &members, true, patience())?;
+                queue_is_new = true;
+                continue;
+            }
+            let is_other = capture.typed || matches!(&found, Found::Form(found) if *found != form);
+            if is_other && !tried && !is_older(self.catalog) {
+                tried = true;
+                let possible = is_as_made(&capture, &members)
+                    && source.require_capture_rights(self.catalog.schema(), &members, false).is_ok();
+                let typed = capture.typed;
+                capture.typed = false;
+                if possible && source.change_functions(&state.objects, &capture, &members, typed, patience().queue)? {
+                    run.note("the triggers on the source were made anew");
+                    continue;
+                }
+                if possible {
+                    continue;
+                }
+                capture.typed = typed;
+            }
+            if !children.is_empty() && !unwatched {
                 let known = |child: &Member| state.members.iter().any(|(oid, ..)| *oid == child.oid);
                 missed |= children.iter().any(known);
                 source.require_capture_rights(self.catalog.schema(), &members, false)?;
                 source.end_snapshot()?;
                 for child in &children {
-                    source.add_triggers(&state.objects, &capture, &operators, child, patience())?;
+                    source.add_triggers(&state.objects, &capture, child, patience())?;
                 }
                 continue;
             }
-            if !marked && summary.user.as_deref() != Some(this_database().as_str()) {
+            let limit_said = self.job.max_queue_size.map(|size| size.to_string());
+            if !marked && (summary.user.as_deref() != Some(this_database().as_str()) || summary.max_size != limit_said)
+            {
                 source.end_snapshot()?;
-                source.mark_user(&state.objects.queue, &this_database())?;
+                source.mark_queue(&state.objects.queue, &this_database(), self.job.max_queue_size)?;
                 marked = true;
+                continue;
+            }
+            if summary.is_stopped() && !restarted {
+                restarted = true;
+                let wait = Patience { give_up: RESTART, ..patience() };
+                if !source.restart_queue(&state.objects.queue, wait)? {
+                    run.note("the queue takes no changes yet: it could not be emptied, for somebody uses it");
+                }
                 continue;
             }
             if !state.system.is_empty() && summary.system != state.system && !adopted {
@@ -274,6 +334,8 @@ impl Refresh<'_> {
                 adopted = true;
                 continue;
             }
+            let key = source.queue_key(&table, wanted.key, capture.typed)?;
+            let seen = source.seen(&table)?;
             let (added, unreadable): (Vec<_>, Vec<_>) = added(state, &members).partition(|member| member.is_readable());
             let (added, added_unreadable) =
                 (added.iter().map(|m| m.table()).collect(), unreadable.iter().map(|m| m.oid).collect());
@@ -287,10 +349,12 @@ impl Refresh<'_> {
                 members,
                 added,
                 added_unreadable,
-                operators,
+                key,
+                seen,
                 queue,
                 queue_is_new,
                 summary,
+                unwatched,
             });
         }
         Err(Error::Internal(
@@ -298,15 +362,26 @@ impl Refresh<'_> {
         ))
     }
 
-    /// Why the queue does not tell all that has changed.
-    fn why_all(
+    /// The columns of both sides, which have to fit whether or not anything has changed.
+    fn columns(
         &self,
-        state: &State,
-        summary: &Summary,
-        members: &[Member],
-        cloned: bool,
-        queue_is_new: bool,
-    ) -> Option<String> {
+        source: &mut Connection,
+        present: &Present,
+        destination: &Relation,
+        renamed: &[(String, String)],
+    ) -> Result<Columns> {
+        let shape = &present.shape;
+        let columns = selected_columns(shape, self.job.filter.as_deref(), source.label())?;
+        source.require_readable(&present.table, &names(&columns), self.job.filter.is_some())?;
+        let [local] = table::describe([destination.oid])?;
+        fit::require_loadable(&local)?;
+        let fit = fit::fit(&local, shape, &columns, renamed)?;
+        Ok(Columns { local, fit })
+    }
+
+    /// Why the queue does not tell all that has changed.
+    fn why_all(&self, state: &State, present: &Present, copied: &[String], cloned: bool) -> Option<String> {
+        let Present { summary, members, queue_is_new, .. } = present;
         if let Some(reason) = &state.copy_all {
             return Some(reason.clone());
         }
@@ -316,7 +391,7 @@ impl Refresh<'_> {
         if state.filter != self.job.filter || state.condition != self.job.condition {
             return Some("the filter or the condition has changed".to_string());
         }
-        if queue_is_new {
+        if *queue_is_new {
             return Some("something else is queued now than before".to_string());
         }
         // An earlier try may have removed the rows of the present position, and then have come to nothing here.
@@ -326,6 +401,18 @@ impl Refresh<'_> {
                 "changes that are not applied here were removed from the queue, by another copy of this job"
                     .to_string(),
             );
+        }
+        if summary.is_stopped() || summary.was_full {
+            return Some(format!(
+                "the queue had reached max_queue_size ({} bytes), and took no more changes",
+                summary.max_size.as_deref().unwrap_or("NULL")
+            ));
+        }
+        if summary.unknown > 0 {
+            return Some("rows have changed while columns of the key had other names on the source".to_string());
+        }
+        if let Some(reason) = state.seen.as_ref().and_then(|seen| seen.why_again(&present.seen, copied)) {
+            return Some(reason);
         }
         let now: HashSet<_> = places(members, cloned).into_iter().collect();
         if state.members.iter().any(|before| !now.contains(before)) {

@@ -42,7 +42,7 @@ fn make_objects(request: &Request<'_>) -> Result<Name> {
         table::create(twin, &local, &comment)?;
         if request.indexes {
             let oid = relation::find(twin)?.map(|twin| twin.oid).unwrap_or(pg_sys::InvalidOid);
-            making.copy_indexes(request, twin, oid, twins::index_prefix(twin))?;
+            making.copy_indexes(request, twin, oid, twins::index_prefix(twin), None)?;
         }
     }
     twins::replace_view(&destination, None, &first, &making.columns)?;

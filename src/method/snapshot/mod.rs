@@ -16,6 +16,7 @@ pub use rollback::rollback;
 
 use crate::backend::parse::is_plain_condition;
 use crate::destination::table;
+use crate::destination::written::Written;
 use crate::error::Result;
 use crate::job::config::Job;
 use crate::shape::{Column, Type};
@@ -97,6 +98,25 @@ struct Seen {
     live: (u32, u32),
     /// This server: OIDs and files of another one prove nothing.
     system: String,
+    /// What was written to the live twin: nobody has changed rows in it. None of a job of an older release, and where nothing is counted.
+    #[serde(default)]
+    written: Option<Written>,
+}
+
+impl Seen {
+    /// Whether nothing has changed until `now`, on the source or here.
+    fn holds(&self, now: &Seen) -> bool {
+        let but_written = |seen: &Seen| Seen { written: None, ..seen.clone() };
+        but_written(self) == but_written(now) && self.is_untouched(now)
+    }
+
+    fn is_untouched(&self, now: &Seen) -> bool {
+        match (&self.written, &now.written) {
+            (None, _) => true,
+            (Some(left), Some(now)) => left.stands(now),
+            (Some(_), None) => false,
+        }
+    }
 }
 
 /// Whether the next refresh would copy nothing, as far as the source's counters and the job tell.

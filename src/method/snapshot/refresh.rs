@@ -12,6 +12,7 @@ use crate::destination::copy_in::Target;
 use crate::destination::fit::obstacle_to_binary;
 use crate::destination::heap::{Indexed, Indexing};
 use crate::destination::twins::{self, Twins};
+use crate::destination::written::{count_soon, Written};
 use crate::destination::{indexes, statistics, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
@@ -90,7 +91,7 @@ impl Refresh<'_> {
         let _identity = act_as(twins.owner, true)?;
 
         let Some(mut present) = self.look(&mut source, &before, &twins, run)? else {
-            self.catalog.record_run(&self.job.dest_table, run.started(), None, None)?;
+            self.catalog.record_run(&self.job.dest_table, run.started(), None, None, Some(run.started()))?;
             return Ok(Status::Skipped);
         };
 
@@ -114,6 +115,7 @@ impl Refresh<'_> {
         let foreign_keys = indexes::take_foreign_keys_off(&idle_name, idle_oid)?;
         let idle = self.empty_twin(&idle, &before, &present)?;
 
+        let written = Written::to(idle_oid)?;
         let mut indexing = Indexing::Done;
         if self.options.pull_data {
             run.phase("copy");
@@ -157,10 +159,18 @@ impl Refresh<'_> {
         if reshaped {
             self.run_post_script(run)?;
         }
-        let seen = present.seen.filter(|_| self.options.pull_data).map(|seen| Seen { live: file, ..seen });
+        let written = written.map(|written| written.and(run.rows));
+        let seen = present.seen.filter(|_| self.options.pull_data).map(|seen| Seen { live: file, written, ..seen });
+        count_soon()?;
         let analyzed = analyzed.map(|analyzed| Analyzed { live: file, ..analyzed });
         let state = State { seen, columns: present.columns, types: present.shape.types, analyzed, previous };
-        self.catalog.record_run(&self.job.dest_table, run.started(), Some(&serde_json::to_value(&state)?), None)?;
+        self.catalog.record_run(
+            &self.job.dest_table,
+            run.started(),
+            Some(&serde_json::to_value(&state)?),
+            None,
+            Some(run.started()),
+        )?;
         Ok(Status::Ok)
     }
 
@@ -250,6 +260,7 @@ impl Refresh<'_> {
                 condition: self.job.condition.clone(),
                 live: live_file(twins.live.oid)?,
                 system: system(),
+                written: Written::to(twins.live.oid)?,
             })),
         }
     }
@@ -260,17 +271,17 @@ impl Refresh<'_> {
         let reason = match &before.seen {
             None => "copied: there is no earlier copy to compare with",
             Some(_) if !self.options.pull_data => "emptied: p_pulldata is false",
-            Some(seen) if seen == now => "unchanged on the source",
+            Some(seen) if seen.holds(now) => "unchanged on the source",
             Some(seen) if seen.condition != now.condition || seen.filter != now.filter => {
                 "copied: the filter or the condition has changed"
             }
-            Some(seen) if seen.live != now.live || seen.system != now.system => {
+            Some(seen) if seen.live != now.live || seen.system != now.system || !seen.is_untouched(now) => {
                 "copied: the live twin is not as the last refresh left it"
             }
             Some(_) => "copied: the source has changed",
         };
         run.note(reason);
-        self.options.pull_data && before.seen.as_ref() == Some(now)
+        self.options.pull_data && before.seen.as_ref().is_some_and(|seen| seen.holds(now))
     }
 
     /// Gives the loaded twin its statistics: those of the live one, if the source has hardly changed since they were made,
@@ -332,7 +343,7 @@ impl Refresh<'_> {
             prefix: twins::index_prefix(&name),
         };
         let wanted = copied_indexes(&present.shape, self.job.filter.as_deref());
-        for left_out in indexes::copy_all(wanted, None, &place)? {
+        for left_out in indexes::copy_all(wanted, None, &place, None)?.0 {
             warning!("{}: {}", self.job.dest_table, left_out.text());
         }
         Ok(shape)

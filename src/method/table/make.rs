@@ -73,5 +73,5 @@ fn make_table(request: &method::Request<'_>, making: &mut Making) -> Result<()> 
         return Ok(());
     }
     let made = table::find(&name)?;
-    making.copy_indexes(request, &name, made.oid, "")
+    making.copy_indexes(request, &name, made.oid, "", None)
 }

@@ -20,7 +20,7 @@ pub fn plan(catalog: &Catalog, job: &Job, name: &Name, plan: &mut Plan) -> Resul
     source.require_readable(&found, &names(&columns), job.filter.is_some())?;
     let [local] = table::describe([destination.oid])?;
     fit::require_loadable(&local)?;
-    let fit = fit::fit(&local, &shape, &columns)?;
+    let fit = fit::fit(&local, &shape, &columns, &[])?;
     source.use_own_search_path()?;
     let query = rows_query(&found.table(), &fit.columns, job.condition.as_deref())?;
     let volume = volume(&mut source, &query)?;

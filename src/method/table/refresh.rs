@@ -58,7 +58,7 @@ fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, name: &Na
     let shape = source.locked_snapshot_of(&source_table)?;
     let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
     source.require_readable(&source_table, &names(&columns), job.filter.is_some())?;
-    let fit = fit::fit(&local, &shape, &columns)?;
+    let fit = fit::fit(&local, &shape, &columns, &[])?;
     let (mut following, missing) = sequences::find(job.sequences.as_deref().unwrap_or_default())?;
     following.extend(sequences::of_identity(destination.oid)?);
 
@@ -72,7 +72,7 @@ fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, name: &Na
     for sequence in following {
         sequences::reset(sequence)?;
     }
-    catalog.record_run(&job.dest_table, run.started(), None, None)?;
+    catalog.record_run(&job.dest_table, run.started(), None, None, Some(run.started()))?;
     if !missing.is_empty() {
         let missing = missing.join(", ");
         warning!("{}: sequences of the job are not there: {missing}", job.dest_table);

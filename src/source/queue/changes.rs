@@ -1,7 +1,8 @@
 //! Reading a queue together with the rows of the table.
 
-use super::{qualified, same};
-use crate::backend::name::{quote, quote_list, Name, Operator};
+use super::keys::key_column;
+use super::{qualified, QueueKey, TypedColumn};
+use crate::backend::name::{literal, quote, Name};
 
 /// The queries that read a part of a queue with the rows that are now in the table. They run under the source role's own
 /// search_path, as the user's condition expects, so all names in them are qualified.
@@ -9,8 +10,7 @@ pub struct Changes<'a> {
     pub queue: &'a Name,
     /// From `rows_query`.
     pub rows: &'a str,
-    pub key: &'a [String],
-    pub operators: &'a [Operator],
+    pub key: &'a QueueKey,
     /// Up to this mimeo_seq.
     pub until: i64,
     /// Queries of further keys.
@@ -20,16 +20,21 @@ pub struct Changes<'a> {
 impl Changes<'_> {
     fn range(&self) -> String {
         format!(
-            "\"mimeo_op\" OPERATOR(pg_catalog.<>) ALL ('{{P,T}}'::pg_catalog.\"char\"[])
+            "\"mimeo_op\" OPERATOR(pg_catalog.<>) ALL ('{{P,T,F}}'::pg_catalog.\"char\"[]) AND {}
              AND \"mimeo_seq\" OPERATOR(pg_catalog.<=) {}::pg_catalog.int8",
+            self.key.is_known(),
             self.until
         )
     }
 
+    /// The rows of the queue, with the key in the table's types and these columns.
+    fn queued(&self, more: &str) -> String {
+        format!("(SELECT {}{more} FROM {} WHERE {}) \"mimeo_q\"", self.key.typed_list(), self.queue, self.range())
+    }
+
     /// The keys, each once.
     pub fn keys(&self) -> String {
-        let list = quote_list(self.key.iter().map(String::as_str));
-        let mut query = format!("SELECT DISTINCT {list} FROM {} WHERE {}", self.queue, self.range());
+        let mut query = format!("SELECT DISTINCT {} FROM {}", self.key.list(""), self.queued(""));
         for further in self.further {
             query = format!("{query} UNION {further}");
         }
@@ -43,59 +48,67 @@ impl Changes<'_> {
             "SELECT {} FROM ({} ORDER BY {}) \"mimeo_k\" JOIN ({}) \"mimeo_r\" ON {}",
             qualified("\"mimeo_r\"", columns),
             self.keys(),
-            quote_list(self.key.iter().map(String::as_str)),
+            self.key.list(""),
             self.rows,
-            same("\"mimeo_r\"", "\"mimeo_k\"", self.key, self.operators)
+            self.key.is_of("\"mimeo_r\"", "\"mimeo_k\"")
         )
     }
 
-    fn absent(&self, alias: &str) -> String {
-        let same = same("\"mimeo_r\"", alias, self.key, self.operators);
+    fn absent(&self) -> String {
+        let same = self.key.is_of("\"mimeo_r\"", "\"mimeo_k\"");
         format!("NOT EXISTS (SELECT FROM ({}) \"mimeo_r\" WHERE {same})", self.rows)
     }
 
     /// The keys of which there is no row now.
     pub fn gone(&self) -> String {
-        format!(
-            "SELECT {} FROM ({}) \"mimeo_k\" WHERE {}",
-            qualified("\"mimeo_k\"", self.key),
-            self.keys(),
-            self.absent("\"mimeo_k\"")
-        )
+        format!("SELECT {} FROM ({}) \"mimeo_k\" WHERE {}", self.key.list("\"mimeo_k\""), self.keys(), self.absent())
     }
 
-    /// Of a logdel queue: the rows that were deleted, with their last values and the time. `table` is the source table.
-    pub fn deleted(&self, table: &Name, columns: &[String]) -> String {
-        let list = quote_list(self.key.iter().map(String::as_str));
+    /// Of a logdel queue: the rows that were deleted, with their last values and the time. `table` is the source table; what the queue holds
+    /// under another name is in `renamed`, by today's name.
+    pub fn deleted(&self, table: &Name, columns: &[TypedColumn], renamed: &[(String, String)]) -> String {
+        let list = self.key.list("");
         // The key comes typed from the queue, the rest from the row.
         let values: Vec<_> = columns
             .iter()
             .map(|column| {
-                let alias = if self.key.contains(column) { "mimeo_k" } else { "mimeo_v" };
-                format!("\"{alias}\".{}", quote(column))
+                let name = quote(&column.column);
+                if let Some(place) = self.key.columns.iter().position(|key| key.column == column.column) {
+                    format!("\"mimeo_k\".{}", key_column(place))
+                } else if self.key.typed {
+                    format!("\"mimeo_v\".{name}")
+                } else {
+                    let value =
+                        |name: &str| format!("\"mimeo_k\".\"mimeo_row\" OPERATOR(pg_catalog.->>) {}", literal(name));
+                    let before = renamed.iter().filter(|(_, new)| *new == column.column).map(|(old, _)| value(old));
+                    let values: Vec<_> = std::iter::once(value(&column.column)).chain(before).collect();
+                    column.read(&format!("COALESCE({})", values.join(", ")))
+                }
             })
             .collect();
+        let typed = if self.key.typed {
+            format!(", LATERAL pg_catalog.json_populate_record(NULL::{table}, \"mimeo_k\".\"mimeo_row\") \"mimeo_v\"")
+        } else {
+            String::new()
+        };
         format!(
             "SELECT {}, \"mimeo_k\".\"mimeo_at\" FROM (SELECT DISTINCT ON ({list}) {list}, \"mimeo_at\", \"mimeo_row\" FROM {}
-                 WHERE {} AND \"mimeo_row\" IS NOT NULL ORDER BY {list}, \"mimeo_at\" DESC, \"mimeo_seq\" DESC) \"mimeo_k\",
-             LATERAL pg_catalog.json_populate_record(NULL::{table}, \"mimeo_k\".\"mimeo_row\") \"mimeo_v\" WHERE {}",
+                 WHERE \"mimeo_row\" IS NOT NULL ORDER BY {list}, \"mimeo_at\" DESC, \"mimeo_seq\" DESC) \"mimeo_k\"{typed} WHERE {}",
             values.join(", "),
-            self.queue,
-            self.range(),
-            self.absent("\"mimeo_k\"")
+            self.queued(", \"mimeo_at\", \"mimeo_seq\", \"mimeo_row\""),
+            self.absent()
         )
     }
 
-    /// Of a logdel queue: keys of rows that are out of sight without having been deleted, and since when.
+    /// Of a logdel queue: keys of rows that are out of sight without having been kept, and since when.
     pub fn left(&self) -> String {
-        let list = quote_list(self.key.iter().map(String::as_str));
+        let list = self.key.list("");
         format!(
             "SELECT {}, \"mimeo_k\".\"mimeo_at\" FROM (SELECT {list}, pg_catalog.max(\"mimeo_at\") AS \"mimeo_at\" FROM {}
-                 WHERE {} GROUP BY {list} HAVING pg_catalog.bool_and(\"mimeo_row\" IS NULL)) \"mimeo_k\" WHERE {}",
-            qualified("\"mimeo_k\"", self.key),
-            self.queue,
-            self.range(),
-            self.absent("\"mimeo_k\"")
+                 GROUP BY {list} HAVING pg_catalog.bool_and(\"mimeo_row\" IS NULL)) \"mimeo_k\" WHERE {}",
+            self.key.list("\"mimeo_k\""),
+            self.queued(", \"mimeo_at\", \"mimeo_row\""),
+            self.absent()
         )
     }
 }

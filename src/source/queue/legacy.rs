@@ -1,9 +1,10 @@
 //! Queues that mimeo 1.5.1 has made: the key, `processed`, and of a logdel job all columns and `mimeo_source_deleted`; one
 //! trigger that fires once a row. They are replaced by queues of ours, and no row of them is lost.
 
-use super::triggers::{objects_script, triggers_script};
+use super::keys::key_column;
+use super::triggers::{objects_script, text, triggers_script};
 use super::{grant_script, triggered, Capture, Member, Objects};
-use crate::backend::name::{quote, quote_list, readings, with_suffix, Name};
+use crate::backend::name::{literal, quote, readings, with_suffix, Name};
 use crate::backend::relation::Patience;
 use crate::error::{Error, Result};
 use crate::source::catalog::SourceTable;
@@ -88,7 +89,6 @@ impl Connection {
         wait: Patience,
     ) -> Result<()> {
         let objects = &legacy.objects;
-        let operators = self.key_operators(capture.table, capture.key)?;
         self.end_snapshot()?;
         if legacy.old_queue {
             let mut script = format!(
@@ -97,27 +97,38 @@ impl Connection {
                 quote(&legacy.waiting.name),
                 objects.function
             );
-            script.push_str(&objects_script(objects, capture, &operators)?);
+            script.push_str(&objects_script(objects, capture));
             script.push_str(&grant_script(objects, capture, members));
             for member in triggered(capture, members) {
-                script.push_str(&triggers_script(objects, &member.table(), capture, &operators));
+                script.push_str(&triggers_script(objects, &member.table(), capture));
             }
             self.change_source(&script, wait, "replacing the queue of mimeo 1.5.1 and its trigger")?;
         }
         if legacy.old_queue || legacy.has_waiting {
-            let keys = quote_list(capture.key.iter().map(String::as_str));
             let (queue, waiting) = (&objects.queue, &legacy.waiting);
-            // What was deleted keeps its time and its last values; json_populate_record passes over what is no column of the table.
+            let places = (0..capture.key.len()).map(key_column).collect::<Vec<_>>().join(", ");
+            let keys = capture.key.iter().map(|key| text(&quote(key))).collect::<Vec<_>>().join(", ");
             let rows = if capture.keeps_rows {
+                // What was deleted keeps its time and its last values. A column that is newer than the old queue is not there.
+                let list = |each: &dyn Fn(&String) -> String| {
+                    capture.kept.iter().map(|(name, _)| each(name)).collect::<Vec<_>>().join(", ")
+                };
                 format!(
-                    "INSERT INTO {queue} ({keys}, mimeo_op, mimeo_at, mimeo_row)
-                     SELECT {keys}, CASE WHEN o.mimeo_source_deleted IS NULL THEN 'U' ELSE 'D' END,
-                            coalesce(o.mimeo_source_deleted, clock_timestamp()),
-                            CASE WHEN o.mimeo_source_deleted IS NOT NULL THEN row_to_json(o) END
-                       FROM {waiting} o ORDER BY o.mimeo_source_deleted NULLS FIRST;"
+                    "INSERT INTO {queue} ({places}, mimeo_op, mimeo_at, mimeo_row)
+                     SELECT o.* FROM (SELECT {}) d, LATERAL (
+                         SELECT {keys}, CASE WHEN o.mimeo_source_deleted IS NULL THEN 'U' ELSE 'D' END::\"char\",
+                                coalesce(o.mimeo_source_deleted, clock_timestamp()) AS at,
+                                CASE WHEN o.mimeo_source_deleted IS NOT NULL
+                                     THEN json_object(ARRAY[{}]::pg_catalog.text[], ARRAY[{}]::pg_catalog.text[]) END
+                           FROM {waiting} o ORDER BY o.mimeo_source_deleted NULLS FIRST) o;",
+                    list(&|name| format!("NULL::pg_catalog.text AS {}", quote(name))),
+                    list(&|name| literal(name)),
+                    list(&|name| text(&quote(name)))
                 )
             } else {
-                format!("INSERT INTO {queue} ({keys}, mimeo_op) SELECT DISTINCT {keys}, 'U'::\"char\" FROM {waiting};")
+                format!(
+                    "INSERT INTO {queue} ({places}, mimeo_op) SELECT DISTINCT {keys}, 'U'::\"char\" FROM {waiting};"
+                )
             };
             self.change_source(&format!("{rows} DROP TABLE {waiting};"), wait, "moving the rows of the old queue")?;
         }

@@ -51,6 +51,10 @@ impl Member {
         !self.empty
     }
 
+    pub fn has_triggers(&self) -> bool {
+        self.firing + self.disabled > 0
+    }
+
     pub fn is_readable(&self) -> bool {
         self.readable
     }
@@ -60,12 +64,12 @@ impl Member {
     }
 }
 
-/// How many triggers a table gets.
-fn trigger_count(row_level: bool) -> u32 {
-    if row_level {
-        4
-    } else {
+/// How many triggers a table gets: one more from 2.1, for rows whose key changes, unless they all fire once a row.
+fn trigger_count(capture: &Capture<'_>) -> u32 {
+    if capture.typed && !capture.rows {
         5
+    } else {
+        4
     }
 }
 
@@ -170,14 +174,14 @@ pub(super) fn triggered<'a>(capture: &Capture<'_>, members: &'a [Member]) -> imp
 
 /// Members that lack a trigger of their own.
 pub fn untriggered<'a>(capture: &Capture<'_>, members: &'a [Member]) -> Vec<&'a Member> {
-    let wanted = trigger_count(capture.rows);
+    let wanted = trigger_count(capture);
     triggered(capture, members).filter(|member| member.firing + member.disabled < wanted).collect()
 }
 
 /// Whether all their triggers are there, and as the maker made them.
 pub fn is_as_made(capture: &Capture<'_>, members: &[Member]) -> bool {
     let as_made =
-        |member: &Member| member.firing == trigger_count(capture.rows) && member.disabled == 0 && member.always == 0;
+        |member: &Member| member.firing == trigger_count(capture) && member.disabled == 0 && member.always == 0;
     members.iter().filter(|member| capture.cloned || !member.partitioned).all(as_made)
 }
 
@@ -186,7 +190,7 @@ pub fn is_deaf(capture: &Capture<'_>, members: &[Member]) -> bool {
     members.iter().any(|member| member.disabled > 0)
         || match members.first() {
             Some(table) if table.partitioned && !capture.cloned => false,
-            Some(table) => table.firing < trigger_count(capture.rows),
+            Some(table) => table.firing < trigger_count(capture),
             None => true,
         }
 }

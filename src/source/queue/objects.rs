@@ -32,6 +32,21 @@ impl Objects {
         self.function.name.len() + LONGEST_APART <= MAX_BYTES
     }
 
+    /// What numbers the rows of the queue, and tells whether it takes any: see `triggers::STOPPED`.
+    pub(super) fn sequence(&self) -> Name {
+        self.queue.sibling(with_suffix(&self.queue.name, "_seq"))
+    }
+
+    /// What looks how large the queue is.
+    pub(super) fn full(&self) -> Name {
+        let name = &self.function.name;
+        let full = match name.rfind("_mimeo_queue") {
+            Some(place) => format!("{}_mimeo_full{}", &name[..place], &name[place + "_mimeo_queue".len()..]),
+            None => with_suffix(name, "_full"),
+        };
+        self.function.sibling(full)
+    }
+
     /// What the trigger of an event calls.
     pub(super) fn function_of(&self, event: &str, apart: bool) -> Name {
         if apart && APART.contains(&event) {
@@ -44,7 +59,7 @@ impl Objects {
     /// All that may be there.
     fn functions(&self) -> Vec<Name> {
         let apart = APART.iter().filter(|_| self.has_room()).map(|event| self.function_of(event, true));
-        std::iter::once(self.function.clone()).chain(apart).collect()
+        [self.function.clone(), self.full()].into_iter().chain(apart).collect()
     }
 
     /// Their names, as a JSON array.
@@ -56,6 +71,12 @@ impl Objects {
     pub(super) fn function_removal(&self) -> String {
         let functions: Vec<_> = self.functions().iter().map(|function| format!("{function}()")).collect();
         format!("DROP FUNCTION IF EXISTS {} CASCADE;", functions.join(", "))
+    }
+
+    /// Takes those away that releases before 2.2 have no names for.
+    pub(super) fn parts_removal(&self) -> String {
+        let parts: Vec<_> = self.functions().iter().skip(1).map(|function| format!("{function}()")).collect();
+        format!("DROP FUNCTION IF EXISTS {} CASCADE;", parts.join(", "))
     }
 
     /// Takes them all away.

@@ -48,7 +48,9 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
     source.require_readable(&found, &names(&columns), job.filter.is_some())?;
     let [local] = table::describe([destination.oid])?;
     fit::require_loadable(&local)?;
-    let fit = fit::fit(&local, &shape, &columns)?;
+    let renamed = state.seen.as_ref().map(|before| source.seen(&found).map(|now| before.renamed(&now))).transpose()?;
+    let renamed = renamed.unwrap_or_default();
+    let fit = fit::fit(&local, &shape, &columns, &renamed)?;
     source.use_own_search_path()?;
     if bound.upper.is_none() {
         plan.here("nothing: no row is known to be complete", None, Some("0 rows".to_string()));

@@ -1,24 +1,24 @@
 //! Rows of the source take their places here: those of the keys that were queued, or all.
 
-use super::{Present, Refresh};
+use super::{Columns, Present, Refresh};
 use crate::backend::identity::Identity;
 use crate::backend::name::{quote, quote_list};
 use crate::backend::parse::is_plain_condition;
 use crate::backend::relation::Relation;
 use crate::backend::spi;
 use crate::destination::copy_in::Target;
-use crate::destination::fit::{self, Fit};
+use crate::destination::fit::Fit;
 use crate::destination::table;
 use crate::destination::upsert::{is_replaceable, Collected, MUCH_TO_COPY, MUCH_TO_MERGE};
 use crate::error::{Error, Result};
-use crate::job::history::Run;
+use crate::job::history::{Run, Status};
 use crate::method::replay::make::require_stamp;
 use crate::method::replay::DELETED;
-use crate::method::{leave, names, patience, pull, pull_after, replace_all, selected_columns, Everything, Method};
+use crate::method::{leave, patience, pull, pull_after, replace_all, Everything, Method};
 use crate::shape::Shape;
 use crate::source::catalog::{rows_query, SourceTable};
 use crate::source::connection::Connection;
-use crate::source::queue::Changes;
+use crate::source::queue::{Changes, TypedColumn};
 
 /// Both sides, when the rows are about to come.
 pub(super) struct Work<'a> {
@@ -32,18 +32,24 @@ pub(super) struct Work<'a> {
     rows: String,
     /// A row may come several times.
     joined: bool,
+    /// Old and new names of columns that were renamed on the source since the last refresh.
+    renamed: Vec<(String, String)>,
+    /// Of a logdel job: how the values of deleted rows are read.
+    typed: Vec<TypedColumn>,
 }
 
 impl Work<'_> {
-    fn changes<'a>(&'a self, until: i64, further: &'a [String]) -> Changes<'a> {
-        Changes {
-            queue: &self.present.queue,
-            rows: &self.rows,
-            key: &self.key,
-            operators: &self.present.operators,
-            until,
-            further,
+    /// # Errors
+    /// AmbiguousKey: one row would be here for several.
+    fn require_distinct(&self, collected: &Collected) -> Result<()> {
+        if self.joined && collected.shares_keys(&self.key)? {
+            return Err(Error::AmbiguousKey { table: self.present.table.table().plain(), key: self.key.clone() });
         }
+        Ok(())
+    }
+
+    fn changes<'a>(&'a self, until: i64, further: &'a [String]) -> Changes<'a> {
+        Changes { queue: &self.present.queue, rows: &self.rows, key: &self.present.key, until, further }
     }
 }
 
@@ -63,24 +69,25 @@ pub(super) enum Extent {
 }
 
 impl Refresh<'_> {
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn prepare<'a>(
         &self,
         source: &mut Connection,
         present: &'a Present,
         destination: &'a Relation,
         owner: &'a Identity,
+        columns: Columns,
+        renamed: Vec<(String, String)>,
         (extent, taken): (&Extent, u64),
     ) -> Result<Work<'a>> {
         let shape = &present.shape;
-        let columns = selected_columns(shape, self.job.filter.as_deref(), source.label())?;
-        source.require_readable(&present.table, &names(&columns), self.job.filter.is_some())?;
         table::check_at_once(destination.oid)?;
-        let [local] = table::describe([destination.oid])?;
-        fit::require_loadable(&local)?;
+        let Columns { local, fit } = columns;
+        let mut typed = Vec::new();
         if self.method == Method::Logdel {
             require_stamp(&local)?;
+            typed = source.typed_columns(&present.table, &fit.columns)?;
         }
-        let fit = fit::fit(&local, shape, &columns)?;
         let key = self.job.pk_name.clone().unwrap_or_default();
         let missing: Vec<_> = key.iter().filter(|column| !fit.columns.contains(column)).cloned().collect();
         if !missing.is_empty() {
@@ -106,7 +113,7 @@ impl Refresh<'_> {
         }
         source.use_own_search_path()?;
         let rows = rows_query(&present.table.table(), &fit.columns, condition)?;
-        Ok(Work { present, destination, owner, local, fit, key, rows, joined: joined || !unique })
+        Ok(Work { present, destination, owner, local, fit, key, rows, joined: joined || !unique, renamed, typed })
     }
 
     /// In the open snapshot, with the pinned search_path.
@@ -169,6 +176,7 @@ impl Refresh<'_> {
                 run.phase("merge");
                 let rows = collected.rows(&fit.columns, key, &key[0], !work.joined);
                 collected.ready(key)?;
+                work.require_distinct(&collected)?;
                 collected.replace_all(work.destination, local, &fit.columns, key, &rows, patience())?;
                 return collected.drop();
             }
@@ -214,6 +222,7 @@ impl Refresh<'_> {
         run.phase("merge");
         let rows = collected.rows(&fit.columns, key, &key[0], !work.joined);
         collected.ready(key)?;
+        work.require_distinct(&collected)?;
         if deleted > 0 {
             run.note(format!("{deleted} keys without a row"));
             gone.ready(key)?;
@@ -237,6 +246,7 @@ impl Refresh<'_> {
         source: &mut Connection,
         work: &Work<'_>,
         extent: &Extent,
+        changed: Option<&mut Status>,
         run: &mut Run,
     ) -> Result<()> {
         let Work { local, fit, key, .. } = work;
@@ -268,7 +278,19 @@ impl Refresh<'_> {
         let present = if all { everything } else { changes.present(columns) };
         self.collect(source, &present, &collected, columns, fit.binary, run)?;
         let live = run.rows;
-        self.collect(source, &changes.deleted(&table, columns), &collected, &stamped, fit.binary, run)?;
+        let gone = changes.deleted(&table, &work.typed, &work.renamed);
+        // What was queued before the type of a column has changed may be no value of the new one.
+        let mut readable = true;
+        if let Some(status) = changed {
+            readable = source.is_readable(&gone, "reading deleted rows")?;
+            if !readable {
+                run.note("deleted rows hold what the new types of the columns cannot hold: their values are those of the last refresh");
+                *status = Status::Warning;
+            }
+        }
+        if readable {
+            self.collect(source, &gone, &collected, &stamped, fit.binary, run)?;
+        }
         let deleted = run.rows - live;
         if !all {
             self.collect(source, &changes.left(), &left, &stamped_key, fit.binary, run)?;
@@ -280,6 +302,7 @@ impl Refresh<'_> {
             run.note(format!("{deleted} deleted rows"));
         }
         collected.ready(key)?;
+        work.require_distinct(&collected)?;
         let (name, stamp) = (self.destination, quote(DELETED));
         let oid = local.local_oid();
         if deleted > 0 && self.job.condition.is_some() {

@@ -1,7 +1,9 @@
 //! What a refresh of a dml or logdel job would do.
 
 use super::apply::Selected;
-use super::{added, capture, compared, is_as_made, is_deaf, may_be_apart, untriggered, Options, Refresh, State};
+use super::{
+    added, capture, is_as_made, is_deaf, untriggered, Found, Options, Present, Refresh, State, Wanted, CONVERTIBLE,
+};
 use crate::backend::identity::act_as;
 use crate::backend::name::{quote_list, Name};
 use crate::destination::upsert::{is_replaceable, MUCH_TO_COPY, MUCH_TO_MERGE};
@@ -42,29 +44,46 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
     let shape = source.locked_snapshot_of(&found)?;
     let members = source.members(&found, Some(&state.objects))?;
     let limit = job.batch_limit.filter(|limit| *limit > 0).map(i64::from);
-    let summary = source.summary(&state.objects, method == Method::Logdel, limit)?;
+    let wanted = Wanted::of(method, job, &state.objects);
+    let summary = source.summary(&state.objects, wanted.key.len(), method == Method::Logdel, limit)?;
     let applied = match &state.position {
         Some(position) if removes => source.queued(&queue, position.last, &position.snapshot)?,
         _ => 0,
     };
     let cloned = source.clones_triggers(&shape);
     let key = job.pk_name.clone().unwrap_or_default();
-    let wanted = compared(job.filter.as_deref(), job.condition.as_deref());
-    let apart = may_be_apart(catalog, &state.objects);
-    let capture = capture(method, &source, &found, &shape, &members, &key, wanted, &job.dest_table, apart);
-    let mut queue_anew = false;
-    if let Some(there) = summary.form().filter(|there| *there != capture.form()) {
+    let mut capture = capture(&wanted, &source, &found, &shape, &members);
+    let form = capture.form();
+    let there = summary.form();
+    capture.typed = matches!(there, Found::Typed(..));
+    let mut queue_anew = match &there {
+        Found::Nothing => false,
+        Found::Form(there) => !there.captures_as(&form),
+        Found::Typed(compared, rows) => {
+            (compared.as_deref(), *rows) != (capture.compared, capture.rows) || summary.size > CONVERTIBLE
+        }
+        Found::Unreadable => true,
+    };
+    queue_anew |= capture.typed && untriggered(&capture, &members).into_iter().any(|member| member.oid != found.oid);
+    let is_other = capture.typed || matches!(&there, Found::Form(there) if *there != form);
+    if queue_anew || is_other {
         let action = format!("make the triggers of {} anew", found.table());
         let lock = Some(format!("ACCESS EXCLUSIVE on {}, for some milliseconds, tried", found.table().plain()));
-        if !there.captures_as(&capture.form()) {
+        if queue_anew {
             source.require_capture_rights(catalog.schema(), &members, cloned)?;
-            queue_anew = true;
             plan.source(action, lock, Some("something else is to be queued now".to_string()));
         } else if is_as_made(&capture, &members)
             && source.require_capture_rights(catalog.schema(), &members, false).is_ok()
         {
             plan.source(action, lock, Some("as this release has them; one try".to_string()));
         }
+    }
+    if summary.is_stopped() {
+        plan.source(
+            format!("empty {queue}, which is full"),
+            Some(format!("ACCESS EXCLUSIVE on {}, tried", queue.plain())),
+            None,
+        );
     }
     if !queue_anew && is_deaf(&capture, &members) {
         plan.source(
@@ -80,7 +99,29 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
             plan.source(format!("give {} the triggers of the job", child.table()), Some(lock), None);
         }
     }
-    let reason = refresh.why_all(&state, &summary, &members, cloned, queue_anew);
+    let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
+    source.require_readable(&found, &names(&columns), job.filter.is_some())?;
+    let [local] = table::describe([destination.oid])?;
+    fit::require_loadable(&local)?;
+    let seen = source.seen(&found)?;
+    let renamed = state.seen.as_ref().map(|before| before.renamed(&seen)).unwrap_or_default();
+    let fit = fit::fit(&local, &shape, &columns, &renamed)?;
+    let present = Present {
+        key: source.queue_key(&found, &key, capture.typed)?,
+        seen,
+        added: Vec::new(),
+        added_unreadable: Vec::new(),
+        queue: queue.clone(),
+        queue_is_new: queue_anew,
+        is_deaf: false,
+        missed: false,
+        unwatched: false,
+        table: found.clone(),
+        shape: shape.clone(),
+        members: members.clone(),
+        summary: summary.clone(),
+    };
+    let reason = refresh.why_all(&state, &present, &fit.columns, cloned);
     let waiting = if queue_anew { 0 } else { summary.rows.saturating_sub(applied) };
     plan.source(format!("read {queue}"), None, Some(format!("{waiting} changes wait")));
     let all = reason.is_some() || summary.truncated.is_some();
@@ -94,11 +135,6 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
         return Ok(());
     }
 
-    let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
-    source.require_readable(&found, &names(&columns), job.filter.is_some())?;
-    let [local] = table::describe([destination.oid])?;
-    fit::require_loadable(&local)?;
-    let fit = fit::fit(&local, &shape, &columns)?;
     let Selected { unique, joined } = refresh.selected(&mut source, &found, &shape, &key)?;
     let straight = method == Method::Dml && refresh.straight() && unique && !joined;
     source.use_own_search_path()?;

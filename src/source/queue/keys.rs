@@ -1,0 +1,133 @@
+//! The key of a queue's rows. The queue holds it as text, whatever its types are or become; a refresh reads it in the types that the
+//! table's columns have then.
+
+use crate::backend::name::{quote, Name, Operator};
+use crate::error::{Error, Result};
+use crate::source::catalog::SourceTable;
+use crate::source::connection::Connection;
+use serde::Deserialize;
+
+/// A column as values of it are read from text: in the type below its domains.
+#[derive(Debug, Clone, Deserialize)]
+pub struct TypedColumn {
+    pub column: String,
+    /// Schema and name of the type.
+    #[serde(rename = "type")]
+    base: Name,
+    /// If it is not the database's default.
+    collation: Option<Name>,
+}
+
+impl TypedColumn {
+    /// A text, in the column's type.
+    pub fn read(&self, text: &str) -> String {
+        match &self.collation {
+            Some(collation) => format!("({text})::{} COLLATE {collation}", self.base),
+            None => format!("({text})::{}", self.base),
+        }
+    }
+}
+
+/// The key that a queue is read by.
+#[derive(Debug, Clone)]
+pub struct QueueKey {
+    pub columns: Vec<TypedColumn>,
+    pub operators: Vec<Operator>,
+    /// A queue that 2.1 has made, and nobody has converted yet: its columns are called as those of the table, and have their types.
+    pub typed: bool,
+}
+
+/// How the `place`th column of the key, from 0, is called in a queue.
+pub fn key_column(place: usize) -> String {
+    format!("mimeo_key{}", place + 1)
+}
+
+impl QueueKey {
+    /// `(mimeo_key1)::int AS mimeo_key1, …`: the key of the queue's rows in the table's types. Names of ours, for those of the table may be any.
+    pub fn typed_list(&self) -> String {
+        let list = self.columns.iter().enumerate().map(|(place, key)| {
+            let name = key_column(place);
+            if self.typed {
+                format!("{} AS {name}", quote(&key.column))
+            } else {
+                format!("{} AS {name}", key.read(&name))
+            }
+        });
+        list.collect::<Vec<_>>().join(", ")
+    }
+
+    /// The names that `typed_list` gives, in a FROM item if one is named.
+    pub fn list(&self, alias: &str) -> String {
+        let dot = if alias.is_empty() { "" } else { "." };
+        (0..self.columns.len()).map(|place| format!("{alias}{dot}{}", key_column(place))).collect::<Vec<_>>().join(", ")
+    }
+
+    /// `k.mimeo_key1 AS "id", …`: under the table's names.
+    pub fn named(&self, alias: &str) -> String {
+        let named =
+            |(place, key): (usize, &TypedColumn)| format!("{alias}.{} AS {}", key_column(place), quote(&key.column));
+        self.columns.iter().enumerate().map(named).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whether a row of the table has the key of a row of `typed_list`.
+    pub fn is_of(&self, row: &str, key: &str) -> String {
+        let same = self.columns.iter().zip(&self.operators).enumerate().map(|(place, (column, operator))| {
+            format!("{row}.{} {operator} {key}.{}", quote(&column.column), key_column(place))
+        });
+        same.collect::<Vec<_>>().join(" AND ")
+    }
+
+    /// Rows of the queue whose key is known.
+    pub fn is_known(&self) -> String {
+        let known = |(place, key): (usize, &TypedColumn)| {
+            let name = if self.typed { quote(&key.column) } else { key_column(place) };
+            format!("{name} IS NOT NULL")
+        };
+        self.columns.iter().enumerate().map(known).collect::<Vec<_>>().join(" AND ")
+    }
+}
+
+/// $1: the table, $2: names of columns, a JSON array.
+const TYPED: &str = r"
+SELECT coalesce(json_agg(json_build_object('column', k.name,
+            'type', json_build_object('schema', n.nspname, 'name', t.typname),
+            'collation', (SELECT json_build_object('schema', cn.nspname, 'name', co.collname)
+                            FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace
+                           WHERE co.oid = a.attcollation AND co.collname <> 'default')) ORDER BY k.place), '[]')::pg_catalog.text
+  FROM json_array_elements_text($2::json) WITH ORDINALITY k(name, place)
+  JOIN pg_attribute a ON a.attrelid = $1::oid AND a.attname = k.name::name AND NOT a.attisdropped
+ CROSS JOIN LATERAL (WITH RECURSIVE base(oid, depth) AS (
+            SELECT a.atttypid, 0
+            UNION ALL SELECT d.typbasetype, b.depth + 1 FROM base b JOIN pg_type d ON d.oid = b.oid WHERE d.typtype = 'd' AND b.depth < 64)
+        SELECT b.oid FROM base b ORDER BY b.depth DESC LIMIT 1) b
+  JOIN pg_type t ON t.oid = b.oid JOIN pg_namespace n ON n.oid = t.typnamespace";
+
+impl Connection {
+    /// Columns of a table, with the types that their values are read in. In the open snapshot, with the pinned search_path.
+    ///
+    /// # Errors
+    /// KeyGone, if one of them is not there.
+    pub fn typed_columns(&mut self, table: &SourceTable, names: &[String]) -> Result<Vec<TypedColumn>> {
+        let list = serde_json::to_string(names)?;
+        let document = self.value(TYPED, &[&table.oid.to_string(), &list], "looking the columns' types up")?;
+        let columns: Vec<TypedColumn> = serde_json::from_str(&document.unwrap_or_default())?;
+        if columns.len() == names.len() {
+            return Ok(columns);
+        }
+        let is_there = |name: &&String| columns.iter().any(|column| column.column == **name);
+        Err(Error::KeyGone {
+            table: table.table().plain(),
+            source_label: self.label().to_string(),
+            columns: names.iter().filter(|name| !is_there(name)).cloned().collect(),
+        })
+    }
+
+    /// The key that a queue is read by. In the open snapshot, with the pinned search_path.
+    ///
+    /// # Errors
+    /// KeyGone.
+    pub fn queue_key(&mut self, table: &SourceTable, key: &[String], typed: bool) -> Result<QueueKey> {
+        let columns = self.typed_columns(table, key)?;
+        Ok(QueueKey { columns, operators: self.key_operators(table, key)?, typed })
+    }
+}
