@@ -3,6 +3,7 @@
 SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
 -- The views are locked before the tables, as queries on them do: each of these statements locks the view alone.
+ALTER VIEW @extschema@.health ALTER COLUMN database DROP DEFAULT;
 ALTER VIEW @extschema@.refresh_config_dml ALTER COLUMN dest_table DROP DEFAULT;
 ALTER VIEW @extschema@.refresh_config_logdel ALTER COLUMN dest_table DROP DEFAULT;
 ALTER VIEW @extschema@.job_status ALTER COLUMN dest_table DROP DEFAULT;

@@ -3,12 +3,14 @@
 SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
 -- Views before tables, as queries on them do: each of these statements locks the view alone.
+ALTER VIEW @extschema@.progress ALTER COLUMN pid DROP DEFAULT;
+ALTER VIEW @extschema@.health ALTER COLUMN database DROP DEFAULT;
 ALTER VIEW @extschema@.refresh_config_dml ALTER COLUMN dest_table DROP DEFAULT;
 ALTER VIEW @extschema@.refresh_config_logdel ALTER COLUMN dest_table DROP DEFAULT;
 ALTER VIEW @extschema@.job_status ALTER COLUMN dest_table DROP DEFAULT;
 -- In this order, and this strongly at once: a refresh that runs reads the one before it writes the other.
-LOCK TABLE @extschema@.dblink_mapping_mimeo IN ACCESS EXCLUSIVE MODE;
 LOCK TABLE @extschema@.refresh_config IN ACCESS EXCLUSIVE MODE;
+LOCK TABLE @extschema@.dblink_mapping_mimeo IN ACCESS EXCLUSIVE MODE;
 
 DROP FUNCTION @extschema@.confirm_job(text);
 DROP TRIGGER a_password_is_given ON @extschema@.dblink_mapping_mimeo;

@@ -386,7 +386,12 @@ impl Connection {
     /// with them. It finds a form that it cannot read, makes its own, and copies all rows.
     pub fn leave_to_older(&mut self, objects: &Objects, wait: Patience) -> Result<()> {
         self.end_snapshot()?;
-        self.change_source(&objects.parts_removal(), wait, "removing triggers that an older release does not know")
+        let script = format!(
+            "{} COMMENT ON FUNCTION {}() IS 'left to an older release';",
+            objects.parts_removal(),
+            objects.function
+        );
+        self.change_source(&script, wait, "removing triggers that an older release does not know")
     }
 
     /// Lets a queue that was full take changes again, now that it is emptied: before the snapshot that all rows are copied in. First a row that

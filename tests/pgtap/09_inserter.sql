@@ -1,5 +1,5 @@
 -- inserter: new rows, by a time or serial column.
-SELECT plan(88);
+SELECT plan(87);
 
 SELECT on_source($$
     CREATE TABLE app.s (id bigserial PRIMARY KEY, a int, v text);

@@ -89,7 +89,7 @@ CREATE TEMPORARY TABLE triggers AS SELECT ask_source($$SELECT string_agg(oid::te
 SELECT as_reader($$DO $d$ BEGIN
     EXECUTE format('COMMENT ON FUNCTION mimeo.app_other_mimeo_queue() IS %L',
         replace(obj_description('mimeo.app_other_mimeo_queue()'::regprocedure), '"sensitive":[]', '"sensitive":["datestyle"]'));
-END $d$$$);
+END $d$ $$);
 SELECT alike(pg_temp.planned('app.d', '%triggers%'), '%| make the triggers of "app"."other" anew |% | as this release has them; one try', 'those of an older release do not');
 SELECT mimeo.refresh_dml('app.d');
 SELECT alike((last_run('app.d')).reason, '%the triggers on the source were made anew%', 'and the refresh does so');

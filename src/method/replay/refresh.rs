@@ -260,13 +260,10 @@ impl Refresh<'_> {
             let mut again = false;
             match &found {
                 Found::Form(_) if is_older(self.catalog) => {
-                    if !unwatched && members.iter().any(Member::has_triggers) {
-                        source.leave_to_older(&state.objects, patience())?;
-                        unwatched = true;
-                        continue;
-                    }
-                    unwatched = true;
+                    source.leave_to_older(&state.objects, patience())?;
+                    continue;
                 }
+                Found::Unreadable if is_older(self.catalog) => unwatched = true,
                 Found::Form(found) if *found == form => {}
                 Found::Nothing => {}
                 Found::Form(found) => again = !found.captures_as(&form),
@@ -390,6 +387,9 @@ impl Refresh<'_> {
         }
         if state.filter != self.job.filter || state.condition != self.job.condition {
             return Some("the filter or the condition has changed".to_string());
+        }
+        if present.unwatched {
+            return Some("the extension's version here is older: its package will make queue and triggers anew".to_string());
         }
         if *queue_is_new {
             return Some("something else is queued now than before".to_string());

@@ -51,10 +51,6 @@ impl Member {
         !self.empty
     }
 
-    pub fn has_triggers(&self) -> bool {
-        self.firing + self.disabled > 0
-    }
-
     pub fn is_readable(&self) -> bool {
         self.readable
     }
