@@ -389,7 +389,9 @@ impl Refresh<'_> {
             return Some("the filter or the condition has changed".to_string());
         }
         if present.unwatched {
-            return Some("the extension's version here is older: its package will make queue and triggers anew".to_string());
+            return Some(
+                "the extension's version here is older: its package will make queue and triggers anew".to_string(),
+            );
         }
         if *queue_is_new {
             return Some("something else is queued now than before".to_string());

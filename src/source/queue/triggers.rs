@@ -415,9 +415,9 @@ impl Bodies {
         ));
         format!(
             "mimeo_was := ARRAY[{was}]; {set}
-             SELECT string_agg(quote_literal(a.attname), ', ' ORDER BY a.attnum),
-                    string_agg(format('CASE WHEN num_nulls(%1$I) = 0 THEN concat(%1$I) END', a.attname), ', ' ORDER BY a.attnum),
-                    string_agg(format('coalesce(pg_column_size(%I), 0)', a.attname), ' + ' ORDER BY a.attnum)
+             SELECT coalesce(string_agg(quote_literal(a.attname), ', ' ORDER BY a.attnum), ''),
+                    coalesce(string_agg(format('CASE WHEN num_nulls(%1$I) = 0 THEN concat(%1$I) END', a.attname), ', ' ORDER BY a.attnum), ''),
+                    coalesce(string_agg(format('coalesce(pg_column_size(%I), 0)', a.attname), ' + ' ORDER BY a.attnum), '0')
                INTO mimeo_names, mimeo_texts, mimeo_size
                FROM pg_catalog.pg_attribute a WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND NOT a.attisdropped{filter};
              EXECUTE {row} || {small} || {tail}{using};
