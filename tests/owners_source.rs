@@ -205,7 +205,11 @@ fn run(scene: &Scene, statements: &[&str], make: &str) {
     for table in ["bare", "watched"] {
         owner.batch_execute(&make.replace("{t}", &format!("app.{table}")).replace("{i}", table)).unwrap();
     }
-    owner.batch_execute("GRANT TRIGGER ON ALL TABLES IN SCHEMA app TO reader; GRANT SELECT ON ALL TABLES IN SCHEMA app TO reader").unwrap();
+    owner
+        .batch_execute(
+            "GRANT TRIGGER ON ALL TABLES IN SCHEMA app TO reader; GRANT SELECT ON ALL TABLES IN SCHEMA app TO reader",
+        )
+        .unwrap();
     let mut dba = scene.dba();
     for destination in ["dml1", "dml2"] {
         dba.batch_execute(&format!("SELECT mimeo.dml_maker('app.watched', 1, 'app.{destination}')")).unwrap();

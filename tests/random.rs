@@ -215,7 +215,7 @@ fn make(random: &mut Random, owner: &mut Client, dba: &mut Client, number: usize
     if !partitioned {
         let (one, some) = (case.key[0].quoted(), random.pick(&case.key).quoted());
         script.push_str(&format!(
-            "CREATE UNIQUE INDEX ON {table} ({key_list}, ctl); CREATE INDEX ON {table} ({one}) WHERE ctl % 3 = 0; CREATE INDEX ON {table} (({some}::text));"
+            "CREATE UNIQUE INDEX ON {table} ({key_list}, ctl); CREATE INDEX ON {table} ({one}) WHERE ctl % 3 = 0; CREATE INDEX ON {table} ((ctl % 10), {some});"
         ));
         if random.chance(30) {
             script.push_str(&format!("CREATE UNIQUE INDEX ON {table} (ctl) WHERE ctl > 0;"));
