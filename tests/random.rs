@@ -406,7 +406,7 @@ fn refresh(case: &mut Case, dba: &mut Client, kind: &str, destination: &str) {
 
 fn rows(client: &mut Client, from: &str, columns: &[String]) -> BTreeSet<String> {
     let list = columns.join(", ");
-    let query = format!("SELECT r::text FROM (SELECT {list} FROM {from}) r");
+    let query = format!("SELECT ROW(all_of_it.*)::text FROM (SELECT {list} FROM {from}) all_of_it");
     client.query(&query, &[]).unwrap().iter().map(|row| row.get(0)).collect()
 }
 

@@ -24,7 +24,7 @@ struct SeenColumn {
     collation: u32,
     /// The transaction that has changed its definition last.
     version: String,
-    /// Rows that are older than the column have a value in it.
+    /// Rows that are older than the column have a value in it. Of a partitioned table its partitions know that.
     filled: bool,
 }
 
@@ -36,7 +36,8 @@ WITH RECURSIVE tree(oid) AS (
 SELECT json_build_object(
     'columns', (SELECT coalesce(json_agg(json_build_object('name', a.attname, 'number', a.attnum, 'type', a.atttypid::bigint,
                     'typmod', a.atttypmod, 'collation', a.attcollation::bigint, 'version', a.xmin::pg_catalog.text,
-                    'filled', coalesce((to_jsonb(a) ->> 'atthasmissing')::boolean, false)) ORDER BY a.attnum), '[]')
+                    'filled', EXISTS (SELECT FROM tree t JOIN pg_attribute x ON x.attrelid = t.oid AND x.attname = a.attname
+                               WHERE (to_jsonb(x) ->> 'atthasmissing')::boolean)) ORDER BY a.attnum), '[]')
                   FROM pg_attribute a WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped),
     'files', (SELECT coalesce(md5(string_agg(concat(c.oid, ' ', c.relfilenode), ',' ORDER BY c.oid)), '')
                 FROM tree t JOIN pg_class c ON c.oid = t.oid))::pg_catalog.text";

@@ -62,6 +62,10 @@ impl Objects {
         [self.function.clone(), self.full()].into_iter().chain(apart).collect()
     }
 
+    fn signature(&self, function: &Name) -> String {
+        format!("{function}({})", if *function == self.full() { "bigint" } else { "" })
+    }
+
     /// Their names, as a JSON array.
     pub(super) fn function_names(&self) -> String {
         serde_json::Value::from_iter(self.functions().into_iter().map(|function| function.name)).to_string()
@@ -69,13 +73,13 @@ impl Objects {
 
     /// Takes the functions away, and their triggers with them.
     pub(super) fn function_removal(&self) -> String {
-        let functions: Vec<_> = self.functions().iter().map(|function| format!("{function}()")).collect();
+        let functions: Vec<_> = self.functions().iter().map(|function| self.signature(function)).collect();
         format!("DROP FUNCTION IF EXISTS {} CASCADE;", functions.join(", "))
     }
 
     /// Takes those away that releases before 2.2 have no names for.
     pub(super) fn parts_removal(&self) -> String {
-        let parts: Vec<_> = self.functions().iter().skip(1).map(|function| format!("{function}()")).collect();
+        let parts: Vec<_> = self.functions().iter().skip(1).map(|function| self.signature(function)).collect();
         format!("DROP FUNCTION IF EXISTS {} CASCADE;", parts.join(", "))
     }
 

@@ -17,8 +17,8 @@ pub(super) const STOPPED: i64 = 1 << 62;
 /// Rows of which less than this is stored, in bytes, are surely less than 1 GB when they are written as text.
 const LARGE: u32 = 256 * 1024;
 
-/// A statement of as many rows always looks how large the queue is; of the others each 64th does.
-const MANY: u32 = 256;
+/// Of a queue's rows those look how large it is whose numbers have none of these bits: each 1024th, and each 64th of a queue that holds whole rows.
+const LOOK: [i64; 2] = [1023, 63];
 
 pub(super) fn objects_script(objects: &Objects, capture: &Capture<'_>) -> String {
     let queue = &objects.queue;
@@ -89,16 +89,14 @@ fn settings(sensitive: BTreeSet<Sensitive>) -> String {
 /// The shortest search_path costs a writer least. A variable is returned: each expression, even NULL, is a twentieth of what a
 /// trigger costs a statement of one row.
 fn function_script(function: &Name, settings: &str, statements: &str, comment: &str) -> String {
+    let variables: String = VARIABLES
+        .iter()
+        .filter(|(name, _)| statements.contains(name))
+        .map(|(name, sql_type)| format!("{name} pg_catalog.{sql_type}; "))
+        .collect();
     let body = format!(
         "#variable_conflict use_column
-         DECLARE
-             mimeo_rows bigint;
-             mimeo_place bigint;
-             mimeo_names text;
-             mimeo_texts text;
-             mimeo_size text;
-             mimeo_from text;
-             mimeo_was text[];
+         DECLARE {variables}
          BEGIN
              {statements}
              RETURN NEW;
@@ -112,6 +110,17 @@ fn function_script(function: &Name, settings: &str, statements: &str, comment: &
         literal(comment)
     )
 }
+
+/// What functions need as variables, if they do.
+const VARIABLES: [(&str, &str); 7] = [
+    ("mimeo_rows", "int8"),
+    ("mimeo_place", "int8"),
+    ("mimeo_names", "text"),
+    ("mimeo_texts", "text"),
+    ("mimeo_size", "text"),
+    ("mimeo_from", "text"),
+    ("mimeo_was", "text[]"),
+];
 
 /// A value as text. No cast: somebody may have made one.
 pub(super) fn text(value: &str) -> String {
@@ -132,11 +141,10 @@ struct Bodies {
     texts: String,
     /// Of the queue, as a constant.
     sequence: String,
-    /// Whether the queue takes rows.
-    open: String,
-    /// The same in a statement whose plan is kept.
-    takes: String,
-    look: String,
+    /// In a statement whose plan is kept: so that it follows the table, which what NEW and OLD are do not, in row triggers.
+    follows: String,
+    /// Whether to look how large the queue is, for a row's number.
+    is_plain: String,
     inserted: String,
     updated: String,
     deleted: String,
@@ -158,29 +166,22 @@ impl Bodies {
         let texts: Vec<_> =
             capture.key.iter().zip(&list).map(|(column, key)| format!("{} AS {key}", text(&quote(column)))).collect();
         let sequence = literal(&objects.sequence().to_string());
-        // So that plans follow the table: what NEW and OLD are does not, in row triggers.
         let follows = if capture.rows {
-            format!(" AND {}::pg_catalog.regclass IS NOT NULL", literal(&capture.table.oid.to_string()))
+            format!(" WHERE {}::pg_catalog.regclass IS NOT NULL", literal(&capture.table.oid.to_string()))
         } else {
             String::new()
         };
         let full = objects.full();
-        let open = format!("(SELECT pg_sequence_last_value({sequence}) < {STOPPED}) IS NOT FALSE");
+        let look = LOOK[usize::from(capture.keeps_rows)];
         let mut bodies = Bodies {
             queue: objects.queue.to_string(),
             missing: format!("(SELECT {}) mimeo_d", missing.join(", ")),
             list: list.join(", "),
             keys: keys.join(", "),
             texts: texts.join(", "),
-            takes: format!("{open}{follows}"),
-            open,
             sequence,
-            look: format!(
-                "GET DIAGNOSTICS mimeo_rows = ROW_COUNT;
-                 IF mimeo_rows >= {MANY} OR int8(date_part('epoch', clock_timestamp()) * 1000000) & 63 = 0 THEN
-                     PERFORM {full}();
-                 END IF;"
-            ),
+            follows,
+            is_plain: format!("mimeo_k.mimeo_seq & {look} <> 0 AND mimeo_k.mimeo_seq < {STOPPED}"),
             full,
             inserted: String::new(),
             updated: String::new(),
@@ -189,7 +190,7 @@ impl Bodies {
         };
         let (new, old) =
             if capture.rows { ("(SELECT NEW.*) mimeo_r", "(SELECT OLD.*) mimeo_r") } else { ("new_rows", "old_rows") };
-        bodies.inserted = format!("{} {}", bodies.insert('I', &bodies.key(new)), bodies.look);
+        bodies.inserted = bodies.insert('I', &bodies.key(new));
         bodies.updated = bodies.update(capture, new, old);
         bodies.deleted = bodies.gone(capture, old, "");
         bodies.truncated = bodies.truncate(capture);
@@ -202,9 +203,18 @@ impl Bodies {
     }
 
     fn insert(&self, operation: char, from: &str) -> String {
+        format!("{};", self.insert_of(operation, "", from, &self.follows))
+    }
+
+    /// Adds rows to the queue: keys, and `more` columns, of what is mimeo_k in a FROM list. Each takes a number; one that is beyond all tells that the
+    /// queue takes no more, and some that it is time to look. A number is taken from the sequence fifty at a time, so that nobody waits for it.
+    fn insert_of(&self, operation: char, more: &str, from: &str, selected: &str) -> String {
+        let Bodies { queue, list, keys, sequence, full, is_plain, .. } = self;
+        let (comma, theirs) = if more.is_empty() { ("", String::new()) } else { (", ", format!(", mimeo_k.{more}")) };
         format!(
-            "INSERT INTO {} ({}, mimeo_op) SELECT {}, '{operation}' FROM {from} WHERE {};",
-            self.queue, self.list, self.keys, self.takes
+            "INSERT INTO {queue} ({list}, mimeo_seq, mimeo_op{comma}{more}) SELECT {keys}, mimeo_k.mimeo_seq, '{operation}'{theirs}
+               FROM (SELECT {keys}{theirs}, nextval({sequence}) AS mimeo_seq FROM {from}{selected} OFFSET 0) mimeo_k
+              WHERE CASE WHEN {is_plain} THEN true ELSE {full}(mimeo_k.mimeo_seq) END"
         )
     }
 
@@ -214,7 +224,7 @@ impl Bodies {
     }
 
     fn update(&self, capture: &Capture<'_>, new: &str, old: &str) -> String {
-        let Bodies { keys, look, .. } = self;
+        let keys = &self.keys;
         if let (Some(columns), false) = (capture.compared, capture.rows) {
             return self.update_compared(capture, columns);
         }
@@ -232,23 +242,23 @@ impl Bodies {
                     format!("LATERAL (SELECT ROW({}) AS mimeo_row FROM {rows}) {name}", list_of(columns))
                 };
                 format!(
-                    "IF (SELECT NOT mimeo_n.mimeo_row *<> mimeo_o.mimeo_row FROM {}, {}, {} WHERE {}) THEN RETURN NULL; END IF;",
+                    "IF (SELECT NOT mimeo_n.mimeo_row *<> mimeo_o.mimeo_row FROM {}, {}, {}{}) THEN RETURN NULL; END IF;",
                     self.missing,
                     row(new, "mimeo_n"),
                     row(old, "mimeo_o"),
-                    self.takes
+                    self.follows
                 )
             });
             if !capture.keeps_rows {
-                return format!("{unchanged} {} {look}", self.insert('U', &both(old, new)));
+                return format!("{unchanged} {}", self.insert('U', &both(old, new)));
             }
             return format!(
-                "{unchanged} {} {look}
-                 IF EXISTS (SELECT FROM {} WHERE {} AND {}) THEN {} END IF;",
+                "{unchanged} {}
+                 IF EXISTS (SELECT FROM {}{} AND {}) THEN {} END IF;",
                 self.insert('U', &self.key(new)),
                 self.key(old),
+                self.follows,
                 self.is_moved(new),
-                self.takes,
                 self.gone(capture, old, "")
             );
         }
@@ -260,12 +270,12 @@ impl Bodies {
             let absent = self.absent_from_new();
             format!("IF {differ} AND EXISTS ({moved}) THEN {} END IF;", self.gone_by_name(capture, &absent))
         } else {
-            format!(
-                "INSERT INTO {} ({}, mimeo_op) SELECT {keys}, 'U' FROM ({moved}) mimeo_k WHERE {} AND {differ};",
-                self.queue, self.list, self.takes
-            )
+            format!("{};", self.insert_of('U', "", &format!("({moved}) mimeo_k"), &format!(" WHERE {differ}")))
         };
-        format!("{} {look} IF mimeo_rows > 1 THEN {several} END IF;", self.insert('U', &first))
+        format!(
+            "{} GET DIAGNOSTICS mimeo_rows = ROW_COUNT; IF mimeo_rows > 1 THEN {several} END IF;",
+            self.insert('U', &first)
+        )
     }
 
     /// Whether old and new rows of a statement may have other keys than each other: sums of hashes, in any order.
@@ -273,9 +283,10 @@ impl Bodies {
         if !capture.server.hashes_extended() {
             return "true".to_string();
         }
-        let sum = |rows: &str| {
-            format!("(SELECT sum(hashtextextended(ROW({})::pg_catalog.text, 0)) FROM {})", self.keys, self.key(rows))
-        };
+        let hashes =
+            self.list.split(", ").enumerate().map(|(place, key)| format!("hashtextextended(mimeo_k.{key}, {place})"));
+        let hash = hashes.collect::<Vec<_>>().join(" # ");
+        let sum = |rows: &str| format!("(SELECT sum({hash}) FROM {})", self.key(rows));
         format!("{} IS DISTINCT FROM {}", sum("old_rows"), sum("new_rows"))
     }
 
@@ -309,19 +320,18 @@ impl Bodies {
         let old = self.key("old_rows");
         if capture.keeps_rows {
             return format!(
-                "{changed} {} IF EXISTS (SELECT FROM {old} WHERE true{absent}) THEN {} END IF;",
-                self.look,
+                "{changed} IF EXISTS (SELECT FROM {old} WHERE true{absent}) THEN {} END IF;",
                 self.gone_by_name(capture, &absent)
             );
         }
         let moved = format!("(SELECT {} FROM {old} WHERE true{absent}) mimeo_k", self.keys);
-        format!("{changed} {} {}", self.look, self.insert('U', &moved))
+        format!("{changed} {}", self.insert('U', &moved))
     }
 
     /// Queues the keys of rows that are gone, of a logdel job with what they held; `also` is a further condition on mimeo_k.
     fn gone(&self, capture: &Capture<'_>, rows: &str, also: &str) -> String {
         if !capture.keeps_rows {
-            return format!("{} {}", self.insert('D', &self.key(rows)), self.look);
+            return self.insert('D', &self.key(rows));
         }
         let names: Vec<_> = capture.kept.iter().map(|(name, _)| literal(name)).collect();
         let texts: Vec<_> = capture.kept.iter().map(|(name, _)| text(&quote(name))).collect();
@@ -349,26 +359,23 @@ impl Bodies {
             )
         };
         // The texts of the key and of the row come from one FROM item, in which the columns' names are found.
-        let plain = format!(
-            "INSERT INTO {} ({}, mimeo_op, mimeo_row) SELECT {}, 'D', mimeo_k.mimeo_row
-               FROM {}, LATERAL (SELECT {}, json_object(ARRAY[{}]::pg_catalog.text[], ARRAY[{}]::pg_catalog.text[]) AS mimeo_row
-                                   FROM {rows}) mimeo_k WHERE {}{also};",
-            self.queue,
-            self.list,
-            self.keys,
+        let from = format!(
+            "{}, LATERAL (SELECT {}, json_object(ARRAY[{}]::pg_catalog.text[], ARRAY[{}]::pg_catalog.text[]) AS mimeo_row FROM {rows}) mimeo_k",
             self.missing,
             self.texts,
             names.join(", "),
-            texts.join(", "),
-            self.takes
+            texts.join(", ")
         );
-        format!("IF {as_known}{small} THEN {plain} {} ELSE {} END IF;", self.look, self.gone_by_name(capture, also))
+        let selected =
+            if self.follows.is_empty() { format!(" WHERE true{also}") } else { format!("{}{also}", self.follows) };
+        let plain = self.insert_of('D', "mimeo_row", &from, &selected);
+        format!("IF {as_known}{small} THEN {plain}; ELSE {} END IF;", self.gone_by_name(capture, also))
     }
 
     /// The same of whatever columns there are. It pins settings by itself.
     fn gone_by_name(&self, capture: &Capture<'_>, also: &str) -> String {
         let (from, using) = if capture.rows { ("'(SELECT ($1).*) mimeo_r'", " USING OLD") } else { ("'old_rows'", "") };
-        format!("mimeo_from := {from}; {} PERFORM {}();", self.gone_slowly(capture, using, also), self.full)
+        format!("mimeo_from := {from}; {}", self.gone_slowly(capture, using, also))
     }
 
     /// The same of any columns and any length, from what mimeo_from names. A row that is too much to be written as text is queued
@@ -393,15 +400,25 @@ impl Bodies {
                 format!("PERFORM set_config('{}', mimeo_was[{}], true);", setting.name(), place + 1)
             })
             .collect();
-        let head = literal(&format!(
-            "INSERT INTO {} ({}, mimeo_op, mimeo_row) SELECT {}, 'D', mimeo_k.mimeo_row
-               FROM {}, LATERAL (SELECT {}, json_object(ARRAY[",
-            self.queue, self.list, self.keys, self.missing, self.texts
-        ));
-        let middle = literal("]::pg_catalog.text[], ARRAY[");
-        let end = literal("]::pg_catalog.text[]) AS mimeo_row FROM ");
-        let tail = literal(&format!(" mimeo_x) mimeo_k WHERE {}{also}", self.open));
-        let row = format!("{head} || mimeo_names || {middle} || mimeo_texts || {end}");
+        // What stands between the parts is put together there.
+        let split = |more: &str, item: &str| {
+            let from = format!("{}, LATERAL (SELECT {}{item} FROM \u{1} mimeo_x) mimeo_k", self.missing, self.texts);
+            let whole = self.insert_of('D', more, &from, &format!(" WHERE true{also}"));
+            let (head, tail) =
+                whole.split_once('\u{1}').map(|(head, tail)| (head.to_string(), tail.to_string())).unwrap_or_default();
+            (head, literal(&tail))
+        };
+        let (head, tail) = split(
+            "mimeo_row",
+            ", json_object(ARRAY[\u{2}]::pg_catalog.text[], ARRAY[\u{3}]::pg_catalog.text[]) AS mimeo_row",
+        );
+        let parts: Vec<_> = head.split(['\u{2}', '\u{3}']).map(literal).collect();
+        let row = match parts.as_slice() {
+            [first, second, third] => format!("{first} || mimeo_names || {second} || mimeo_texts || {third}"),
+            _ => literal(&head),
+        };
+        let (without, without_tail) = split("", "");
+        let without = literal(&without);
         let one = format!("{} || mimeo_from || ' OFFSET ' || mimeo_place || ' LIMIT 1)'", literal("(SELECT * FROM "));
         let small = format!(
             "{} || mimeo_from || {} || mimeo_size || {}",
@@ -409,10 +426,6 @@ impl Bodies {
             literal(" WHERE "),
             literal(&format!(" < {LARGE})"))
         );
-        let without = literal(&format!(
-            "INSERT INTO {} ({}, mimeo_op) SELECT {}, 'D' FROM {}, LATERAL (SELECT {} FROM ",
-            self.queue, self.list, self.keys, self.missing, self.texts
-        ));
         format!(
             "mimeo_was := ARRAY[{was}]; {set}
              SELECT coalesce(string_agg(quote_literal(a.attname), ', ' ORDER BY a.attnum), ''),
@@ -427,7 +440,7 @@ impl Bodies {
                  BEGIN
                      EXECUTE {row} || {one} || {tail}{using};
                  EXCEPTION WHEN OTHERS THEN
-                     EXECUTE {without} || {one} || {tail}{using};
+                     EXECUTE {without} || {one} || {without_tail}{using};
                  END;
              END LOOP;
              {reset}",
@@ -447,11 +460,10 @@ impl Bodies {
         let part = if capture.keeps_rows {
             self.gone_slowly(capture, "", "")
         } else {
-            let head = literal(&format!(
-                "INSERT INTO {} ({}, mimeo_op) SELECT {}, 'D' FROM {}, LATERAL (SELECT {} FROM ",
-                self.queue, self.list, self.keys, self.missing, self.texts
-            ));
-            format!("EXECUTE {head} || mimeo_from || {};", literal(&format!(") mimeo_k WHERE {}", self.open)))
+            let from = format!("{}, LATERAL (SELECT {} FROM \u{1}) mimeo_k", self.missing, self.texts);
+            let whole = self.insert_of('D', "", &from, "");
+            let (head, tail) = whole.split_once('\u{1}').unwrap_or_default();
+            format!("EXECUTE {} || mimeo_from || {};", literal(head), literal(tail))
         };
         format!(
             "IF current_setting('transaction_isolation') = 'read committed'
@@ -485,23 +497,28 @@ impl Bodies {
         )
     }
 
-    /// Looks whether the queue has become too large, and then stops it: its sequence, which everybody sees at once, and which nobody waits for.
+    /// Whether the queue takes a row whose number is one of those that look. A queue that has become too large is stopped by its sequence:
+    /// everybody sees it at once, nobody waits for it, and a rollback leaves it. A number that a session has taken then, and kept, says nothing any more.
     fn full_script(&self) -> String {
         let (queue, sequence) = (literal(&self.queue), &self.sequence);
         let body = format!(
             "BEGIN
+                 IF coalesce(pg_sequence_last_value({sequence}), 0) >= {STOPPED} THEN
+                     RETURN false;
+                 END IF;
                  IF pg_table_size({queue}::pg_catalog.regclass) > (
                         SELECT substring(col_description(a.attrelid, a.attnum) FROM '^[0-9]{{1,18}}$')::pg_catalog.int8
-                          FROM pg_catalog.pg_attribute a WHERE a.attrelid = {queue}::pg_catalog.regclass AND a.attname = 'mimeo_op')
-                    AND coalesce(pg_sequence_last_value({sequence}), 0) < {STOPPED} THEN
+                          FROM pg_catalog.pg_attribute a WHERE a.attrelid = {queue}::pg_catalog.regclass AND a.attname = 'mimeo_op') THEN
                      PERFORM setval({sequence}, {STOPPED});
                      RAISE LOG 'queue % has reached the max_queue_size of its job: it takes no more changes until the next refresh, which will copy all rows', {queue};
+                     RETURN false;
                  END IF;
+                 RETURN true;
              END"
         );
         format!(
-            "CREATE FUNCTION {0}() RETURNS void LANGUAGE plpgsql SET search_path = '' AS {1};
-             REVOKE ALL ON FUNCTION {0}() FROM PUBLIC;\n",
+            "CREATE FUNCTION {0}(bigint) RETURNS boolean LANGUAGE plpgsql SET search_path = '' AS {1};
+             REVOKE ALL ON FUNCTION {0}(bigint) FROM PUBLIC;\n",
             self.full,
             literal(&body)
         )
