@@ -389,3 +389,55 @@ fn rows_of_a_repull_stay_while_nothing_is_known_to_be_complete() {
     assert_eq!(one::<i64>(&mut client, "SELECT count(*) - count(DISTINCT id) FROM app.again"), 0);
     assert!(writers(&mut client, "again").contains(" 2"));
 }
+
+/// U3: a job whose runs bring nothing, because somebody on the source has a transaction open, says so, and how old its data is.
+#[test]
+fn a_bound_that_stands_still_is_a_warning() {
+    let scene = Scene::new("late_still", 1);
+    let (mut owner, mut dba) = (scene.owner(), scene.dba());
+    owner
+        .batch_execute(
+            "CREATE TABLE app.s (id bigserial PRIMARY KEY, at timestamptz NOT NULL DEFAULT now()); GRANT SELECT ON app.s TO reader;
+             INSERT INTO app.s SELECT FROM generate_series(1, 10)",
+        )
+        .unwrap();
+    dba.batch_execute(
+        "SET mimeo.writer_wait = 0; SELECT mimeo.inserter_maker('app.s', 'serial', 'id', 1, '0', 'app.ins'), mimeo.updater_maker('app.s', 'time', 'at', 1, '0', 'app.upd');
+         UPDATE mimeo.refresh_config SET period = '10 milliseconds'",
+    )
+    .unwrap();
+    let mut stuck = scene.owner();
+    stuck.batch_execute("SET application_name = 'the stuck one'; BEGIN; INSERT INTO app.s DEFAULT VALUES").unwrap();
+    let pid: i32 = one(&mut stuck, "SELECT pg_backend_pid()");
+    owner.batch_execute("INSERT INTO app.s SELECT FROM generate_series(1, 10)").unwrap();
+    for (job, refresh) in [("app.ins", "refresh_inserter"), ("app.upd", "refresh_updater")] {
+        let said = format!(
+            "SELECT concat_ws(' | ', status, reason) FROM mimeo.run_history WHERE dest_table = '{job}' ORDER BY run_id DESC LIMIT 1"
+        );
+        wait_for("the bound to stand for two periods", || {
+            dba.batch_execute(&format!("SELECT mimeo.{refresh}('{job}')")).unwrap();
+            let said: String = one(&mut dba, &said);
+            said.starts_with("warning")
+                && said.contains("the bound stands still")
+                && said.contains(&format!("pid {pid}, application_name the stuck one"))
+        });
+        let late: bool = one(
+            &mut dba,
+            &format!("SELECT lag > 2 * period AND data_as_of < now() FROM mimeo.job_status WHERE dest_table = '{job}'"),
+        );
+        assert!(late, "job_status tells how old it is");
+    }
+    assert!(one::<i64>(&mut dba, "SELECT late FROM mimeo.health") == 2);
+    stuck.batch_execute("COMMIT").unwrap();
+    for (job, refresh) in [("app.ins", "refresh_inserter"), ("app.upd", "refresh_updater")] {
+        wait_for("the rows to come", || {
+            dba.batch_execute(&format!("SELECT mimeo.{refresh}('{job}')")).unwrap();
+            one::<i64>(&mut dba, &format!("SELECT count(*) FROM {job}")) >= 20
+        });
+        let status: String = one(
+            &mut dba,
+            &format!("SELECT status FROM mimeo.run_history WHERE dest_table = '{job}' ORDER BY run_id DESC LIMIT 1"),
+        );
+        assert_eq!(status, "ok", "{job}");
+    }
+}
