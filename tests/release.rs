@@ -236,6 +236,111 @@ fn functions_on_the_source_are_those_that_a_release_knows() {
     assert_eq!(one::<i64>(&mut scene.source_superuser(), left), 0, "the destroyer takes all of them away");
 }
 
+/// Puts what 2.1 had made in the place of a job's queue, functions and triggers: typed keys, values as row_to_json has them, a row trigger for
+/// keys that change.
+fn as_of_2_1(scene: &Scene, number: &str, logdel: bool) {
+    let (queue, function, trigger) =
+        (format!("app_t_q{number}"), format!("app_t_mimeo_queue{number}"), format!("app_t_mimeo_trig{number}"));
+    let (row, old, of_old) =
+        if logdel { (", mimeo_row", ", row_to_json(o)", ", row_to_json(OLD)") } else { ("", "", "") };
+    scene
+        .source_superuser()
+        .batch_execute(&format!(
+            "SET ROLE reader; DROP FUNCTION mimeo.{function}(), mimeo.{function}_insert(), mimeo.{function}_update(), mimeo.{function}_delete(), mimeo.{full}(bigint) CASCADE;
+             ALTER TABLE mimeo.{queue} RENAME mimeo_key1 TO id; ALTER TABLE mimeo.{queue} ALTER id TYPE int USING id::int; ALTER SEQUENCE mimeo.{queue}_seq RENAME TO {queue}_mimeo_seq_seq;
+             COMMENT ON COLUMN mimeo.{queue}.mimeo_op IS NULL;
+             CREATE FUNCTION mimeo.{function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $f$
+             BEGIN
+                 IF TG_OP = 'INSERT' THEN INSERT INTO mimeo.{queue} (id, mimeo_op) SELECT n.id, 'I' FROM new_rows n;
+                 ELSIF TG_OP = 'DELETE' THEN INSERT INTO mimeo.{queue} (id, mimeo_op{row}) SELECT o.id, 'D'{old} FROM old_rows o;
+                 ELSIF TG_OP = 'UPDATE' AND TG_LEVEL = 'ROW' THEN INSERT INTO mimeo.{queue} (id, mimeo_op{row}) SELECT OLD.id, 'D'{of_old};
+                 ELSIF TG_OP = 'UPDATE' THEN INSERT INTO mimeo.{queue} (id, mimeo_op) SELECT n.id, 'U' FROM new_rows n;
+                 ELSE INSERT INTO mimeo.{queue} (mimeo_op) VALUES ('T'); END IF;
+                 RETURN NEW;
+             END $f$;
+             COMMENT ON FUNCTION mimeo.{function}() IS '{{\"compared\":null,\"rows\":false}}';
+             CREATE TRIGGER {trigger}_insert AFTER INSERT ON app.t REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION mimeo.{function}();
+             CREATE TRIGGER {trigger}_update AFTER UPDATE ON app.t REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION mimeo.{function}();
+             CREATE TRIGGER {trigger}_key AFTER UPDATE ON app.t FOR EACH ROW WHEN (NEW.id <> OLD.id) EXECUTE FUNCTION mimeo.{function}();
+             CREATE TRIGGER {trigger}_delete AFTER DELETE ON app.t REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION mimeo.{function}();
+             CREATE TRIGGER {trigger}_truncate BEFORE TRUNCATE ON app.t FOR EACH STATEMENT EXECUTE FUNCTION mimeo.{function}()",
+            full = format!("app_t_mimeo_full{number}"),
+        ))
+        .unwrap();
+}
+
+/// A queue of 2.1 is read as it is, as long as the table is locked; and turned into one of today when it is free, with what waits in it.
+#[test]
+fn queues_of_2_1_go_on() {
+    let scene = Scene::new("up_queues", 200);
+    scene
+        .source_superuser()
+        .batch_execute("CREATE SCHEMA mimeo AUTHORIZATION reader; GRANT TRIGGER ON app.t TO reader")
+        .unwrap();
+    let (mut dba, mut owner) = (scene.dba(), scene.owner());
+    owner.batch_execute("ALTER TABLE app.t ADD COLUMN a int[], ADD COLUMN j jsonb; UPDATE app.t SET a = '{1,NULL}', j = '{\"x\": [1]}'").unwrap();
+    dba.batch_execute("SELECT mimeo.dml_maker('app.t', 1, 'app.d'), mimeo.logdel_maker('app.t', 1, 'app.l')").unwrap();
+    as_of_2_1(&scene, "", false);
+    as_of_2_1(&scene, "01", true);
+    dba.batch_execute("UPDATE mimeo.refresh_config SET state = state - 'seen', max_queue_size = NULL").unwrap();
+    let mut arrive = |dba: &mut Client, first: i32| -> Vec<String> {
+        owner
+            .batch_execute(&format!(
+                "UPDATE app.t SET v = 'w' WHERE id = {first}; DELETE FROM app.t WHERE id IN ({first} + 1, {first} + 2); UPDATE app.t SET id = -id WHERE id = {first} + 3;
+                 INSERT INTO app.t VALUES ({first} + 1000, 'new')"
+            ))
+            .unwrap();
+        let mut said = Vec::new();
+        for (job, refresh) in [("app.d", "refresh_dml"), ("app.l", "refresh_logdel")] {
+            dba.batch_execute(&format!("SELECT mimeo.{refresh}('{job}')")).unwrap();
+            assert!(one::<bool>(dba, &format!("SELECT match FROM mimeo.validate_content('{job}')")), "{job} {first}");
+            said.push(one::<String>(
+                dba,
+                "SELECT concat_ws(': ', status, reason) FROM mimeo.run_history ORDER BY run_id DESC LIMIT 1",
+            ));
+        }
+        let kept: i64 = one(
+            dba,
+            &format!(
+                "SELECT count(*) FROM app.l WHERE mimeo_source_deleted IS NOT NULL AND id BETWEEN {first} + 1 AND {first} + 3 AND a = '{{1,NULL}}' AND j = '{{\"x\": [1]}}' AND v LIKE 'value%'"
+            ),
+        );
+        assert_eq!(kept, 3, "deleted rows have their last values");
+        said
+    };
+    let mut reader = scene.owner();
+    reader.batch_execute("BEGIN; SELECT FROM app.t LIMIT 1").unwrap();
+    for said in arrive(&mut dba, 10) {
+        assert!(said.starts_with("ok") && !said.contains("anew"), "{said}");
+    }
+    assert!(
+        trigger_functions(&scene).starts_with("app_t_mimeo_queue app_t_mimeo_queue01"),
+        "the table is read: they stay"
+    );
+    // What waits in the queue is turned into text with it.
+    scene
+        .owner()
+        .batch_execute("DELETE FROM app.t WHERE id IN (50, 51); UPDATE app.t SET v = 'waits' WHERE id = 52")
+        .unwrap();
+    reader.batch_execute("COMMIT").unwrap();
+    for said in arrive(&mut dba, 20) {
+        assert!(said.starts_with("ok") && said.contains("made anew") && !said.contains("all rows"), "{said}");
+    }
+    let kept: i64 = one(&mut dba, "SELECT count(*) FROM app.l WHERE mimeo_source_deleted IS NOT NULL AND id IN (50, 51) AND a = '{1,NULL}' AND j = '{\"x\": [1]}'");
+    assert_eq!(kept, 2, "rows that waited in the old form");
+    for said in arrive(&mut dba, 30) {
+        assert!(said.starts_with("ok") && !said.contains("anew"), "{said}");
+    }
+    let of_today: i64 = one(
+        &mut scene.source_superuser(),
+        "SELECT count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid WHERE c.relname IN ('app_t_q', 'app_t_q01') AND a.attname = 'mimeo_key1' AND a.atttypid = 'text'::regtype",
+    );
+    assert_eq!(of_today, 2);
+    dba.batch_execute("SELECT mimeo.dml_destroyer('app.d'), mimeo.logdel_destroyer('app.l')").unwrap();
+    let left: i64 = one(&mut scene.source_superuser(), "SELECT (SELECT count(*) FROM pg_proc WHERE pronamespace = 'mimeo'::regnamespace) + (SELECT count(*) FROM pg_class WHERE relnamespace = 'mimeo'::regnamespace)");
+    assert_eq!(left, 0);
+}
+
 #[test]
 fn what_users_have_granted_and_set_stays() {
     let scene = Scene::with_snapshot("up_and_down_granted", 10);
