@@ -250,7 +250,7 @@ fn make(random: &mut Random, owner: &mut Client, dba: &mut Client, number: usize
             dba,
             format!(
                 "SELECT mimeo.{kind}_maker('{table}', 1, '{destination}', p_filter := ARRAY[{}]::text[])",
-                list.join(", ").replace('\\', "\\")
+                list.join(", ")
             ),
         );
         case.jobs.push((if kind == "dml" { "filtered dml" } else { "filtered logdel" }, destination));
@@ -310,7 +310,10 @@ fn write(case: &mut Case, random: &mut Random, owner: &mut Client) {
             case.run(owner, sql);
         }
         7 | 8 => {
-            case.run(owner, format!("DELETE FROM {table} WHERE {}", if some == "true" { "ctl % 2 = 0" } else { &some }))
+            case.run(
+                owner,
+                format!("DELETE FROM {table} WHERE {}", if some == "true" { "ctl % 2 = 0" } else { &some }),
+            );
         }
         9 if random.chance(40) => {
             case.run(owner, format!("TRUNCATE {table}"));

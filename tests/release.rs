@@ -246,7 +246,7 @@ fn as_of_2_1(scene: &Scene, number: &str, logdel: bool) {
     scene
         .source_superuser()
         .batch_execute(&format!(
-            "SET ROLE reader; DROP FUNCTION mimeo.{function}(), mimeo.{function}_insert(), mimeo.{function}_update(), mimeo.{function}_delete(), mimeo.{full}(bigint) CASCADE;
+            "SET ROLE reader; DROP FUNCTION mimeo.{function}(), mimeo.{function}_insert(), mimeo.{function}_update(), mimeo.{function}_delete(), mimeo.app_t_mimeo_full{number}(bigint) CASCADE;
              ALTER TABLE mimeo.{queue} RENAME mimeo_key1 TO id; ALTER TABLE mimeo.{queue} ALTER id TYPE int USING id::int; ALTER SEQUENCE mimeo.{queue}_seq RENAME TO {queue}_mimeo_seq_seq;
              COMMENT ON COLUMN mimeo.{queue}.mimeo_op IS NULL;
              CREATE FUNCTION mimeo.{function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $f$
@@ -264,7 +264,6 @@ fn as_of_2_1(scene: &Scene, number: &str, logdel: bool) {
              CREATE TRIGGER {trigger}_key AFTER UPDATE ON app.t FOR EACH ROW WHEN (NEW.id <> OLD.id) EXECUTE FUNCTION mimeo.{function}();
              CREATE TRIGGER {trigger}_delete AFTER DELETE ON app.t REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION mimeo.{function}();
              CREATE TRIGGER {trigger}_truncate BEFORE TRUNCATE ON app.t FOR EACH STATEMENT EXECUTE FUNCTION mimeo.{function}()",
-            full = format!("app_t_mimeo_full{number}"),
         ))
         .unwrap();
 }
