@@ -23,7 +23,7 @@ const STATEMENTS: &[&str] = &[
     "ALTER TABLE {t} ALTER COLUMN id TYPE numeric",
     "ALTER TABLE {t} ALTER COLUMN id TYPE text",
     "INSERT INTO {t} (id, k, v) VALUES ('text', 'a', 'b')",
-    "ALTER TABLE {t} ALTER COLUMN id TYPE bigint USING length(id)",
+    "ALTER TABLE {t} ALTER COLUMN id TYPE bigint USING CASE WHEN id ~ '^[0-9]+$' THEN id::bigint ELSE hashtext(id) + 3000000000 END",
     "ALTER TABLE {t} RENAME COLUMN v TO renamed",
     "ALTER TABLE {t} RENAME COLUMN renamed TO v",
     "ALTER TABLE {t} RENAME COLUMN k TO kk",

@@ -286,8 +286,12 @@ impl Pooler {
         if is_root {
             Command::new("chown").args(["-R", "postgres", dir.to_str().unwrap()]).status().unwrap();
         }
+        // One process, which ends with this one, however that ends.
         let (program, first): (&str, &[&str]) = if is_root {
-            ("runuser", &["-u", "postgres", "--", "/usr/sbin/pgbouncer"])
+            (
+                "setpriv",
+                &["--reuid=postgres", "--regid=postgres", "--init-groups", "--pdeathsig=TERM", "/usr/sbin/pgbouncer"],
+            )
         } else {
             ("/usr/sbin/pgbouncer", &[])
         };
