@@ -14,24 +14,27 @@ use crate::backend::interrupts;
 use crate::backend::name::{literal, quote, Name, Operator};
 use crate::backend::relation::Patience;
 use crate::error::{Error, Result};
-use crate::shape::{Column, Shape, KEY_OPERATORS};
+use crate::shape::{Shape, KEY_OPERATORS};
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
-use crate::source::server::Server;
+use conversion::conversion_script;
 use keys::key_column;
 use members::triggered;
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, HashSet};
+use serde::Deserialize;
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 use triggers::{functions_script, limit_script, objects_script, triggers_script, STOPPED};
 
+mod capture;
 mod changes;
+mod conversion;
 mod keys;
 mod legacy;
 mod members;
 mod objects;
 mod triggers;
 
+pub use capture::{kept, Capture, Form, Found};
 pub use changes::Changes;
 pub use keys::{QueueKey, TypedColumn};
 pub use legacy::Legacy;
@@ -40,173 +43,6 @@ pub use objects::Objects;
 
 /// Further destinations of a table are numbered up to this.
 const MOST: u32 = 99;
-
-/// What is to be queued.
-pub struct Capture<'a> {
-    pub table: &'a SourceTable,
-    /// In the open snapshot.
-    pub shape: &'a Shape,
-    pub key: &'a [String],
-    /// An UPDATE counts only if it changes one of these.
-    pub compared: Option<&'a [String]>,
-    /// Deleted rows are kept with their values.
-    pub keeps_rows: bool,
-    /// These columns of them, with their types.
-    pub kept: Vec<(String, u32)>,
-    /// They are all that the table has.
-    pub all: bool,
-    /// For a comment.
-    pub destination: &'a str,
-    /// Triggers fire once a row, because the table is partitioned, or because statements may name its parent.
-    pub rows: bool,
-    /// Partitions get the triggers of the table by themselves.
-    pub cloned: bool,
-    /// What is made depends on its version.
-    pub server: Server,
-    /// INSERT, UPDATE and DELETE have functions of their own. Not with `rows`.
-    pub apart: bool,
-    /// Tells a queue that is made from all others.
-    pub number: i64,
-    /// How large the queue may become, in bytes; None is no limit.
-    pub max_size: Option<i64>,
-    /// The queue is still one of 2.1.
-    pub typed: bool,
-}
-
-/// A setting that text of some types depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Sensitive {
-    Dates,
-    Intervals,
-    Floats,
-    Money,
-}
-
-impl Sensitive {
-    const ALL: [Sensitive; 4] = [Sensitive::Dates, Sensitive::Intervals, Sensitive::Floats, Sensitive::Money];
-
-    fn name(self) -> &'static str {
-        match self {
-            Sensitive::Dates => "datestyle",
-            Sensitive::Intervals => "intervalstyle",
-            Sensitive::Floats => "extra_float_digits",
-            Sensitive::Money => "lc_monetary",
-        }
-    }
-
-    fn value(self) -> &'static str {
-        match self {
-            Sensitive::Dates => "ISO, YMD",
-            Sensitive::Intervals => "postgres",
-            Sensitive::Floats => "3",
-            Sensitive::Money => "C",
-        }
-    }
-
-    /// Those that text of a type depends on; of a type that is none of PostgreSQL's plain ones, all may be.
-    fn of(shape: &Shape, type_oid: u32) -> &'static [Sensitive] {
-        let mut oid = type_oid;
-        while let Some(found) = shape.types.get(&oid).filter(|found| found.kind == 'd') {
-            oid = found.base;
-        }
-        if shape.types.get(&oid).is_some_and(|found| found.kind == 'e') {
-            return &[];
-        }
-        match oid {
-            16..=21
-            | 23
-            | 25..=28
-            | 114
-            | 142
-            | 650
-            | 774
-            | 829
-            | 869
-            | 1042
-            | 1043
-            | 1560
-            | 1562
-            | 1700
-            | 2950
-            | 3220
-            | 3802
-            | 1083
-            | 1266 => &[],
-            1082 | 1114 | 1184 => &[Sensitive::Dates],
-            1186 => &[Sensitive::Intervals],
-            600..=604 | 628 | 700 | 701 | 718 => &[Sensitive::Floats],
-            790 => &[Sensitive::Money],
-            _ => &Sensitive::ALL,
-        }
-    }
-}
-
-/// What functions and triggers are made for, as the function's comment keeps it.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub struct Form {
-    layout: u32,
-    compared: Option<Vec<String>>,
-    row_triggers: bool,
-    apart: bool,
-    /// Row triggers name the table by its OID.
-    table: u32,
-    key: Vec<String>,
-    kept: Vec<(String, u32)>,
-    all: bool,
-    sensitive: Vec<String>,
-}
-
-/// The number of `Form`s that this release makes.
-const LAYOUT: u32 = 1;
-
-/// What stands in a function's comment.
-pub enum Found {
-    /// The function is gone.
-    Nothing,
-    Form(Form),
-    /// What 2.0 and 2.1 have made: what is compared, and whether the triggers fire once a row.
-    Typed(Option<Vec<String>>, bool),
-    Unreadable,
-}
-
-impl Form {
-    /// Whether what is queued is the same.
-    pub fn captures_as(&self, other: &Form) -> bool {
-        (&self.compared, self.row_triggers, self.key.len()) == (&other.compared, other.row_triggers, other.key.len())
-    }
-}
-
-impl Capture<'_> {
-    pub fn form(&self) -> Form {
-        let sensitive: BTreeSet<_> = self.sensitive_keys().union(&self.sensitive_rows()).copied().collect();
-        Form {
-            layout: LAYOUT,
-            compared: self.compared.map(<[String]>::to_vec),
-            row_triggers: self.rows,
-            apart: self.apart,
-            table: if self.rows { self.table.oid } else { 0 },
-            key: self.key.to_vec(),
-            kept: self.kept.clone(),
-            all: self.all,
-            sensitive: sensitive.iter().map(|setting| setting.name().to_string()).collect(),
-        }
-    }
-
-    fn sensitive_keys(&self) -> BTreeSet<Sensitive> {
-        let columns = self.shape.columns.iter().filter(|column| self.key.contains(&column.name));
-        columns.flat_map(|column| Sensitive::of(self.shape, column.type_oid)).copied().collect()
-    }
-
-    fn sensitive_rows(&self) -> BTreeSet<Sensitive> {
-        self.kept.iter().flat_map(|(_, oid)| Sensitive::of(self.shape, *oid)).copied().collect()
-    }
-}
-
-/// The columns of which deleted rows are kept, with their types.
-pub fn kept(columns: &[Column], filter: Option<&[String]>) -> Vec<(String, u32)> {
-    let is_kept = |column: &&Column| filter.is_none_or(|filter| filter.contains(&column.name));
-    columns.iter().filter(is_kept).map(|column| (column.name.clone(), column.type_oid)).collect()
-}
 
 /// What a queue holds, in the open snapshot.
 #[derive(Debug, Clone, Deserialize)]
@@ -791,46 +627,4 @@ fn made_for(destination: &str) -> String {
 /// `n."a", n."b"`
 fn qualified(alias: &str, columns: &[String]) -> String {
     columns.iter().map(|column| format!("{alias}.{}", quote(column))).collect::<Vec<_>>().join(", ")
-}
-
-/// Turns a queue of 2.1 into one of today. What a deleted row held was written as JSON has it: what cannot be read as the table's columns
-/// any more was not kept.
-fn conversion_script(objects: &Objects, capture: &Capture<'_>) -> String {
-    let queue = &objects.queue;
-    let mut script = format!(
-        "DO {};",
-        literal(&format!(
-            "BEGIN EXECUTE format('ALTER SEQUENCE %s RENAME TO %I', pg_get_serial_sequence({}, 'mimeo_seq'), {}); END",
-            literal(&queue.to_string()),
-            literal(&objects.sequence().name)
-        ))
-    );
-    for (place, column) in capture.key.iter().enumerate() {
-        let (old, new) = (quote(column), key_column(place));
-        script.push_str(&format!(
-            "ALTER TABLE {queue} RENAME {old} TO {new};
-             ALTER TABLE {queue} ALTER {new} TYPE pg_catalog.text USING CASE WHEN num_nulls({new}) = 0 THEN concat({new}) END;"
-        ));
-    }
-    if capture.keeps_rows {
-        let list = |each: &dyn Fn(&String) -> String| {
-            capture.kept.iter().map(|(name, _)| each(name)).collect::<Vec<_>>().join(", ")
-        };
-        let names = list(&|name| literal(name));
-        let texts = list(&|name| format!("CASE WHEN num_nulls(r.{0}) = 0 THEN concat(r.{0}) END", quote(name)));
-        script.push_str(&format!(
-            "DO {};",
-            literal(&format!(
-                "BEGIN
-                     UPDATE {queue} SET mimeo_row = (SELECT json_object(ARRAY[{names}]::pg_catalog.text[], ARRAY[{texts}]::pg_catalog.text[])
-                                                       FROM json_populate_record(NULL::{}, mimeo_row) r) WHERE mimeo_row IS NOT NULL;
-                 EXCEPTION WHEN data_exception OR feature_not_supported OR program_limit_exceeded THEN
-                     UPDATE {queue} SET mimeo_row = NULL WHERE mimeo_row IS NOT NULL;
-                 END",
-                capture.table.table()
-            ))
-        ));
-    }
-    script.push_str(&limit_script(queue, capture.max_size));
-    script
 }

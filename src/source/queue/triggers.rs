@@ -5,9 +5,10 @@
 //! lacks finds a NULL instead: `FROM (SELECT NULL AS "id") d, LATERAL (SELECT "id" FROM new_rows) k`. PostgreSQL plans the statements anew
 //! once the table is another. The functions have an empty search_path: names without a schema are those of pg_catalog.
 
+use super::capture::Sensitive;
 use super::keys::key_column;
 use super::objects::APART;
-use super::{made_for, Capture, Objects, Sensitive};
+use super::{made_for, Capture, Objects};
 use crate::backend::name::{literal, quote, Name};
 use std::collections::BTreeSet;
 
