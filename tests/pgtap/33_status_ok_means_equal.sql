@@ -94,6 +94,7 @@ SELECT alike(pg_temp.told(format('SELECT mimeo.refresh_%s(%L)', m, 'app.grow_' |
 ALTER TABLE app.grow_dml ADD COLUMN n int, ADD COLUMN r float8; ALTER TABLE app.grow_logdel ADD COLUMN n int, ADD COLUMN r float8;
 ALTER TABLE app.grow_updater ADD COLUMN n int, ADD COLUMN r float8; ALTER TABLE app.grow_inserter ADD COLUMN n int, ADD COLUMN r float8;
 SELECT on_source($$INSERT INTO app.grow (v) VALUES ('new'), ('newest')$$);
+SELECT alike((SELECT string_agg(concat_ws(' ', action, estimate), E'\n') FROM mimeo.plan_refresh('app.grow_' || m)), '%column n has come%', 'F5: plan_refresh tells: ' || m) FROM unnest('{dml,logdel,updater,inserter}'::text[]) m;
 SELECT lives_ok(format('SELECT mimeo.refresh_%s(%L)', m, 'app.grow_' || m), 'F5: ' || m) FROM unnest('{dml,logdel,updater,inserter}'::text[]) m;
 SELECT is(pg_temp.status('app.grow_' || m), 'warning', 'F5: it is a warning that tells: ' || m) FROM unnest('{dml,logdel,updater,inserter}'::text[]) m;
 SELECT ok(pg_temp.equal('app.grow_' || m), 'F5: old rows have their values: ' || m) FROM unnest('{dml,logdel}'::text[]) m;

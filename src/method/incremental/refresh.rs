@@ -186,18 +186,17 @@ impl Refresh<'_> {
         source.use_own_search_path()?;
         let rows = rows_query(&source_table.table(), &names(&columns), job.condition.as_deref())?;
 
-        let mut plan = self.plan(&bound, redo.as_ref(), &start, repull);
         let seen = source_columns;
         let again = state.seen.as_ref().and_then(|before| before.why_again(&seen, &fit.columns));
-        if let (Some(reason), Repull::Nothing) = (&again, self.options.repull) {
+        let again = again.filter(|_| matches!(self.options.repull, Repull::Nothing));
+        let merges_all = again.is_some() && self.method == Method::Updater && bound.upper.is_some();
+        let mut plan = self.plan(&bound, redo.as_ref(), &start, repull, merges_all);
+        if let Some(reason) = again {
             status = Status::Warning;
-            if self.method == Method::Updater && bound.upper.is_some() {
-                // By key, and nothing is deleted: rows that are gone on the source stay.
+            if merges_all {
                 run.note(format!("all rows are copied: {reason}"));
-                plan.range = Range { lower: None, ..plan.range };
-                plan.limit = None;
             } else {
-                state.lacking = Some(reason.clone());
+                state.lacking = Some(reason);
             }
         }
         if matches!(self.options.repull, Repull::All) {
@@ -355,12 +354,18 @@ impl Refresh<'_> {
         redo: Option<&Redo>,
         start: &str,
         repull: Option<(Option<String>, Option<String>)>,
+        merges_all: bool,
     ) -> Plan {
         if let Some((lower, upper)) = repull {
             return Plan { range: Range { lower, upper, ..Range::default() }, delete: true, limit: None };
         }
         if matches!(self.options.repull, Repull::All) {
             return Plan { range: Range { known: true, ..Range::default() }, delete: false, limit: None };
+        }
+        if merges_all {
+            // By key, and nothing is deleted: rows that are gone on the source stay.
+            let range = Range { upper: bound.upper.clone(), ..Range::default() };
+            return Plan { range, delete: false, limit: None };
         }
         Plan {
             range: Range { upper: bound.upper.clone(), ..range_from(redo, start) },

@@ -48,8 +48,8 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
     source.require_readable(&found, &names(&columns), job.filter.is_some())?;
     let [local] = table::describe([destination.oid])?;
     fit::require_loadable(&local)?;
-    let renamed = state.seen.as_ref().map(|before| source.seen(&found).map(|now| before.renamed(&now))).transpose()?;
-    let renamed = renamed.unwrap_or_default();
+    let seen = source.seen(&found)?;
+    let renamed = state.seen.as_ref().map(|before| before.renamed(&seen)).unwrap_or_default();
     let fit = fit::fit(&local, &shape, &columns, &renamed)?;
     source.use_own_search_path()?;
     if bound.upper.is_none() {
@@ -57,7 +57,14 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
         return Ok(());
     }
     let rows = rows_query(&found.table(), &names(&columns), job.condition.as_deref())?;
-    let take = refresh.plan(&bound, redo.as_ref(), &start, None);
+    let again = state.seen.as_ref().and_then(|before| before.why_again(&seen, &fit.columns));
+    let merges_all = again.is_some() && method == Method::Updater;
+    let take = refresh.plan(&bound, redo.as_ref(), &start, None, merges_all);
+    if merges_all {
+        plan.source("copy all rows", None, again);
+    } else if let Some(reason) = again.or_else(|| state.lacking.take()) {
+        plan.here("nothing for the rows that lack values: p_repull := true copies them anew", None, Some(reason));
+    }
     let slice = Slice { rows: &rows, control: &control, range: &take.range };
     let query = slice.query(&fit.columns);
     let volume = volume(&mut source, &query)?;
