@@ -131,7 +131,9 @@ SELECT pg_catalog.json_build_object(
  WHERE a.attrelid OPERATOR(pg_catalog.=) $1::pg_catalog.oid AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name
    AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped";
 
-/// Of the relations in $1: the transactions that may write to them, and all that run in this database.
+/// Of the relations in $1: the transactions that may write to them, and all that run in this database. Not among
+/// these: autovacuum, which is no user, inserts no row, and may run for hours; and a backend that is still starting, whose
+/// first command comes after this.
 const BLOCKERS: &str = r"
 SELECT pg_catalog.json_build_object(
     'writers', (SELECT coalesce(pg_catalog.json_agg(DISTINCT l.virtualtransaction), '[]')
@@ -144,10 +146,11 @@ SELECT pg_catalog.json_build_object(
                    AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()),
     'running', (SELECT coalesce(pg_catalog.json_agg(DISTINCT l.virtualtransaction), '[]')
                   FROM pg_catalog.pg_locks l
-                  LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) l.pid
+                  JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) l.pid
                  WHERE l.locktype OPERATOR(pg_catalog.=) 'virtualxid'
                    AND l.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()
-                   AND (a.datname IS NULL OR a.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())))::pg_catalog.text";
+                   AND a.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+                   AND a.usesysid IS NOT NULL))::pg_catalog.text";
 
 /// Which of the transactions in $1 have not ended, and which run in the backends in $2.
 const SHOWN: &str = r"
