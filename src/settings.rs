@@ -61,11 +61,7 @@ pub fn keepalives_idle() -> Duration {
 pub fn register() {
     register_refresh();
     register_schedule();
-    #[cfg(not(feature = "pg14"))]
-    // SAFETY: called while the library is loaded, after its last setting; the name is a constant.
-    unsafe {
-        pgrx::pg_sys::MarkGUCPrefixReserved(c"mimeo".as_ptr());
-    }
+    crate::backend::compat::reserve_settings();
 }
 
 /// What the server is started or reloaded with, or what only a superuser may say.

@@ -4,6 +4,9 @@
 //! Before it leaves, PostgreSQL asks everybody who has said so what is being done, from the innermost on. `Watch` is one of those, and
 //! notes what is known by then; what those outside of it have to say they add when the error is raised once more.
 
+use crate::backend::compat::unguarded::{
+    err_generic_string, errcode, errcontext_msg, geterrcode, CopyErrorData, FreeErrorData,
+};
 use pgrx::{pg_sys, PgLogLevel};
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_char, c_int, c_void, CStr, CString};
@@ -63,16 +66,6 @@ thread_local! {
     static KNOWN: RefCell<Option<Seen>> = const { RefCell::new(None) };
     /// Who adds it. Made once, and never freed: it may stay in PostgreSQL's list until whoever has called us takes it off.
     static ADDER: Cell<*mut pg_sys::ErrorContextCallback> = const { Cell::new(ptr::null_mut()) };
-}
-
-// Without pgrx's guard, whose own jump buffers have no place in the midst of an error.
-unsafe extern "C-unwind" {
-    fn CopyErrorData() -> *mut pg_sys::ErrorData;
-    fn FreeErrorData(data: *mut pg_sys::ErrorData);
-    fn geterrcode() -> c_int;
-    fn errcode(code: c_int) -> c_int;
-    fn errcontext_msg(format: *const c_char, ...) -> c_int;
-    fn err_generic_string(field: c_int, text: *const c_char) -> c_int;
 }
 
 /// As long as it lasts, errors are noted.

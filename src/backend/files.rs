@@ -1,6 +1,7 @@
 //! Exchanging the files of two relations of the same physical form, as CLUSTER does after a rewrite: their rows in
 //! pg_class change places with respect to where the data lies, and everything else about them stays.
 
+use crate::backend::compat::{self, unguarded};
 use crate::error::{Error, Result};
 use pgrx::pg_sys;
 use std::ffi::CString;
@@ -38,15 +39,11 @@ pub fn exchange(first: pg_sys::Oid, second: pg_sys::Oid, indexes: &[(pg_sys::Oid
     Ok(())
 }
 
-unsafe extern "C-unwind" {
-    /// As CLUSTER does: what SERIALIZABLE transactions have read of single rows and pages becomes the whole table, for the places
-    /// of the rows are others from here on.
-    fn TransferPredicateLocksToHeapRelation(relation: pg_sys::Relation);
-}
-
+/// As CLUSTER does: what SERIALIZABLE transactions have read of single rows and pages becomes the whole table, for the places
+/// of the rows are others from here on.
 unsafe fn keep_predicate_locks(table: pg_sys::Oid) {
     let relation = pg_sys::table_open(table, pg_sys::NoLock as i32);
-    pg_sys::ffi::pg_guard_ffi_boundary(|| TransferPredicateLocksToHeapRelation(relation));
+    pg_sys::ffi::pg_guard_ffi_boundary(|| unguarded::TransferPredicateLocksToHeapRelation(relation));
     pg_sys::table_close(relation, pg_sys::NoLock as i32);
 }
 
@@ -54,10 +51,7 @@ unsafe fn keep_predicate_locks(table: pg_sys::Oid) {
 unsafe fn count_anew(table: pg_sys::Oid) {
     let relation = pg_sys::table_open(table, pg_sys::NoLock as i32);
     let rows = (*(*relation).rd_rel).reltuples.max(0.0) as i64;
-    #[cfg(not(feature = "pg18"))]
-    pg_sys::pgstat_report_analyze(relation, rows, 0, true);
-    #[cfg(feature = "pg18")]
-    pg_sys::pgstat_report_analyze(relation, rows, 0, true, pg_sys::GetCurrentTimestamp());
+    compat::report_analyze(relation, rows);
     pg_sys::table_close(relation, pg_sys::NoLock as i32);
 }
 
@@ -116,8 +110,7 @@ unsafe fn exchange_rows(first: pg_sys::Oid, second: pg_sys::Oid) -> Result<()> {
     std::mem::swap(&mut (*a).relpages, &mut (*b).relpages);
     std::mem::swap(&mut (*a).reltuples, &mut (*b).reltuples);
     std::mem::swap(&mut (*a).relallvisible, &mut (*b).relallvisible);
-    #[cfg(feature = "pg18")]
-    std::mem::swap(&mut (*a).relallfrozen, &mut (*b).relallfrozen);
+    compat::exchange_all_frozen(&mut *a, &mut *b);
     pg_sys::CatalogTupleUpdate(catalog, &mut (*tuple).t_self, tuple);
     pg_sys::CatalogTupleUpdate(catalog, &mut (*other_tuple).t_self, other_tuple);
     let toasts = [(first, (*a).reltoastrelid), (second, (*b).reltoastrelid)];
@@ -136,33 +129,15 @@ unsafe fn exchange_rows(first: pg_sys::Oid, second: pg_sys::Oid) -> Result<()> {
             pg_sys::recordDependencyOn(&address(*toast), &address(*heap), pg_sys::DependencyType::DEPENDENCY_INTERNAL);
         }
     }
-    #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
-    {
-        // Each of the two cached entries would else keep a pointer to the other's open file.
-        pg_sys::RelationCloseSmgrByOid(first);
-        pg_sys::RelationCloseSmgrByOid(second);
-    }
+    compat::forget_open_file(first);
+    compat::forget_open_file(second);
     Ok(())
 }
 
-/// Under wal_level = minimal the commit syncs the files that are new in this transaction, and the cached entries say
-/// which. The first relation's file is new from now on; the second's is what the first's was.
 unsafe fn mark_as_new(first: pg_sys::Oid, second: pg_sys::Oid) {
     let a = pg_sys::relation_open(first, pg_sys::NoLock as i32);
     let b = pg_sys::relation_open(second, pg_sys::NoLock as i32);
-    (*b).rd_createSubid = (*a).rd_createSubid;
-    #[cfg(any(feature = "pg14", feature = "pg15"))]
-    {
-        (*b).rd_newRelfilenodeSubid = (*a).rd_newRelfilenodeSubid;
-        (*b).rd_firstRelfilenodeSubid = (*a).rd_firstRelfilenodeSubid;
-        pg_sys::RelationAssumeNewRelfilenode(a);
-    }
-    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-    {
-        (*b).rd_newRelfilelocatorSubid = (*a).rd_newRelfilelocatorSubid;
-        (*b).rd_firstRelfilelocatorSubid = (*a).rd_firstRelfilelocatorSubid;
-        pg_sys::RelationAssumeNewRelfilelocator(a);
-    }
+    compat::mark_file_as_new(a, b);
     pg_sys::relation_close(a, pg_sys::NoLock as i32);
     pg_sys::relation_close(b, pg_sys::NoLock as i32);
 }

@@ -1,6 +1,7 @@
 //! How mimeo speaks to the server it runs in: names, SPI, subtransactions, identity, locks on relations.
 //! Nothing here knows what a job or a source is.
 
+pub mod compat;
 pub mod context;
 pub mod encoding;
 pub mod files;

@@ -4,32 +4,13 @@
 //! Whatever walks a tree here does so under one guard: an error that PostgreSQL raises in the middle of a recursion through guards
 //! of pgrx would end the whole server.
 
+use crate::backend::compat::{self, unguarded};
 use crate::backend::foreign_text::ForeignText;
 use crate::backend::subtransaction::{attempt, tried};
 use crate::error::{Error, Result};
 use pgrx::{pg_sys, PgBox, PgList};
 use std::ffi::{CStr, CString};
 use std::os::raw::c_void;
-
-mod unguarded {
-    use pgrx::pg_sys::Node;
-    use std::os::raw::c_void;
-
-    pub type Walker = unsafe extern "C-unwind" fn(*mut Node, *mut c_void) -> bool;
-
-    unsafe extern "C-unwind" {
-        #[cfg_attr(
-            any(feature = "pg16", feature = "pg17", feature = "pg18"),
-            link_name = "raw_expression_tree_walker_impl"
-        )]
-        pub fn raw_expression_tree_walker(node: *mut Node, walker: Walker, context: *mut c_void) -> bool;
-        #[cfg_attr(
-            any(feature = "pg16", feature = "pg17", feature = "pg18"),
-            link_name = "expression_tree_walker_impl"
-        )]
-        pub fn expression_tree_walker(node: *mut Node, walker: Walker, context: *mut c_void) -> bool;
-    }
-}
 
 /// Longer definitions of indexes and columns are not taken from a source.
 const LONGEST: usize = 64 * 1024;
@@ -282,12 +263,7 @@ unsafe fn integer(node: *mut pg_sys::Node) -> Option<i32> {
     if (*node).type_ != pg_sys::NodeTag::T_A_Const {
         return None;
     }
-    let constant = node.cast::<pg_sys::A_Const>();
-    #[cfg(feature = "pg14")]
-    return ((*constant).val.type_ == pg_sys::NodeTag::T_Integer).then(|| (*constant).val.val.ival);
-    #[cfg(not(feature = "pg14"))]
-    return (!(*constant).isnull && (*constant).val.node.type_ == pg_sys::NodeTag::T_Integer)
-        .then(|| (*constant).val.ival.ival);
+    compat::integer_value(node.cast())
 }
 
 /// The nodes of a tree of the parser's, in no order. One guard is around the whole walk, and nothing in it owns anything.
@@ -329,23 +305,13 @@ unsafe fn qualified(list: *mut pg_sys::List) -> Result<(Option<String>, String)>
     let parts: Vec<String> = PgList::<pg_sys::Node>::from_pg(list)
         .iter_ptr()
         .filter(|node| (**node).type_ == pg_sys::NodeTag::T_String)
-        .map(|node| CStr::from_ptr(string_value(node)).to_string_lossy().into_owned())
+        .map(|node| CStr::from_ptr(compat::string_value(node)).to_string_lossy().into_owned())
         .collect();
     match parts.as_slice() {
         [name] => Ok((None, name.clone())),
         [schema, name] => Ok((Some(schema.clone()), name.clone())),
         _ => Err(Error::Definition("a name in it has more than two parts".to_string())),
     }
-}
-
-#[cfg(feature = "pg14")]
-unsafe fn string_value(node: *mut pg_sys::Node) -> *const std::os::raw::c_char {
-    (*node.cast::<pg_sys::Value>()).val.str_
-}
-
-#[cfg(not(feature = "pg14"))]
-unsafe fn string_value(node: *mut pg_sys::Node) -> *const std::os::raw::c_char {
-    (*node.cast::<pg_sys::String>()).sval
 }
 
 /// The type of that name, if it is there.

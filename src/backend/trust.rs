@@ -10,6 +10,7 @@
 //! It is asked before PostgreSQL itself could run anything: the planner evaluates immutable functions of constants while it only
 //! looks at a table's indexes and constraints, and the parser reads constants by the input functions of their types.
 
+use crate::backend::compat::unguarded;
 use crate::backend::identity::{pin_settings, set_local};
 use crate::backend::parse::{self, Named};
 use crate::backend::relation::oid_arg;
@@ -17,15 +18,6 @@ use crate::backend::spi;
 use crate::error::{Error, Result};
 use pgrx::pg_sys;
 use serde::Deserialize;
-
-mod unguarded {
-    use pgrx::pg_sys::{IndexStmt, Oid};
-    use std::os::raw::c_char;
-
-    unsafe extern "C-unwind" {
-        pub fn transformIndexStmt(table: Oid, statement: *mut IndexStmt, text: *const c_char) -> *mut IndexStmt;
-    }
-}
 
 /// The objects that `roots` (class, oid) reach, and the first of them that could run code of a role which is not trusted. OIDs below 16384
 /// are those of initdb: a superuser's.

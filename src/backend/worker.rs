@@ -1,5 +1,6 @@
 //! Background workers that this backend starts, and the shared memory in which they find their orders.
 
+use crate::backend::compat;
 use crate::backend::interrupts;
 use crate::backend::subtransaction::caught;
 use crate::error::{Error, Result};
@@ -158,17 +159,9 @@ pub fn wait_for(workers: &[Worker], limit: Option<Duration>) -> bool {
 pub fn prepare() {
     // SAFETY: the handlers of a normal backend; signals are still blocked.
     unsafe {
-        #[cfg(not(feature = "pg18"))]
-        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die));
-        #[cfg(feature = "pg18")]
-        pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(die));
+        compat::handle_sigterm();
         pg_sys::BackgroundWorkerUnblockSignals();
     }
-}
-
-unsafe extern "C-unwind" {
-    /// PostgreSQL's own handler, without a guard around it: it only sets flags.
-    fn die(signal: i32);
 }
 
 /// What Worker::start_for was told.

@@ -1,6 +1,7 @@
 //! COPY's binary format, decoded row by row. The most common types are read here without a call of their receive
 //! functions, with the checks that these make; all others through them.
 
+use crate::backend::compat::unguarded;
 use pgrx::pg_sys;
 use std::os::raw::{c_char, c_int};
 
@@ -23,19 +24,6 @@ pub enum Next {
     /// The stream's trailer.
     End,
     Malformed,
-}
-
-mod unguarded {
-    use pgrx::pg_sys::{Datum, FmgrInfo, Oid, StringInfo};
-    use std::os::raw::{c_char, c_int, c_void};
-
-    unsafe extern "C-unwind" {
-        pub fn palloc(size: usize) -> *mut c_void;
-        pub fn pg_verifymbstr(text: *const c_char, length: c_int, no_error: bool) -> bool;
-        pub fn resetStringInfo(buffer: StringInfo);
-        pub fn appendBinaryStringInfo(buffer: StringInfo, data: *const c_char, length: c_int);
-        pub fn ReceiveFunctionCall(function: *mut FmgrInfo, buffer: StringInfo, parameter: Oid, typmod: i32) -> Datum;
-    }
 }
 
 /// How a column's values are read.
@@ -202,7 +190,7 @@ impl Reading {
             }
             Reading::Receive { function, parameter, typmod } => {
                 unguarded::resetStringInfo(buffer);
-                unguarded::appendBinaryStringInfo(buffer, bytes.as_ptr().cast::<c_char>(), bytes.len() as c_int);
+                unguarded::appendBinaryStringInfo(buffer, bytes.as_ptr().cast(), bytes.len() as c_int);
                 let value = unguarded::ReceiveFunctionCall(function, buffer, *parameter, *typmod);
                 if (*buffer).cursor != (*buffer).len {
                     return None;

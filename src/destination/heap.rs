@@ -2,6 +2,7 @@
 //! they are visible to every snapshot as soon as a view shows them, and leave no work to VACUUM; into any other as COPY
 //! would put them, with its indexes.
 
+use crate::backend::compat::{self, unguarded};
 use crate::destination::binary::{Decoder, Next};
 use crate::destination::chunks;
 use crate::destination::copy_in::Reader;
@@ -56,71 +57,6 @@ pub fn takes_frozen(oid: pg_sys::Oid) -> bool {
         let takes = takes(relation, Manner::Frozen);
         pg_sys::table_close(relation, pg_sys::NoLock as i32);
         takes
-    }
-}
-
-/// PostgreSQL's functions for the innermost loops, without a guard around each call: one guard is around the loop.
-mod unguarded {
-    use pgrx::pg_sys::{
-        BulkInsertState, CommandId, CopyFromState, Datum, EState, ExprContext, HeapTuple, List, MemoryContext,
-        Relation, ResultRelInfo, TupleDesc, TupleTableSlot, TupleTableSlotOps, XLogRecPtr,
-    };
-    use std::os::raw::c_int;
-
-    unsafe extern "C-unwind" {
-        pub fn NextCopyFrom(
-            copy: CopyFromState,
-            expression: *mut ExprContext,
-            values: *mut Datum,
-            nulls: *mut bool,
-        ) -> bool;
-        pub fn ExecStoreVirtualTuple(slot: *mut TupleTableSlot) -> *mut TupleTableSlot;
-        pub fn ExecConstraints(result: *mut ResultRelInfo, slot: *mut TupleTableSlot, executor: *mut EState);
-        pub fn heap_form_tuple(descriptor: TupleDesc, values: *mut Datum, nulls: *mut bool) -> HeapTuple;
-        pub fn ExecStoreHeapTuple(
-            tuple: HeapTuple,
-            slot: *mut TupleTableSlot,
-            should_free: bool,
-        ) -> *mut TupleTableSlot;
-        pub fn MakeSingleTupleTableSlot(
-            descriptor: TupleDesc,
-            operations: *const TupleTableSlotOps,
-        ) -> *mut TupleTableSlot;
-        pub fn heap_multi_insert(
-            relation: Relation,
-            slots: *mut *mut TupleTableSlot,
-            count: c_int,
-            command: CommandId,
-            options: c_int,
-            bulk: BulkInsertState,
-        );
-        pub fn GetBulkInsertState() -> BulkInsertState;
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
-        pub fn ExecInsertIndexTuples(
-            result: *mut ResultRelInfo,
-            slot: *mut TupleTableSlot,
-            executor: *mut EState,
-            update: bool,
-            no_error: bool,
-            conflict: *mut bool,
-            arbiters: *mut List,
-        ) -> *mut List;
-        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-        pub fn ExecInsertIndexTuples(
-            result: *mut ResultRelInfo,
-            slot: *mut TupleTableSlot,
-            executor: *mut EState,
-            update: bool,
-            no_error: bool,
-            conflict: *mut bool,
-            arbiters: *mut List,
-            only_summarizing: bool,
-        ) -> *mut List;
-        pub fn slot_getsomeattrs_int(slot: *mut TupleTableSlot, count: c_int);
-        pub fn MemoryContextReset(context: MemoryContext);
-        pub fn pgstat_progress_update_param(index: c_int, value: i64);
-        pub fn XLogSetAsyncXactLSN(end: XLogRecPtr);
-        pub fn ProcessInterrupts();
     }
 }
 
@@ -434,27 +370,7 @@ impl Writer {
             if let Some(sorted) = &mut self.sorted {
                 sorted.add(slot, self.executor);
             }
-            #[cfg(any(feature = "pg14", feature = "pg15"))]
-            unguarded::ExecInsertIndexTuples(
-                self.result,
-                slot,
-                self.executor,
-                false,
-                false,
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-            );
-            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-            unguarded::ExecInsertIndexTuples(
-                self.result,
-                slot,
-                self.executor,
-                false,
-                false,
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-                false,
-            );
+            compat::insert_index_entries(self.result, slot, self.executor);
         }
         self.indexed = true;
     }

@@ -1,6 +1,7 @@
 //! Indexes and foreign keys of a local table: copying those of a source, and getting them out of the way of a
 //! load.
 
+use crate::backend::compat;
 use crate::backend::foreign_text::ForeignText;
 use crate::backend::name::{cut_middle, quote, replace_part, with_suffix, Name, MAX_BYTES};
 use crate::backend::parse;
@@ -249,10 +250,7 @@ fn create_from_source(
     unsafe {
         let create = renamed(statement, table, name)?;
         (*create).unique &= unique;
-        #[cfg(not(feature = "pg14"))]
-        {
-            (*create).nulls_not_distinct &= unique;
-        }
+        compat::restrict_nulls_not_distinct(&mut *create, unique);
         trust::require_index(table_oid, create)?;
     }
     // PostgreSQL shows this text where it shows a statement.

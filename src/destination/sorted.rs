@@ -3,70 +3,9 @@
 //! Rows come in the order of the source, so each of their entries would go to another page of a large index. Sorted first,
 //! neighbours go to the same page one after the other, which is found in the processor's caches.
 
+use crate::backend::compat::{self, unguarded};
 use pgrx::pg_sys;
 use std::os::raw::c_int;
-
-/// PostgreSQL's functions without a guard around each call: the caller has one around the loop.
-mod unguarded {
-    use pgrx::pg_sys::{
-        Datum, EState, IndexInfo, IndexTuple, IndexUniqueCheck, ItemPointer, MemoryContext, Relation, TupleDesc,
-        TupleTableSlot, Tuplesortstate,
-    };
-    use std::os::raw::{c_int, c_void};
-
-    unsafe extern "C-unwind" {
-        pub fn FormIndexDatum(
-            info: *mut IndexInfo,
-            slot: *mut TupleTableSlot,
-            executor: *mut EState,
-            values: *mut Datum,
-            nulls: *mut bool,
-        );
-        pub fn tuplesort_putindextuplevalues(
-            sort: *mut Tuplesortstate,
-            index: Relation,
-            place: ItemPointer,
-            values: *const Datum,
-            nulls: *const bool,
-        );
-        pub fn tuplesort_reset(sort: *mut Tuplesortstate);
-        pub fn tuplesort_performsort(sort: *mut Tuplesortstate);
-        pub fn tuplesort_getindextuple(sort: *mut Tuplesortstate, forward: bool) -> IndexTuple;
-        pub fn index_deform_tuple(tuple: IndexTuple, descriptor: TupleDesc, values: *mut Datum, nulls: *mut bool);
-        pub fn index_insert(
-            index: Relation,
-            values: *mut Datum,
-            nulls: *mut bool,
-            place: ItemPointer,
-            heap: Relation,
-            unique: IndexUniqueCheck::Type,
-            unchanged: bool,
-            info: *mut IndexInfo,
-        ) -> bool;
-        pub fn palloc0(size: usize) -> *mut c_void;
-        pub fn MemoryContextReset(context: MemoryContext);
-        #[cfg(feature = "pg14")]
-        pub fn tuplesort_begin_index_btree(
-            heap: Relation,
-            index: Relation,
-            unique: bool,
-            memory: c_int,
-            coordinate: *mut c_void,
-            random: bool,
-        ) -> *mut Tuplesortstate;
-        #[cfg(not(feature = "pg14"))]
-        pub fn tuplesort_begin_index_btree(
-            heap: Relation,
-            index: Relation,
-            unique: bool,
-            distinct_nulls: bool,
-            memory: c_int,
-            coordinate: *mut c_void,
-            options: c_int,
-        ) -> *mut Tuplesortstate;
-        pub fn ProcessInterrupts();
-    }
-}
 
 const MOST_COLUMNS: usize = pg_sys::INDEX_MAX_KEYS as usize;
 
@@ -118,7 +57,7 @@ impl SortedIndexes {
         let memory = (pg_sys::maintenance_work_mem / (count.max(1) as c_int)).max(64);
         for place in 0..count {
             let one = &mut *indexes.add(place);
-            one.sort = begin(heap, one.index, memory);
+            one.sort = compat::begin_index_sort(heap, one.index, memory);
         }
         SortedIndexes { heap, indexes, count, rows: 0 }
     }
@@ -132,7 +71,7 @@ impl SortedIndexes {
             let one = &*self.indexes.add(place);
             unguarded::FormIndexDatum(one.info, slot, executor, values.as_mut_ptr(), nulls.as_mut_ptr());
             let row = &raw mut (*slot).tts_tid;
-            unguarded::tuplesort_putindextuplevalues(one.sort, one.index, row, values.as_ptr(), nulls.as_ptr());
+            unguarded::tuplesort_putindextuplevalues(one.sort, one.index, row, values.as_mut_ptr(), nulls.as_mut_ptr());
         }
     }
 
@@ -190,11 +129,4 @@ impl SortedIndexes {
             pg_sys::index_close(one.index, pg_sys::RowExclusiveLock as i32);
         }
     }
-}
-
-unsafe fn begin(heap: pg_sys::Relation, index: pg_sys::Relation, memory: c_int) -> *mut pg_sys::Tuplesortstate {
-    #[cfg(feature = "pg14")]
-    return unguarded::tuplesort_begin_index_btree(heap, index, false, memory, std::ptr::null_mut(), false);
-    #[cfg(not(feature = "pg14"))]
-    unguarded::tuplesort_begin_index_btree(heap, index, false, false, memory, std::ptr::null_mut(), 0)
 }

@@ -1,5 +1,6 @@
 //! Rows that replace those with the same key: collected in a temporary table first, then merged in one statement.
 
+use crate::backend::compat;
 use crate::backend::identity::{pin_settings, set_local, Identity};
 use crate::backend::name::{quote, quote_list, Name, Operator};
 use crate::backend::relation::{self, oid_arg, Patience, Relation};
@@ -292,7 +293,7 @@ impl Collected {
         let changed = changed.join(", ");
         let values: Vec<_> = columns.iter().map(|column| format!("r.{}", quote(column))).collect();
         let values = values.join(", ");
-        if cfg!(feature = "pg14") {
+        if !compat::HAS_MERGE {
             if !changed.is_empty() {
                 spi::run(&format!("UPDATE {name} d SET {changed} FROM ({rows}) r WHERE {same}"), &[])?;
             }

@@ -1,5 +1,6 @@
 //! Whether somebody has written to a table since a load left it: its own counters, which PostgreSQL keeps for autovacuum.
 
+use crate::backend::compat;
 use crate::backend::relation::oid_arg;
 use crate::backend::spi;
 use crate::error::Result;
@@ -46,7 +47,7 @@ impl Written {
 
 /// Has what this backend has written counted at the end of the transaction, and not some seconds later.
 pub fn count_soon() -> Result<()> {
-    if cfg!(feature = "pg14") {
+    if !compat::HAS_COUNTER_FLUSH {
         return Ok(());
     }
     spi::run("SELECT pg_stat_force_next_flush()", &[])?;

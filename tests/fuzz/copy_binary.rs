@@ -11,12 +11,16 @@ use std::panic::AssertUnwindSafe;
 mod binary;
 #[path = "../../src/destination/chunks.rs"]
 mod chunks;
+#[path = "../../src/backend/compat.rs"]
+#[allow(dead_code)]
+mod compat;
 #[path = "stand_in/error.rs"]
 mod error;
 #[path = "stand_in/server.rs"]
 mod server;
 
 mod backend {
+    pub(crate) use crate::compat;
     pub mod interrupts {
         pub fn check() {}
     }

@@ -5,25 +5,12 @@
 //! read and sorted. Each build may use maintenance_work_mem, as any other. Only what needs no code of users takes part:
 //! B-trees on columns, of a table without checks.
 
+use crate::backend::compat::{self, unguarded};
 use crate::backend::interrupts;
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-
-/// PostgreSQL's functions for what it calls itself, without a guard around each call.
-mod unguarded {
-    use pgrx::pg_sys::{BlockNumber, ConditionVariable, ForkNumber, Relation, TableAmRoutine};
-
-    unsafe extern "C-unwind" {
-        pub fn ConditionVariablePrepareToSleep(condition: *mut ConditionVariable);
-        pub fn ConditionVariableSleep(condition: *mut ConditionVariable, event: u32);
-        pub fn ConditionVariableCancelSleep();
-        pub fn ConditionVariableBroadcast(condition: *mut ConditionVariable);
-        pub fn RelationGetNumberOfBlocksInFork(relation: Relation, fork: ForkNumber::Type) -> BlockNumber;
-        pub fn GetHeapamTableAmRoutine() -> *const TableAmRoutine;
-    }
-}
 
 /// Bytes of rows from which on it is worth starting workers.
 pub const WORTH_IT: usize = 8 << 20;
@@ -120,11 +107,7 @@ impl Followers {
         }
         for oid in indexes {
             let index = pg_sys::index_open(*oid, pg_sys::AccessExclusiveLock as i32);
-            let persistence = (*(*index).rd_rel).relpersistence;
-            #[cfg(any(feature = "pg14", feature = "pg15"))]
-            pg_sys::RelationSetNewRelfilenode(index, persistence);
-            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-            pg_sys::RelationSetNewRelfilenumber(index, persistence);
+            compat::set_new_file(index);
             pg_sys::index_close(index, pg_sys::NoLock as i32);
         }
         pg_sys::CommandCounterIncrement();
@@ -200,10 +183,10 @@ impl Followers {
         if complete {
             let mut visible = 0;
             pg_sys::visibilitymap_count(relation, &mut visible, std::ptr::null_mut());
-            set_counts(relation, rows, visible, true);
+            compat::set_size(relation, rows, visible, true);
             for (oid, _, _, entries) in &results {
                 let index = pg_sys::index_open(*oid, pg_sys::NoLock as i32);
-                set_counts(index, *entries, 0, false);
+                compat::set_size(index, *entries, 0, false);
                 pg_sys::index_close(index, pg_sys::NoLock as i32);
             }
             pg_sys::CommandCounterIncrement();
@@ -216,41 +199,6 @@ impl Followers {
         pg_sys::DestroyParallelContext(self.context);
         pg_sys::ExitParallelMode();
     }
-}
-
-/// What an index build leaves in pg_class.
-unsafe fn set_counts(relation: pg_sys::Relation, rows: f64, visible: pg_sys::BlockNumber, has_indexes: bool) {
-    let pages = pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM);
-    let none = pg_sys::InvalidTransactionId;
-    #[cfg(feature = "pg14")]
-    pg_sys::vac_update_relstats(relation, pages, rows, visible, has_indexes, none, none, true);
-    #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]
-    pg_sys::vac_update_relstats(
-        relation,
-        pages,
-        rows,
-        visible,
-        has_indexes,
-        none,
-        none,
-        std::ptr::null_mut(),
-        std::ptr::null_mut(),
-        true,
-    );
-    #[cfg(feature = "pg18")]
-    pg_sys::vac_update_relstats(
-        relation,
-        pages,
-        rows,
-        visible,
-        visible,
-        has_indexes,
-        none,
-        none,
-        std::ptr::null_mut(),
-        std::ptr::null_mut(),
-        true,
-    );
 }
 
 /// A worker's whole life.

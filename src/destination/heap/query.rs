@@ -1,6 +1,7 @@
 //! The rows of a local query, straight to a heap.
 
-use super::{unguarded, Manner, Writer};
+use super::{Manner, Writer};
+use crate::backend::compat::unguarded;
 use crate::error::{Error, Result};
 use pgrx::pg_sys;
 use pgrx::spi::Spi;

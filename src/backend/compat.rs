@@ -1,0 +1,342 @@
+//! Where PostgreSQL's versions differ, and PostgreSQL's functions as we declare them ourselves. No other file asks for a
+//! version: each difference has one name and one signature here.
+//!
+//! The newest version is what stands first or without an attribute; `pre_pg18` holds for all before 18, and so on (features of
+//! Cargo.toml, each of which brings the next). A new major is a feature `pgNN`, a `pre_pgNN` for the older ones, and whatever
+//! the compiler then finds in this file.
+
+use pgrx::pg_sys;
+#[cfg(feature = "pre_pg15")]
+use std::os::raw::c_char;
+
+/// Whether there is a MERGE statement.
+pub const HAS_MERGE: bool = cfg!(not(feature = "pre_pg15"));
+
+/// Whether pg_stat_force_next_flush() is there, which has counters written at the end of the transaction.
+pub const HAS_COUNTER_FLUSH: bool = cfg!(not(feature = "pre_pg15"));
+
+/// PostgreSQL's functions without pgrx's guard around each call: for the innermost loops, which have one guard around them, and for
+/// error callbacks, in the midst of which another jump buffer has no place.
+///
+/// # Safety
+/// An error of theirs jumps past all Rust frames up to the next guard: nothing between may own anything.
+pub mod unguarded {
+    use pgrx::pg_sys::{
+        self, BlockNumber, BulkInsertState, CommandId, ConditionVariable, CopyFromState, Datum, EState, ErrorData,
+        ExprContext, FmgrInfo, ForkNumber, HeapTuple, IndexInfo, IndexStmt, IndexTuple, IndexUniqueCheck, ItemPointer,
+        List, MemoryContext, Node, Oid, Relation, ResultRelInfo, SortCoordinate, StringInfo, TableAmRoutine, TupleDesc,
+        TupleTableSlot, TupleTableSlotOps, Tuplesortstate, XLogRecPtr,
+    };
+    use std::os::raw::{c_char, c_int, c_void};
+
+    #[cfg(not(feature = "pre_pg16"))]
+    type Bytes = *const c_void;
+    #[cfg(feature = "pre_pg16")]
+    type Bytes = *const c_char;
+    #[cfg(not(feature = "pre_pg17"))]
+    type Values = *const Datum;
+    #[cfg(feature = "pre_pg17")]
+    type Values = *mut Datum;
+    #[cfg(not(feature = "pre_pg17"))]
+    type Nulls = *const bool;
+    #[cfg(feature = "pre_pg17")]
+    type Nulls = *mut bool;
+
+    /// Declares functions that pgrx binds too, and has the compiler compare: a declaration that does not fit the headers of the
+    /// version that is built for does not compile.
+    macro_rules! as_pgrx_binds_them {
+        ($($(#[$attribute:meta])* fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)?;)*) => {
+            unsafe extern "C-unwind" {
+                $($(#[$attribute])* pub fn $name($($argument: $type),*) $(-> $result)?;)*
+            }
+            $($(#[$attribute])* const _: unsafe fn($($type),*) $(-> $result)? = pg_sys::$name;)*
+        };
+    }
+
+    as_pgrx_binds_them! {
+        // The executor, and rows.
+        fn NextCopyFrom(copy: CopyFromState, expression: *mut ExprContext, values: *mut Datum, nulls: *mut bool) -> bool;
+        fn ExecStoreVirtualTuple(slot: *mut TupleTableSlot) -> *mut TupleTableSlot;
+        fn ExecConstraints(result: *mut ResultRelInfo, slot: *mut TupleTableSlot, executor: *mut EState);
+        fn ExecStoreHeapTuple(tuple: HeapTuple, slot: *mut TupleTableSlot, should_free: bool) -> *mut TupleTableSlot;
+        fn MakeSingleTupleTableSlot(descriptor: TupleDesc, operations: *const TupleTableSlotOps) -> *mut TupleTableSlot;
+        fn slot_getsomeattrs_int(slot: *mut TupleTableSlot, count: c_int);
+        fn ReceiveFunctionCall(function: *mut FmgrInfo, buffer: StringInfo, parameter: Oid, typmod: i32) -> Datum;
+        fn pg_verifymbstr(text: *const c_char, length: c_int, no_error: bool) -> bool;
+
+        // The heap.
+        fn heap_form_tuple(descriptor: TupleDesc, values: Values, nulls: Nulls) -> HeapTuple;
+        fn heap_multi_insert(
+            relation: Relation, slots: *mut *mut TupleTableSlot, count: c_int, command: CommandId, options: c_int,
+            bulk: BulkInsertState,
+        );
+        fn GetBulkInsertState() -> BulkInsertState;
+        fn GetHeapamTableAmRoutine() -> *const TableAmRoutine;
+        fn RelationGetNumberOfBlocksInFork(relation: Relation, fork: ForkNumber::Type) -> BlockNumber;
+        fn XLogSetAsyncXactLSN(end: XLogRecPtr);
+
+        // Indexes.
+        fn FormIndexDatum(
+            info: *mut IndexInfo, slot: *mut TupleTableSlot, executor: *mut EState, values: *mut Datum, nulls: *mut bool,
+        );
+        fn index_deform_tuple(tuple: IndexTuple, descriptor: TupleDesc, values: *mut Datum, nulls: *mut bool);
+        fn index_insert(
+            index: Relation, values: *mut Datum, nulls: *mut bool, place: ItemPointer, heap: Relation,
+            unique: IndexUniqueCheck::Type, unchanged: bool, info: *mut IndexInfo,
+        ) -> bool;
+        #[cfg(not(feature = "pre_pg16"))]
+        fn ExecInsertIndexTuples(
+            result: *mut ResultRelInfo, slot: *mut TupleTableSlot, executor: *mut EState, update: bool, no_error: bool,
+            conflict: *mut bool, arbiters: *mut List, only_summarizing: bool,
+        ) -> *mut List;
+        #[cfg(feature = "pre_pg16")]
+        fn ExecInsertIndexTuples(
+            result: *mut ResultRelInfo, slot: *mut TupleTableSlot, executor: *mut EState, update: bool, no_error: bool,
+            conflict: *mut bool, arbiters: *mut List,
+        ) -> *mut List;
+
+        // Sorting.
+        #[cfg(not(feature = "pre_pg15"))]
+        fn tuplesort_begin_index_btree(
+            heap: Relation, index: Relation, unique: bool, nulls_not_distinct: bool, memory: c_int,
+            coordinate: SortCoordinate, options: c_int,
+        ) -> *mut Tuplesortstate;
+        #[cfg(feature = "pre_pg15")]
+        fn tuplesort_begin_index_btree(
+            heap: Relation, index: Relation, unique: bool, memory: c_int, coordinate: SortCoordinate, random: bool,
+        ) -> *mut Tuplesortstate;
+        fn tuplesort_putindextuplevalues(
+            sort: *mut Tuplesortstate, index: Relation, place: ItemPointer, values: Values, nulls: Nulls,
+        );
+        fn tuplesort_reset(sort: *mut Tuplesortstate);
+        fn tuplesort_performsort(sort: *mut Tuplesortstate);
+        fn tuplesort_getindextuple(sort: *mut Tuplesortstate, forward: bool) -> IndexTuple;
+
+        // Memory.
+        fn palloc(size: usize) -> *mut c_void;
+        fn palloc0(size: usize) -> *mut c_void;
+        fn MemoryContextReset(context: MemoryContext);
+        fn resetStringInfo(buffer: StringInfo);
+        fn appendBinaryStringInfo(buffer: StringInfo, data: Bytes, length: c_int);
+
+        // Waiting, interrupts, progress.
+        fn ConditionVariablePrepareToSleep(condition: *mut ConditionVariable);
+        fn ConditionVariableSleep(condition: *mut ConditionVariable, event: u32);
+        #[cfg(not(feature = "pre_pg16"))]
+        fn ConditionVariableCancelSleep() -> bool;
+        #[cfg(feature = "pre_pg16")]
+        fn ConditionVariableCancelSleep();
+        fn ConditionVariableBroadcast(condition: *mut ConditionVariable);
+        fn ProcessInterrupts();
+        fn pgstat_progress_update_param(index: c_int, value: i64);
+        fn die(signal: c_int);
+
+        // Errors.
+        fn CopyErrorData() -> *mut ErrorData;
+        fn FreeErrorData(data: *mut ErrorData);
+        fn geterrcode() -> c_int;
+        fn err_generic_string(field: c_int, text: *const c_char) -> c_int;
+    }
+
+    /// What visits the nodes of a tree, and returns true to stop.
+    pub type Walker = unsafe extern "C-unwind" fn(*mut Node, *mut c_void) -> bool;
+
+    // What pgrx does not bind.
+    unsafe extern "C-unwind" {
+        #[cfg_attr(not(feature = "pre_pg16"), link_name = "raw_expression_tree_walker_impl")]
+        pub fn raw_expression_tree_walker(node: *mut Node, walker: Walker, context: *mut c_void) -> bool;
+        #[cfg_attr(not(feature = "pre_pg16"), link_name = "expression_tree_walker_impl")]
+        pub fn expression_tree_walker(node: *mut Node, walker: Walker, context: *mut c_void) -> bool;
+        pub fn transformIndexStmt(table: Oid, statement: *mut IndexStmt, text: *const c_char) -> *mut IndexStmt;
+        pub fn TransferPredicateLocksToHeapRelation(relation: Relation);
+        pub fn errcode(code: c_int) -> c_int;
+        pub fn errcontext_msg(format: *const c_char, ...) -> c_int;
+    }
+}
+
+/// Puts a row into all indexes of its table that `result` has open; the executor's scan tuple is the slot.
+///
+/// # Safety
+/// Without a guard: see `unguarded`.
+pub unsafe fn insert_index_entries(
+    result: *mut pg_sys::ResultRelInfo,
+    slot: *mut pg_sys::TupleTableSlot,
+    executor: *mut pg_sys::EState,
+) {
+    let (conflict, arbiters) = (std::ptr::null_mut(), std::ptr::null_mut());
+    #[cfg(not(feature = "pre_pg16"))]
+    unguarded::ExecInsertIndexTuples(result, slot, executor, false, false, conflict, arbiters, false);
+    #[cfg(feature = "pre_pg16")]
+    unguarded::ExecInsertIndexTuples(result, slot, executor, false, false, conflict, arbiters);
+}
+
+/// Begins a sort of the entries of a B-tree, none of which is checked for uniqueness; `memory` is in kB.
+///
+/// # Safety
+/// Both relations stay open as long as the sort; without a guard: see `unguarded`.
+pub unsafe fn begin_index_sort(
+    heap: pg_sys::Relation,
+    index: pg_sys::Relation,
+    memory: i32,
+) -> *mut pg_sys::Tuplesortstate {
+    let coordinate = std::ptr::null_mut();
+    #[cfg(not(feature = "pre_pg15"))]
+    return unguarded::tuplesort_begin_index_btree(heap, index, false, false, memory, coordinate, 0);
+    #[cfg(feature = "pre_pg15")]
+    unguarded::tuplesort_begin_index_btree(heap, index, false, memory, coordinate, false)
+}
+
+/// Gives an index a new, empty file.
+///
+/// # Safety
+/// It is open, and locked with ACCESS EXCLUSIVE.
+pub unsafe fn set_new_file(index: pg_sys::Relation) {
+    let persistence = (*(*index).rd_rel).relpersistence;
+    #[cfg(not(feature = "pre_pg16"))]
+    pg_sys::RelationSetNewRelfilenumber(index, persistence);
+    #[cfg(feature = "pre_pg16")]
+    pg_sys::RelationSetNewRelfilenode(index, persistence);
+}
+
+/// Writes into pg_class how large a relation is: rows (or entries), and pages that are visible to all.
+///
+/// # Safety
+/// It is open, and locked.
+pub unsafe fn set_size(relation: pg_sys::Relation, rows: f64, visible: pg_sys::BlockNumber, has_indexes: bool) {
+    let pages = pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM);
+    let none = pg_sys::InvalidTransactionId;
+    let unwanted = std::ptr::null_mut();
+    #[cfg(not(feature = "pre_pg18"))]
+    pg_sys::vac_update_relstats(
+        relation,
+        pages,
+        rows,
+        visible,
+        visible,
+        has_indexes,
+        none,
+        none,
+        unwanted,
+        unwanted,
+        true,
+    );
+    #[cfg(all(feature = "pre_pg18", not(feature = "pre_pg15")))]
+    pg_sys::vac_update_relstats(relation, pages, rows, visible, has_indexes, none, none, unwanted, unwanted, true);
+    #[cfg(feature = "pre_pg15")]
+    {
+        let _: *mut bool = unwanted;
+        pg_sys::vac_update_relstats(relation, pages, rows, visible, has_indexes, none, none, true);
+    }
+}
+
+/// Tells the cumulative statistics that a table has been analyzed, and how many rows it has; none of them is dead.
+///
+/// # Safety
+/// It is open.
+pub unsafe fn report_analyze(table: pg_sys::Relation, rows: i64) {
+    #[cfg(not(feature = "pre_pg18"))]
+    pg_sys::pgstat_report_analyze(table, rows, 0, true, pg_sys::GetCurrentTimestamp());
+    #[cfg(feature = "pre_pg18")]
+    pg_sys::pgstat_report_analyze(table, rows, 0, true);
+}
+
+/// Exchanges what two rows of pg_class say of pages all of whose rows are frozen.
+pub fn exchange_all_frozen(a: &mut pg_sys::FormData_pg_class, b: &mut pg_sys::FormData_pg_class) {
+    #[cfg(not(feature = "pre_pg18"))]
+    std::mem::swap(&mut a.relallfrozen, &mut b.relallfrozen);
+    #[cfg(feature = "pre_pg18")]
+    let _ = (a, b);
+}
+
+/// After two relations have exchanged their files: each of their cached entries would else keep a pointer to the other's open file. From
+/// 17 on the relation cache closes them by itself.
+///
+/// # Safety
+/// The relation is locked.
+pub unsafe fn forget_open_file(relation: pg_sys::Oid) {
+    #[cfg(feature = "pre_pg17")]
+    pg_sys::RelationCloseSmgrByOid(relation);
+    #[cfg(not(feature = "pre_pg17"))]
+    let _ = relation;
+}
+
+/// Under wal_level = minimal the commit syncs the files that are new in this transaction, and the cached entries say
+/// which. The first relation's file is new from now on; the second's is what the first's was.
+///
+/// # Safety
+/// Both are open, and locked with ACCESS EXCLUSIVE.
+pub unsafe fn mark_file_as_new(first: pg_sys::Relation, second: pg_sys::Relation) {
+    (*second).rd_createSubid = (*first).rd_createSubid;
+    #[cfg(not(feature = "pre_pg16"))]
+    {
+        (*second).rd_newRelfilelocatorSubid = (*first).rd_newRelfilelocatorSubid;
+        (*second).rd_firstRelfilelocatorSubid = (*first).rd_firstRelfilelocatorSubid;
+        pg_sys::RelationAssumeNewRelfilelocator(first);
+    }
+    #[cfg(feature = "pre_pg16")]
+    {
+        (*second).rd_newRelfilenodeSubid = (*first).rd_newRelfilenodeSubid;
+        (*second).rd_firstRelfilenodeSubid = (*first).rd_firstRelfilenodeSubid;
+        pg_sys::RelationAssumeNewRelfilenode(first);
+    }
+}
+
+/// Lets SIGTERM end this process as it ends any backend.
+///
+/// # Safety
+/// In a background worker, whose signals are still blocked.
+pub unsafe fn handle_sigterm() {
+    #[cfg(not(feature = "pre_pg18"))]
+    pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(unguarded::die));
+    #[cfg(feature = "pre_pg18")]
+    pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(unguarded::die));
+}
+
+/// Has PostgreSQL refuse settings `mimeo.…` that nobody has defined.
+pub fn reserve_settings() {
+    #[cfg(not(feature = "pre_pg15"))]
+    // SAFETY: called while the library is loaded, after its last setting; the name is a constant.
+    unsafe {
+        pg_sys::MarkGUCPrefixReserved(c"mimeo".as_ptr());
+    }
+}
+
+/// The value of a constant of the parser's that is an integer.
+///
+/// # Safety
+/// A node of that kind.
+pub unsafe fn integer_value(constant: *mut pg_sys::A_Const) -> Option<i32> {
+    #[cfg(not(feature = "pre_pg15"))]
+    return (!(*constant).isnull && (*constant).val.node.type_ == pg_sys::NodeTag::T_Integer)
+        .then(|| (*constant).val.ival.ival);
+    #[cfg(feature = "pre_pg15")]
+    return ((*constant).val.type_ == pg_sys::NodeTag::T_Integer).then(|| (*constant).val.val.ival);
+}
+
+/// The text of a string of the parser's.
+///
+/// # Safety
+/// A node of that kind.
+#[cfg(not(feature = "pre_pg15"))]
+pub unsafe fn string_value(node: *mut pg_sys::Node) -> *const std::os::raw::c_char {
+    (*node.cast::<pg_sys::String>()).sval
+}
+
+/// The text of a string of the parser's.
+///
+/// # Safety
+/// A node of that kind.
+#[cfg(feature = "pre_pg15")]
+pub unsafe fn string_value(node: *mut pg_sys::Node) -> *const c_char {
+    (*node.cast::<pg_sys::Value>()).val.str_
+}
+
+/// An index that is not to be unique has no need of NULLS NOT DISTINCT either.
+pub fn restrict_nulls_not_distinct(create: &mut pg_sys::IndexStmt, unique: bool) {
+    #[cfg(not(feature = "pre_pg15"))]
+    {
+        create.nulls_not_distinct &= unique;
+    }
+    #[cfg(feature = "pre_pg15")]
+    let _ = (create, unique);
+}
