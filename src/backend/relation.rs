@@ -2,7 +2,7 @@
 
 use crate::backend::identity::set_local;
 use crate::backend::interrupts;
-use crate::backend::name::{readings, Name};
+use crate::backend::name::{literal, quote, readings, Name};
 use crate::backend::spi;
 use crate::backend::subtransaction::attempt;
 use crate::error::{Error, Result};
@@ -160,4 +160,37 @@ fn set_lock_timeout(timeout: Duration) -> Result<()> {
 /// The OID as an SQL parameter.
 pub fn oid_arg<'a>(oid: pg_sys::Oid) -> DatumWithOid<'a> {
     DatumWithOid::from(oid)
+}
+
+/// ` WITH (…)` for the options of a view or a materialized view; empty if it has none.
+pub fn view_options(oid: pg_sys::Oid) -> Result<String> {
+    let options: Option<Vec<(String, String)>> = spi::json(
+        "SELECT json_agg(json_build_array(o.option_name, o.option_value))::pg_catalog.text
+           FROM pg_class c, pg_options_to_table(c.reloptions) o WHERE c.oid = $1",
+        &[oid_arg(oid)],
+    )?;
+    let Some(options) = options else { return Ok(String::new()) };
+    let list: Vec<_> = options.iter().map(|(name, value)| format!("{} = {}", quote(name), literal(value))).collect();
+    Ok(format!(" WITH ({})", list.join(", ")))
+}
+
+/// ` WITH (…)` for the storage parameters of a table and of its TOAST table; empty if there are none.
+pub fn table_options(oid: pg_sys::Oid) -> Result<String> {
+    let options: Vec<(bool, String, String)> = spi::json(
+        "SELECT json_agg(json_build_array(c.oid <> $1, o.option_name, o.option_value))::pg_catalog.text
+           FROM pg_class c, pg_options_to_table(c.reloptions) o
+          WHERE c.oid IN ($1, (SELECT t.reltoastrelid FROM pg_class t WHERE t.oid = $1))",
+        &[oid_arg(oid)],
+    )?
+    .unwrap_or_default();
+    if options.is_empty() {
+        return Ok(String::new());
+    }
+    let list: Vec<_> = options
+        .iter()
+        .map(|(toast, name, value)| {
+            format!("{}{} = {}", if *toast { "toast." } else { "" }, quote(name), literal(value))
+        })
+        .collect();
+    Ok(format!(" WITH ({})", list.join(", ")))
 }

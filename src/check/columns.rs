@@ -1,6 +1,6 @@
 //! check_source_columns.
 
-use super::{for_each_job, jobs};
+use super::each::{for_each_job, jobs};
 use crate::backend::identity::pin_settings;
 use crate::backend::name::Name;
 use crate::backend::relation::oid_arg;

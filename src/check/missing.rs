@@ -1,6 +1,6 @@
 //! check_missing_source_tables.
 
-use super::{jobs, on_source};
+use super::each::{jobs, on_source};
 use crate::backend::identity::current_role;
 use crate::backend::interrupts;
 use crate::backend::name::readings;

@@ -6,6 +6,7 @@ mod columns;
 mod compare;
 mod content;
 mod difference;
+mod each;
 mod fingerprint;
 mod missing;
 mod permissions;
@@ -21,110 +22,3 @@ pub use permissions::permissions;
 pub use range::Intervals;
 pub use rowcount::rowcount;
 pub use snapshots::snapshots;
-
-use crate::backend::identity::read_the_latest;
-use crate::backend::relation::{self, Relation};
-use crate::backend::subtransaction::attempt;
-use crate::error::{Error, Result};
-use crate::job::config::{destination_name, Catalog, Job};
-use crate::method::require_configured;
-use crate::source::catalog::SourceTable;
-use crate::source::connection::Connection;
-use pgrx::{pg_sys, warning};
-use std::collections::BTreeMap;
-
-/// Whether an error tells of the source, or of the way to it, and not of this server: a monitor goes on to the next source then.
-fn is_of_source(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Unreachable { .. }
-            | Error::ConnectionLost { .. }
-            | Error::PasswordRequired(_)
-            | Error::InvalidSource { .. }
-            | Error::ForeignServer { .. }
-            | Error::UserMapping { .. }
-            | Error::OldSource { .. }
-            | Error::SourcePrivilege { .. }
-            | Error::SourceTableMissing { .. }
-            | Error::Remote { .. }
-    )
-}
-
-/// Connects to a source and runs `body`. With `alone`, trouble with the source is an error, else a warning.
-fn on_source(
-    catalog: &Catalog,
-    data_source_id: i32,
-    owner: pg_sys::Oid,
-    function: &str,
-    alone: bool,
-    body: impl FnOnce(&mut Connection) -> Result<()>,
-) -> Result<()> {
-    let outcome = attempt(|| {
-        let mut source = crate::method::connect(catalog, data_source_id, owner, function)?;
-        body(&mut source)
-    });
-    match outcome {
-        Err(error) if !alone && is_of_source(&error) => {
-            warning!("data source {data_source_id} is left out: {}", error.report().message);
-            Ok(())
-        }
-        outcome => outcome,
-    }
-}
-
-/// Runs `body` for each of these jobs and its destination, over one connection for each source and owner of destinations. A table
-/// that is gone, on either side, or cannot be read is a warning, and so is trouble with a source, unless it is `alone`.
-fn for_each_job(
-    catalog: &Catalog,
-    jobs: Vec<Job>,
-    function: &str,
-    alone: bool,
-    mut body: impl FnMut(&mut Connection, &Job, &Relation, &SourceTable) -> Result<()>,
-) -> Result<()> {
-    let mut groups: BTreeMap<(i32, u32), Vec<(Job, Relation)>> = BTreeMap::new();
-    for job in jobs {
-        match relation::find(&destination_name(&job.dest_table)?)? {
-            Some(destination) => {
-                if let Err(error) = require_configured(catalog, &job, destination.owner) {
-                    warning!("{} is left out: {error}", job.dest_table);
-                    continue;
-                }
-                let group = (job.data_source_id, destination.owner.to_u32());
-                groups.entry(group).or_default().push((job, destination));
-            }
-            None => warning!("{} is left out: it is missing here", job.dest_table),
-        }
-    }
-    for ((data_source_id, owner), members) in groups {
-        on_source(catalog, data_source_id, owner.into(), function, alone, |source| {
-            for (job, destination) in &members {
-                let outcome =
-                    source.find_table(&job.source_table).and_then(|table| body(source, job, destination, &table));
-                match outcome {
-                    Err(error @ (Error::SourceTableMissing { .. } | Error::Remote { .. })) => {
-                        warning!("{} is left out: {}", job.dest_table, error.report().message);
-                        source.roll_back()?;
-                    }
-                    outcome => outcome?,
-                }
-            }
-            Ok(())
-        })?;
-    }
-    Ok(())
-}
-
-/// The jobs of one source, or of all of them.
-///
-/// # Errors
-/// UnknownSource.
-fn jobs(data_source_id: Option<i32>) -> Result<(Catalog, Vec<Job>)> {
-    read_the_latest();
-    let catalog = Catalog::find()?;
-    if let Some(id) = data_source_id {
-        catalog.require_source(id)?;
-    }
-    let mut jobs = catalog.jobs()?;
-    jobs.retain(|job| data_source_id.is_none_or(|id| id == job.data_source_id));
-    Ok((catalog, jobs))
-}

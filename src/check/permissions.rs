@@ -1,6 +1,7 @@
 //! check_permissions: what a job of some method needs, on both sides, and what of it is there. Makers and refreshers ask the same
 //! questions through the same functions.
 
+use super::each::is_of_source;
 use crate::backend::grant::{self, Right};
 use crate::backend::identity::{current_role, has_rights_of, pin_settings, read_the_latest, role_name};
 use crate::backend::name::{quote, readings, Name};
@@ -53,7 +54,7 @@ pub fn permissions(
     });
     match outcome {
         Ok(()) => {}
-        Err(error) if super::is_of_source(&error) => rights.push(refused::right(&error, &mapping, &catalog)?),
+        Err(error) if is_of_source(&error) => rights.push(refused::right(&error, &mapping, &catalog)?),
         Err(error) => return Err(error),
     }
     let named = found.map(|table| table.table());

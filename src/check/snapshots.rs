@@ -1,6 +1,6 @@
 //! snapshot_monitor.
 
-use super::{for_each_job, jobs};
+use super::each::{for_each_job, jobs};
 use crate::backend::identity::read_the_latest;
 use crate::error::Result;
 use crate::job::config::Catalog;

@@ -6,15 +6,13 @@
 use crate::backend::interrupts;
 use crate::destination::binary::Decoder;
 use crate::destination::heap::{self, Indexing, Manner, Written};
+use crate::destination::stream::Reader;
 use crate::error::{Error, Result};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{pg_guard, pg_sys, PgLogLevel};
 use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 use std::os::raw::{c_int, c_void};
-
-/// Where the stream comes from: fills the buffer with at least so many bytes, or fewer at the end.
-pub type Reader<'a> = dyn FnMut(&mut [u8], usize) -> Result<usize> + 'a;
 
 thread_local! {
     /// COPY's callback has no argument of its own. A stack, for a trigger may start another load.

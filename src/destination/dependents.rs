@@ -9,7 +9,6 @@ use crate::backend::subtransaction::caught;
 use crate::backend::trust;
 use crate::destination::fill;
 use crate::destination::privileges::{self, Privileges};
-use crate::destination::twins::view_options;
 use crate::error::{Error, Result};
 use pgrx::pg_sys;
 use serde::Deserialize;
@@ -150,7 +149,7 @@ impl Family {
         .unwrap_or_default();
         let mut members = Vec::with_capacity(views.len());
         for view in in_order(view, views)? {
-            let (options, privileges) = (view_options(view.oid)?, privileges::read(view.oid)?);
+            let (options, privileges) = (relation::view_options(view.oid)?, privileges::read(view.oid)?);
             members.push(Member { view, options, privileges });
         }
         if members.is_empty() {

@@ -1,7 +1,6 @@
 //! All that touches local tables. It knows nothing of sources.
 
 mod binary;
-mod chunks;
 pub mod copy_in;
 pub mod dependents;
 pub mod fill;
@@ -14,6 +13,7 @@ pub mod replace;
 pub mod sequences;
 mod sorted;
 pub mod statistics;
+mod stream;
 pub mod table;
 pub mod twins;
 pub mod upsert;

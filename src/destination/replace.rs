@@ -178,7 +178,7 @@ impl StandIn {
         let checks: Vec<_> = form.checks.iter().map(String::as_str).collect();
         let list = columns.iter().map(String::as_str).chain(checks).collect::<Vec<_>>().join(", ");
         let kind = if form.unlogged { "UNLOGGED TABLE" } else { "TABLE" };
-        let options = table_options(original.oid)?;
+        let options = relation::table_options(original.oid)?;
         let tablespace = form.tablespace.map(|name| format!(" TABLESPACE {}", quote(&name))).unwrap_or_default();
         spi::run(&format!("CREATE {kind} {name} ({list}) USING heap{options}{tablespace}"), &[])?;
         for column in form.columns.iter().filter(|column| column.dropped) {
@@ -265,27 +265,6 @@ impl StandIn {
         }
         set_local("default_tablespace", "")
     }
-}
-
-/// ` WITH (…)` for the storage parameters of a table and of its TOAST table; empty if there are none.
-fn table_options(oid: pg_sys::Oid) -> Result<String> {
-    let options: Vec<(bool, String, String)> = spi::json(
-        "SELECT json_agg(json_build_array(c.oid <> $1, o.option_name, o.option_value))::pg_catalog.text
-           FROM pg_class c, pg_options_to_table(c.reloptions) o
-          WHERE c.oid IN ($1, (SELECT t.reltoastrelid FROM pg_class t WHERE t.oid = $1))",
-        &[oid_arg(oid)],
-    )?
-    .unwrap_or_default();
-    if options.is_empty() {
-        return Ok(String::new());
-    }
-    let list: Vec<_> = options
-        .iter()
-        .map(|(toast, name, value)| {
-            format!("{}{} = {}", if *toast { "toast." } else { "" }, quote(name), literal(value))
-        })
-        .collect();
-    Ok(format!(" WITH ({})", list.join(", ")))
 }
 
 /// How the columns of a table are stored and counted, where that was set: what to say in ALTER TABLE. Of an index, whose columns are

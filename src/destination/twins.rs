@@ -1,7 +1,7 @@
 //! The two tables behind a snapshot's view: which of them is live, and the swap.
 
-use crate::backend::name::{literal, quote, quote_list, with_suffix, Name};
-use crate::backend::relation::{lock_exclusively, oid_arg, Patience, Relation};
+use crate::backend::name::{quote, quote_list, with_suffix, Name};
+use crate::backend::relation::{self, lock_exclusively, oid_arg, Patience, Relation};
 use crate::backend::spi;
 use crate::destination::dependents;
 use crate::destination::table;
@@ -153,22 +153,10 @@ pub fn replace_view(view: &Name, existing: Option<pg_sys::Oid>, twin: &Name, col
         }
     }
     let options = match existing {
-        Some(oid) => view_options(oid)?,
+        Some(oid) => relation::view_options(oid)?,
         None => String::new(),
     };
     let list = quote_list(columns.iter().map(|column| column.name.as_str()));
     spi::run(&format!("CREATE OR REPLACE VIEW {view}{options} AS SELECT {list} FROM {twin}"), &[])?;
     Ok(())
-}
-
-/// ` WITH (…)` for the options of a view or a materialized view; empty if it has none.
-pub fn view_options(oid: pg_sys::Oid) -> Result<String> {
-    let options: Option<Vec<(String, String)>> = spi::json(
-        "SELECT json_agg(json_build_array(o.option_name, o.option_value))::pg_catalog.text
-           FROM pg_class c, pg_options_to_table(c.reloptions) o WHERE c.oid = $1",
-        &[oid_arg(oid)],
-    )?;
-    let Some(options) = options else { return Ok(String::new()) };
-    let list: Vec<_> = options.iter().map(|(name, value)| format!("{} = {}", quote(name), literal(value))).collect();
-    Ok(format!(" WITH ({})", list.join(", ")))
 }

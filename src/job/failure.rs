@@ -6,7 +6,8 @@ use crate::backend::subtransaction::attempt;
 use crate::backend::worker::{self, Ground, Letter, Worker};
 use crate::error::Result;
 use crate::job::config::Catalog;
-use crate::job::history::Record;
+use crate::job::history;
+use crate::job::record::Record;
 use pgrx::{log, pg_sys};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -52,7 +53,7 @@ pub fn record(handle: u32) -> Result<()> {
     spi::with_snapshot(|| {
         // The caller, who waits for this worker, may hold locks that it wants.
         set_local("lock_timeout", "3s")?;
-        order.record.write(&Catalog::find()?)
+        history::write(&order.record, &Catalog::find()?)
     })?;
     Ground::Worker.end();
     Ok(())

@@ -7,7 +7,7 @@ use crate::backend::subtransaction::tried;
 use crate::backend::trust;
 use crate::error::{Error, Result};
 use crate::job::config::Catalog;
-use crate::job::history::{Record, Status};
+use crate::job::record::{Record, Status};
 use pgrx::warning;
 
 /// The schema of the extension, if it is there.

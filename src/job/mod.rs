@@ -5,3 +5,5 @@ pub mod failure;
 pub mod history;
 pub mod jobmon;
 pub mod lock;
+pub mod record;
+pub mod run;

@@ -11,7 +11,7 @@ use crate::destination::heap::{Indexed, Indexing};
 use crate::destination::{self, references, replace};
 use crate::error::{Error, Result};
 use crate::job::config::Catalog;
-use crate::job::history::Run;
+use crate::job::run::Run;
 use crate::settings;
 use crate::shape::Shape;
 use crate::source::connection::Connection;

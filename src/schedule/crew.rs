@@ -1,13 +1,15 @@
 //! run_refresh with several background workers: all of them take jobs from one list in shared memory.
 
 use super::due::Due;
-use super::{work_through, Fate, Outcome, Tasks};
+use super::tasks::{Fate, Outcome, Tasks};
+use super::work::work_through;
 use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
 use crate::backend::worker::{self, Ground, Letter, Worker};
 use crate::error::{Error, Report, Result};
 use crate::job::config::Catalog;
-use crate::job::history::Record;
+use crate::job::history;
+use crate::job::record::Record;
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::Ordering;
@@ -84,7 +86,7 @@ pub fn run(catalog: &Catalog, jobs: &[Due], limit: u32, workers: u32) -> Result<
     for (index, due) in jobs.iter().enumerate() {
         if tasks.is(index, Fate::Taken) {
             tasks.settle(index, Fate::Failed);
-            spi::with_snapshot(|| abandoned(due).write(catalog))?;
+            spi::with_snapshot(|| history::write(&abandoned(due), catalog))?;
             Ground::Procedure.commit()?;
         }
     }

@@ -1,7 +1,8 @@
 //! The scheduler: with shared_preload_libraries = 'mimeo', one process that starts a worker in each of mimeo.databases every
 //! mimeo.naptime. A worker does what CALL run_refresh does, and ends: nothing keeps a database from being dropped.
 
-use super::{alone, due};
+use super::due;
+use super::work::alone;
 use crate::backend::name::split_list;
 use crate::backend::spi;
 use crate::backend::worker::{self, Ground, Worker};

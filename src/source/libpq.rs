@@ -4,102 +4,30 @@
 mod answer;
 mod aside;
 mod detached;
+mod environment;
+mod parameters;
+mod quiet;
 
 pub use answer::Answer;
 pub use detached::{run_detached, Outcome};
+pub use environment::NO_FILE;
+pub use parameters::{is_parameter, parse_connection_string};
 
 use crate::backend::interrupts::{self, Woken};
 use crate::error::{heard, keep_secret, Error, Result};
 use crate::source::server::Server;
 use answer::{beginning, take_sqlstate, text, unescaped};
+use environment::NoEnvironment;
 use pgrx::pg_sys;
 use pq_sys as pq;
-use std::ffi::{CStr, CString, OsString};
+use quiet::{drop_notifications, ignore_notice};
+use std::ffi::CString;
 use std::os::raw::{c_char, c_int};
 use std::ptr;
 use std::time::{Duration, Instant};
 
 fn c(value: &str) -> Result<CString> {
     CString::new(value).map_err(|_| Error::Internal("a NUL byte in text for the source".to_string()))
-}
-
-/// The parameters that a libpq connection string (or URI) holds: keyword and value. None if it is not one; what
-/// is wrong with it is not told, because it may hold a password.
-pub fn parse_connection_string(conninfo: &str) -> Option<Vec<(String, String)>> {
-    let conninfo = CString::new(conninfo).ok()?;
-    let mut message: *mut c_char = ptr::null_mut();
-    // SAFETY: libpq allocates both results; they are freed below.
-    let options = unsafe { pq::PQconninfoParse(conninfo.as_ptr(), &mut message) };
-    if options.is_null() {
-        // SAFETY: PQfreemem takes null too.
-        unsafe { pq::PQfreemem(message.cast()) };
-        return None;
-    }
-    let mut parameters = Vec::new();
-    let mut option = options;
-    // SAFETY: the array ends with an entry whose keyword is null.
-    unsafe {
-        while !(*option).keyword.is_null() {
-            if !(*option).val.is_null() {
-                parameters.push((text((*option).keyword), CStr::from_ptr((*option).val).to_string_lossy().into()));
-            }
-            option = option.add(1);
-        }
-        pq::PQconninfoFree(options);
-    }
-    Some(parameters)
-}
-
-/// Whether libpq knows a connection parameter of that name.
-pub fn is_parameter(keyword: &str) -> bool {
-    // SAFETY: the array is freed once, and ends with a null keyword.
-    unsafe {
-        let options = pq::PQconndefaults();
-        if options.is_null() {
-            return false;
-        }
-        let mut option = options;
-        let mut found = false;
-        while !(*option).keyword.is_null() {
-            found |= CStr::from_ptr((*option).keyword).to_bytes() == keyword.as_bytes();
-            option = option.add(1);
-        }
-        pq::PQconninfoFree(options);
-        found
-    }
-}
-
-/// As long as it lasts, libpq finds neither the PG… variables of this server's environment (defaults of all parameters, PGOPTIONS and
-/// the like among them) nor a Kerberos ticket of this server's.
-pub(super) struct NoEnvironment(Vec<(OsString, Option<OsString>)>);
-
-/// No file: /dev/null is no directory.
-pub const NO_FILE: &str = "/dev/null/none";
-
-impl NoEnvironment {
-    pub fn begin() -> NoEnvironment {
-        let mut before = Vec::new();
-        for (name, value) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
-            std::env::remove_var(&name);
-            before.push((name, Some(value)));
-        }
-        for name in ["KRB5CCNAME", "KRB5_CLIENT_KTNAME"] {
-            before.push((name.into(), std::env::var_os(name)));
-            std::env::set_var(name, NO_FILE);
-        }
-        NoEnvironment(before)
-    }
-}
-
-impl Drop for NoEnvironment {
-    fn drop(&mut self) {
-        for (name, value) in self.0.drain(..) {
-            match value {
-                Some(value) => std::env::set_var(name, value),
-                None => std::env::remove_var(name),
-            }
-        }
-    }
 }
 
 /// One connection. Dropping it cancels what still runs over there, closes it, and gives its descriptor back.
@@ -508,20 +436,6 @@ impl Drop for Link {
         }
     }
 }
-
-/// Nobody listens; libpq would keep them all.
-fn drop_notifications(connection: *mut pq::PGconn) {
-    // SAFETY: asks an existing connection; each notification is freed once.
-    unsafe {
-        let mut notification = pq::PQnotifies(connection);
-        while !notification.is_null() {
-            pq::PQfreemem(notification.cast());
-            notification = pq::PQnotifies(connection);
-        }
-    }
-}
-
-unsafe extern "C" fn ignore_notice(_: *mut std::os::raw::c_void, _: *const c_char) {}
 
 pub enum CopyData {
     Bytes(Message),

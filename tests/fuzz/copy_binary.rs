@@ -9,8 +9,6 @@ use std::panic::AssertUnwindSafe;
 
 #[path = "../../src/destination/binary.rs"]
 mod binary;
-#[path = "../../src/destination/chunks.rs"]
-mod chunks;
 #[path = "../../src/backend/compat.rs"]
 #[allow(dead_code)]
 mod compat;
@@ -18,6 +16,8 @@ mod compat;
 mod error;
 #[path = "stand_in/server.rs"]
 mod server;
+#[path = "../../src/destination/stream.rs"]
+mod stream;
 
 mod backend {
     pub(crate) use crate::compat;
@@ -28,9 +28,6 @@ mod backend {
 
 mod destination {
     pub(crate) use crate::binary;
-    pub mod copy_in {
-        pub type Reader<'a> = dyn FnMut(&mut [u8], usize) -> crate::error::Result<usize> + 'a;
-    }
 }
 
 use binary::{Decoder, Next};
@@ -489,7 +486,7 @@ fn in_pieces(table: &Table, stream: &[u8], pieces: &[u8], first: usize, most: us
         Ok(size)
     };
     let outcome = caught(|| {
-        chunks::decode(&mut reader, first, most, |data, came| {
+        stream::decode(&mut reader, first, most, |data, came| {
             assert_eq!(came, sent.get());
             let data: Box<[u8]> = data.into();
             let mut at = 0;

@@ -1,6 +1,6 @@
 //! The rows of a local query, straight to a heap.
 
-use super::{Manner, Writer};
+use super::writer::{Manner, Writer};
 use crate::backend::compat::unguarded;
 use crate::error::{Error, Result};
 use pgrx::pg_sys;

@@ -12,7 +12,8 @@ use crate::destination::table;
 use crate::destination::upsert::{Collected, MUCH_TO_MERGE};
 use crate::error::{Error, Report, Result};
 use crate::job::config::{Catalog, Job};
-use crate::job::history::{Run, Status};
+use crate::job::record::Status;
+use crate::job::run::Run;
 use crate::method::{
     connect_job, leave, lock_destination, names, patience, pull, refresh_job, replace_all, require_owner_rights,
     selected_columns, Call, Everything, Method,

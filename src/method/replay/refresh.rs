@@ -9,7 +9,8 @@ use crate::destination::fit::{self, Fit};
 use crate::destination::table;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
-use crate::job::history::{Run, Status};
+use crate::job::record::Status;
+use crate::job::run::Run;
 use crate::method::{
     connect_job, leave, lock_destination, names, patience, refresh_job, require_owner_rights, selected_columns, Call,
     Method,

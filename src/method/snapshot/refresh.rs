@@ -16,7 +16,8 @@ use crate::destination::written::{count_soon, Written};
 use crate::destination::{indexes, statistics, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
-use crate::job::history::{Run, Status};
+use crate::job::record::Status;
+use crate::job::run::Run;
 use crate::method::{
     connect_job, copied_indexes, finish_indexes, names, patience, pull_behind, refresh_job, require_creation,
     require_owner_rights, selected_columns, Call, Method,

@@ -5,7 +5,8 @@ use crate::backend::name::Name;
 use crate::destination::{fit, sequences, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
-use crate::job::history::{Run, Status};
+use crate::job::record::Status;
+use crate::job::run::Run;
 use crate::method::{
     connect_job, lock_destination, names, refresh_job, replace_all, require_owner_rights, selected_columns, Call,
     Everything, Method,

@@ -2,7 +2,9 @@
 //! has a deadline of its own, whatever the source does.
 
 use super::answer::Answer;
-use super::{aside, drop_notifications, ignore_notice, NoEnvironment};
+use super::aside;
+use super::environment::NoEnvironment;
+use super::quiet::{drop_notifications, ignore_notice};
 use pq_sys as pq;
 use std::ffi::{CStr, CString};
 use std::io;

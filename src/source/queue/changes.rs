@@ -1,7 +1,6 @@
 //! Reading a queue together with the rows of the table.
 
-use super::keys::key_column;
-use super::{qualified, QueueKey, TypedColumn};
+use super::keys::{key_column, qualified, QueueKey, TypedColumn};
 use crate::backend::name::{literal, quote, Name};
 
 /// The queries that read a part of a queue with the rows that are now in the table. They run under the source role's own

@@ -1,8 +1,9 @@
 //! Queues that mimeo 2.0 and 2.1 have made: keys in the types of the table, deleted rows as row_to_json has them.
 
-use super::keys::key_column;
-use super::triggers::{limit_script, text};
-use super::{Capture, Objects};
+use super::capture::Capture;
+use super::keys::{key_column, text};
+use super::objects::Objects;
+use super::triggers::limit_script;
 use crate::backend::name::{literal, quote};
 
 /// Turns a queue of 2.1 into one of today. What a deleted row held was written as JSON has it: what cannot be read as the table's columns

@@ -3,6 +3,7 @@
 
 use crate::backend::name::{quote, Name, Operator};
 use crate::error::{Error, Result};
+use crate::shape::KEY_OPERATORS;
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
 use serde::Deserialize;
@@ -130,4 +131,42 @@ impl Connection {
         let columns = self.typed_columns(table, key)?;
         Ok(QueueKey { columns, operators: self.key_operators(table, key)?, typed })
     }
+}
+
+impl Connection {
+    /// The operators that compare the key's columns with themselves. In the open snapshot, with the pinned search_path.
+    pub fn key_operators(&mut self, table: &SourceTable, key: &[String]) -> Result<Vec<Operator>> {
+        let names = serde_json::to_string(key)?;
+        let sql = KEY_OPERATORS.replace("$2", "(SELECT array_agg(j) FROM json_array_elements_text($2::json) j)");
+        let document = self.value(&sql, &[&table.oid.to_string(), &names], "looking the key's operators up")?;
+        Ok(serde_json::from_str(&document.unwrap_or_default())?)
+    }
+
+    /// Lets this transaction find so many rows by a unique index on columns of the key, one after the other, if it can serve the
+    /// key's own operators, and if these are less than a tenth of the table's rows.
+    pub fn prefer_key_index(&mut self, table: &SourceTable, key: &[String], rows: u64) -> Result<()> {
+        let sql = "SELECT set_config('enable_hashjoin', 'off', true) || set_config('enable_mergejoin', 'off', true)
+              FROM pg_class c
+             WHERE c.oid = $1::oid AND c.reltuples > 10 * $3::float8 AND NOT row_security_active(c.oid)
+               AND EXISTS (SELECT FROM pg_index i
+                            WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+                              AND NOT EXISTS (SELECT FROM generate_series(0, coalesce((to_jsonb(i) ->> 'indnkeyatts')::int, i.indnatts) - 1) p
+                                                LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[p]
+                                                LEFT JOIN pg_opclass o ON o.oid = i.indclass[p]
+                                               WHERE (o.opcdefault AND i.indcollation[p] = a.attcollation AND a.attname IN
+                                                          (SELECT json_array_elements_text($2::json))) IS NOT TRUE))";
+        let names = serde_json::to_string(key)?;
+        self.value(sql, &[&table.oid.to_string(), &names, &rows.to_string()], "looking for the key's index")?;
+        Ok(())
+    }
+}
+
+/// `n."a", n."b"`
+pub(super) fn qualified(alias: &str, columns: &[String]) -> String {
+    columns.iter().map(|column| format!("{alias}.{}", quote(column))).collect::<Vec<_>>().join(", ")
+}
+
+/// A value as text. No cast: somebody may have made one.
+pub(super) fn text(value: &str) -> String {
+    format!("CASE WHEN num_nulls({value}) = 0 THEN concat({value}) END")
 }

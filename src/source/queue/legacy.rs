@@ -1,9 +1,11 @@
 //! Queues that mimeo 1.5.1 has made: the key, `processed`, and of a logdel job all columns and `mimeo_source_deleted`; one
 //! trigger that fires once a row. They are replaced by queues of ours, and no row of them is lost.
 
-use super::keys::key_column;
-use super::triggers::{objects_script, text, triggers_script};
-use super::{grant_script, triggered, Capture, Member, Objects};
+use super::capture::Capture;
+use super::keys::{key_column, text};
+use super::members::{triggered, Member};
+use super::objects::Objects;
+use super::triggers::{grant_script, objects_script, triggers_script};
 use crate::backend::name::{literal, quote, readings, with_suffix, Name};
 use crate::backend::relation::Patience;
 use crate::error::{Error, Result};

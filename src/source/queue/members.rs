@@ -1,6 +1,7 @@
 //! The tables that a dml or logdel job's triggers belong to, and what a role needs to make them.
 
-use super::{Capture, Objects};
+use super::capture::Capture;
+use super::objects::Objects;
 use crate::backend::grant::{self, Right};
 use crate::backend::name::Name;
 use crate::error::{Error, Result};

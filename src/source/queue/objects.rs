@@ -1,7 +1,12 @@
 //! The names of what a job has on its source, and what takes it away.
 
 use crate::backend::name::{literal, with_suffix, Name, MAX_BYTES};
+use crate::error::{Error, Result};
+use crate::source::connection::Connection;
 use serde::{Deserialize, Serialize};
+
+/// Numbers of a queue's rows are below it. Its sequence is set to it when the queue takes no more.
+pub(super) const STOPPED: i64 = 1 << 62;
 
 /// The objects of one job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,7 +37,7 @@ impl Objects {
         self.function.name.len() + LONGEST_APART <= MAX_BYTES
     }
 
-    /// What numbers the rows of the queue, and tells whether it takes any: see `triggers::STOPPED`.
+    /// What numbers the rows of the queue, and tells whether it takes any: see `STOPPED`.
     pub(super) fn sequence(&self) -> Name {
         self.queue.sibling(with_suffix(&self.queue.name, "_seq"))
     }
@@ -111,7 +116,74 @@ const LONGEST_EVENT: &str = "_truncate";
 
 /// Events whose triggers may have a function of their own: its name ends so.
 pub(super) const APART: [&str; 3] = ["insert", "update", "delete"];
+
 const LONGEST_APART: usize = "_insert".len();
+
+impl Connection {
+    /// Refuses objects that were made for another destination, or are none of mimeo's: what a job says that it has on the source is
+    /// a row that somebody may have written.
+    ///
+    /// # Errors
+    /// ForeignQueue.
+    pub fn require_own(&mut self, objects: &Objects, dest_table: &str) -> Result<()> {
+        let end = made_for(dest_table);
+        // 1.x left its queues without a comment. A function of a queue writes to it, and so names it.
+        let foreign = self.value(
+            "SELECT pg_catalog.concat_ws(' ', 'table', n.nspname, c.relname)
+               FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+              WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name AND c.relname OPERATOR(pg_catalog.=) $2::pg_catalog.name
+                AND CASE WHEN pg_catalog.obj_description(c.oid, 'pg_class') IS NOT NULL
+                         THEN pg_catalog.right(pg_catalog.obj_description(c.oid, 'pg_class'), pg_catalog.length($3)) OPERATOR(pg_catalog.<>) $3
+                         ELSE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid
+                              AND a.attname OPERATOR(pg_catalog.=) ANY ('{processed,mimeo_seq}'::pg_catalog.name[])) END
+             UNION ALL
+             SELECT pg_catalog.concat_ws(' ', 'function', n.nspname, p.proname)
+               FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+              WHERE n.nspname OPERATOR(pg_catalog.=) $4::pg_catalog.name AND p.proname OPERATOR(pg_catalog.=) $5::pg_catalog.name
+                AND p.pronargs OPERATOR(pg_catalog.=) 0 AND pg_catalog.strpos(p.prosrc, $2) OPERATOR(pg_catalog.=) 0
+                AND pg_catalog.strpos(p.prosrc, pg_catalog.replace($2, '\"', '\"\"')) OPERATOR(pg_catalog.=) 0",
+            &[&objects.queue.schema, &objects.queue.name, &end, &objects.function.schema, &objects.function.name],
+            "looking at what the queue was made for",
+        )?;
+        let Some(what) = foreign else { return Ok(()) };
+        let comment = literal(&format!("Changes{end}"));
+        Err(Error::ForeignQueue {
+            what,
+            source_label: self.label().to_string(),
+            destination: dest_table.to_string(),
+            fix: format!("COMMENT ON TABLE {} IS {comment};", objects.queue),
+        })
+    }
+
+    /// Refuses to go on if the role may not take the objects away.
+    ///
+    /// # Errors
+    /// TriggerOwner.
+    pub fn require_droppable(&mut self, objects: &Objects, table: &str) -> Result<()> {
+        let foreign = self.value(
+            "SELECT 'foreign' WHERE EXISTS (SELECT FROM pg_catalog.pg_proc p
+                      JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+                     WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name AND p.proname OPERATOR(pg_catalog.=)
+                           ANY (SELECT pg_catalog.json_array_elements_text($2::pg_catalog.json)::pg_catalog.name)
+                       AND NOT pg_catalog.pg_has_role(p.proowner, 'USAGE'))
+                 OR EXISTS (SELECT FROM pg_catalog.pg_class c
+                      JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+                     WHERE n.nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name AND c.relname OPERATOR(pg_catalog.=) $3::pg_catalog.name
+                       AND NOT pg_catalog.pg_has_role(c.relowner, 'USAGE'))",
+            &[&objects.queue.schema, &objects.function_names(), &objects.queue.name],
+            "looking at the queue's owner",
+        )?;
+        if foreign.is_none() {
+            return Ok(());
+        }
+        Err(Error::TriggerOwner { table: table.to_string(), fix: objects.removal() })
+    }
+}
+
+/// How the comment of a queue ends.
+pub(super) fn made_for(destination: &str) -> String {
+    format!(" that mimeo has yet to copy to {destination}")
+}
 
 #[cfg(test)]
 mod tests {

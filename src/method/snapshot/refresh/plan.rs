@@ -9,7 +9,7 @@ use crate::destination::twins::Twins;
 use crate::destination::{fit, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
-use crate::job::history::Run;
+use crate::job::run::Run;
 use crate::method::plan::{briefly, size, volume, Plan};
 use crate::method::snapshot::State;
 use crate::method::{connect_job, names, selected_columns, Call};

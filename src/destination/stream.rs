@@ -1,9 +1,11 @@
-//! A stream that comes in pieces, as what has come of it and is not done with.
+//! A stream of COPY data that comes in pieces: what has come of it and is not done with.
 
 use crate::backend::interrupts;
 use crate::destination::binary::Next;
-use crate::destination::copy_in::Reader;
 use crate::error::{Error, Result};
+
+/// Where the stream comes from: fills the buffer with at least so many bytes, or fewer at the end.
+pub type Reader<'a> = dyn FnMut(&mut [u8], usize) -> Result<usize> + 'a;
 
 /// Reads a stream to its end, through a buffer that has `first` bytes and grows to `most` for what needs them. `decode`
 /// gets what is there and how many bytes came in all; it says what stopped it, and how many of the bytes it is done with.

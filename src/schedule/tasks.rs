@@ -1,0 +1,77 @@
+//! Jobs that several processes work at, and what has become of each.
+
+use super::due::Due;
+use crate::error::{Error, Result};
+use std::sync::atomic::{AtomicU32, AtomicU8, Ordering};
+
+/// Jobs, and who has taken which of them: the processes that work at them share this.
+pub struct Tasks<'a> {
+    pub jobs: &'a [Due],
+    /// The index of the next job that nobody has looked at.
+    pub next: &'a AtomicU32,
+    /// How many have been begun.
+    pub begun: &'a AtomicU32,
+    pub limit: u32,
+    /// What has become of each, a Fate.
+    pub fates: &'a [AtomicU8],
+}
+
+/// What became of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fate {
+    /// Nobody has taken it.
+    Open = 0,
+    /// Somebody has, and has not said what came of it.
+    Taken,
+    /// Another call was running it, or just has.
+    Passed,
+    Done,
+    Failed,
+}
+
+impl Tasks<'_> {
+    /// The next job, unless there are enough.
+    pub fn take(&self) -> Option<(usize, &Due)> {
+        if self.begun.load(Ordering::SeqCst) >= self.limit {
+            return None;
+        }
+        let index = self.next.fetch_add(1, Ordering::SeqCst) as usize;
+        let due = self.jobs.get(index)?;
+        self.settle(index, Fate::Taken);
+        Some((index, due))
+    }
+
+    /// Whether one more job may be begun; it counts then.
+    pub fn begin(&self) -> bool {
+        self.begun
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |begun| (begun < self.limit).then_some(begun + 1))
+            .is_ok()
+    }
+
+    pub fn settle(&self, index: usize, fate: Fate) {
+        self.fates[index].store(fate as u8, Ordering::SeqCst);
+    }
+
+    pub fn is(&self, index: usize, fate: Fate) -> bool {
+        self.fates[index].load(Ordering::SeqCst) == fate as u8
+    }
+}
+
+/// What is to be said of a call when all is over.
+pub struct Outcome {
+    /// The jobs, and why.
+    pub failed: Vec<(String, String)>,
+    pub begun: usize,
+}
+
+impl Outcome {
+    /// # Errors
+    /// JobsFailed.
+    pub fn report(self) -> Result<()> {
+        if self.failed.is_empty() {
+            return Ok(());
+        }
+        Err(Error::JobsFailed { failed: self.failed, begun: self.begun })
+    }
+}

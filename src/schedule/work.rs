@@ -1,0 +1,106 @@
+//! One job after the other, each in a transaction of its own.
+
+use super::due::{self, Due};
+use super::tasks::{Fate, Outcome, Tasks};
+use crate::backend::spi;
+use crate::backend::subtransaction::{attempt, caught};
+use crate::backend::worker::Ground;
+use crate::error::{Error, Result};
+use crate::job::config::Catalog;
+use crate::job::history;
+use crate::job::lock::{self, Wait};
+use crate::job::record::{Record, Status};
+use crate::job::run::watch;
+use crate::method;
+use crate::source::reuse::sharing;
+use pgrx::pg_sys;
+use std::sync::atomic::{AtomicU32, AtomicU8, Ordering};
+
+/// Works at the jobs in this process alone.
+pub fn alone(catalog: &Catalog, jobs: &[Due], limit: u32, ground: Ground) -> Result<Outcome> {
+    let (next, begun) = (AtomicU32::new(0), AtomicU32::new(0));
+    let fates: Vec<_> = jobs.iter().map(|_| AtomicU8::new(Fate::Open as u8)).collect();
+    let tasks = Tasks { jobs, next: &next, begun: &begun, limit, fates: &fates };
+    let failed = work_through(catalog, &tasks, ground)?;
+    Ok(Outcome { failed, begun: begun.load(Ordering::SeqCst) as usize })
+}
+
+/// Takes one job after the other until none is left; which have failed, and why.
+///
+/// # Errors
+/// What ends the call, and not only one job.
+pub fn work_through(catalog: &Catalog, tasks: &Tasks<'_>, ground: Ground) -> Result<Vec<(String, String)>> {
+    let mut failed = Vec::new();
+    sharing(|| {
+        while let Some((index, due)) = tasks.take() {
+            let (fate, why) = in_own_memory(|| run_one(catalog, tasks, due, ground))?;
+            failed.extend(why.map(|why| (due.dest_table.clone(), why)));
+            tasks.settle(index, fate);
+        }
+        Ok(failed)
+    })
+}
+
+/// Runs one job and commits; what became of it, and why it failed.
+fn run_one(catalog: &Catalog, tasks: &Tasks<'_>, due: &Due, ground: Ground) -> Result<(Fate, Option<String>)> {
+    let free = spi::with_snapshot(|| lock::take(&due.dest_table, Wait::Not));
+    // In a snapshot that is newer than the lock: another call may have run it just before.
+    if !free? || !spi::with_snapshot(|| due::is_due(catalog, &due.dest_table))? || !tasks.begin() {
+        ground.commit()?;
+        return Ok((Fate::Passed, None));
+    }
+    let (outcome, record) = watch(|| {
+        attempt(|| {
+            spi::with_snapshot(|| {
+                method::refresh(&due.kind, &due.dest_table)?;
+                // What is left for the commit to check fails here, as this job's failure.
+                spi::run("SET CONSTRAINTS ALL IMMEDIATE", &[])
+            })
+        })
+    });
+    let outcome = match outcome {
+        Ok(_) => match record {
+            Some(record) if record.status == Status::Critical => {
+                ground.commit()?;
+                return Ok((Fate::Failed, Some(record.reason.unwrap_or_default())));
+            }
+            _ => match ground.commit() {
+                Ok(()) => return Ok((Fate::Done, None)),
+                Err(error) => (error, None),
+            },
+        },
+        Err(error) => (error, record),
+    };
+    let (error, record) = outcome;
+    let record = record.filter(|record| record.error.is_some());
+    let record = record.unwrap_or_else(|| Record::of_failure(&due.dest_table, &due.source_table, &due.kind, &error));
+    spi::with_snapshot(|| history::write(&record, catalog))?;
+    ground.commit()?;
+    match error {
+        // The call itself is to end; of a worker, only this job was.
+        Error::Cancelled(_) if ground == Ground::Procedure => Err(error),
+        error => Ok((Fate::Failed, Some(error.to_string()))),
+    }
+}
+
+/// Runs `body` in a memory context that goes when it is over: a call may run many jobs.
+fn in_own_memory<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    // SAFETY: a new context that lives until the end of this function, whatever transactions begin and end meanwhile.
+    unsafe {
+        let before = pg_sys::CurrentMemoryContext;
+        let of_transaction = before == pg_sys::TopTransactionContext;
+        let context = pg_sys::AllocSetContextCreateInternal(
+            pg_sys::TopMemoryContext,
+            c"mimeo job".as_ptr(),
+            pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+        );
+        pg_sys::MemoryContextSwitchTo(context);
+        let outcome = caught(body);
+        // That of a transaction may have gone with it, and another has come.
+        pg_sys::MemoryContextSwitchTo(if of_transaction { pg_sys::TopTransactionContext } else { before });
+        pg_sys::MemoryContextDelete(context);
+        outcome
+    }
+}
