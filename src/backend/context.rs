@@ -7,54 +7,16 @@
 use crate::backend::compat::unguarded::{
     err_generic_string, errcode, errcontext_msg, geterrcode, CopyErrorData, FreeErrorData,
 };
+use crate::error::{Place, SqlState};
 use pgrx::{pg_sys, PgLogLevel};
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::ptr;
 
-/// Where an error came about.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Place {
-    /// Lines of CONTEXT, the innermost first.
-    pub context: Option<String>,
-    pub schema: Option<String>,
-    pub table: Option<String>,
-    pub column: Option<String>,
-    pub data_type: Option<String>,
-    pub constraint: Option<String>,
-}
-
-impl Place {
-    /// The names, as psql's \errverbose calls them.
-    pub fn names(&self) -> Vec<(&'static str, &String)> {
-        let all = [
-            ("SCHEMA NAME", &self.schema),
-            ("TABLE NAME", &self.table),
-            ("COLUMN NAME", &self.column),
-            ("DATATYPE NAME", &self.data_type),
-            ("CONSTRAINT NAME", &self.constraint),
-        ];
-        all.into_iter().filter_map(|(label, name)| name.as_ref().map(|name| (label, name))).collect()
-    }
-
-    /// The same with every text changed.
-    pub fn map(self, change: impl Fn(String) -> String) -> Place {
-        Place {
-            context: self.context.map(&change),
-            schema: self.schema.map(&change),
-            table: self.table.map(&change),
-            column: self.column.map(&change),
-            data_type: self.data_type.map(&change),
-            constraint: self.constraint.map(&change),
-        }
-    }
-}
-
 /// An error.
 #[derive(Debug, PartialEq)]
 struct Seen {
-    /// As PostgreSQL packs a SQLSTATE.
-    code: i32,
+    sqlstate: SqlState,
     message: String,
     place: Place,
 }
@@ -93,15 +55,15 @@ impl Drop for Watch {
     }
 }
 
-/// The packed SQLSTATE of an error that was caught, and where it came about, by its message. pgrx knows PostgreSQL's own SQLSTATEs only.
-pub fn take(message: &str) -> Option<(i32, Place)> {
+/// The SQLSTATE of an error that was caught, and where it came about, by its message. pgrx knows PostgreSQL's own SQLSTATEs only.
+pub fn take(message: &str) -> Option<(SqlState, Place)> {
     KNOWN.set(None);
-    SEEN.take().filter(|seen| seen.message == message).map(|seen| (seen.code, seen.place))
+    SEEN.take().filter(|seen| seen.message == message).map(|seen| (seen.sqlstate, seen.place))
 }
 
-/// An error with this message is about to be raised: it has this packed SQLSTATE, and also tells this.
-pub fn add(message: &str, code: i32, place: Place) {
-    KNOWN.set(Some(Seen { code, message: message.to_string(), place }));
+/// An error with this message is about to be raised: it has this SQLSTATE, and also tells this.
+pub fn add(message: &str, sqlstate: SqlState, place: Place) {
+    KNOWN.set(Some(Seen { sqlstate, message: message.to_string(), place }));
     if ADDER.get().is_null() {
         let entry =
             pg_sys::ErrorContextCallback { previous: ptr::null_mut(), callback: Some(add_known), arg: ptr::null_mut() };
@@ -144,7 +106,11 @@ unsafe fn current() -> Option<Seen> {
             data_type: text((*data).datatype_name),
             constraint: text((*data).constraint_name),
         };
-        Seen { code: (*data).sqlerrcode, message: text((*data).message).unwrap_or_default(), place }
+        Seen {
+            sqlstate: SqlState::of_packed((*data).sqlerrcode),
+            message: text((*data).message).unwrap_or_default(),
+            place,
+        }
     });
     FreeErrorData(data);
     pg_sys::CurrentMemoryContext = context;
@@ -157,7 +123,7 @@ unsafe extern "C-unwind" fn note(_: *mut c_void) {
         // One that is further out sees the same error once more, with what lies between the two.
         let is_seen = seen.as_ref().is_some_and(|before| {
             let (known, place) = (&before.place, &now.place);
-            (before.code, &before.message) == (now.code, &now.message)
+            (before.sqlstate, &before.message) == (now.sqlstate, &now.message)
                 && known.table == place.table
                 && place
                     .context
@@ -173,8 +139,8 @@ unsafe extern "C-unwind" fn note(_: *mut c_void) {
 
 unsafe extern "C-unwind" fn add_known(_: *mut c_void) {
     let Some(now) = current() else { return };
-    let Some(Seen { code, place, .. }) = KNOWN.take().filter(|known| known.message == now.message) else { return };
-    errcode(code);
+    let Some(Seen { sqlstate, place, .. }) = KNOWN.take().filter(|known| known.message == now.message) else { return };
+    errcode(sqlstate.packed());
     let text = |text: &str| CString::new(text.replace('\0', " ")).unwrap_or_default();
     if let Some(context) = &place.context {
         errcontext_msg(c"%s".as_ptr(), text(context).as_ptr());

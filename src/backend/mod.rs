@@ -11,6 +11,7 @@ pub mod identity;
 pub mod interrupts;
 pub mod name;
 pub mod parse;
+mod raise;
 pub mod record;
 pub mod relation;
 pub mod spi;

@@ -218,8 +218,13 @@ pub fn cut_middle(text: &str, limit: usize) -> String {
     format!("{}{}", &text[..head], &text[tail..])
 }
 
+/// Puts the second name of each pair wherever the first stands as a word of its own.
+pub fn replace_words(text: String, names: &[(String, String)]) -> String {
+    names.iter().fold(text, |text, (old, new)| replace_word(&text, old, new))
+}
+
 /// Puts `new` wherever `old` stands as a word of its own.
-pub fn replace_word(text: &str, old: &str, new: &str) -> String {
+fn replace_word(text: &str, old: &str, new: &str) -> String {
     replace_between(text, old, new, |c| c.is_alphanumeric() || c == '_' || c == '$')
 }
 

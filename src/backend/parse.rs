@@ -350,7 +350,7 @@ pub fn select(sql: &str) -> Result<&str> {
         // A length of 0 is all of it.
         Ok(Some(length)) => Ok(if length == 0 { sql } else { sql.get(..length).unwrap_or(sql) }),
         Ok(None) => refused("with it, the query is more than one SELECT".to_string()),
-        Err(error @ (Error::Cancelled(_) | Error::Condition(_))) => Err(error),
+        Err(error) if error.is_cancel() || matches!(error, Error::Condition(_)) => Err(error),
         Err(error) => refused(error.report().message),
     }
 }

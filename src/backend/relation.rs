@@ -119,7 +119,7 @@ pub fn lock_patiently(
             Ok(())
         });
         match outcome {
-            Err(error) if error.sqlstate_text() == "55P03" => {}
+            Err(error) if error.is_lock_timeout() => {}
             other => return other,
         }
         if start.elapsed() + pause > wait.give_up {

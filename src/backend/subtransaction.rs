@@ -40,7 +40,7 @@ pub fn attempt<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
 /// Cancelled: the whole call is to end.
 pub fn tried<T>(body: impl FnOnce() -> Result<T>) -> Result<Result<T>> {
     match attempt(body) {
-        Err(error @ Error::Cancelled(_)) => Err(error),
+        Err(error) if error.is_cancel() => Err(error),
         outcome => Ok(outcome),
     }
 }

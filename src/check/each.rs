@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 /// Whether an error tells of the source, or of the way to it, and not of this server: a monitor goes on to the next source then.
 pub fn is_of_source(error: &Error) -> bool {
     matches!(
-        error,
+        error.kind(),
         Error::Unreachable { .. }
             | Error::ConnectionLost { .. }
             | Error::PasswordRequired(_)

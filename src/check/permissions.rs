@@ -108,7 +108,7 @@ fn unmade_indexes(shape: &Shape, filter: Option<&[String]>) -> Result<Vec<Right>
         Err::<(), _>(Error::Internal("nothing stays".to_string()))
     });
     match tried {
-        Err(error @ Error::Cancelled(_)) => Err(error),
+        Err(error) if error.is_cancel() => Err(error),
         _ => Ok(rights),
     }
 }
@@ -197,7 +197,7 @@ fn on_destination(
     }
     let name = match destination(written, source_table, source) {
         Ok(name) => name,
-        Err(Error::SchemaMissing(schema)) => {
+        Err(Error::SchemaMissing { schema, .. }) => {
             let fix = || grant::create_schema(&schema, &role);
             rights.push(Right::new(format!("schema {schema}"), "exists", false, fix));
             return Ok(rights);

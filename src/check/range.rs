@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::job::config::Job;
 use crate::source::bounds::{bound_type, Control, Kind, Range};
 use pgrx::warning;
+use pgrx::PgSqlErrorCode;
 use serde::Deserialize;
 
 /// The arguments p_lower_interval and p_upper_interval.
@@ -87,7 +88,7 @@ fn read(text: &str, kind: Kind, argument: &str) -> Result<String> {
     match read {
         Ok(Some(value)) => Ok(value),
         Ok(None) => Err(Error::InvalidArgument(format!("{argument} '{text}' is negative"))),
-        Err(error) if error.sqlstate_text().starts_with("22") => {
+        Err(error) if error.sqlstate().is_of_class(PgSqlErrorCode::ERRCODE_DATA_EXCEPTION) => {
             Err(Error::InvalidArgument(format!("{argument} '{text}' is not {what}")))
         }
         Err(error) => Err(error),

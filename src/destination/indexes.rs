@@ -13,6 +13,7 @@ use crate::destination::references;
 use crate::error::{told, Error, Result};
 use crate::shape::IndexDefinition;
 use pgrx::pg_sys;
+use pgrx::PgSqlErrorCode;
 use serde::Deserialize;
 use std::ffi::CString;
 
@@ -168,7 +169,10 @@ pub fn copy_all<'a>(
             };
             let reason = report.message;
             // Nobody should run by hand what was refused because it is a stranger's, or no harmless definition.
-            let refused = ["42501", "42P17"].contains(&report.sqlstate.as_str());
+            let refused = report.sqlstate.is_any_of(&[
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                PgSqlErrorCode::ERRCODE_INVALID_OBJECT_DEFINITION,
+            ]);
             let statement = if refused { None } else { statement_here(index, place.table, &name)? };
             left_out.push(LeftOut { index: index.name.clone(), reason, statement });
         }
@@ -197,9 +201,11 @@ fn copy(index: &IndexDefinition, place: &Place<'_>, name: &str) -> Result<()> {
         }
         Ok(())
     });
-    made.map_err(|error| match error {
-        Error::Cancelled(_) => error,
-        _ => Error::Index { index: index.name.clone(), table: table.plain(), report: error.report() },
+    made.map_err(|error| {
+        if error.is_cancel() {
+            return error;
+        }
+        Error::Index { index: index.name.clone(), table: table.plain(), report: error.report() }
     })
 }
 

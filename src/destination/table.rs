@@ -10,6 +10,7 @@ use crate::backend::trust;
 use crate::error::{Error, Result};
 use crate::shape::{Column, ColumnDefault, Difference, Shape, COLUMNS, TYPES};
 use pgrx::datum::DatumWithOid;
+use pgrx::PgSqlErrorCode;
 use pgrx::{pg_sys, PgList, PgRelation};
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -339,7 +340,7 @@ pub fn shows(relation: &Shape, columns: &[Column]) -> bool {
 pub fn truncate(table: &Name) -> Result<()> {
     let emptied = caught(|| spi::run(&format!("TRUNCATE ONLY {table}"), &[]));
     match emptied {
-        Err(error) if error.sqlstate_text() == "55006" => Err(Error::InUseHere(table.plain())),
+        Err(error) if error.sqlstate() == PgSqlErrorCode::ERRCODE_OBJECT_IN_USE => Err(Error::InUseHere(table.plain())),
         emptied => emptied.map(|_| ()),
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::backend::compat;
 use crate::backend::identity::{pin_settings, set_local, Identity};
+use crate::backend::name::replace_words;
 use crate::backend::name::{quote, quote_list, Name, Operator};
 use crate::backend::relation::{self, oid_arg, Patience, Relation};
 use crate::backend::spi;
@@ -245,7 +246,7 @@ impl Collected {
             heap::write_query(stand_in.oid, &query)?;
             stand_in.take_over(&Indexed::All, false, patience)
         });
-        replaced.map_err(|error| error.renamed(&names))
+        replaced.map_err(|error| error.reworded(|text| replace_words(text, &names)))
     }
 
     /// The rows, one for each key.

@@ -103,7 +103,7 @@ pub fn take(destination: &str, wait: Wait) -> Result<bool> {
     });
     match taken {
         Ok(taken) => Ok(taken),
-        Err(error) if error.sqlstate_text() == "55P03" => Ok(false),
+        Err(error) if error.is_lock_timeout() => Ok(false),
         Err(error) => Err(error),
     }
 }

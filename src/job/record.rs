@@ -98,7 +98,7 @@ impl Record {
         for (label, name) in report.place.names() {
             text = format!("{text}\n{label}: {name}");
         }
-        (self.status, self.sqlstate, self.error) = (Status::Critical, Some(report.sqlstate), Some(text));
+        (self.status, self.sqlstate, self.error) = (Status::Critical, Some(report.sqlstate.to_string()), Some(text));
     }
 }
 

@@ -5,6 +5,7 @@ use crate::error::{told, Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::record::{now, Record, Status};
 use crate::job::{failure, history, jobmon};
+use pgrx::PgSqlErrorCode;
 use pgrx::{notice, pg_sys};
 use std::cell::RefCell;
 use std::ffi::CString;
@@ -104,17 +105,19 @@ impl Run {
 
     /// What a failure means for whoever reads of it: the key of a table with children is not unique over all of them.
     pub fn explain(&self, error: Error) -> Error {
-        match (&self.parent, error) {
-            (Some(parent), Error::Postgres(report)) if report.sqlstate == "23505" => {
-                Error::SharedKey { table: parent.clone(), report }
-            }
+        let of_postgres = matches!(error.kind(), Error::Postgres(_));
+        if !of_postgres || error.sqlstate() != PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION {
+            return error;
+        }
+        match &self.parent {
+            Some(parent) => Error::SharedKey { table: parent.clone(), report: error.report() },
             // Rows stay here that are gone on the source.
-            (None, Error::Postgres(report)) if report.sqlstate == "23505" && self.keeps_gone() => {
-                let (destination, inserter) =
-                    (self.record.dest_table.clone(), self.record.kind.starts_with("inserter"));
-                Error::HeldAlready { destination, inserter, report }
-            }
-            (_, error) => error,
+            None if self.keeps_gone() => Error::HeldAlready {
+                destination: self.record.dest_table.clone(),
+                inserter: self.record.kind.starts_with("inserter"),
+                report: error.report(),
+            },
+            None => error,
         }
     }
 

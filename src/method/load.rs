@@ -1,5 +1,6 @@
 //! The rows of a source's query, into a local table.
 
+use crate::backend::name::replace_words;
 use crate::backend::name::Name;
 use crate::backend::relation::{lock_patiently, Patience, Relation};
 use crate::backend::spi;
@@ -147,7 +148,7 @@ pub(super) fn replace_all(
             run.phase("replace");
             stand_in.take_over(&indexed, cascade, patience())
         });
-        return replaced.map_err(|error| error.renamed(&names));
+        return replaced.map_err(|error| error.reworded(|text| replace_words(text, &names)));
     };
     run.note(format!("replaced in place: {obstacle}"));
     replace::empty_in_place(destination, cascade, patience())?;

@@ -13,7 +13,7 @@ use crate::backend::identity::{
     current_role, has_rights_of, is_superuser, pin_settings, read_the_latest, require_writable, role_name, Identity,
 };
 use crate::backend::interrupts;
-use crate::backend::name::{literal, readings, Name};
+use crate::backend::name::{literal, quote, readings, Name};
 use crate::backend::relation::{self, Relation};
 use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
@@ -30,6 +30,7 @@ use crate::source::catalog::{rows_query, SourceTable};
 use crate::source::connection::{Applicant, Connection, Mapping};
 use load::{finish_indexes, leave, lock_destination, patience, pull, pull_after, pull_behind, replace_all, Everything};
 use pgrx::datum::Interval;
+use pgrx::PgSqlErrorCode;
 use pgrx::{notice, pg_sys, warning};
 use std::time::Duration;
 
@@ -185,7 +186,7 @@ pub(crate) fn new_destination(written: Option<&str>, source: &Name) -> Result<Na
     let Some(written) = written else {
         source.check_length()?;
         if !relation::schema_exists(&source.schema)? {
-            return Err(Error::SchemaMissing(source.schema.clone()));
+            return Err(schema_missing(&source.schema));
         }
         return Ok(source.clone());
     };
@@ -207,13 +208,17 @@ pub(crate) fn new_destination(written: Option<&str>, source: &Name) -> Result<Na
     }
     if let Some(name) = missing {
         name.check_length()?;
-        return Err(Error::SchemaMissing(name.schema));
+        return Err(schema_missing(&name.schema));
     }
     let (_, bare) = bare.cloned().ok_or_else(|| Error::InvalidName(written.to_string()))?;
-    let schema = relation::creation_schema()?.ok_or_else(|| Error::SchemaMissing("public".to_string()))?;
+    let schema = relation::creation_schema()?.ok_or_else(|| schema_missing("public"))?;
     let name = Name::new(schema, bare);
     name.check_length()?;
     Ok(name)
+}
+
+fn schema_missing(schema: &str) -> Error {
+    Error::SchemaMissing { schema: schema.to_string(), fix: format!("CREATE SCHEMA {};", quote(schema)) }
 }
 
 /// The arguments that every maker has.
@@ -297,8 +302,11 @@ impl Making {
         explained.map_err(|error| match error {
             // What stands behind the table is its alias, or makes it a function.
             Error::Remote { report, .. }
-                if ["42P01", "42883", "42703"].contains(&report.sqlstate.as_str())
-                    && condition.is_some_and(is_bare) =>
+                if report.sqlstate.is_any_of(&[
+                    PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+                    PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION,
+                    PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+                ]) && condition.is_some_and(is_bare) =>
             {
                 Error::Condition(report.message)
             }

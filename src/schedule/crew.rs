@@ -11,6 +11,7 @@ use crate::job::config::Catalog;
 use crate::job::history;
 use crate::job::record::Record;
 use pgrx::pg_sys;
+use pgrx::PgSqlErrorCode;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::Ordering;
 
@@ -103,7 +104,11 @@ pub fn run(catalog: &Catalog, jobs: &[Due], limit: u32, workers: u32) -> Result<
 
 fn abandoned(due: &Due) -> Record {
     let message = "its background worker was ended before the job was done".to_string();
-    let error = Error::Postgres(Report { sqlstate: "57P01".to_string(), message, ..Report::default() });
+    let error = Error::Postgres(Report {
+        sqlstate: PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN.into(),
+        message,
+        ..Report::default()
+    });
     Record::of_failure(&due.dest_table, &due.source_table, &due.kind, &error)
 }
 

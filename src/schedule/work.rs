@@ -5,7 +5,7 @@ use super::tasks::{Fate, Outcome, Tasks};
 use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
 use crate::backend::worker::Ground;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::job::config::Catalog;
 use crate::job::history;
 use crate::job::lock::{self, Wait};
@@ -76,11 +76,11 @@ fn run_one(catalog: &Catalog, tasks: &Tasks<'_>, due: &Due, ground: Ground) -> R
     let record = record.unwrap_or_else(|| Record::of_failure(&due.dest_table, &due.source_table, &due.kind, &error));
     spi::with_snapshot(|| history::write(&record, catalog))?;
     ground.commit()?;
-    match error {
-        // The call itself is to end; of a worker, only this job was.
-        Error::Cancelled(_) if ground == Ground::Procedure => Err(error),
-        error => Ok((Fate::Failed, Some(error.to_string()))),
+    // The call itself is to end; of a worker, only this job was.
+    if error.is_cancel() && ground == Ground::Procedure {
+        return Err(error);
     }
+    Ok((Fate::Failed, Some(error.to_string())))
 }
 
 /// Runs `body` in a memory context that goes when it is over: a call may run many jobs.

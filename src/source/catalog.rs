@@ -6,6 +6,7 @@ use crate::backend::parse::select;
 use crate::error::{Error, Result};
 use crate::shape::{ColumnDefault, IndexDefinition, Shape, COLUMNS, INDEXES, TYPES};
 use crate::source::connection::{pinned_in_transaction, Connection};
+use pgrx::PgSqlErrorCode;
 use serde::Deserialize;
 use std::collections::HashSet;
 
@@ -136,7 +137,7 @@ impl Connection {
         };
         match self.begin_snapshot(&lock("")) {
             // Before 13, who locks a table must have the rights on its children, too.
-            Err(Error::Remote { report, .. }) if report.sqlstate == "42501" => {
+            Err(Error::Remote { report, .. }) if report.sqlstate == PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE => {
                 self.roll_back()?;
                 self.begin_snapshot(&lock("ONLY "))?;
             }

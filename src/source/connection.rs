@@ -1,13 +1,15 @@
 //! Connecting to a source: from a row of dblink_mapping_mimeo (or a foreign server) to a session that is set up.
 
 use crate::backend::encoding;
-use crate::backend::identity::is_superuser;
-use crate::backend::name::literal;
+use crate::backend::grant;
+use crate::backend::identity::{is_superuser, role_name};
+use crate::backend::name::{literal, quote};
 use crate::error::{Error, Result};
 use crate::settings;
 use crate::source::libpq::{is_parameter, parse_connection_string, Link, NO_FILE};
 use crate::source::reuse;
 use crate::source::server::Server;
+use pgrx::PgSqlErrorCode;
 use pgrx::{pg_sys, PgList};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -264,7 +266,9 @@ impl Connection {
         let counted = self.value(&format!("SELECT pg_catalog.count(q.*) FROM ({query}) q"), &[], doing);
         match counted {
             Ok(_) => {}
-            Err(Error::Remote { report, .. }) if report.sqlstate.starts_with("22") => {
+            Err(Error::Remote { report, .. })
+                if report.sqlstate.is_of_class(PgSqlErrorCode::ERRCODE_DATA_EXCEPTION) =>
+            {
                 let _ = self.link.answers(doing);
                 self.script("ROLLBACK TO SAVEPOINT mimeo", doing)?;
                 return Ok(false);
@@ -450,18 +454,18 @@ fn foreign_server(name: &str, owner: pg_sys::Oid, label: &str) -> Result<(BTreeM
     // SAFETY: not null.
     let (server_id, server_owner) = unsafe { ((*server).serverid, (*server).owner) };
     if !may_use_server(server_id, owner) {
-        return Err(Error::ForeignServer {
-            source_label: label.to_string(),
-            role: crate::backend::identity::role_name(owner)?,
-            server: name.to_string(),
-        });
+        let role = role_name(owner)?;
+        let fix = grant::on_foreign_server(name, &role);
+        return Err(Error::ForeignServer { source_label: label.to_string(), role, server: name.to_string(), fix });
     }
     if !has_user_mapping(server_id, owner)? {
-        return Err(Error::UserMapping {
-            source_label: label.to_string(),
-            role: crate::backend::identity::role_name(owner)?,
-            server: name.to_string(),
-        });
+        let role = role_name(owner)?;
+        let fix = format!(
+            "CREATE USER MAPPING FOR {} SERVER {} OPTIONS (user '…', password '…');",
+            quote(&role),
+            quote(name)
+        );
+        return Err(Error::UserMapping { source_label: label.to_string(), role, server: name.to_string(), fix });
     }
     // SAFETY: not null; both lists hold what foreign options are, and a mapping is there.
     let (mut parameters, mut user_options) =

@@ -19,6 +19,7 @@ use crate::source::server::Server;
 use answer::{beginning, take_sqlstate, text, unescaped};
 use environment::NoEnvironment;
 use pgrx::pg_sys;
+use pgrx::PgSqlErrorCode;
 use pq_sys as pq;
 use quiet::{drop_notifications, ignore_notice};
 use std::ffi::CString;
@@ -271,7 +272,7 @@ impl Link {
             // SAFETY: asks an existing connection.
             let lost = unsafe { pq::PQstatus(self.connection) } == pq::ConnStatusType::CONNECTION_BAD;
             // A standby's recovery may end the session, too.
-            if lost && report.sqlstate != "40001" {
+            if lost && report.sqlstate != PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE {
                 return Err(Error::ConnectionLost { source_label, reason: report.message });
             }
             return Err(Error::Remote { source_label, doing: doing.to_string(), report });

@@ -3,9 +3,10 @@
 use crate::backend::grant::{self, Right};
 use crate::backend::identity::{current_role, role_name};
 use crate::backend::name::{literal, quote};
-use crate::error::{told, Error, Result};
+use crate::error::{told, Error, Result, SqlState};
 use crate::job::config::Catalog;
 use crate::source::connection::{may_be_told, Mapping, Target};
+use pgrx::PgSqlErrorCode as E;
 
 /// The row of a source that was not reached: what it says as a comment, then the statement that helps.
 pub fn right(error: &Error, mapping: &Mapping, catalog: &Catalog) -> Result<Right> {
@@ -16,6 +17,7 @@ pub fn right(error: &Error, mapping: &Mapping, catalog: &Catalog) -> Result<Righ
         server: mapping.foreign_server().filter(|name| may_be_told(name)),
         table: catalog.table("dblink_mapping_mimeo").to_string(),
     };
+    let error = error.kind();
     let (label, reason) = match error {
         Error::Unreachable { source_label, reason, .. }
         | Error::ConnectionLost { source_label, reason }
@@ -45,7 +47,7 @@ impl Place<'_> {
         let user = self.target.user.as_deref();
         let (role, database) = (user.unwrap_or("…"), self.target.database.as_deref().or(user).unwrap_or("…"));
         let code = match error {
-            Error::Unreachable { code, .. } => code.as_deref().unwrap_or_default(),
+            Error::Unreachable { code, .. } => *code,
             Error::PasswordRequired(_) if !self.target.has_password => return self.give("password"),
             Error::PasswordRequired(_) => {
                 return format!(
@@ -55,36 +57,36 @@ impl Place<'_> {
                 )
             }
             Error::InvalidSource { forbidden: true, .. } => return self.allow(),
-            Error::ForeignServer { role, server, .. } => return grant::on_foreign_server(server, role),
-            Error::UserMapping { .. } => return error.report().hint.unwrap_or_default(),
+            Error::ForeignServer { fix, .. } => return fix.clone(),
+            Error::UserMapping { fix, .. } => return fix.clone(),
             Error::OldSource { .. } => return "-- upgrade it: there is no right that helps".to_string(),
-            _ => "",
+            _ => None,
         };
-        match code {
-            "28P01" => format!(
+        match code.map(SqlState::code) {
+            Some(E::ERRCODE_INVALID_PASSWORD) => format!(
                 "-- here, if this is not the password that the source has:\n{}\n-- on the source, if the role has another one, or \
                  is not there:\nALTER ROLE {1} PASSWORD '…';\nCREATE ROLE {1} LOGIN PASSWORD '…';",
                 self.give("password"),
                 quote(role)
             ),
-            "28000" if reason.contains("pg_hba.conf") => format!(
+            Some(E::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION) if reason.contains("pg_hba.conf") => format!(
                 "-- a line for the source's pg_hba.conf, then SELECT pg_reload_conf(); there:\n{}",
                 hba_line(reason, database, role)
             ),
-            "28000" if reason.contains("not permitted to log in") => {
+            Some(E::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION) if reason.contains("not permitted to log in") => {
                 format!("-- on the source:\nALTER ROLE {} LOGIN;", quote(role))
             }
-            "28000" if reason.contains("does not exist") => {
+            Some(E::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION) if reason.contains("does not exist") => {
                 format!("-- on the source:\nCREATE ROLE {} LOGIN PASSWORD '…';", quote(role))
             }
-            "42501" => format!("-- on the source:\n{}", grant::on_database("CONNECT", database, role)),
-            "3D000" => format!(
+            Some(E::ERRCODE_INSUFFICIENT_PRIVILEGE) => format!("-- on the source:\n{}", grant::on_database("CONNECT", database, role)),
+            Some(E::ERRCODE_INVALID_CATALOG_NAME) => format!(
                 "-- on the source, if it is to be there:\nCREATE DATABASE {};\n-- else here:\n{}",
                 quote(database),
                 self.give("place")
             ),
-            "53300" => format!("-- on the source:\nALTER ROLE {} CONNECTION LIMIT -1;", quote(role)),
-            "" if reason.contains("no password supplied") => self.give("password"),
+            Some(E::ERRCODE_TOO_MANY_CONNECTIONS) => format!("-- on the source:\nALTER ROLE {} CONNECTION LIMIT -1;", quote(role)),
+            None if reason.contains("no password supplied") => self.give("password"),
             _ => format!(
                 "-- is the server up, does it listen there, does a firewall let this host through? If it is elsewhere:\n{}",
                 self.give("place")

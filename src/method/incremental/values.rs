@@ -9,6 +9,7 @@ use crate::destination::table;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 use crate::source::bounds::{bound_type, Control, Kind, Range};
+use pgrx::PgSqlErrorCode;
 
 /// The values of one control column.
 pub struct Values {
@@ -45,7 +46,7 @@ impl Values {
         match read {
             Ok(Some(value)) => Ok(value),
             Ok(None) => Err(invalid()),
-            Err(error) if error.sqlstate_text().starts_with("22") => Err(invalid()),
+            Err(error) if error.sqlstate().is_of_class(PgSqlErrorCode::ERRCODE_DATA_EXCEPTION) => Err(invalid()),
             Err(error) => Err(error),
         }
     }

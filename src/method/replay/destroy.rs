@@ -12,6 +12,7 @@ use crate::job::lock::{self, Wait};
 use crate::method::{about, connect, patience, require_method, require_owner, require_responsible, Method};
 use crate::source::connection::Connection;
 use pgrx::notice;
+use pgrx::PgSqlErrorCode;
 
 /// Ends a job: trigger, function and queue on the source go, in one transaction there, unless `keep_source` leaves them to another copy of
 /// the job. The destination stays as it is, or is dropped without `keep`. Everything here is done first, so that only the commit is left once
@@ -61,12 +62,12 @@ pub fn destroy(method: Method, destination: &str, keep: bool, keep_source: bool,
         let _pinned = pin_settings()?;
         end_here(&catalog, &job, &name, existing, keep, debug)?;
         source.change_source(&objects.removal(), patience(), "removing the queue and its triggers").map_err(|error| {
-            match error.sqlstate_text().as_str() {
-                "42501" => Error::TriggerOwner {
-                    table: job.source_table.clone(),
-                    fix: format!("{} -- as the owner of function {}", objects.removal(), quote(&objects.function.name)),
-                },
-                _ => error,
+            if error.sqlstate() != PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE {
+                return error;
+            }
+            Error::TriggerOwner {
+                table: job.source_table.clone(),
+                fix: format!("{} -- as the owner of function {}", objects.removal(), quote(&objects.function.name)),
             }
         })
     })

@@ -68,7 +68,9 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
     }
     let nullable: Vec<_> = key.iter().filter(|column| !column.not_null).map(|column| column.name.clone()).collect();
     if !nullable.is_empty() {
-        return Err(Error::NullableKey { table: table_name.plain(), columns: nullable });
+        let not_null = |column: &String| format!("ALTER TABLE … ALTER COLUMN {} SET NOT NULL;", quote(column));
+        let fix = nullable.iter().map(not_null).collect::<Vec<_>>().join(" ");
+        return Err(Error::NullableKey { table: table_name.plain(), columns: nullable, fix });
     }
     making.source.require_primary()?;
     let schema = making.catalog.schema().to_string();

@@ -26,6 +26,7 @@ use crate::shape::{Column, Difference, Shape};
 use crate::source::catalog::{rows_query, SourceTable};
 use crate::source::changes::Fingerprint;
 use crate::source::connection::Connection;
+use pgrx::PgSqlErrorCode;
 use pgrx::{pg_sys, warning};
 use std::time::Duration;
 
@@ -149,7 +150,7 @@ impl Refresh<'_> {
         } else if lock_if_free(twins.live.oid) {
             match tried(|| self.empty_twin(&live, &before, &present))? {
                 // A cursor, or the query around this call: the next refresh empties it.
-                Err(error) if error.sqlstate_text() == "55006" => {
+                Err(error) if error.sqlstate() == PgSqlErrorCode::ERRCODE_OBJECT_IN_USE => {
                     run.note("the twin that was live is not emptied yet, for this session reads it");
                 }
                 emptied => {

@@ -1,8 +1,8 @@
 //! What libpq says of a statement: its result, and what went wrong.
 
-use crate::backend::context::Place;
 use crate::backend::encoding;
-use crate::error::{Report, Result};
+use crate::error::{Place, Report, Result, SqlState};
+use pgrx::PgSqlErrorCode;
 use pq_sys as pq;
 use std::ffi::CStr;
 use std::os::raw::{c_char, c_int};
@@ -86,7 +86,8 @@ impl Answer {
             (!value.is_null()).then(|| unsafe { beginning(value) })
         };
         Report {
-            sqlstate: field(b'C').map_or_else(|| "08006".to_string(), real_sqlstate),
+            sqlstate: field(b'C')
+                .map_or(PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE.into(), |said| real_sqlstate(&said)),
             // SAFETY: as above.
             message: field(b'M').unwrap_or_else(|| unsafe { beginning(pq::PQresultErrorMessage(self.0)) }),
             detail: field(b'D'),
@@ -156,18 +157,18 @@ pub(super) fn unescaped(document: &str) -> Option<String> {
 }
 
 /// The SQLSTATE of an error. What is none, or stands for success, violates the protocol.
-fn real_sqlstate(code: String) -> String {
+fn real_sqlstate(code: &str) -> SqlState {
     let is_code = code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
     if is_code && !code.starts_with("00") {
-        code
+        SqlState::parse(code)
     } else {
-        "08P01".to_string()
+        PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION.into()
     }
 }
 
 /// Takes the SQLSTATE out of a verbose message, `… FATAL:  28P01: password authentication failed …`, and the last line, which
 /// names a place in the server's code.
-pub(super) fn take_sqlstate(message: &str) -> (String, Option<String>) {
+pub(super) fn take_sqlstate(message: &str) -> (String, Option<SqlState>) {
     let is_place = |line: &str| line.rsplit_once(".c:").is_some_and(|(_, n)| n.bytes().all(|b| b.is_ascii_digit()));
     let mut reason = message.lines().filter(|line| !is_place(line.trim_end())).collect::<Vec<_>>().join("\n");
     let is_code = |word: &str| {
@@ -180,7 +181,7 @@ pub(super) fn take_sqlstate(message: &str) -> (String, Option<String>) {
     for part in message.split(":  ").skip(1) {
         if let Some((word, _)) = part.split_once(": ").filter(|(word, _)| is_code(word)) {
             reason = reason.replacen(&format!(":  {word}: "), ":  ", 1);
-            code = Some(word.to_string());
+            code = Some(SqlState::parse(word));
         }
     }
     (reason, code)
@@ -189,6 +190,7 @@ pub(super) fn take_sqlstate(message: &str) -> (String, Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::{real_sqlstate, take_sqlstate, unescaped};
+    use crate::error::SqlState;
 
     #[test]
     fn escapes_of_json_are_resolved() {
@@ -201,10 +203,10 @@ mod tests {
     #[test]
     fn an_error_has_a_sqlstate_of_an_error() {
         for code in ["23505", "XX000", "P0001", "02000"] {
-            assert_eq!(real_sqlstate(code.to_string()), code);
+            assert_eq!(real_sqlstate(code).to_string(), code);
         }
         for code in ["", "42", "xx000", "00000", "ABCDEF", "0A00\u{1}"] {
-            assert_eq!(real_sqlstate(code.to_string()), "08P01");
+            assert_eq!(real_sqlstate(code).to_string(), "08P01");
         }
     }
 
@@ -218,7 +220,7 @@ mod tests {
             reason,
             "connection to server at \"h\" (::1), port 5432 failed: FATAL:  database \"d\" does not exist"
         );
-        assert_eq!(code.as_deref(), Some("3D000"));
+        assert_eq!(code, Some(SqlState::parse("3D000")));
         let (reason, code) =
             take_sqlstate("connection to server at \"h\", port 5432 failed: Connection refused\n\tIs it?");
         assert!(reason.ends_with("Is it?") && code.is_none());

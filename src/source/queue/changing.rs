@@ -4,6 +4,7 @@ use crate::backend::interrupts;
 use crate::backend::relation::Patience;
 use crate::error::{Error, Result};
 use crate::source::connection::Connection;
+use pgrx::PgSqlErrorCode;
 use std::time::{Duration, Instant};
 
 impl Connection {
@@ -24,7 +25,7 @@ impl Connection {
                 Err(error) => return Err(error),
             };
             self.roll_back()?;
-            if error.sqlstate_text() != "55P03" || start.elapsed() + pause > wait.give_up {
+            if !error.is_lock_timeout() || start.elapsed() + pause > wait.give_up {
                 return Err(self.refused_writing(error));
             }
             interrupts::sleep(pause);
@@ -34,7 +35,10 @@ impl Connection {
 
     /// What it means that a transaction could not write: the source has become a standby.
     pub(super) fn refused_writing(&mut self, error: Error) -> Error {
-        if error.sqlstate_text() != "0A000" || self.roll_back().is_err() || !self.is_standby().unwrap_or(false) {
+        if error.sqlstate() != PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED
+            || self.roll_back().is_err()
+            || !self.is_standby().unwrap_or(false)
+        {
             return error;
         }
         Error::SourceStandby { source_label: self.label().to_string() }

@@ -7,6 +7,7 @@ use super::objects::{Objects, STOPPED};
 use crate::backend::name::{literal, Name};
 use crate::error::{Error, Result};
 use crate::source::connection::Connection;
+use pgrx::PgSqlErrorCode;
 use serde::Deserialize;
 use std::collections::HashSet;
 
@@ -93,7 +94,12 @@ impl Connection {
     pub fn last_user(&mut self, queue: &Name) -> Result<Option<String>> {
         match self.value(&user_of(queue), &[], "looking at the queue") {
             Ok(found) => Ok(found),
-            Err(error) if ["42P01", "3F000"].contains(&error.sqlstate_text().as_str()) => {
+            Err(error)
+                if error.sqlstate().is_any_of(&[
+                    PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+                    PgSqlErrorCode::ERRCODE_INVALID_SCHEMA_NAME,
+                ]) =>
+            {
                 self.roll_back()?;
                 Ok(None)
             }
@@ -183,10 +189,10 @@ impl Connection {
     }
 
     pub(super) fn queue_error(&self, error: Error, queue: &Name) -> Error {
-        match error.sqlstate_text().as_str() {
-            "42P01" => Error::QueueMissing { queue: queue.plain(), source_label: self.label().to_string() },
-            _ => error,
+        if error.sqlstate() != PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE {
+            return error;
         }
+        Error::QueueMissing { queue: queue.plain(), source_label: self.label().to_string() }
     }
 }
 

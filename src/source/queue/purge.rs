@@ -110,7 +110,7 @@ impl Connection {
         let script = format!("LOCK TABLE {queue} IN ACCESS EXCLUSIVE MODE; DO {};", literal(&body));
         match self.change_source(&script, wait, "emptying the queue") {
             Ok(()) => Ok(true),
-            Err(error) if error.sqlstate_text() == "55P03" => Ok(false),
+            Err(error) if error.is_lock_timeout() => Ok(false),
             Err(error) => Err(error),
         }
     }
