@@ -1,7 +1,11 @@
 //! Destroyers: they end a job.
 
 use super::arguments::{Given, Later, Text};
-use crate::method::{incremental, replay, snapshot, table, Method};
+use crate::job::method::Method;
+use crate::method::incremental;
+use crate::method::replay;
+use crate::method::snapshot;
+use crate::method::table;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 

@@ -1,8 +1,13 @@
 //! Makers: they set a job up and pull the first data.
 
 use super::arguments::{strings, Given, Later, Text};
+use crate::job::method::Method;
+use crate::method::incremental;
 use crate::method::keyed::GivenKey;
-use crate::method::{incremental, replay, snapshot, table, Method, Request};
+use crate::method::making::Request;
+use crate::method::replay;
+use crate::method::snapshot;
+use crate::method::table;
 use pgrx::datum::Interval;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;

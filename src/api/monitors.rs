@@ -4,7 +4,7 @@ use super::arguments::{strings, Given, Later, Text};
 use crate::backend::record::Record;
 use crate::check::{self, Intervals};
 use crate::job::lock::{self, Wait};
-use crate::method::plan;
+use crate::method::dispatch;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::JsonB;
@@ -205,7 +205,7 @@ fn plan_refresh(
     >,
     ErrorReport,
 > {
-    let steps = plan::plan(&p_destination.given("p_destination")?)?;
+    let steps = dispatch::plan(&p_destination.given("p_destination")?)?;
     Ok(TableIterator::new(
         (1..).zip(steps).map(|(number, step)| (number, step.side.to_string(), step.action, step.lock, step.estimate)),
     ))

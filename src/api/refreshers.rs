@@ -2,8 +2,12 @@
 
 use super::arguments::{Given, Text};
 use crate::job::lock::Wait;
+use crate::job::method::Method;
 use crate::method::incremental::{self, Repull};
-use crate::method::{self, replay, snapshot, table, Call, Method};
+use crate::method::replay;
+use crate::method::running::Call;
+use crate::method::snapshot;
+use crate::method::table;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -34,7 +38,7 @@ fn refresh_snapshot(
 /// The caller, who has the rights of the destination's owner, answers for what a job does.
 #[pg_extern]
 fn confirm_job(p_destination: Option<Text>) -> Result<(), ErrorReport> {
-    method::confirm(&p_destination.given("p_destination")?)?;
+    crate::method::rights::confirm(&p_destination.given("p_destination")?)?;
     Ok(())
 }
 

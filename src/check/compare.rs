@@ -10,9 +10,11 @@ use crate::destination::table;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::lock::{self, Wait};
+use crate::job::method::Method;
+use crate::method::columns::{names, selected_columns};
 use crate::method::incremental::{kind_of, Values};
 use crate::method::replay::DELETED;
-use crate::method::{connect_job, names, selected_columns, Method};
+use crate::method::running::connect_job;
 use crate::shape::{Column, Shape};
 use crate::source::bounds::{bound_type, Range};
 use crate::source::catalog::{rows_query, SourceTable};
@@ -52,9 +54,10 @@ impl Comparison {
     ) -> Result<Comparison> {
         read_the_latest();
         let catalog = Catalog::find()?;
-        let (job, name) = catalog.job(destination)?;
-        let method = Method::of(&job.kind)?;
-        let incremental = matches!(method, Method::Inserter | Method::Updater);
+        let job = catalog.job(destination)?;
+        let name = job.destination.clone();
+        let method = job.method();
+        let incremental = method.facts().by_control;
         let job = if incremental {
             job
         } else {

@@ -10,7 +10,7 @@ use crate::backend::identity::{current_role, role_name};
 use crate::backend::relation::{oid_arg, Relation};
 use crate::backend::spi;
 use crate::error::{Error, Result};
-use crate::method::about;
+use crate::method::running::about;
 
 /// What both sides hold.
 pub struct Contents {

@@ -4,8 +4,9 @@ use crate::backend::identity::read_the_latest;
 use crate::backend::relation::{self, Relation};
 use crate::backend::subtransaction::attempt;
 use crate::error::{Error, Result};
-use crate::job::config::{destination_name, Catalog, Job};
-use crate::method::require_configured;
+use crate::job::config::{Catalog, Job};
+use crate::method::rights::require_configured;
+use crate::method::running::connect;
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
 use pgrx::{pg_sys, warning};
@@ -38,7 +39,7 @@ pub fn on_source(
     body: impl FnOnce(&mut Connection) -> Result<()>,
 ) -> Result<()> {
     let outcome = attempt(|| {
-        let mut source = crate::method::connect(catalog, data_source_id, owner, function)?;
+        let mut source = connect(catalog, data_source_id, owner, function)?;
         body(&mut source)
     });
     match outcome {
@@ -61,7 +62,7 @@ pub fn for_each_job(
 ) -> Result<()> {
     let mut groups: BTreeMap<(i32, u32), Vec<(Job, Relation)>> = BTreeMap::new();
     for job in jobs {
-        match relation::find(&destination_name(&job.dest_table)?)? {
+        match relation::find(&job.destination)? {
             Some(destination) => {
                 if let Err(error) = require_configured(catalog, &job, destination.owner) {
                     warning!("{} is left out: {error}", job.dest_table);

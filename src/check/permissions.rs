@@ -12,7 +12,11 @@ use crate::destination::indexes::{copy_all, Place};
 use crate::destination::{table, twins};
 use crate::error::{Error, Result};
 use crate::job::config::Catalog;
-use crate::method::{connect, copied_indexes, creation_rights, names, new_destination, selected_columns, Method};
+use crate::job::method::Method;
+use crate::method::columns::{copied_indexes, names, selected_columns};
+use crate::method::making::new_destination;
+use crate::method::rights::creation_rights;
+use crate::method::running::connect;
 use crate::shape::Shape;
 use crate::source::catalog::SourceTable;
 use crate::source::connection::{Connection, Mapping};
@@ -37,7 +41,7 @@ pub fn permissions(
     // Of a job that is there, its own.
     let filter = match filter {
         Some(filter) => Some(filter),
-        None => catalog.job(destination.unwrap_or(source_table)).ok().and_then(|(job, _)| job.filter),
+        None => catalog.job(destination.unwrap_or(source_table)).ok().and_then(|job| job.filter),
     };
     let mut unmade = Vec::new();
     let mapping: Mapping = catalog.mapping(data_source_id)?;
@@ -136,7 +140,7 @@ fn on_source(
         Err(error) => return Err(error),
     };
     let name = found.insert(table.clone()).table();
-    let captures = matches!(method, Method::Dml | Method::Logdel);
+    let captures = method.facts().has_queue;
     let fits = !captures || ['r', 'p'].contains(&table.kind);
     rights.push(Right::new(name.plain(), "kind", fits, || {
         "-- dml and logdel need a plain or partitioned table: choose snap, table, inserter or updater".to_string()
@@ -148,7 +152,7 @@ fn on_source(
         filter.is_some(),
     ));
     shape.indexes = source.indexes(&table)?;
-    if captures || method == Method::Updater {
+    if method.facts().by_key {
         rights.push(Right::new(name.plain(), "key", shape.key().is_some(), || {
             format!(
                 "ALTER TABLE {name} ADD PRIMARY KEY (…); -- or name a key of it with p_pk_name and p_pk_type in the maker"
@@ -192,7 +196,7 @@ fn on_destination(
         let fix = || grant::on_function(&function, &role);
         rights.push(Right::new(format!("function {}", function.plain()), "EXECUTE", granted, fix));
     }
-    if matches!(method, Method::Updater | Method::Dml | Method::Logdel) {
+    if method.facts().by_key {
         rights.push(temporary(&role)?);
     }
     let name = match destination(written, source_table, source) {
@@ -237,7 +241,7 @@ fn place(catalog: &Catalog, name: &Name, method: Method, role: &str) -> Result<V
         names.extend(twins::names(name));
     }
     let is_job = match catalog.row(&name.plain())? {
-        Some(job) => Method::of(&job.kind)? == method,
+        Some(job) => job.method() == method,
         None => false,
     };
     let mut rights = Vec::new();

@@ -3,7 +3,7 @@
 use super::compare::Comparison;
 use super::range::Intervals;
 use crate::error::{Error, Result};
-use crate::method::about;
+use crate::method::running::about;
 use pgrx::notice;
 
 /// How many rows both sides have.

@@ -4,7 +4,8 @@ use super::each::{for_each_job, jobs};
 use crate::backend::identity::read_the_latest;
 use crate::error::Result;
 use crate::job::config::Catalog;
-use crate::method::{require_method, Method};
+use crate::job::method::Method;
+use crate::method::running::require_method;
 use pgrx::notice;
 
 /// What a snapshot job copies at each refresh.
@@ -25,13 +26,13 @@ pub fn snapshots(
         Some(destination) => {
             read_the_latest();
             let catalog = Catalog::find()?;
-            let (job, _) = catalog.job(destination)?;
+            let job = catalog.job(destination)?;
             require_method(&job, Method::Snapshot)?;
             (catalog, vec![job])
         }
         None => jobs(None)?,
     };
-    let jobs = jobs.into_iter().filter(|job| job.kind == "snap").collect();
+    let jobs = jobs.into_iter().filter(|job| job.method() == Method::Snapshot).collect();
     let reaches = |threshold: Option<i64>, value: i64| threshold.is_some_and(|threshold| value >= threshold);
     let mut sizes = Vec::new();
     for_each_job(&catalog, jobs, "snapshot_monitor", destination.is_some(), |source, job, _, table| {

@@ -4,7 +4,10 @@ use super::compare::Comparison;
 use super::difference::Found;
 use crate::backend::name::{literal, quote};
 use crate::error::Result;
-use crate::method::{incremental, replay, snapshot, Method};
+use crate::job::method::Method;
+use crate::method::incremental;
+use crate::method::replay;
+use crate::method::snapshot;
 use crate::source::bounds::bound_type;
 use std::collections::HashSet;
 
@@ -28,7 +31,7 @@ impl Waiting {
 pub fn waiting(sides: &mut Comparison, key: &[String], text: &str, found: &[Found]) -> Result<Waiting> {
     let texts: Vec<&str> = found.iter().map(|found| found.text.as_str()).collect();
     let job = sides.job.clone();
-    match Method::of(&job.kind)? {
+    match job.method() {
         Method::Table => Ok(Waiting::All),
         // What the source has not changed since the last copy will not be copied.
         Method::Snapshot => {

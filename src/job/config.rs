@@ -8,6 +8,7 @@ use crate::backend::name::{readings, Name};
 use crate::backend::relation;
 use crate::backend::spi;
 use crate::error::{Error, Result};
+use crate::job::method::{JobType, Method};
 use pgrx::datum::{DatumWithOid, JsonB};
 use pgrx::pg_sys::Oid;
 use serde::de::DeserializeOwned;
@@ -18,9 +19,12 @@ use serde::{Deserialize, Serialize};
 pub struct Job {
     /// `schema.table`, as the row holds it.
     pub dest_table: String,
+    /// The same, split: the reading of it of which there is a relation, else the first.
+    #[serde(skip, default = "nowhere")]
+    pub destination: Name,
     pub source_table: String,
     #[serde(rename = "type")]
-    pub kind: String,
+    pub kind: JobType,
     #[serde(rename = "dblink")]
     pub data_source_id: i32,
     pub filter: Option<Vec<String>>,
@@ -59,7 +63,22 @@ const CONFIGURED_BY: &str = "configured_by";
 /// The key under which `record_run` keeps as of which moment the data is, which job_status shows.
 const AS_OF: &str = "data_as_of";
 
+/// Until the row has been read as a whole.
+fn nowhere() -> Name {
+    Name::new("", "")
+}
+
 impl Job {
+    /// As its row was read, with its destination.
+    fn found(self) -> Result<Job> {
+        let destination = destination_name(&self.dest_table)?;
+        Ok(Job { destination, ..self })
+    }
+
+    pub fn method(&self) -> Method {
+        self.kind.method
+    }
+
     /// Who has said what this job does. A role counts by its OID, which no other role gets; in a cluster that the row was restored
     /// into, by its name.
     pub fn configured_by(&self) -> ConfiguredBy {
@@ -199,11 +218,11 @@ impl Catalog {
     }
 
     /// The job that a user names: `schema.table` exactly or properly quoted, or a bare name along the search_path
-    /// that is in force. Its destination comes with it, split into schema and table.
+    /// that is in force.
     ///
     /// # Errors
     /// UnknownJob.
-    pub fn job(&self, written: &str) -> Result<(Job, Name)> {
+    pub fn job(&self, written: &str) -> Result<Job> {
         let visible = relation::find_as_written(written)?.map(|relation| relation.name());
         let mut candidates = vec![written.to_string()];
         candidates.extend(visible.as_ref().map(Name::plain));
@@ -212,11 +231,10 @@ impl Catalog {
         }
         for dest_table in candidates {
             if let Some(job) = self.row(&dest_table)? {
-                let name = match visible {
-                    Some(visible) if visible.plain() == dest_table => visible,
-                    _ => destination_name(&dest_table)?,
-                };
-                return Ok((job, name));
+                return Ok(match visible {
+                    Some(visible) if visible.plain() == dest_table => Job { destination: visible, ..job },
+                    _ => job,
+                });
             }
         }
         Err(Error::UnknownJob(written.to_string()))
@@ -236,10 +254,12 @@ impl Catalog {
     }
 
     fn read_row(&self, dest_table: &str, lock: &str) -> Result<Option<Job>> {
-        let _identity = self.act_as_owner()?;
+        let identity = self.act_as_owner()?;
         let table = self.table("refresh_config");
         let sql = format!("SELECT to_jsonb(c)::pg_catalog.text FROM {table} c WHERE c.dest_table = $1 {lock}");
-        spi::json(&sql, &[dest_table.into()])
+        let job: Option<Job> = spi::json(&sql, &[dest_table.into()])?;
+        drop(identity);
+        job.map(Job::found).transpose()
     }
 
     /// Takes the locks that `record_run` and the history need, before readers are made to wait for anything: whoever may write to the
@@ -271,15 +291,16 @@ impl Catalog {
 
     /// All jobs, in the order of their destinations.
     pub fn jobs(&self) -> Result<Vec<Job>> {
-        let _identity = self.act_as_owner()?;
+        let identity = self.act_as_owner()?;
         let table = self.table("refresh_config");
-        let jobs = spi::json(
+        let jobs: Option<Vec<Job>> = spi::json(
             &format!(
                 "SELECT json_agg(to_jsonb(c) ORDER BY c.dest_table COLLATE \"C\")::pg_catalog.text FROM {table} c"
             ),
             &[],
         )?;
-        Ok(jobs.unwrap_or_default())
+        drop(identity);
+        jobs.unwrap_or_default().into_iter().map(Job::found).collect()
     }
 
     /// The ids of all data sources.
@@ -415,11 +436,14 @@ fn new_state(parameter: &str) -> String {
 }
 
 /// A row's `schema.table` in its two parts: the reading of which there is a relation, else the first.
-pub fn destination_name(dest_table: &str) -> Result<Name> {
+fn destination_name(dest_table: &str) -> Result<Name> {
     let names: Vec<Name> = readings(dest_table)?
         .into_iter()
         .filter_map(|(schema, name)| schema.map(|schema| Name::new(schema, name)))
         .collect();
+    if let [name] = names.as_slice() {
+        return Ok(name.clone());
+    }
     for name in &names {
         if relation::find(name)?.is_some() {
             return Ok(name.clone());

@@ -7,6 +7,7 @@ use crate::backend::subtransaction::tried;
 use crate::backend::trust;
 use crate::error::{Error, Result};
 use crate::job::config::Catalog;
+use crate::job::method::Method;
 use crate::job::record::{Record, Status};
 use pgrx::warning;
 
@@ -51,16 +52,9 @@ fn functions(schema: &str) -> Result<Vec<u32>> {
 }
 
 /// The names of jobs that 1.x gave them.
-fn job_name(record: &Record) -> String {
-    let method = match record.kind.as_str() {
-        "snap" => "Snap",
-        "table" => "Table",
-        "dml" => "DML",
-        "logdel" => "Log Del",
-        kind if kind.starts_with("inserter") => "Inserter",
-        _ => "Updater",
-    };
-    format!("Refresh {method}: {}", record.dest_table)
+fn job_name(record: &Record) -> Result<String> {
+    let method = Method::of(&record.kind)?.facts().jobmon_title;
+    Ok(format!("Refresh {method}: {}", record.dest_table))
 }
 
 /// Logs a run as one job with one step, as the role that created mimeo here. A run does not fail because pg_jobmon does.
@@ -82,7 +76,7 @@ pub fn log(catalog: &Catalog, record: &Record) -> Result<()> {
         let _identity = act_as(catalog.created_by(), true)?;
         trust::require_functions(&functions(&schema)?)?;
         let number = |sql: String, args: &[_]| spi::number(&sql, args);
-        let job = number(format!("SELECT {}($1)", function("add_job")), &[job_name(record).into()])?;
+        let job = number(format!("SELECT {}($1)", function("add_job")), &[job_name(record)?.into()])?;
         let step_id = number(format!("SELECT {}($1, $2)", function("add_step")), &[job.into(), step.as_str().into()])?;
         let update = format!("SELECT {}($1, $2, $3)", function("update_step"));
         spi::run(&update, &[step_id.into(), word.into(), text.as_str().into()])?;

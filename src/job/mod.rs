@@ -5,5 +5,6 @@ pub mod failure;
 pub mod history;
 pub mod jobmon;
 pub mod lock;
+pub mod method;
 pub mod record;
 pub mod run;

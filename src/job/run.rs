@@ -3,6 +3,7 @@
 use crate::backend::name::{literal, Name};
 use crate::error::{told, Error, Result};
 use crate::job::config::{Catalog, Job};
+use crate::job::method::Method;
 use crate::job::record::{now, Record, Status};
 use crate::job::{failure, history, jobmon};
 use pgrx::PgSqlErrorCode;
@@ -44,6 +45,7 @@ fn tell_watcher(record: &Record) -> bool {
 
 /// A run under way: its phases, its figures.
 pub struct Run {
+    method: Method,
     record: Record,
     debug: bool,
     clock: Instant,
@@ -67,9 +69,10 @@ impl Run {
     pub fn begin(function: &Name, job: &Job, jobmon: Option<bool>, debug: bool) -> Result<Run> {
         let record = Record {
             jobmon: jobmon::wanted(jobmon.unwrap_or(job.jobmon))?,
-            ..Record::new(&job.dest_table, &job.source_table, &job.kind)
+            ..Record::new(&job.dest_table, &job.source_table, job.kind.as_str())
         };
         Ok(Run {
+            method: job.method(),
             record,
             debug,
             clock: Instant::now(),
@@ -112,18 +115,13 @@ impl Run {
         match &self.parent {
             Some(parent) => Error::SharedKey { table: parent.clone(), report: error.report() },
             // Rows stay here that are gone on the source.
-            None if self.keeps_gone() => Error::HeldAlready {
+            None if self.method.facts().keeps_gone => Error::HeldAlready {
                 destination: self.record.dest_table.clone(),
-                inserter: self.record.kind.starts_with("inserter"),
+                inserter: self.method == Method::Inserter,
                 report: error.report(),
             },
             None => error,
         }
-    }
-
-    fn keeps_gone(&self) -> bool {
-        let kind = &self.record.kind;
-        kind.starts_with("inserter") || kind.starts_with("updater") || kind == "logdel"
     }
 
     /// It begins once more: what it has done so far is gone.

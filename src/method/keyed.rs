@@ -4,7 +4,7 @@ use crate::backend::name::{quote, quote_list, with_suffix};
 use crate::backend::{relation, spi};
 use crate::destination::table;
 use crate::error::{Error, Result};
-use crate::method::{Making, Request};
+use crate::method::making::{Making, Request};
 use crate::shape::Column;
 
 /// The key that a user names, in the arguments p_pk_name and p_pk_type.

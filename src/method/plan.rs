@@ -1,7 +1,5 @@
 //! plan_refresh: what a refresh would do now. Nothing is changed and nothing stays locked, on either side.
 
-use super::{about, incremental, patience, replay, snapshot, table, Call, Method};
-use crate::backend::identity::read_the_latest;
 use crate::backend::name::Name;
 use crate::backend::relation::Relation;
 use crate::backend::spi;
@@ -9,7 +7,7 @@ use crate::destination::replace;
 use crate::destination::upsert::is_rewritable;
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
-use crate::job::lock::{self, Wait};
+use crate::method::load::patience;
 use crate::shape::Shape;
 use crate::source::connection::Connection;
 
@@ -27,7 +25,7 @@ pub struct Step {
 /// The steps so far.
 #[derive(Default)]
 pub struct Plan {
-    steps: Vec<Step>,
+    pub steps: Vec<Step>,
 }
 
 impl Plan {
@@ -200,36 +198,6 @@ fn last_time(job: &Job) -> Result<Option<String>> {
         ),
         &[job.dest_table.as_str().into()],
     )
-}
-
-/// What a refresh of a job would do now, as it is configured.
-///
-/// # Errors
-/// Those that the refresh would end with, as far as they can be known.
-pub fn plan(destination: &str) -> Result<Vec<Step>> {
-    read_the_latest();
-    let catalog = Catalog::find()?;
-    let (job, name) = catalog.job(destination)?;
-    let mut plan = Plan::default();
-    about(&format!("Planning a refresh of {}.", job.dest_table), || {
-        let call = Call { destination, jobmon: Some(false), lock_wait: Wait::Not, debug: false };
-        plan.here(
-            "take the lock of the job",
-            Some("a lock of its own until the end of the transaction: other refreshes of this job".to_string()),
-            lock::is_taken(&job.dest_table)?.then(|| {
-                "another refresh holds it now: this one would do nothing, or wait if p_lock_wait says so".into()
-            }),
-        );
-        match Method::of(&job.kind)? {
-            Method::Snapshot => snapshot::plan(call, &catalog, &job, &name, &mut plan),
-            Method::Table => table::plan(&catalog, &job, &name, &mut plan),
-            method @ (Method::Inserter | Method::Updater) => {
-                incremental::plan(method, call, &catalog, &job, &name, &mut plan)
-            }
-            method @ (Method::Dml | Method::Logdel) => replay::plan(method, call, &catalog, &job, &name, &mut plan),
-        }
-    })?;
-    Ok(plan.steps)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::job::history;
 use crate::job::lock::{self, Wait};
 use crate::job::record::{Record, Status};
 use crate::job::run::watch;
-use crate::method;
+use crate::method::dispatch;
 use crate::source::reuse::sharing;
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicU32, AtomicU8, Ordering};
@@ -52,7 +52,7 @@ fn run_one(catalog: &Catalog, tasks: &Tasks<'_>, due: &Due, ground: Ground) -> R
     let (outcome, record) = watch(|| {
         attempt(|| {
             spi::with_snapshot(|| {
-                method::refresh(&due.kind, &due.dest_table)?;
+                dispatch::refresh(&due.kind, &due.dest_table)?;
                 // What is left for the commit to check fails here, as this job's failure.
                 spi::run("SET CONSTRAINTS ALL IMMEDIATE", &[])
             })

@@ -1,7 +1,7 @@
 //! Up to where a refresh may go.
 
+use super::state::State;
 use super::values::Values;
-use super::State;
 use crate::backend::interrupts;
 use crate::backend::spi;
 use crate::error::Result;

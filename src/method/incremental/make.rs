@@ -1,19 +1,25 @@
 //! inserter_maker and updater_maker.
 
+use super::bound;
+use super::refresh::{refresh, Options, Repull};
+use super::state::{type_of, Redo, State};
 use super::values::{boundary, Values};
-use super::{bound, refresh, type_of, Options, Redo, Repull, State};
 use crate::backend::identity::require_writable;
 use crate::backend::name::Name;
 use crate::error::{Error, Result};
 use crate::job::config::NewJob;
+use crate::job::method::Method;
+use crate::method::columns::names;
 use crate::method::keyed::{self, GivenKey};
-use crate::method::{self, about, first_refresh, names, Making, Method};
+use crate::method::making;
+use crate::method::making::{first_refresh, Making};
+use crate::method::running::about;
 use crate::source::bounds::Kind;
 use pgrx::{notice, warning};
 
 /// The arguments of inserter_maker and updater_maker.
 pub struct Request<'a> {
-    pub common: method::Request<'a>,
+    pub common: making::Request<'a>,
     pub p_type: &'a str,
     pub control: &'a str,
     pub boundary: Option<&'a str>,
@@ -27,8 +33,7 @@ pub struct Request<'a> {
 /// 2. A destination that is there is kept, else a table with the source's columns and indexes is made.
 /// 3. All rows are pulled, unless the destination was there; then the job goes on from what that holds.
 pub fn make(method: Method, request: &Request<'_>) -> Result<()> {
-    let function = if method == Method::Inserter { "inserter_maker" } else { "updater_maker" };
-    require_writable(function)?;
+    require_writable(method.facts().maker)?;
     let (destination, pull) = about(&request.common.doing(method), || make_objects(method, request))?;
     if pull {
         first_refresh(&request.common, &destination, |call| {
@@ -45,8 +50,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
     let common = &request.common;
     let mut making = Making::begin(common)?;
     let (table_name, destination) = (making.table.table(), making.destination.clone());
-    let title = if method == Method::Inserter { "Inserter" } else { "Updater" };
-    making.catalog.require_no_job(&destination.plain(), title)?;
+    making.catalog.require_no_job(&destination.plain(), method.facts().title)?;
     making.source.end_snapshot()?;
     let control = making.source.control(&making.table, request.control)?;
     control.require(kind, &making.table)?;
@@ -55,7 +59,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
     if !copied(&control.name) {
         return lacks("the control column", vec![control.name]);
     }
-    let key = if method == Method::Updater { Some(keyed::key(&request.key, &making)?) } else { None };
+    let key = if method.facts().by_key { Some(keyed::key(&request.key, &making)?) } else { None };
     if let Some(key) = &key {
         let missing: Vec<_> = key.iter().map(|column| column.name.clone()).filter(|name| !copied(name)).collect();
         if !missing.is_empty() {

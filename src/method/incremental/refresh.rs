@@ -1,10 +1,9 @@
 //! refresh_inserter and refresh_updater.
 
 use super::bound::{self, Bound};
+use super::state::{kind_of, range_from, required, Redo, State};
 use super::values::{clocks_change, Values};
-use super::{kind_of, range_from, required, Redo, State};
 use crate::backend::identity::{act_as, Identity};
-use crate::backend::name::Name;
 use crate::backend::relation::Relation;
 use crate::destination::copy_in::Target;
 use crate::destination::fit::{self, Fit};
@@ -12,12 +11,13 @@ use crate::destination::table;
 use crate::destination::upsert::{Collected, MUCH_TO_MERGE};
 use crate::error::{Error, Report, Result};
 use crate::job::config::{Catalog, Job};
+use crate::job::method::Method;
 use crate::job::record::Status;
 use crate::job::run::Run;
-use crate::method::{
-    connect_job, leave, lock_destination, names, patience, pull, refresh_job, replace_all, require_owner_rights,
-    selected_columns, Call, Everything, Method,
-};
+use crate::method::columns::{names, selected_columns};
+use crate::method::load::{leave, lock_destination, patience, pull, replace_all, Everything};
+use crate::method::rights::require_owner_rights;
+use crate::method::running::{connect_job, refresh_job, Call};
 use crate::shape::Shape;
 use crate::source::bounds::{Kind, Range, Slice};
 use crate::source::catalog::rows_query;
@@ -77,19 +77,14 @@ impl<'a> Repull<'a> {
 
 /// Refreshes an inserter or an updater.
 pub fn refresh(method: Method, options: &Options<'_>) -> Result<()> {
-    let function = if method == Method::Inserter { "refresh_inserter" } else { "refresh_updater" };
-    refresh_job(function, method, &options.call, |catalog, job, destination, run| {
-        Refresh { method, options, catalog, job, destination }.run(run)
-    })
+    refresh_job(method, &options.call, |catalog, job, run| Refresh { options, catalog, job }.run(run))
 }
 
 /// One refresh, with the job's lock held.
 struct Refresh<'a> {
-    method: Method,
     options: &'a Options<'a>,
     catalog: &'a Catalog,
     job: &'a Job,
-    destination: &'a Name,
 }
 
 /// What a refresh takes.
@@ -116,7 +111,7 @@ impl Refresh<'_> {
             return Ok(Status::Skipped);
         }
         run.phase("connect");
-        let destination = table::find(self.destination)?;
+        let destination = table::find(&self.job.destination)?;
         if !matches!(self.options.repull, Repull::Nothing) {
             // Rows that are gone on the source would go here, too.
             require_owner_rights("p_repull", job, destination.owner)?;
@@ -165,7 +160,7 @@ impl Refresh<'_> {
         run.phase("look");
         lock_destination(&destination, matches!(self.options.repull, Repull::All))?;
         let mut shape = source.locked_snapshot_of(&source_table)?;
-        if self.method == Method::Updater {
+        if self.job.method() == Method::Updater {
             shape.indexes = source.indexes(&source_table)?;
         }
         let source_columns = source.seen(&source_table)?;
@@ -190,7 +185,7 @@ impl Refresh<'_> {
         let seen = source_columns;
         let again = state.seen.as_ref().and_then(|before| before.why_again(&seen, &fit.columns));
         let again = again.filter(|_| matches!(self.options.repull, Repull::Nothing));
-        let merges_all = again.is_some() && self.method == Method::Updater && bound.upper.is_some();
+        let merges_all = again.is_some() && self.job.method() == Method::Updater && bound.upper.is_some();
         let mut plan = self.plan(&bound, redo.as_ref(), &start, repull, merges_all);
         if let Some(reason) = again {
             status = Status::Warning;
@@ -241,7 +236,7 @@ impl Refresh<'_> {
         }
 
         let all = matches!(self.options.repull, Repull::All);
-        if let (Some(parent), Method::Updater, Some(_)) = (source_table.as_parent(), self.method, &greatest) {
+        if let (Some(parent), Method::Updater, Some(_)) = (source_table.as_parent(), self.job.method(), &greatest) {
             let key = job.pk_name.clone().unwrap_or_default();
             let operators = source.key_operators(&source_table, &key)?;
             if source
@@ -257,17 +252,17 @@ impl Refresh<'_> {
             if all {
                 let rows = Everything { source: &mut source, query: &query, flush: false, dest_table: &job.dest_table };
                 replace_all(rows, &destination, &local, &fit, false, run)?;
-            } else if self.method == Method::Inserter {
+            } else if self.job.method() == Method::Inserter {
                 if plan.delete {
-                    values.delete(self.destination, &plan.range)?;
+                    values.delete(&self.job.destination, &plan.range)?;
                 }
                 let target = Target { oid: destination.oid, columns: &fit.columns, binary: fit.binary, emptied: false };
-                pull(&mut source, &query, self.destination, &target, run)?;
+                pull(&mut source, &query, &self.job.destination, &target, run)?;
             } else {
                 let collected = self.collect(&mut source, &query, &owner, &local, &fit, run)?;
                 run.phase("merge");
                 if plan.delete {
-                    values.delete(self.destination, &plan.range)?;
+                    values.delete(&self.job.destination, &plan.range)?;
                 }
                 if self.merge(collected, &destination, &shape, &local, &fit, run)? {
                     status = Status::Warning;
@@ -276,7 +271,7 @@ impl Refresh<'_> {
         } else {
             source.end_snapshot()?;
             if plan.delete && !nothing_is_safe {
-                values.delete(self.destination, &plan.range)?;
+                values.delete(&self.job.destination, &plan.range)?;
             }
         }
         if let Some(limit) =
@@ -371,7 +366,7 @@ impl Refresh<'_> {
         Plan {
             range: Range { upper: bound.upper.clone(), ..range_from(redo, start) },
             // An updater's rows find their places by key; one that has moved on since would be lost.
-            delete: redo.is_some() && self.method == Method::Inserter,
+            delete: redo.is_some() && self.job.method() == Method::Inserter,
             limit: self.options.limit.or(self.job.batch_limit).filter(|limit| *limit > 0).map(i64::from),
         }
     }
@@ -392,9 +387,9 @@ impl Refresh<'_> {
             let table = local.table().plain();
             return Err(Error::FilterLacks { table, what: "columns of the key", columns: missing });
         }
-        let collected = Collected::make(self.destination, &fit.columns, owner)?;
+        let collected = Collected::make(&self.job.destination, &fit.columns, owner)?;
         let target = Target { oid: collected.oid, columns: &fit.columns, binary: fit.binary, emptied: true };
-        pull(source, query, self.destination, &target, run)?;
+        pull(source, query, &self.job.destination, &target, run)?;
         leave(source, false)?;
         self.catalog.lock_to_record(&self.job.dest_table)?;
         Ok(collected)
@@ -438,7 +433,7 @@ impl Refresh<'_> {
         let last = match self.options.repull {
             Repull::Nothing if redo == Some(&Redo::Empty) => greatest.map(str::to_string),
             Repull::All => greatest.map(str::to_string),
-            Repull::Range(..) => values.greatest_in(self.destination)?,
+            Repull::Range(..) => values.greatest_in(&self.job.destination)?,
             Repull::Nothing => greatest.map(|greatest| values.greater(greatest, start)).transpose()?,
         };
         Ok(last.unwrap_or_else(|| start.to_string()))

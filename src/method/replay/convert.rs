@@ -1,9 +1,10 @@
 //! Jobs that mimeo 1.5.1 has made: their first refresh replaces the queue on the source.
 
-use super::{capture, members_with_triggers, places, State, Wanted};
+use super::state::State;
+use super::wanted::{capture, members_with_triggers, places, Wanted};
 use crate::error::{Error, Result};
 use crate::job::config::Job;
-use crate::method::{patience, Method};
+use crate::method::load::patience;
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
 use crate::source::queue::Legacy;
@@ -18,13 +19,13 @@ pub fn legacy(job: &Job, source: &mut Connection, table: &SourceTable) -> Result
 }
 
 /// Replaces the queue and its trigger. Should this transaction be rolled back, the next refresh takes over what is there then.
-pub fn convert(method: Method, job: &Job, source: &mut Connection, table: &SourceTable) -> Result<State> {
+pub fn convert(job: &Job, source: &mut Connection, table: &SourceTable) -> Result<State> {
     let shape = source.snapshot_of(table.oid)?;
     source.end_snapshot()?;
     let legacy = legacy(job, source, table)?;
     let members = source.members(table, None)?;
     let seen = source.seen(table)?;
-    let capture = capture(&Wanted::of(method, job, &legacy.objects), source, table, &shape, &members);
+    let capture = capture(&Wanted::of(job, &legacy.objects), source, table, &shape, &members);
     let number = legacy.number.unwrap_or(capture.number);
     source.convert(&legacy, &capture, &members, patience())?;
     let members = members_with_triggers(source, table, &legacy.objects)?;

@@ -1,7 +1,7 @@
 //! dml_destroyer and logdel_destroyer.
 
 use super::convert::legacy;
-use super::{this_database, State};
+use super::state::{this_database, State};
 use crate::backend::identity::{pin_settings, require_writable};
 use crate::backend::name::{quote, Name};
 use crate::backend::relation::{self, Relation};
@@ -9,7 +9,10 @@ use crate::backend::spi;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::lock::{self, Wait};
-use crate::method::{about, connect, patience, require_method, require_owner, require_responsible, Method};
+use crate::job::method::Method;
+use crate::method::load::patience;
+use crate::method::rights::{require_owner, require_responsible};
+use crate::method::running::{about, connect, require_method};
 use crate::source::connection::Connection;
 use pgrx::notice;
 use pgrx::PgSqlErrorCode;
@@ -18,10 +21,10 @@ use pgrx::PgSqlErrorCode;
 /// the job. The destination stays as it is, or is dropped without `keep`. Everything here is done first, so that only the commit is left once
 /// the source has changed.
 pub fn destroy(method: Method, destination: &str, keep: bool, keep_source: bool, debug: bool) -> Result<()> {
-    let function = if method == Method::Dml { "dml_destroyer" } else { "logdel_destroyer" };
-    require_writable(function)?;
+    require_writable(method.facts().destroyer)?;
     let catalog = Catalog::find()?;
-    let (job, name) = catalog.job(destination)?;
+    let job = catalog.job(destination)?;
+    let name = job.destination.clone();
     require_method(&job, method)?;
     lock::take(&job.dest_table, Wait::Unlimited)?;
     about(&format!("Destroying {} {}.", method.name(), job.dest_table), || {

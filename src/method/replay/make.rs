@@ -1,20 +1,30 @@
 //! dml_maker and logdel_maker.
 
-use super::{capture, members_with_triggers, refresh, this_database, Options, State, Wanted, DELETED};
+use super::refresh::{refresh, Options};
+use super::stamp::require_stamp;
+use super::stamp::DELETED;
+use super::state::{this_database, State};
+use super::wanted::places;
+use super::wanted::{capture, members_with_triggers, Wanted};
 use crate::backend::identity::require_writable;
 use crate::backend::name::{quote, with_suffix, Name};
 use crate::backend::spi;
 use crate::destination::table;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, NewJob};
+use crate::job::method::Method;
+use crate::method::columns::names;
 use crate::method::keyed::{self, GivenKey};
-use crate::method::{self, about, first_refresh, names, patience, Making, Method};
+use crate::method::load::patience;
+use crate::method::making;
+use crate::method::making::{first_refresh, Making};
+use crate::method::running::about;
 use crate::source::undo::{pending, undo_from, undo_later};
 use pgrx::notice;
 
 /// The arguments of dml_maker and logdel_maker.
 pub struct Request<'a> {
-    pub common: method::Request<'a>,
+    pub common: making::Request<'a>,
     pub key: GivenKey,
 }
 
@@ -25,8 +35,7 @@ pub struct Request<'a> {
 /// 3. Queue and triggers are made on the source, in one transaction there. If this one comes to nothing, they go again.
 /// 4. All rows are pulled, unless the destination was there.
 pub fn make(method: Method, request: &Request<'_>) -> Result<()> {
-    let function = if method == Method::Dml { "dml_maker" } else { "logdel_maker" };
-    require_writable(function)?;
+    require_writable(method.facts().maker)?;
     let before = pending();
     let made = about(&request.common.doing(method), || {
         let (destination, pull) = make_objects(method, request)?;
@@ -48,9 +57,9 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
     let common = &request.common;
     let mut making = Making::begin(common)?;
     let (table_name, destination) = (making.table.table(), making.destination.clone());
-    let (title, kind) = if method == Method::Dml { ("Dml", "dml") } else { ("Logdel", "logdel") };
-    making.catalog.require_no_job(&destination.plain(), title)?;
-    let keeps_rows = method == Method::Logdel;
+    let kind = method.name();
+    making.catalog.require_no_job(&destination.plain(), method.facts().title)?;
+    let keeps_rows = method.facts().keeps_gone;
     let unsupported = |source_label: &str, reason: String| {
         Err(Error::UnsupportedSource { table: table_name.plain(), source_label: source_label.to_string(), reason })
     };
@@ -123,7 +132,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
         position: None,
         removed: number,
         system: String::new(),
-        members: super::places(&members, cloned),
+        members: places(&members, cloned),
         filter: common.filter.clone(),
         condition: common.condition.map(str::to_string),
         copy_all: None,
@@ -149,17 +158,3 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
 
 /// How large the queue of a new job may become, in bytes.
 const MAX_QUEUE_SIZE: i64 = 10 * 1024 * 1024 * 1024;
-
-/// # Errors
-/// BrokenDestination, if there is no place for the time of a deletion.
-pub fn require_stamp(destination: &crate::shape::Shape) -> Result<()> {
-    if destination.column(DELETED).is_some_and(|column| column.type_name == "timestamp with time zone") {
-        return Ok(());
-    }
-    let name = destination.table();
-    Err(Error::BrokenDestination {
-        destination: name.plain(),
-        reason: format!("it has no column {DELETED} of type timestamptz"),
-        hint: format!("ALTER TABLE {name} ADD COLUMN {} timestamptz;", quote(DELETED)),
-    })
-}

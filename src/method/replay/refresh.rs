@@ -1,7 +1,8 @@
 //! refresh_dml and refresh_logdel.
 
 use super::convert::convert;
-use super::{capture, current_transaction, end_of_wal, is_older, places, this_database, Position, State, Wanted};
+use super::state::{current_transaction, end_of_wal, is_older, this_database, Position, State};
+use super::wanted::{capture, places, Wanted};
 use crate::backend::identity::act_as;
 use crate::backend::name::Name;
 use crate::backend::relation::{Patience, Relation};
@@ -9,12 +10,13 @@ use crate::destination::fit::{self, Fit};
 use crate::destination::table;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
+use crate::job::method::Method;
 use crate::job::record::Status;
 use crate::job::run::Run;
-use crate::method::{
-    connect_job, leave, lock_destination, names, patience, refresh_job, require_owner_rights, selected_columns, Call,
-    Method,
-};
+use crate::method::columns::{names, selected_columns};
+use crate::method::load::{leave, lock_destination, patience};
+use crate::method::rights::require_owner_rights;
+use crate::method::running::{connect_job, refresh_job, Call};
 use crate::shape::Shape;
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
@@ -53,10 +55,7 @@ impl<'a> Options<'a> {
 
 /// Refreshes a dml or logdel job.
 pub fn refresh(method: Method, options: &Options<'_>) -> Result<()> {
-    let function = if method == Method::Dml { "refresh_dml" } else { "refresh_logdel" };
-    refresh_job(function, method, &options.call, |catalog, job, destination, run| {
-        Refresh { method, options, catalog, job, destination }.run(run)
-    })
+    refresh_job(method, &options.call, |catalog, job, run| Refresh { options, catalog, job }.run(run))
 }
 
 /// Tables that have come to belong to the source since the last refresh, and hold rows.
@@ -68,11 +67,9 @@ fn added<'a>(state: &'a State, members: &'a [Member]) -> impl Iterator<Item = &'
 
 /// One refresh, with the job's lock held.
 struct Refresh<'a> {
-    method: Method,
     options: &'a Options<'a>,
     catalog: &'a Catalog,
     job: &'a Job,
-    destination: &'a Name,
 }
 
 /// What the source is now, in the snapshot that is open there.
@@ -112,8 +109,8 @@ impl Refresh<'_> {
     fn run(&self, run: &mut Run) -> Result<Status> {
         let job = self.job;
         run.phase("connect");
-        let destination = table::find(self.destination)?;
-        if self.options.repull && self.method == Method::Logdel {
+        let destination = table::find(&self.job.destination)?;
+        if self.options.repull && self.job.method().facts().keeps_gone {
             // Rows whose deletion nobody has queued would go here, too.
             require_owner_rights("p_repull", job, destination.owner)?;
         }
@@ -126,7 +123,7 @@ impl Refresh<'_> {
             None => {
                 run.phase("convert");
                 run.note("the queue of mimeo 1.5.1 was replaced");
-                convert(self.method, job, &mut source, &table)?
+                convert(job, &mut source, &table)?
             }
         };
 
@@ -186,7 +183,7 @@ impl Refresh<'_> {
                 state.seen.as_ref().is_none_or(|seen| seen.has_same_types(&present.seen, &columns.fit.columns));
             let changed = if same_types { None } else { Some(&mut status) };
             let work = self.prepare(&mut source, &present, &destination, &owner, columns, renamed, (&extent, taken))?;
-            match self.method {
+            match self.job.method() {
                 Method::Dml => self.apply_dml(&mut source, &work, &extent, run)?,
                 _ => self.apply_logdel(&mut source, &work, &extent, changed, run)?,
             }
@@ -246,8 +243,8 @@ impl Refresh<'_> {
         limit: Option<i64>,
         run: &mut Run,
     ) -> Result<Present> {
-        let timed = self.method == Method::Logdel;
-        let wanted = Wanted::of(self.method, self.job, &state.objects);
+        let timed = self.job.method().facts().keeps_gone;
+        let wanted = Wanted::of(self.job, &state.objects);
         let (mut adopted, mut marked, mut tried, mut restarted) = (false, false, false, false);
         let (mut queue_is_new, mut missed, mut unwatched) = (false, false, false);
         // Four are needed at most, if nobody else changes the table meanwhile.

@@ -9,7 +9,10 @@ use crate::destination::twins::{self, Twins};
 use crate::error::{Error, Result};
 use crate::job::config::Catalog;
 use crate::job::lock::{self, Wait};
-use crate::method::{about, patience, require_method, require_owner, require_responsible, Method};
+use crate::job::method::Method;
+use crate::method::load::patience;
+use crate::method::rights::{require_owner, require_responsible};
+use crate::method::running::{about, require_method};
 use pgrx::notice;
 
 /// Ends a snapshot job. With `keep` the live twin becomes a plain table under the view's name, with the view's
@@ -17,22 +20,23 @@ use pgrx::notice;
 pub fn destroy(destination: &str, keep: bool, debug: bool) -> Result<()> {
     require_writable("snapshot_destroyer")?;
     let catalog = Catalog::find()?;
-    let (job, name) = catalog.job(destination)?;
+    let job = catalog.job(destination)?;
+    let name = &job.destination;
     require_method(&job, Method::Snapshot)?;
     lock::take(&job.dest_table, Wait::Unlimited)?;
     about(&format!("Destroying snapshot {}.", job.dest_table), || {
         let _pinned = pin_settings()?;
-        if relation::find(&name)?.is_none() {
+        if relation::find(name)?.is_none() {
             require_responsible(&job)?;
             notice!("{} is gone already, only the job is removed", job.dest_table);
             if !keep {
-                drop_twins(&name)?;
+                drop_twins(name)?;
             }
         } else if keep {
-            keep_live_twin(&name, debug)?;
+            keep_live_twin(name, debug)?;
         } else {
             spi::run(&format!("DROP VIEW {name}"), &[])?;
-            drop_twins(&name)?;
+            drop_twins(name)?;
         }
         catalog.delete(&job.dest_table)
     })

@@ -1,7 +1,7 @@
 //! Emptying the twin that was live. Removing the files of a large one takes the file system a while, which nobody has to
 //! wait for: a background worker does it after the commit. Where none can be had, the next refresh does.
 
-use super::State;
+use super::state::State;
 use crate::backend::identity::{act_as, pin_settings};
 use crate::backend::relation::lock_if_free;
 use crate::backend::spi;
@@ -12,7 +12,9 @@ use crate::destination::twins::Twins;
 use crate::error::Result;
 use crate::job::config::Catalog;
 use crate::job::lock::{self, Wait};
-use crate::method::{require_configured, require_method, Method};
+use crate::job::method::Method;
+use crate::method::rights::require_configured;
+use crate::method::running::require_method;
 use pgrx::{pg_sys, register_xact_callback, PgXactCallbackEvent};
 
 /// Bytes from which on a twin is large.
@@ -50,10 +52,10 @@ fn empty(dest_table: &str) -> Result<()> {
     if !lock::take(dest_table, Wait::Seconds(2))? {
         return Ok(());
     }
-    let Ok((job, destination)) = catalog.job(dest_table) else { return Ok(()) };
+    let Ok(job) = catalog.job(dest_table) else { return Ok(()) };
     require_method(&job, Method::Snapshot)?;
     let _pinned = pin_settings()?;
-    let twins = Twins::find(&destination)?;
+    let twins = Twins::find(&job.destination)?;
     require_configured(&catalog, &job, twins.owner)?;
     let state: State = serde_json::from_value(job.state).unwrap_or_default();
     if state.previous.is_some() {

@@ -1,13 +1,16 @@
 //! snapshot_maker.
 
-use super::{refresh, Options, State};
+use super::refresh::{refresh, Options};
+use super::state::State;
 use crate::backend::identity::require_writable;
 use crate::backend::name::Name;
 use crate::backend::relation;
 use crate::destination::{table, twins};
 use crate::error::{Error, Result};
 use crate::job::config::NewJob;
-use crate::method::{about, first_refresh, Making, Method, Request};
+use crate::job::method::Method;
+use crate::method::making::{first_refresh, Making, Request};
+use crate::method::running::about;
 use pgrx::{notice, pg_sys};
 
 /// Makes a snapshot job and pulls its first data. The caller becomes the destination's owner.
@@ -16,7 +19,7 @@ use pgrx::{notice, pg_sys};
 /// 2. Twins, copied indexes and the view are made, and the job is recorded.
 /// 3. The data comes through an ordinary refresh.
 pub fn make(request: &Request<'_>) -> Result<()> {
-    require_writable("snapshot_maker")?;
+    require_writable(Method::Snapshot.facts().maker)?;
     let destination = about(&request.doing(Method::Snapshot), || make_objects(request))?;
     if request.pull_data {
         first_refresh(request, &destination, |call| {
@@ -29,7 +32,7 @@ pub fn make(request: &Request<'_>) -> Result<()> {
 fn make_objects(request: &Request<'_>) -> Result<Name> {
     let making = Making::begin(request)?;
     let destination = making.destination.clone();
-    making.catalog.require_no_job(&destination.plain(), "Snapshot")?;
+    making.catalog.require_no_job(&destination.plain(), Method::Snapshot.facts().title)?;
     for name in twins::names(&destination).iter().chain([&destination]) {
         if relation::find(name)?.is_some() {
             return Err(Error::DestinationExists(name.plain()));

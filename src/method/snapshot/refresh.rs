@@ -1,8 +1,8 @@
 //! refresh_snapshot.
 
-use super::{empty, guard, live_file, Analyzed, Previous, Seen, State};
+use super::state::{live_file, Analyzed, Previous, Seen, State};
+use super::{empty, guard};
 use crate::backend::identity::{act_as, pin_settings, system};
-use crate::backend::name::Name;
 use crate::backend::parse::is_plain_condition;
 use crate::backend::relation::{lock_exclusively, lock_if_free, lock_to_read, Patience};
 use crate::backend::spi;
@@ -16,12 +16,13 @@ use crate::destination::written::{count_soon, Written};
 use crate::destination::{indexes, statistics, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
+use crate::job::method::Method;
 use crate::job::record::Status;
 use crate::job::run::Run;
-use crate::method::{
-    connect_job, copied_indexes, finish_indexes, names, patience, pull_behind, refresh_job, require_creation,
-    require_owner_rights, selected_columns, Call, Method,
-};
+use crate::method::columns::{copied_indexes, names, selected_columns};
+use crate::method::load::{finish_indexes, patience, pull_behind};
+use crate::method::rights::{require_creation, require_owner_rights};
+use crate::method::running::{connect_job, refresh_job, Call};
 use crate::shape::{Column, Difference, Shape};
 use crate::source::catalog::{rows_query, SourceTable};
 use crate::source::changes::Fingerprint;
@@ -49,9 +50,7 @@ impl<'a> Options<'a> {
 
 /// Refreshes a snapshot, unless it is proven that nothing has changed.
 pub fn refresh(options: &Options<'_>) -> Result<()> {
-    refresh_job("refresh_snapshot", Method::Snapshot, &options.call, |catalog, job, destination, run| {
-        Refresh { options, catalog, job, destination }.run(run)
-    })
+    refresh_job(Method::Snapshot, &options.call, |catalog, job, run| Refresh { options, catalog, job }.run(run))
 }
 
 /// One refresh, with the job's lock held.
@@ -59,7 +58,6 @@ struct Refresh<'a> {
     options: &'a Options<'a>,
     catalog: &'a Catalog,
     job: &'a Job,
-    destination: &'a Name,
 }
 
 /// What the source is now, in the snapshot that is open there.
@@ -83,7 +81,7 @@ impl Refresh<'_> {
     fn run(&self, run: &mut Run) -> Result<Status> {
         run.phase("connect");
         let pinned = pin_settings()?;
-        let twins = Twins::find(self.destination)?;
+        let twins = Twins::find(&self.job.destination)?;
         drop(pinned);
         if !self.options.pull_data {
             require_owner_rights("p_pulldata := false", self.job, twins.owner)?;

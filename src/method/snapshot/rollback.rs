@@ -1,6 +1,6 @@
 //! rollback_snapshot.
 
-use super::{live_file, State};
+use super::state::{live_file, State};
 use crate::backend::identity::{act_as, current_role, pin_settings, read_the_latest, require_writable, role_name};
 use crate::destination::table;
 use crate::destination::twins::Twins;
@@ -8,7 +8,10 @@ use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::history;
 use crate::job::lock::{self, Wait};
-use crate::method::{about, patience, require_configured, require_method, Method};
+use crate::job::method::Method;
+use crate::method::load::patience;
+use crate::method::rights::require_configured;
+use crate::method::running::{about, require_method};
 
 /// Shows the data again that the last swap replaced, if it was kept. The job then is what it was before that refresh, and the
 /// runs since then are marked.
@@ -19,11 +22,12 @@ pub fn rollback(destination: &str) -> Result<()> {
     require_writable("rollback_snapshot")?;
     read_the_latest();
     let catalog = Catalog::find()?;
-    let (job, name) = catalog.job(destination)?;
+    let job = catalog.job(destination)?;
     require_method(&job, Method::Snapshot)?;
     if !lock::take(&job.dest_table, Wait::Not)? {
         return Err(Error::Busy(job.dest_table));
     }
+    let name = job.destination.clone();
     let job = catalog.row(&job.dest_table)?.ok_or(Error::UnknownJob(job.dest_table))?;
     about(&format!("Rolling snapshot {} back.", job.dest_table), || {
         let pinned = pin_settings()?;

@@ -1,24 +1,27 @@
 //! table_maker.
 
-use super::{refresh, Options};
+use super::refresh::{refresh, Options};
 use crate::backend::identity::require_writable;
 use crate::backend::name::Name;
 use crate::backend::subtransaction::tried;
 use crate::destination::{sequences, table};
 use crate::error::Result;
 use crate::job::config::NewJob;
-use crate::method::{self, about, first_refresh, Making, Method};
+use crate::job::method::Method;
+use crate::method::making;
+use crate::method::making::{first_refresh, Making};
+use crate::method::running::about;
 use pgrx::{notice, warning};
 
 /// The arguments of table_maker.
 pub struct Request<'a> {
-    pub common: method::Request<'a>,
+    pub common: making::Request<'a>,
     pub sequences: Option<Vec<String>>,
 }
 
 /// Makes a table job. The caller becomes the owner of a destination that is made.
 pub fn make(request: &Request<'_>) -> Result<()> {
-    require_writable("table_maker")?;
+    require_writable(Method::Table.facts().maker)?;
     let common = &request.common;
     let (destination, pull) = about(&common.doing(Method::Table), || make_objects(request))?;
     if pull {
@@ -32,7 +35,7 @@ fn make_objects(request: &Request<'_>) -> Result<(Name, bool)> {
     let common = &request.common;
     let mut making = Making::begin(common)?;
     let destination = making.destination.clone();
-    making.catalog.require_no_job(&destination.plain(), "Table")?;
+    making.catalog.require_no_job(&destination.plain(), Method::Table.facts().title)?;
     let (_, missing) = sequences::find(request.sequences.as_deref().unwrap_or_default())?;
     if !missing.is_empty() {
         notice!("{}: not there yet, and left alone until they are: {}", destination.plain(), missing.join(", "));
@@ -51,7 +54,7 @@ fn make_objects(request: &Request<'_>) -> Result<(Name, bool)> {
 
 /// The destination as a development copy: with generated expressions, identity and constant defaults, unless only
 /// some of the columns are copied.
-fn make_table(request: &method::Request<'_>, making: &mut Making) -> Result<()> {
+fn make_table(request: &making::Request<'_>, making: &mut Making) -> Result<()> {
     let source = making.table.table();
     let local = table::localise(&making.columns, &source)?;
     let comment = format!("Copied from {} by mimeo", source.plain());

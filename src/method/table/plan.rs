@@ -1,15 +1,16 @@
 //! What a refresh of a table would do.
 
 use crate::backend::identity::act_as;
-use crate::backend::name::Name;
 use crate::destination::{fit, sequences, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
+use crate::method::columns::{names, selected_columns};
 use crate::method::plan::{stand_in, volume, Plan};
-use crate::method::{connect_job, names, selected_columns};
+use crate::method::running::connect_job;
 use crate::source::catalog::rows_query;
 
-pub fn plan(catalog: &Catalog, job: &Job, name: &Name, plan: &mut Plan) -> Result<()> {
+pub fn plan(catalog: &Catalog, job: &Job, plan: &mut Plan) -> Result<()> {
+    let name = &job.destination;
     let destination = table::find(name)?;
     let mut source = connect_job(catalog, job, destination.owner)?;
     plan.connect(&source);

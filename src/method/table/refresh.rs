@@ -1,16 +1,16 @@
 //! refresh_table.
 
 use crate::backend::identity::act_as;
-use crate::backend::name::Name;
 use crate::destination::{fit, sequences, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
+use crate::job::method::Method;
 use crate::job::record::Status;
 use crate::job::run::Run;
-use crate::method::{
-    connect_job, lock_destination, names, refresh_job, replace_all, require_owner_rights, selected_columns, Call,
-    Everything, Method,
-};
+use crate::method::columns::{names, selected_columns};
+use crate::method::load::{lock_destination, replace_all, Everything};
+use crate::method::rights::require_owner_rights;
+use crate::method::running::{connect_job, refresh_job, Call};
 use crate::source::catalog::rows_query;
 use pgrx::warning;
 
@@ -35,14 +35,12 @@ impl<'a> Options<'a> {
 /// 2. The rows, beside those that are there, which are read meanwhile; then all of them take their place at once.
 /// 3. The sequences follow.
 pub fn refresh(options: &Options<'_>) -> Result<()> {
-    refresh_job("refresh_table", Method::Table, &options.call, |catalog, job, name, run| {
-        refresh_locked(options, catalog, job, name, run)
-    })
+    refresh_job(Method::Table, &options.call, |catalog, job, run| refresh_locked(options, catalog, job, run))
 }
 
-fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, name: &Name, run: &mut Run) -> Result<Status> {
+fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, run: &mut Run) -> Result<Status> {
     run.phase("connect");
-    let destination = table::find(name)?;
+    let destination = table::find(&job.destination)?;
     let cascade = options.truncate_cascade.or(job.truncate_cascade).unwrap_or(false);
     if cascade && !job.truncate_cascade.unwrap_or(false) {
         require_owner_rights("p_truncate_cascade", job, destination.owner)?;

@@ -2,25 +2,27 @@
 
 use super::{bound, required, Options, Redo, Refresh, State};
 use crate::backend::identity::act_as;
-use crate::backend::name::Name;
 use crate::destination::upsert::MUCH_TO_MERGE;
 use crate::destination::{fit, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
-use crate::method::incremental::kind_of;
+use crate::job::method::Method;
+use crate::method::columns::{names, selected_columns};
+use crate::method::incremental::state::kind_of;
 use crate::method::incremental::values::{clocks_change, Values};
 use crate::method::plan::{volume, written_anew, Plan};
-use crate::method::{connect_job, names, selected_columns, Call, Method};
+use crate::method::running::{connect_job, Call};
 use crate::source::bounds::{bound_type, Slice};
 use crate::source::catalog::rows_query;
 
-pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: &Name, plan: &mut Plan) -> Result<()> {
+pub fn plan(call: Call<'_>, catalog: &Catalog, job: &Job, plan: &mut Plan) -> Result<()> {
+    let (method, name) = (job.method(), &job.destination);
     if job.dst_active.unwrap_or(false) && clocks_change(job.dst_start.unwrap_or(30), job.dst_end.unwrap_or(230))? {
         plan.here("nothing: the refresh pauses while the clocks change", None, Some("see dst_active".to_string()));
         return Ok(());
     }
     let options = Options::of(call);
-    let refresh = Refresh { method, options: &options, catalog, job, destination: name };
+    let refresh = Refresh { options: &options, catalog, job };
     let destination = table::find(name)?;
     let mut source = connect_job(catalog, job, destination.owner)?;
     plan.connect(&source);

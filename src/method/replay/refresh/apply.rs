@@ -13,9 +13,9 @@ use crate::destination::upsert::{is_replaceable, Collected, MUCH_TO_COPY, MUCH_T
 use crate::error::{Error, Result};
 use crate::job::record::Status;
 use crate::job::run::Run;
-use crate::method::replay::make::require_stamp;
-use crate::method::replay::DELETED;
-use crate::method::{leave, patience, pull, pull_after, replace_all, Everything, Method};
+use crate::method::load::{leave, patience, pull, pull_after, replace_all, Everything};
+use crate::method::replay::stamp::require_stamp;
+use crate::method::replay::stamp::DELETED;
 use crate::shape::Shape;
 use crate::source::catalog::{rows_query, SourceTable};
 use crate::source::connection::Connection;
@@ -85,7 +85,7 @@ impl Refresh<'_> {
         table::check_at_once(destination.oid)?;
         let Columns { local, fit } = columns;
         let mut typed = Vec::new();
-        if self.method == Method::Logdel {
+        if self.job.method().facts().keeps_gone {
             require_stamp(&local)?;
             typed = source.typed_columns(&present.table, &fit.columns)?;
         }
@@ -170,7 +170,7 @@ impl Refresh<'_> {
                     let rows = Everything { source, query: &query, flush, dest_table: &self.job.dest_table };
                     return replace_all(rows, work.destination, local, fit, false, run);
                 }
-                let collected = Collected::make(self.destination, &fit.columns, work.owner)?;
+                let collected = Collected::make(&self.job.destination, &fit.columns, work.owner)?;
                 self.collect(source, &query, &collected, &fit.columns, fit.binary, run)?;
                 leave(source, flush)?;
                 self.catalog.lock_to_record(&self.job.dest_table)?;
@@ -185,7 +185,7 @@ impl Refresh<'_> {
         };
         let further = self.further_keys(work);
         let changes = work.changes(until, &further);
-        let gone = Collected::make(self.destination, key, work.owner)?;
+        let gone = Collected::make(&self.job.destination, key, work.owner)?;
         if self.straight() && !work.joined && is_replaceable(local, fit.columns.len())? {
             run.phase("keys");
             self.collect(source, &changes.keys(), &gone, key, fit.binary, run)?;
@@ -194,7 +194,7 @@ impl Refresh<'_> {
                 let keys = std::mem::take(&mut run.rows);
                 let target =
                     Target { oid: local.local_oid(), columns: &fit.columns, binary: fit.binary, emptied: false };
-                pull_after(source, &changes.present(&fit.columns), self.destination, &target, run, |run| {
+                pull_after(source, &changes.present(&fit.columns), &self.job.destination, &target, run, |run| {
                     gone.ready(key)?;
                     gone.delete_from(local, key)?;
                     run.phase("copy");
@@ -210,9 +210,9 @@ impl Refresh<'_> {
             run.rows = 0;
         }
         gone.drop()?;
-        let gone = Collected::make(self.destination, key, work.owner)?;
+        let gone = Collected::make(&self.job.destination, key, work.owner)?;
         run.phase("copy");
-        let collected = Collected::make(self.destination, &fit.columns, work.owner)?;
+        let collected = Collected::make(&self.job.destination, &fit.columns, work.owner)?;
         self.collect(source, &changes.present(&fit.columns), &collected, &fit.columns, fit.binary, run)?;
         let before = run.rows;
         self.collect(source, &changes.gone(), &gone, key, fit.binary, run)?;
@@ -268,14 +268,14 @@ impl Refresh<'_> {
 
         run.phase("copy");
         let all = matches!(extent, Extent::All);
-        let empty = all && spi::is_true(&format!("SELECT NOT EXISTS (SELECT FROM {})", self.destination), &[])?;
+        let empty = all && spi::is_true(&format!("SELECT NOT EXISTS (SELECT FROM {})", &self.job.destination), &[])?;
         let everything = format!("SELECT {} FROM ({}) q", quote_list(columns.iter().map(String::as_str)), work.rows);
         if empty && summary.rows == 0 && !work.joined {
             let rows = Everything { source, query: &everything, flush, dest_table: &self.job.dest_table };
             return replace_all(rows, work.destination, local, fit, false, run);
         }
-        let collected = Collected::make(self.destination, &stamped, work.owner)?;
-        let left = Collected::make(self.destination, &stamped_key, work.owner)?;
+        let collected = Collected::make(&self.job.destination, &stamped, work.owner)?;
+        let left = Collected::make(&self.job.destination, &stamped_key, work.owner)?;
         let present = if all { everything } else { changes.present(columns) };
         self.collect(source, &present, &collected, columns, fit.binary, run)?;
         let live = run.rows;
@@ -304,7 +304,7 @@ impl Refresh<'_> {
         }
         collected.ready(key)?;
         work.require_distinct(&collected)?;
-        let (name, stamp) = (self.destination, quote(DELETED));
+        let (name, stamp) = (&self.job.destination, quote(DELETED));
         let oid = local.local_oid();
         if deleted > 0 && self.job.condition.is_some() {
             // Whether the condition ever selected a row that has come and gone is not known: only those that are here count.
@@ -351,7 +351,7 @@ impl Refresh<'_> {
     ) -> Result<()> {
         let (rows, bytes) = (run.rows, run.bytes);
         let target = Target { oid: into.oid, columns, binary, emptied: true };
-        pull(source, query, self.destination, &target, run)?;
+        pull(source, query, &self.job.destination, &target, run)?;
         run.rows += rows;
         run.bytes += bytes;
         Ok(())

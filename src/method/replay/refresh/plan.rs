@@ -5,19 +5,22 @@ use super::{
     added, capture, is_as_made, is_deaf, untriggered, Found, Options, Present, Refresh, State, Wanted, CONVERTIBLE,
 };
 use crate::backend::identity::act_as;
-use crate::backend::name::{quote_list, Name};
+use crate::backend::name::quote_list;
 use crate::destination::upsert::{is_replaceable, MUCH_TO_COPY, MUCH_TO_MERGE};
 use crate::destination::{fit, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
+use crate::job::method::Method;
+use crate::method::columns::{names, selected_columns};
 use crate::method::plan::{stand_in, volume, written_anew, Plan};
 use crate::method::replay::convert::legacy;
-use crate::method::{connect_job, names, selected_columns, Call, Method};
+use crate::method::running::{connect_job, Call};
 use crate::source::catalog::rows_query;
 
-pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: &Name, plan: &mut Plan) -> Result<()> {
+pub fn plan(call: Call<'_>, catalog: &Catalog, job: &Job, plan: &mut Plan) -> Result<()> {
+    let (method, name) = (job.method(), &job.destination);
     let options = Options::of(call);
-    let refresh = Refresh { method, options: &options, catalog, job, destination: name };
+    let refresh = Refresh { options: &options, catalog, job };
     let destination = table::find(name)?;
     let mut source = connect_job(catalog, job, destination.owner)?;
     plan.connect(&source);
@@ -44,7 +47,7 @@ pub fn plan(method: Method, call: Call<'_>, catalog: &Catalog, job: &Job, name: 
     let shape = source.locked_snapshot_of(&found)?;
     let members = source.members(&found, Some(&state.objects))?;
     let limit = job.batch_limit.filter(|limit| *limit > 0).map(i64::from);
-    let wanted = Wanted::of(method, job, &state.objects);
+    let wanted = Wanted::of(job, &state.objects);
     let summary = source.summary(&state.objects, wanted.key.len(), method == Method::Logdel, limit)?;
     let applied = match &state.position {
         Some(position) if removes => source.queued(&queue, position.last, &position.snapshot)?,

@@ -2,7 +2,6 @@
 
 use super::{Options, Refresh};
 use crate::backend::identity::{act_as, pin_settings};
-use crate::backend::name::Name;
 use crate::backend::relation::oid_arg;
 use crate::backend::spi;
 use crate::destination::twins::Twins;
@@ -10,18 +9,19 @@ use crate::destination::{fit, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::run::Run;
+use crate::method::columns::{names, selected_columns};
 use crate::method::plan::{briefly, size, volume, Plan};
-use crate::method::snapshot::State;
-use crate::method::{connect_job, names, selected_columns, Call};
+use crate::method::running::{connect_job, Call};
+use crate::method::snapshot::state::State;
 use crate::shape::Difference;
 use crate::source::catalog::rows_query;
 
-pub fn plan(call: Call<'_>, catalog: &Catalog, job: &Job, destination: &Name, plan: &mut Plan) -> Result<()> {
+pub fn plan(call: Call<'_>, catalog: &Catalog, job: &Job, plan: &mut Plan) -> Result<()> {
     let options = Options::of(call);
-    let refresh = Refresh { options: &options, catalog, job, destination };
+    let refresh = Refresh { options: &options, catalog, job };
     let mut run = Run::begin(&catalog.table("refresh_snapshot"), job, call.jobmon, call.debug)?;
     let pinned = pin_settings()?;
-    let twins = Twins::find(destination)?;
+    let twins = Twins::find(&job.destination)?;
     drop(pinned);
     let before: State = serde_json::from_value(job.state.clone()).unwrap_or_default();
     let mut source = connect_job(catalog, job, twins.owner)?;
@@ -46,7 +46,7 @@ pub fn plan(call: Call<'_>, catalog: &Catalog, job: &Job, destination: &Name, pl
     // A refresh that was under way may have made the view anew meanwhile. To lock it would be wrong: that refresh holds the idle
     // twin, which is looked at below.
     let (twins, [view, idle]) = loop {
-        let twins = Twins::find(destination)?;
+        let twins = Twins::find(&job.destination)?;
         if let Some(shapes) = table::describe_present([twins.view.oid, twins.idle.oid])? {
             break (twins, shapes);
         }

@@ -1,0 +1,53 @@
+//! From a job to its method.
+
+use crate::backend::identity::read_the_latest;
+use crate::error::Result;
+use crate::job::config::Catalog;
+use crate::job::lock::{self, Wait};
+
+use crate::job::method::Method;
+use crate::method::incremental;
+use crate::method::plan::{Plan, Step};
+use crate::method::replay;
+use crate::method::running::{about, Call};
+use crate::method::snapshot;
+use crate::method::table;
+
+/// Refreshes a job as it is configured, whatever its method; if another refresh of it runs, that is left to it.
+pub fn refresh(kind: &str, destination: &str) -> Result<()> {
+    let call = Call { destination, jobmon: None, lock_wait: Wait::Not, debug: false };
+    match Method::of(kind)? {
+        Method::Snapshot => snapshot::refresh(&snapshot::Options::of(call)),
+        Method::Table => table::refresh(&table::Options::of(call)),
+        method @ (Method::Inserter | Method::Updater) => incremental::refresh(method, &incremental::Options::of(call)),
+        method @ (Method::Dml | Method::Logdel) => replay::refresh(method, &replay::Options::of(call)),
+    }
+}
+
+/// What a refresh of a job would do now, as it is configured.
+///
+/// # Errors
+/// Those that the refresh would end with, as far as they can be known.
+pub fn plan(destination: &str) -> Result<Vec<Step>> {
+    read_the_latest();
+    let catalog = Catalog::find()?;
+    let job = catalog.job(destination)?;
+    let mut plan = Plan::default();
+    about(&format!("Planning a refresh of {}.", job.dest_table), || {
+        let call = Call { destination, jobmon: Some(false), lock_wait: Wait::Not, debug: false };
+        plan.here(
+            "take the lock of the job",
+            Some("a lock of its own until the end of the transaction: other refreshes of this job".to_string()),
+            lock::is_taken(&job.dest_table)?.then(|| {
+                "another refresh holds it now: this one would do nothing, or wait if p_lock_wait says so".into()
+            }),
+        );
+        match job.method() {
+            Method::Snapshot => snapshot::plan(call, &catalog, &job, &mut plan),
+            Method::Table => table::plan(&catalog, &job, &mut plan),
+            Method::Inserter | Method::Updater => incremental::plan(call, &catalog, &job, &mut plan),
+            Method::Dml | Method::Logdel => replay::plan(call, &catalog, &job, &mut plan),
+        }
+    })?;
+    Ok(plan.steps)
+}

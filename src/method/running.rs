@@ -1,0 +1,180 @@
+//! What all refreshers and destroyers do around the method's own part.
+
+use crate::backend::identity::{current_role, is_superuser, pin_settings, read_the_latest, require_writable};
+use crate::backend::interrupts;
+use crate::backend::name::{literal, Name};
+use crate::backend::relation::{self};
+use crate::backend::spi;
+use crate::backend::subtransaction::{attempt, caught};
+use crate::error::{Error, Result};
+use crate::job::config::{Catalog, Job};
+use crate::job::lock::{self, Wait};
+use crate::job::run::Run;
+use crate::source::connection::{Applicant, Connection, Mapping};
+
+use crate::job::method::Method;
+use crate::job::record::Status;
+use crate::method::rights::{require_configured, require_owner, require_responsible, require_usage};
+use pgrx::{notice, pg_sys, warning};
+use std::time::Duration;
+
+/// Refuses a job of another method.
+pub fn require_method(job: &Job, wanted: Method) -> Result<()> {
+    let found = job.method();
+    if found == wanted {
+        return Ok(());
+    }
+    Err(Error::WrongMethod { destination: job.dest_table.clone(), found: found.name(), wanted: wanted.name() })
+}
+
+/// Connects to a data source for a destination that `owner` owns.
+pub fn connect(catalog: &Catalog, data_source_id: i32, owner: pg_sys::Oid, destination: &str) -> Result<Connection> {
+    let mapping: Mapping = catalog.mapping(data_source_id)?;
+    let trusted = is_superuser(current_role()) && is_superuser(owner);
+    Connection::open(&mapping, &Applicant { owner, trusted, destination })
+}
+
+/// Connects to a job's data source, for its destination, which `owner` owns.
+///
+/// # Errors
+/// ConfiguredByOther, Unconfirmed, DestinationSchema.
+pub fn connect_job(catalog: &Catalog, job: &Job, owner: pg_sys::Oid) -> Result<Connection> {
+    require_configured(catalog, job, owner)?;
+    require_usage(job, owner)?;
+    connect(catalog, job.data_source_id, owner, &job.dest_table)
+}
+
+/// The arguments that every refresher has.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    pub destination: &'a str,
+    /// None is what the job says.
+    pub jobmon: Option<bool>,
+    pub lock_wait: Wait,
+    pub debug: bool,
+}
+
+/// What the refreshers of all methods do first: the job, its lock, the run. The body runs with the lock held, and
+/// returns how it ended.
+pub fn refresh_job(
+    method: Method,
+    call: &Call<'_>,
+    body: impl Fn(&Catalog, &Job, &mut Run) -> Result<Status>,
+) -> Result<()> {
+    let function = method.facts().refresher;
+    require_writable(function)?;
+    read_the_latest();
+    let catalog = Catalog::find()?;
+    let job = catalog.job(call.destination)?;
+    let name = job.destination.clone();
+    require_method(&job, method)?;
+    let mut run = Run::begin(&catalog.table(function), &job, call.jobmon, call.debug)?;
+    if !lock::take(&job.dest_table, call.lock_wait)? {
+        warning!("another refresh of {} is running, this one does nothing", job.dest_table);
+        return run.end(&catalog, Status::Concurrent);
+    }
+    let what = |job: &Job| {
+        let Job { dest_table, source_table, data_source_id, .. } = job;
+        format!("Refreshing {} {dest_table} from {source_table} on data source {data_source_id}.", method.name())
+    };
+    // While this call waited for the lock, the job may have been changed or destroyed.
+    let job = about(&what(&job), || catalog.latest_row(&job.dest_table))?.ok_or(Error::UnknownJob(job.dest_table))?;
+    let job = Job { destination: name, ..job };
+    let mut tries = 1;
+    loop {
+        let mut state = None;
+        let mut cancelled = false;
+        // In a subtransaction, so that what is left of a failure is cleared away before it is recorded.
+        let outcome = attempt(|| {
+            about(&what(&job), || {
+                let outcome = caught(|| body(&catalog, &job, &mut run));
+                let outcome = outcome.map_err(|error| run.explain(error).of_job(&catalog, &job));
+                let status = outcome.inspect_err(|error| {
+                    state = error.state().cloned();
+                    cancelled = error.is_of_recovery();
+                })?;
+                run.end(&catalog, status)
+            })
+        });
+        if cancelled && tries < MOST_TRIES {
+            run.begin_again(&match tries {
+                1 => "begun again, for the standby's recovery had cancelled the copy".to_string(),
+                _ => format!("begun again {tries} times, for the standby's recovery had cancelled the copy"),
+            });
+            interrupts::sleep(Duration::from_secs(tries));
+            tries += 1;
+            continue;
+        }
+        let outcome = outcome.map_err(|error| without_rows(error, &job.destination));
+        return outcome.inspect_err(|error| run.fail(error, state));
+    }
+}
+
+impl Error {
+    /// What helps a job that is there already.
+    fn of_job(self, catalog: &Catalog, job: &Job) -> Error {
+        match self {
+            Error::SourceTableMissing { table, source_label, .. } if table == job.source_table => {
+                let config = catalog.table("refresh_config");
+                let fix = Some(format!(
+                    "UPDATE {config} SET source_table = '…' WHERE dest_table = {};",
+                    literal(&job.dest_table)
+                ));
+                Error::SourceTableMissing { table, source_label, fix }
+            }
+            other => other,
+        }
+    }
+}
+
+/// How often a copy is begun that a standby's recovery cancels.
+pub const MOST_TRIES: u64 = 3;
+
+/// What PostgreSQL tells of rows that violate a constraint is for who may read the destination.
+pub fn without_rows(error: Error, destination: &Name) -> Error {
+    let readable = relation::find(destination).ok().flatten().is_some_and(|destination| {
+        spi::is_true("SELECT pg_catalog.has_table_privilege($1, 'SELECT')", &[relation::oid_arg(destination.oid)])
+            .unwrap_or(false)
+    });
+    if readable {
+        error
+    } else {
+        error.without_rows()
+    }
+}
+
+/// What the destroyers of the methods with a plain table as destination do. The caller must own it.
+pub fn destroy_job(method: Method, destination: &str, keep: bool, debug: bool) -> Result<()> {
+    require_writable(method.facts().destroyer)?;
+    let catalog = Catalog::find()?;
+    let job = catalog.job(destination)?;
+    let name = &job.destination;
+    require_method(&job, method)?;
+    lock::take(&job.dest_table, Wait::Unlimited)?;
+    about(&format!("Destroying {} {}.", method.name(), job.dest_table), || {
+        let _pinned = pin_settings()?;
+        match relation::find(name)? {
+            None => {
+                require_responsible(&job)?;
+                notice!("{} is gone already, only the job is removed", job.dest_table);
+            }
+            Some(existing) => {
+                require_owner(&existing)?;
+                if !keep {
+                    let kind = if existing.kind == 'f' { "FOREIGN TABLE" } else { "TABLE" };
+                    spi::run(&format!("DROP {kind} {name}"), &[])?;
+                }
+            }
+        }
+        catalog.delete(&job.dest_table)?;
+        if debug {
+            notice!("{}: the job is removed, the table is {}", name.plain(), if keep { "kept" } else { "dropped" });
+        }
+        Ok(())
+    })
+}
+
+/// Runs the body of a call so that every error also tells which job it belongs to.
+pub fn about<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    caught(body).map_err(|error| error.while_doing(what))
+}
