@@ -140,15 +140,6 @@ impl Run {
         self.reasons.push(reason);
     }
 
-    /// What was noted so far.
-    pub fn reasons(&self) -> String {
-        self.reasons.join("; ")
-    }
-
-    pub fn forget_reasons(&mut self) {
-        self.reasons.clear();
-    }
-
     fn end_phase(&mut self) {
         if let Some((name, since)) = self.phase.take() {
             let ms = since.elapsed().as_secs_f64() * 1000.0;

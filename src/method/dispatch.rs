@@ -3,7 +3,7 @@
 use crate::backend::identity::read_the_latest;
 use crate::error::Result;
 use crate::job::config::Catalog;
-use crate::job::lock::{self, Wait};
+use crate::job::lock::{self};
 
 use crate::job::method::Method;
 use crate::method::incremental;
@@ -15,7 +15,7 @@ use crate::method::table;
 
 /// Refreshes a job as it is configured, whatever its method; if another refresh of it runs, that is left to it.
 pub fn refresh(kind: &str, destination: &str) -> Result<()> {
-    let call = Call { destination, jobmon: None, lock_wait: Wait::Not, debug: false };
+    let call = Call::of(destination);
     match Method::of(kind)? {
         Method::Snapshot => snapshot::refresh(&snapshot::Options::of(call)),
         Method::Table => table::refresh(&table::Options::of(call)),
@@ -34,7 +34,6 @@ pub fn plan(destination: &str) -> Result<Vec<Step>> {
     let job = catalog.job(destination)?;
     let mut plan = Plan::default();
     about(&format!("Planning a refresh of {}.", job.dest_table), || {
-        let call = Call { destination, jobmon: Some(false), lock_wait: Wait::Not, debug: false };
         plan.here(
             "take the lock of the job",
             Some("a lock of its own until the end of the transaction: other refreshes of this job".to_string()),
@@ -43,10 +42,10 @@ pub fn plan(destination: &str) -> Result<Vec<Step>> {
             }),
         );
         match job.method() {
-            Method::Snapshot => snapshot::plan(call, &catalog, &job, &mut plan),
+            Method::Snapshot => snapshot::plan(&catalog, &job, &mut plan),
             Method::Table => table::plan(&catalog, &job, &mut plan),
-            Method::Inserter | Method::Updater => incremental::plan(call, &catalog, &job, &mut plan),
-            Method::Dml | Method::Logdel => replay::plan(call, &catalog, &job, &mut plan),
+            Method::Inserter | Method::Updater => incremental::plan(&catalog, &job, &mut plan),
+            Method::Dml | Method::Logdel => replay::plan(&catalog, &job, &mut plan),
         }
     })?;
     Ok(plan.steps)

@@ -9,9 +9,10 @@ use crate::backend::trust;
 use crate::destination::copy_in::{self, Target};
 use crate::destination::fit::Fit;
 use crate::destination::heap::{Indexed, Indexing};
+use crate::destination::replace::StandIn;
 use crate::destination::{self, references, replace};
 use crate::error::{Error, Result};
-use crate::job::config::Catalog;
+use crate::job::config::{Catalog, Job};
 use crate::job::run::Run;
 use crate::settings;
 use crate::shape::Shape;
@@ -108,8 +109,6 @@ pub(super) struct Everything<'a> {
     pub query: &'a str,
     /// What the source shows may not be on its disk yet, and has to be.
     pub flush: bool,
-    /// The job's.
-    pub dest_table: &'a str,
 }
 
 /// When all rows have come: nothing is asked of the source from here on, for locks may be waited for, or held, that others
@@ -122,40 +121,71 @@ pub(super) fn leave(source: &mut Connection, flush: bool) -> Result<()> {
     Ok(())
 }
 
-/// Replaces all rows of a table by what a query on the source returns: through a stand-in that is loaded while the
-/// table is read, if its files can be exchanged, else in place. The source's snapshot ends when all rows have come.
-pub(super) fn replace_all(
+/// All rows of a table, where nobody sees them yet.
+pub(super) enum Loaded {
+    /// In a stand-in, whose files can be exchanged with those of the table.
+    Beside(Box<StandIn>, Indexed),
+    /// In the table itself, in place of those that were there: for this transaction alone.
+    InPlace,
+}
+
+/// Loads what a query on the source returns, while the destination is read: into a stand-in if its files can be exchanged, else in
+/// place. The source's snapshot ends when all rows have come.
+pub(super) fn load_all(
     rows: Everything<'_>,
     destination: &Relation,
     shape: &Shape,
     fit: &Fit,
     cascade: bool,
     run: &mut Run,
-) -> Result<()> {
-    let Everything { source, query, flush, dest_table } = rows;
+) -> Result<Loaded> {
+    let Everything { source, query, flush } = rows;
     let name = destination.name();
     let target = |oid, emptied| Target { oid, columns: &fit.columns, binary: fit.binary, emptied };
-    let obstacle = replace::obstacle(shape.local_oid())?;
-    let Some(obstacle) = obstacle else {
-        let mut stand_in = replace::StandIn::make(destination, patience())?;
+    if let Some(obstacle) = replace::obstacle(shape.local_oid())? {
+        run.note(format!("replaced in place: {obstacle}"));
+        replace::empty_in_place(destination, cascade, patience())?;
+        pull(source, query, &name, &target(destination.oid, false), run)?;
+        leave(source, flush)?;
+        return Ok(Loaded::InPlace);
+    }
+    let mut stand_in = StandIn::make(destination, patience())?;
+    let names = stand_in.names();
+    let loaded = caught(|| {
+        stand_in.index_early()?;
+        let indexing = pull_behind(source, query, &name, &target(stand_in.oid, true), run, |_| Ok(()))?;
+        leave(source, flush)?;
+        Ok(finish_indexes(indexing, run))
+    });
+    let indexed = loaded.map_err(|error| error.reworded(|text| replace_words(text, &names)))?;
+    Ok(Loaded::Beside(Box::new(stand_in), indexed))
+}
+
+impl Loaded {
+    /// Has the rows take their place.
+    ///
+    /// # Errors
+    /// ForeignKey, InUse.
+    pub(super) fn publish(
+        self,
+        catalog: &Catalog,
+        job: &Job,
+        destination: &Relation,
+        cascade: bool,
+        run: &mut Run,
+    ) -> Result<()> {
+        let Loaded::Beside(stand_in, indexed) = self else {
+            run.phase("analyze");
+            return destination::table::analyze(&destination.name());
+        };
         let names = stand_in.names();
-        let replaced = caught(|| {
-            stand_in.index_early()?;
-            let indexing = pull_behind(source, query, &name, &target(stand_in.oid, true), run, |_| Ok(()))?;
-            leave(source, flush)?;
-            let indexed = finish_indexes(indexing, run);
-            Catalog::find()?.lock_to_record(dest_table)?;
+        let published = caught(|| {
+            catalog.lock_to_record(&job.dest_table)?;
             run.phase("replace");
             stand_in.take_over(&indexed, cascade, patience())
         });
-        return replaced.map_err(|error| error.reworded(|text| replace_words(text, &names)));
-    };
-    run.note(format!("replaced in place: {obstacle}"));
-    replace::empty_in_place(destination, cascade, patience())?;
-    pull(source, query, &name, &target(destination.oid, false), run)?;
-    leave(source, flush)?;
-    run.phase("analyze");
-    destination::table::analyze(&name)
+        published.map_err(|error| error.reworded(|text| replace_words(text, &names)))
+    }
 }
 
 /// How long a refresh waits for a lock that readers would queue behind.

@@ -11,4 +11,5 @@ pub mod replay;
 pub mod rights;
 pub mod running;
 pub mod snapshot;
+mod steps;
 pub mod table;

@@ -54,6 +54,13 @@ pub struct Call<'a> {
     pub debug: bool,
 }
 
+impl<'a> Call<'a> {
+    /// As the job is configured; if another refresh of it runs, it is left to that one.
+    pub fn of(destination: &'a str) -> Call<'a> {
+        Call { destination, jobmon: None, lock_wait: Wait::Not, debug: false }
+    }
+}
+
 /// What the refreshers of all methods do first: the job, its lock, the run. The body runs with the lock held, and
 /// returns how it ended.
 pub fn refresh_job(

@@ -24,7 +24,7 @@ mod objects;
 mod purge;
 mod triggers;
 
-pub use capture::{kept, Capture, Found};
+pub use capture::{kept, Capture, Form, Found};
 pub use changes::Changes;
 pub use contents::Summary;
 pub use keys::{QueueKey, TypedColumn};

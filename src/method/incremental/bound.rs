@@ -27,7 +27,7 @@ pub struct Bound {
 }
 
 impl Bound {
-    fn new(upper: Option<String>, how: String, at: Option<f64>) -> Bound {
+    pub fn new(upper: Option<String>, how: String, at: Option<f64>) -> Bound {
         Bound { upper, how, at, newest: None, waits_for: Vec::new() }
     }
 }

@@ -1,7 +1,8 @@
 //! inserter_maker and updater_maker.
 
 use super::bound;
-use super::refresh::{refresh, Options, Repull};
+use super::decide::Repull;
+use super::refresh::{refresh, Options};
 use super::state::{type_of, Redo, State};
 use super::values::{boundary, Values};
 use crate::backend::identity::require_writable;

@@ -1,15 +1,19 @@
 //! inserter and updater: new rows, or new and changed ones, by a control column.
 
+mod asked;
 mod bound;
+mod decide;
 mod destroy;
 mod make;
+mod merge;
 mod refresh;
 mod state;
+mod tell;
 mod values;
 
+pub use decide::Repull;
 pub use destroy::destroy;
 pub use make::{make, Request};
-pub use refresh::plan::plan;
-pub use refresh::{refresh, Options, Repull};
+pub use refresh::{plan, refresh, Options};
 pub use state::{kind_of, next_range};
 pub use values::Values;

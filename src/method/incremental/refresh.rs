@@ -1,31 +1,33 @@
 //! refresh_inserter and refresh_updater.
 
+use super::asked::Asked;
 use super::bound::{self, Bound};
-use super::state::{kind_of, range_from, required, Redo, State};
+use super::decide::{Choice, Decision, Repull};
+use super::merge;
+use super::state::{Redo, State};
+use super::tell::tell;
 use super::values::{clocks_change, Values};
 use crate::backend::identity::{act_as, Identity};
 use crate::backend::relation::Relation;
 use crate::destination::copy_in::Target;
-use crate::destination::fit::{self, Fit};
+use crate::destination::fit;
 use crate::destination::table;
-use crate::destination::upsert::{Collected, MUCH_TO_MERGE};
+use crate::destination::upsert::Collected;
 use crate::error::{Error, Report, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::method::Method;
 use crate::job::record::Status;
 use crate::job::run::Run;
 use crate::method::columns::{names, selected_columns};
-use crate::method::load::{leave, lock_destination, patience, pull, replace_all, Everything};
+use crate::method::load::{self, leave, load_all, lock_destination, pull, Everything};
+use crate::method::plan::Plan;
 use crate::method::rights::require_owner_rights;
 use crate::method::running::{connect_job, refresh_job, Call};
-use crate::shape::Shape;
+use crate::method::steps::{self, Steps};
 use crate::source::bounds::{Kind, Range, Slice};
 use crate::source::catalog::rows_query;
 use crate::source::connection::Connection;
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{notice, PgLogLevel, PgSqlErrorCode};
-
-pub mod plan;
+use pgrx::notice;
 
 /// 2000-01-01 UTC, in seconds since 1970.
 const EPOCH: f64 = 946_684_800.0;
@@ -44,293 +46,168 @@ impl<'a> Options<'a> {
     }
 }
 
-/// What is copied again, whatever last_value says.
-#[derive(Debug, Clone, Copy)]
-pub enum Repull<'a> {
-    Nothing,
-    All,
-    /// Both exclusive; one of them is there.
-    Range(Option<&'a str>, Option<&'a str>),
-}
-
-impl<'a> Repull<'a> {
-    /// A range by itself asks for nothing, as in 1.x; a WARNING says so.
-    pub fn from_arguments(repull: bool, start: Option<&'a str>, end: Option<&'a str>) -> Repull<'a> {
-        match (repull, start, end) {
-            (false, None, None) => Repull::Nothing,
-            (false, ..) => {
-                let hint = "Give p_repull := true with it to have the range copied again.";
-                ErrorReport::new(
-                    PgSqlErrorCode::ERRCODE_WARNING,
-                    "p_repull_start and p_repull_end are ignored without p_repull",
-                    "mimeo",
-                )
-                .set_hint(hint)
-                .report(PgLogLevel::WARNING);
-                Repull::Nothing
-            }
-            (true, None, None) => Repull::All,
-            (true, start, end) => Repull::Range(start, end),
-        }
-    }
-}
-
-/// Refreshes an inserter or an updater.
+/// Refreshes an inserter or an updater; not while the clocks change, if the job says so.
 pub fn refresh(method: Method, options: &Options<'_>) -> Result<()> {
-    refresh_job(method, &options.call, |catalog, job, run| Refresh { options, catalog, job }.run(run))
+    refresh_job(method, &options.call, |catalog, job, run| {
+        if is_paused(job)? {
+            notice!("{} pauses while the clocks change", job.dest_table);
+            run.note("paused: the clocks change today, see dst_active");
+            catalog.record_run(&job.dest_table, run.started(), None, None, None)?;
+            return Ok(Status::Skipped);
+        }
+        run.phase("connect");
+        let destination = table::find(&job.destination)?;
+        if !matches!(options.repull, Repull::Nothing) {
+            // Rows that are gone on the source would go here, too.
+            require_owner_rights("p_repull", job, destination.owner)?;
+        }
+        let mut source = connect_job(catalog, job, destination.owner)?;
+        let asked = Asked::of(options.repull, job, &mut source)?;
+        run.reads_parent(asked.table.as_parent());
+        let owner = act_as(destination.owner, true)?;
+        steps::refresh(Refresh::of(options, catalog, job, destination, &owner, asked), source, run)
+    })
 }
 
-/// One refresh, with the job's lock held.
+/// What it would do.
+pub fn plan(catalog: &Catalog, job: &Job, plan: &mut Plan) -> Result<()> {
+    if is_paused(job)? {
+        plan.here("nothing: the refresh pauses while the clocks change", None, Some("see dst_active".to_string()));
+        return Ok(());
+    }
+    let options = Options::of(Call::of(&job.dest_table));
+    let destination = table::find(&job.destination)?;
+    let mut source = connect_job(catalog, job, destination.owner)?;
+    plan.connect(&source);
+    let asked = Asked::of(options.repull, job, &mut source)?;
+    let owner = act_as(destination.owner, true)?;
+    let mut refresh = Refresh::of(&options, catalog, job, destination, &owner, asked);
+    let bound = refresh.find_bound(&mut source)?;
+    let decision = refresh.look(&mut source, &bound)?;
+    tell(&decision, &bound, job, &refresh.asked, refresh.state.lacking.clone(), &mut source, plan)
+}
+
+fn is_paused(job: &Job) -> Result<bool> {
+    Ok(job.dst_active.unwrap_or(false) && clocks_change(job.dst_start.unwrap_or(30), job.dst_end.unwrap_or(230))?)
+}
+
 struct Refresh<'a> {
     options: &'a Options<'a>,
     catalog: &'a Catalog,
     job: &'a Job,
+    destination: Relation,
+    owner: &'a Identity,
+    asked: Asked,
+    state: State,
+    /// What was to be taken again when the job ran last.
+    redo: Option<Redo>,
+    bound: Bound,
+    status: Status,
 }
 
-/// What a refresh takes.
-struct Plan {
-    range: Range,
-    /// Rows of the range are deleted here first.
-    delete: bool,
-    /// Rows that are taken, at most.
-    limit: Option<i64>,
+/// Where the rows are.
+enum Loaded {
+    /// All of them, where nobody sees them.
+    All(load::Loaded),
+    /// In the destination.
+    There,
+    /// In a temporary table.
+    Collected(Collected),
+    Nothing,
 }
 
-impl Refresh<'_> {
-    /// 1. The day when clocks change: a time-based job may pause.
-    /// 2. Connect, and find up to where nothing can be missed: before the snapshot that reads the data.
-    /// 3. In one snapshot: shape, the range, its greatest value, the rows.
-    /// 4. The rows go into the destination: straight (inserter), or by key (updater).
-    /// 5. last_value, in the same transaction as the data.
-    fn run(&self, run: &mut Run) -> Result<Status> {
-        let job = self.job;
-        if job.dst_active.unwrap_or(false) && clocks_change(job.dst_start.unwrap_or(30), job.dst_end.unwrap_or(230))? {
-            notice!("{} pauses while the clocks change", job.dest_table);
-            run.note("paused: the clocks change today, see dst_active");
-            self.catalog.record_run(&job.dest_table, run.started(), None, None, None)?;
-            return Ok(Status::Skipped);
-        }
-        run.phase("connect");
-        let destination = table::find(&self.job.destination)?;
-        if !matches!(self.options.repull, Repull::Nothing) {
-            // Rows that are gone on the source would go here, too.
-            require_owner_rights("p_repull", job, destination.owner)?;
-        }
-        let mut source = connect_job(self.catalog, job, destination.owner)?;
-        let source_table = source.find_table(&job.source_table)?;
-        run.reads_parent(source_table.as_parent());
-        let kind = kind_of(job);
-        let control = source.control(&source_table, required(job.control.as_ref(), "control", job)?)?;
-        control.require(kind, &source_table)?;
-        let values = Values::of(&control);
-        let boundary = required(job.boundary.as_ref(), "boundary", job)?;
-        let last_value = required(job.last_value.as_ref(), "last_value", job)?;
-        let start = values.read(last_value, "last_value")?;
-        let repull = match self.options.repull {
-            Repull::Range(start, end) => {
-                let read = |text: Option<&str>, what| text.map(|text| values.read(text, what)).transpose();
-                Some((read(start, "p_repull_start")?, read(end, "p_repull_end")?))
-            }
-            _ => None,
-        };
-
-        let owner = act_as(destination.owner, true)?;
-        run.phase("bound");
+impl<'a> Refresh<'a> {
+    fn of(
+        options: &'a Options<'a>,
+        catalog: &'a Catalog,
+        job: &'a Job,
+        destination: Relation,
+        owner: &'a Identity,
+        asked: Asked,
+    ) -> Refresh<'a> {
         let mut state: State = serde_json::from_value(job.state.clone()).unwrap_or_default();
-        let redo = state.redo.take().filter(|_| state.left.as_deref() == Some(last_value));
-        let bound =
-            bound::find(&mut source, &source_table, &control, kind, boundary, job.condition.as_deref(), &mut state)?;
-        run.note(match &bound.upper {
-            Some(upper) => format!("bound {upper}: {}", bound.how),
-            None => format!("no bound: {}", bound.how),
-        });
-        let mut status = Status::Ok;
-        if self.stands_still(&mut source, &bound, &state, run)? {
-            status = Status::Warning;
-        }
-        if bound
-            .newest
-            .as_deref()
-            .is_some_and(|newest| kind == Kind::Time && values.is_after(&start, newest).unwrap_or(false))
-        {
-            run.note(format!("last_value {start} is later than the source's clock: no row comes before that. Set it to a value that is proven"));
-            status = Status::Warning;
-        }
+        let redo = state.redo.take().filter(|_| state.left.as_deref() == Some(asked.last_value.as_str()));
+        let bound = Bound::new(None, String::new(), None);
+        Refresh { options, catalog, job, destination, owner, asked, state, redo, bound, status: Status::Ok }
+    }
 
-        run.phase("look");
-        lock_destination(&destination, matches!(self.options.repull, Repull::All))?;
-        let mut shape = source.locked_snapshot_of(&source_table)?;
-        if self.job.method() == Method::Updater {
-            shape.indexes = source.indexes(&source_table)?;
+    fn repulls_nothing(&self) -> bool {
+        matches!(self.options.repull, Repull::Nothing)
+    }
+
+    fn repulls_all(&self) -> bool {
+        matches!(self.options.repull, Repull::All)
+    }
+
+    /// Up to where nothing can be missed: before the snapshot that reads the data.
+    fn find_bound(&mut self, source: &mut Connection) -> Result<Bound> {
+        let Asked { table, control, kind, boundary, .. } = &self.asked;
+        bound::find(source, table, control, *kind, boundary, self.job.condition.as_deref(), &mut self.state)
+    }
+
+    /// In one snapshot: shape, the range, its greatest value.
+    fn look(&self, source: &mut Connection, bound: &Bound) -> Result<Decision> {
+        let job = self.job;
+        let Asked { table, control, values, start, .. } = &self.asked;
+        let mut shape = source.locked_snapshot_of(table)?;
+        if job.method().facts().by_key {
+            shape.indexes = source.indexes(table)?;
         }
-        let source_columns = source.seen(&source_table)?;
+        let seen = source.seen(table)?;
         let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
-        source.require_readable(&source_table, &names(&columns), job.filter.is_some())?;
+        source.require_readable(table, &names(&columns), job.filter.is_some())?;
         if !columns.iter().any(|column| column.name == control.name) {
             return Err(Error::FilterLacks {
-                table: source_table.table().plain(),
+                table: table.table().plain(),
                 what: "the control column",
-                columns: vec![control.name],
+                columns: vec![control.name.clone()],
             });
         }
-        table::check_at_once(destination.oid)?;
-        let [local] = table::describe([destination.oid])?;
+        let [local] = table::describe([self.destination.oid])?;
         fit::require_loadable(&local)?;
         values.require_comparable(&local)?;
-        let renamed = state.seen.as_ref().map(|before| before.renamed(&source_columns)).unwrap_or_default();
+        let before = self.state.seen.as_ref();
+        let renamed = before.map(|before| before.renamed(&seen)).unwrap_or_default();
         let fit = fit::fit(&local, &shape, &columns, &renamed)?;
+        let text = fit::obstacle_to_binary(&local, &shape, &columns);
         source.use_own_search_path()?;
-        let rows = rows_query(&source_table.table(), &names(&columns), job.condition.as_deref())?;
+        let rows = rows_query(&table.table(), &names(&columns), job.condition.as_deref())?;
 
-        let seen = source_columns;
-        let again = state.seen.as_ref().and_then(|before| before.why_again(&seen, &fit.columns));
-        let again = again.filter(|_| matches!(self.options.repull, Repull::Nothing));
-        let merges_all = again.is_some() && self.job.method() == Method::Updater && bound.upper.is_some();
-        let mut plan = self.plan(&bound, redo.as_ref(), &start, repull, merges_all);
-        if let Some(reason) = again {
-            status = Status::Warning;
-            if merges_all {
-                run.note(format!("all rows are copied: {reason}"));
-            } else {
-                state.lacking = Some(reason);
-            }
+        let again = before.and_then(|before| before.why_again(&seen, &fit.columns));
+        let again = again.filter(|_| self.repulls_nothing());
+        let merges_all = again.is_some() && job.method().facts().by_key && bound.upper.is_some();
+        let take = Choice {
+            method: job.method(),
+            bound,
+            redo: self.redo.as_ref(),
+            start,
+            repull_range: self.asked.repull_range.clone(),
+            repull_all: self.repulls_all(),
+            merges_all,
+            limit: self.options.limit.or(job.batch_limit).filter(|limit| *limit > 0).map(i64::from),
         }
-        if matches!(self.options.repull, Repull::All) {
-            state.lacking = None;
-        }
-        if let Some(reason) = &state.lacking {
-            run.note(format!("rows that are here lack values: {reason}. p_repull := true copies all rows anew"));
-            status = Status::Warning;
-        }
-        state.seen = Some(seen);
-        let mut is_cut = false;
-        if let (Some(limit), true) = (plan.limit, bound.upper.is_some()) {
-            let slice = Slice { rows: &rows, control: &control, range: &plan.range };
-            let cut = source.value(&slice.after(limit), &[], "finding the end of the batch")?;
-            if let Some(cut) = cut {
-                if values.is_after(&cut, bound.upper.as_ref().unwrap_or(&cut))? {
-                    return Err(beyond(bound.upper.as_deref().unwrap_or_default(), &cut));
-                }
-                plan.range.upper = Some(cut);
-                is_cut = true;
-                run.note(format!("batch limit of {limit} rows reached"));
-                status = Status::Warning;
-            }
-        }
-        let nothing_is_safe = bound.upper.is_none() && matches!(self.options.repull, Repull::Nothing);
-        let slice = Slice { rows: &rows, control: &control, range: &plan.range };
-        let greatest = if nothing_is_safe {
-            None
-        } else {
-            source.value(&slice.greatest(), &[], "reading the greatest control value")?
-        };
-        if greatest.is_none() && is_cut {
-            state.redo = redo;
-            return Err(Error::EndlessBatch {
-                table: source_table.table().plain(),
-                column: control.name,
-                value: plan.range.upper.unwrap_or_default(),
-                limit: plan.limit.unwrap_or_default(),
-                state: serde_json::to_value(&state)?,
-            });
-        }
-
-        let all = matches!(self.options.repull, Repull::All);
-        if let (Some(parent), Method::Updater, Some(_)) = (source_table.as_parent(), self.job.method(), &greatest) {
-            let key = job.pk_name.clone().unwrap_or_default();
-            let operators = source.key_operators(&source_table, &key)?;
-            if source
-                .value(&slice.shared_keys(&key, &operators), &[], "looking for keys that are there twice")?
-                .is_some()
-            {
-                return Err(Error::SharedKey { table: parent, report: Report::default() });
-            }
-        }
-        if greatest.is_some() || all {
-            let query = slice.query(&fit.columns);
-            run.phase("copy");
-            if all {
-                let rows = Everything { source: &mut source, query: &query, flush: false, dest_table: &job.dest_table };
-                replace_all(rows, &destination, &local, &fit, false, run)?;
-            } else if self.job.method() == Method::Inserter {
-                if plan.delete {
-                    values.delete(&self.job.destination, &plan.range)?;
-                }
-                let target = Target { oid: destination.oid, columns: &fit.columns, binary: fit.binary, emptied: false };
-                pull(&mut source, &query, &self.job.destination, &target, run)?;
-            } else {
-                let collected = self.collect(&mut source, &query, &owner, &local, &fit, run)?;
-                run.phase("merge");
-                if plan.delete {
-                    values.delete(&self.job.destination, &plan.range)?;
-                }
-                if self.merge(collected, &destination, &shape, &local, &fit, run)? {
-                    status = Status::Warning;
-                }
-            }
-        } else {
-            source.end_snapshot()?;
-            if plan.delete && !nothing_is_safe {
-                values.delete(&self.job.destination, &plan.range)?;
-            }
-        }
-        if let Some(limit) =
-            plan.limit.filter(|limit| !is_cut && run.rows.saturating_mul(4) >= (*limit as u64).saturating_mul(3))
-        {
-            run.note(format!("{} rows are three quarters of the batch limit of {limit} or more", run.rows));
-            status = Status::Warning;
-        }
-        drop(source);
-
-        let last = self.last_value(&values, &start, greatest.as_deref(), redo.as_ref())?;
-        if let Some(bound) = bound.upper.as_ref().filter(|_| matches!(self.options.repull, Repull::Nothing)) {
-            // What was asked for is below the bound: a greater value would skip rows for ever.
-            if values.is_after(&last, bound)? && values.is_after(&last, &start)? {
-                return Err(beyond(bound, &last));
-            }
-        }
-        state.redo = match (self.options.repull, &bound.upper) {
-            _ if greatest.is_none() => match self.options.repull {
-                Repull::All => Some(Redo::Empty),
-                _ if nothing_is_safe || redo == Some(Redo::Empty) => redo,
-                _ => next_redo(redo, &plan.range, &last, &values)?,
-            },
-            // Rows from the bound on may come in late, and have to be taken again.
-            (Repull::All, None) => Some(Redo::All),
-            (Repull::All, Some(safe)) => {
-                let beyond = values.is_after(&last, safe)? || (last == *safe && !control.has_no_ties());
-                beyond.then(|| Redo::From(safe.clone()))
-            }
-            (Repull::Range(..), safe) => {
-                let mut safe = safe.as_ref().unwrap_or(&start);
-                // A range that begins beyond last_value leaves a gap.
-                let gap = match &plan.range.lower {
-                    Some(lower) => values.is_after(lower, &start)? && values.is_after(&last, &start)?,
-                    None => false,
-                };
-                if gap && values.is_after(safe, &start)? {
-                    safe = &start;
-                }
-                match redo {
-                    Some(Redo::From(earlier)) if values.is_after(&earlier, safe)? => Some(Redo::From(safe.clone())),
-                    None if values.is_after(&last, safe)? => Some(Redo::From(safe.clone())),
-                    redo => redo,
-                }
-            }
-            (Repull::Nothing, _) => next_redo(redo, &plan.range, &last, &values)?,
-        };
-        state.left = Some(last.clone());
-        // A batch, or a range, does not say how old the rest is.
-        let whole = !is_cut && !matches!(self.options.repull, Repull::Range(..));
-        let as_of = bound.at.filter(|_| whole).map(|at| ((at - EPOCH) * 1e6) as i64);
-        let state = serde_json::to_value(&state)?;
-        self.catalog.record_run(&job.dest_table, run.started(), Some(&state), Some(&last), as_of)?;
-        Ok(status)
+        .take();
+        let nothing_is_safe = bound.upper.is_none() && self.repulls_nothing();
+        Ok(Decision {
+            take,
+            rows,
+            shape,
+            local,
+            fit,
+            text,
+            seen,
+            nothing_is_safe,
+            again,
+            merges_all,
+            is_cut: false,
+            greatest: None,
+        })
     }
 
     /// Whether the bound has not moved for two periods of the job, because somebody on the source holds it: then the reason names him.
-    fn stands_still(&self, source: &mut Connection, bound: &Bound, state: &State, run: &mut Run) -> Result<bool> {
-        let standing = match (bound.at, state.candidates.first()) {
+    fn stands_still(&self, source: &mut Connection, run: &mut Run) -> Result<bool> {
+        let bound = &self.bound;
+        let standing = match (bound.at, self.state.candidates.first()) {
             (Some(at), _) => at,
             (None, Some(oldest)) => oldest.at,
             (None, None) => return Ok(false),
@@ -344,99 +221,226 @@ impl Refresh<'_> {
         Ok(true)
     }
 
-    fn plan(
-        &self,
-        bound: &Bound,
-        redo: Option<&Redo>,
-        start: &str,
-        repull: Option<(Option<String>, Option<String>)>,
-        merges_all: bool,
-    ) -> Plan {
-        if let Some((lower, upper)) = repull {
-            return Plan { range: Range { lower, upper, ..Range::default() }, delete: true, limit: None };
-        }
-        if matches!(self.options.repull, Repull::All) {
-            return Plan { range: Range { known: true, ..Range::default() }, delete: false, limit: None };
-        }
-        if merges_all {
-            // By key, and nothing is deleted: rows that are gone on the source stay.
-            let range = Range { upper: bound.upper.clone(), ..Range::default() };
-            return Plan { range, delete: false, limit: None };
-        }
-        Plan {
-            range: Range { upper: bound.upper.clone(), ..range_from(redo, start) },
-            // An updater's rows find their places by key; one that has moved on since would be lost.
-            delete: redo.is_some() && self.job.method() == Method::Inserter,
-            limit: self.options.limit.or(self.job.batch_limit).filter(|limit| *limit > 0).map(i64::from),
-        }
+    /// Whether last_value is later than the source's clock.
+    fn is_ahead(&self) -> bool {
+        let Asked { kind, values, start, .. } = &self.asked;
+        let newest = self.bound.newest.as_deref();
+        newest.is_some_and(|newest| *kind == Kind::Time && values.is_after(start, newest).unwrap_or(false))
     }
 
-    /// An updater's rows, in a temporary table. The source is done with then.
-    fn collect(
-        &self,
-        source: &mut Connection,
-        query: &str,
-        owner: &Identity,
-        local: &Shape,
-        fit: &Fit,
-        run: &mut Run,
-    ) -> Result<Collected> {
-        let key = self.job.pk_name.clone().unwrap_or_default();
-        let missing: Vec<_> = key.iter().filter(|column| !fit.columns.contains(column)).cloned().collect();
-        if key.is_empty() || !missing.is_empty() {
-            let table = local.table().plain();
-            return Err(Error::FilterLacks { table, what: "columns of the key", columns: missing });
+    /// Ends what is taken after so many rows, between two control values, and finds the greatest value of it.
+    fn measure(&self, source: &mut Connection, decision: &mut Decision, run: &mut Run) -> Result<()> {
+        let Asked { control, values, table, .. } = &self.asked;
+        let rows = decision.rows.clone();
+        if let (Some(limit), Some(upper)) = (decision.take.limit, &self.bound.upper) {
+            let slice = Slice { rows: &rows, control, range: &decision.take.range };
+            let cut = source.value(&slice.after(limit), &[], "finding the end of the batch")?;
+            if let Some(cut) = cut {
+                if values.is_after(&cut, upper)? {
+                    return Err(beyond(upper, &cut));
+                }
+                decision.take.range.upper = Some(cut);
+                decision.is_cut = true;
+                run.note(format!("batch limit of {limit} rows reached"));
+            }
         }
-        let collected = Collected::make(&self.job.destination, &fit.columns, owner)?;
-        let target = Target { oid: collected.oid, columns: &fit.columns, binary: fit.binary, emptied: true };
-        pull(source, query, &self.job.destination, &target, run)?;
+        let slice = Slice { rows: &rows, control, range: &decision.take.range };
+        if !decision.nothing_is_safe {
+            decision.greatest = source.value(&slice.greatest(), &[], "reading the greatest control value")?;
+        }
+        if decision.greatest.is_none() && decision.is_cut {
+            let state = State { redo: self.redo.clone(), ..self.state.clone() };
+            return Err(Error::EndlessBatch {
+                table: table.table().plain(),
+                column: control.name.clone(),
+                value: decision.take.range.upper.clone().unwrap_or_default(),
+                limit: decision.take.limit.unwrap_or_default(),
+                state: serde_json::to_value(&state)?,
+            });
+        }
+        if let (Some(parent), true, Some(_)) = (table.as_parent(), self.job.method().facts().by_key, &decision.greatest)
+        {
+            let key = self.job.pk_name.clone().unwrap_or_default();
+            let operators = source.key_operators(table, &key)?;
+            let shared = slice.shared_keys(&key, &operators);
+            if source.value(&shared, &[], "looking for keys that are there twice")?.is_some() {
+                return Err(Error::SharedKey { table: parent, report: Report::default() });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Steps for Refresh<'_> {
+    type Decision = Decision;
+    type Loaded = (Loaded, Decision);
+
+    fn prepare(&mut self, source: &mut Connection, run: &mut Run) -> Result<()> {
+        run.phase("bound");
+        self.bound = self.find_bound(source)?;
+        run.note(match &self.bound.upper {
+            Some(upper) => format!("bound {upper}: {}", self.bound.how),
+            None => format!("no bound: {}", self.bound.how),
+        });
+        if self.stands_still(source, run)? {
+            self.status = Status::Warning;
+        }
+        if self.is_ahead() {
+            let start = &self.asked.start;
+            run.note(format!("last_value {start} is later than the source's clock: no row comes before that. Set it to a value that is proven"));
+            self.status = Status::Warning;
+        }
+        run.phase("look");
+        lock_destination(&self.destination, self.repulls_all())?;
+        table::check_at_once(self.destination.oid)
+    }
+
+    fn decide(&mut self, source: &mut Connection, run: &mut Run) -> Result<Decision> {
+        let mut decision = self.look(source, &self.bound)?;
+        if let Some(reason) = &decision.again {
+            self.status = Status::Warning;
+            if decision.merges_all {
+                run.note(format!("all rows are copied: {reason}"));
+            } else {
+                self.state.lacking = Some(reason.clone());
+            }
+        }
+        if self.repulls_all() {
+            self.state.lacking = None;
+        }
+        if let Some(reason) = &self.state.lacking {
+            run.note(format!("rows that are here lack values: {reason}. p_repull := true copies all rows anew"));
+            self.status = Status::Warning;
+        }
+        self.state.seen = Some(decision.seen.clone());
+        self.measure(source, &mut decision, run)?;
+        if decision.is_cut {
+            self.status = Status::Warning;
+        }
+        Ok(decision)
+    }
+
+    /// The rows go straight into the destination (inserter), into a temporary table (updater), or all of them beside it.
+    fn load(&mut self, source: &mut Connection, decision: Decision, run: &mut Run) -> Result<(Loaded, Decision)> {
+        if decision.greatest.is_none() && !self.repulls_all() {
+            source.end_snapshot()?;
+            return Ok((Loaded::Nothing, decision));
+        }
+        let Decision { take, rows, local, fit, .. } = &decision;
+        let query = Slice { rows, control: &self.asked.control, range: &take.range }.query(&fit.columns);
+        run.phase("copy");
+        if self.repulls_all() {
+            let rows = Everything { source, query: &query, flush: false };
+            let loaded = load_all(rows, &self.destination, local, fit, false, run)?;
+            return Ok((Loaded::All(loaded), decision));
+        }
+        if self.job.method().facts().by_key {
+            let collected = merge::collect(self.job, source, &query, self.owner, local, fit, run)?;
+            return Ok((Loaded::Collected(collected), decision));
+        }
+        if take.delete {
+            self.asked.values.delete(&self.job.destination, &take.range)?;
+        }
+        let target = Target { oid: self.destination.oid, columns: &fit.columns, binary: fit.binary, emptied: false };
+        pull(source, &query, &self.job.destination, &target, run)?;
         leave(source, false)?;
-        self.catalog.lock_to_record(&self.job.dest_table)?;
-        Ok(collected)
+        Ok((Loaded::There, decision))
     }
 
-    /// Puts them in their places; whether rows that differ have the same key.
-    fn merge(
-        &self,
-        collected: Collected,
-        destination: &Relation,
-        shape: &Shape,
-        local: &Shape,
-        fit: &Fit,
-        run: &mut Run,
-    ) -> Result<bool> {
-        let key = self.job.pk_name.clone().unwrap_or_default();
-        let control = self.job.control.as_deref().unwrap_or_default();
-        let may_be_null = key.iter().any(|name| shape.column(name).is_none_or(|column| !column.not_null));
-        let unique = shape.is_unique(&key) && !may_be_null;
-        let rows = collected.rows(&fit.columns, &key, control, unique);
-        collected.ready(&key)?;
-        let shared = !unique && collected.shares_keys(&key)?;
-        if shared {
-            run.note("rows share a key: of these the one with the greatest control value is here");
+    /// An updater's rows find their places; last_value, in the same transaction as the data.
+    fn publish(&mut self, (loaded, decision): (Loaded, Decision), run: &mut Run) -> Result<Status> {
+        let take = &decision.take;
+        match loaded {
+            Loaded::All(loaded) => loaded.publish(self.catalog, self.job, &self.destination, false, run)?,
+            Loaded::There => {}
+            Loaded::Collected(collected) => {
+                self.catalog.lock_to_record(&self.job.dest_table)?;
+                run.phase("merge");
+                if take.delete {
+                    self.asked.values.delete(&self.job.destination, &take.range)?;
+                }
+                let Decision { shape, local, fit, .. } = &decision;
+                if merge::merge(self.job, collected, &self.destination, shape, local, fit, run)? {
+                    self.status = Status::Warning;
+                }
+            }
+            Loaded::Nothing if take.delete && !decision.nothing_is_safe => {
+                self.asked.values.delete(&self.job.destination, &take.range)?;
+            }
+            Loaded::Nothing => {}
         }
-        if may_be_null {
-            collected.delete_null_keys(local, &key)?;
+        let nearly = |limit: &i64| !decision.is_cut && run.rows.saturating_mul(4) >= (*limit as u64).saturating_mul(3);
+        if let Some(limit) = take.limit.filter(nearly) {
+            run.note(format!("{} rows are three quarters of the batch limit of {limit} or more", run.rows));
+            self.status = Status::Warning;
         }
-        if collected.is_much(local, run.rows, MUCH_TO_MERGE)? {
-            run.note("so many rows that the table is written anew");
-            collected.rewrite(destination, &fit.columns, &key, &rows, "true", patience())?;
-        } else {
-            collected.merge_into(local, &fit.columns, &key, &rows)?;
+        let last = self.last_value(decision.greatest.as_deref())?;
+        let Asked { values, start, .. } = &self.asked;
+        if let Some(bound) = self.bound.upper.as_ref().filter(|_| self.repulls_nothing()) {
+            // What was asked for is below the bound: a greater value would skip rows for ever.
+            if values.is_after(&last, bound)? && values.is_after(&last, start)? {
+                return Err(beyond(bound, &last));
+            }
         }
-        collected.drop()?;
-        Ok(shared)
+        let state = State { redo: self.next_redo(&decision, &last)?, left: Some(last.clone()), ..self.state.clone() };
+        // A batch, or a range, does not say how old the rest is.
+        let whole = !decision.is_cut && !matches!(self.options.repull, Repull::Range(..));
+        let as_of = self.bound.at.filter(|_| whole).map(|at| ((at - EPOCH) * 1e6) as i64);
+        let state = serde_json::to_value(&state)?;
+        self.catalog.record_run(&self.job.dest_table, run.started(), Some(&state), Some(&last), as_of)?;
+        Ok(self.status)
     }
+}
 
+impl Refresh<'_> {
     /// After a repull of a range the true maximum that the destination holds; else the greatest value that was taken.
-    fn last_value(&self, values: &Values, start: &str, greatest: Option<&str>, redo: Option<&Redo>) -> Result<String> {
+    fn last_value(&self, greatest: Option<&str>) -> Result<String> {
+        let Asked { values, start, .. } = &self.asked;
         let last = match self.options.repull {
-            Repull::Nothing if redo == Some(&Redo::Empty) => greatest.map(str::to_string),
+            Repull::Nothing if self.redo == Some(Redo::Empty) => greatest.map(str::to_string),
             Repull::All => greatest.map(str::to_string),
             Repull::Range(..) => values.greatest_in(&self.job.destination)?,
             Repull::Nothing => greatest.map(|greatest| values.greater(greatest, start)).transpose()?,
         };
-        Ok(last.unwrap_or_else(|| start.to_string()))
+        Ok(last.unwrap_or_else(|| start.clone()))
+    }
+
+    /// What the next refresh takes again.
+    fn next_redo(&self, decision: &Decision, last: &str) -> Result<Option<Redo>> {
+        let Asked { values, start, control, .. } = &self.asked;
+        let (redo, done) = (self.redo.clone(), &decision.take.range);
+        if decision.greatest.is_none() {
+            return match self.options.repull {
+                Repull::All => Ok(Some(Redo::Empty)),
+                _ if decision.nothing_is_safe || redo == Some(Redo::Empty) => Ok(redo),
+                _ => rest(redo, done, last, values),
+            };
+        }
+        Ok(match (self.options.repull, &self.bound.upper) {
+            // Rows from the bound on may come in late, and have to be taken again.
+            (Repull::All, None) => Some(Redo::All),
+            (Repull::All, Some(safe)) => {
+                let beyond = values.is_after(last, safe)? || (last == safe && !control.has_no_ties());
+                beyond.then(|| Redo::From(safe.clone()))
+            }
+            (Repull::Range(..), safe) => {
+                let mut safe = safe.as_ref().unwrap_or(start);
+                // A range that begins beyond last_value leaves a gap.
+                let gap = match &done.lower {
+                    Some(lower) => values.is_after(lower, start)? && values.is_after(last, start)?,
+                    None => false,
+                };
+                if gap && values.is_after(safe, start)? {
+                    safe = start;
+                }
+                match redo {
+                    Some(Redo::From(earlier)) if values.is_after(&earlier, safe)? => Some(Redo::From(safe.clone())),
+                    None if values.is_after(last, safe)? => Some(Redo::From(safe.clone())),
+                    redo => redo,
+                }
+            }
+            (Repull::Nothing, _) => rest(redo, done, last, values)?,
+        })
     }
 }
 
@@ -446,7 +450,7 @@ fn beyond(bound: &str, value: &str) -> Error {
 }
 
 /// What remains to be taken again after a range was: what the destination holds beyond it.
-fn next_redo(redo: Option<Redo>, done: &Range, last: &str, values: &Values) -> Result<Option<Redo>> {
+fn rest(redo: Option<Redo>, done: &Range, last: &str, values: &Values) -> Result<Option<Redo>> {
     Ok(match (redo, &done.upper) {
         (None, _) => None,
         (Some(Redo::Empty), _) => None,

@@ -1,6 +1,7 @@
 //! dml_maker and logdel_maker.
 
-use super::refresh::{refresh, Options};
+use super::options::Options;
+use super::refresh::refresh;
 use super::stamp::require_stamp;
 use super::stamp::DELETED;
 use super::state::{this_database, State};

@@ -5,16 +5,23 @@
 //! queue yet. The next refresh removes what the stored snapshot saw, and only then goes on.
 
 mod convert;
+mod decide;
 mod destroy;
+mod dml;
+mod logdel;
 mod make;
+mod options;
 mod refresh;
+mod repair;
 mod stamp;
 mod state;
+mod tell;
 mod wanted;
+mod work;
 
 pub use destroy::destroy;
 pub use make::{make, Request};
-pub use refresh::plan::plan;
-pub use refresh::{refresh, Options};
+pub use options::Options;
+pub use refresh::{plan, refresh};
 pub use stamp::DELETED;
 pub use state::queue_of;

@@ -1,5 +1,6 @@
 //! Snapshot: the whole table into the idle one of two twins, then the view in front is swapped to it.
 
+mod decide;
 mod destroy;
 mod empty;
 mod guard;
@@ -7,11 +8,11 @@ mod make;
 mod refresh;
 mod rollback;
 mod state;
+mod tell;
 
 pub use destroy::destroy;
 pub use empty::work as empty_twin;
 pub use make::make;
-pub use refresh::plan::plan;
-pub use refresh::{refresh, Options};
+pub use refresh::{plan, refresh, Options};
 pub use rollback::rollback;
 pub use state::is_as_copied;

@@ -1,16 +1,18 @@
 //! refresh_snapshot.
 
+use super::decide::{Decision, Look, Present};
 use super::state::{live_file, Analyzed, Previous, Seen, State};
+use super::tell::tell;
 use super::{empty, guard};
-use crate::backend::identity::{act_as, pin_settings, system};
-use crate::backend::parse::is_plain_condition;
-use crate::backend::relation::{lock_exclusively, lock_if_free, lock_to_read, Patience};
+use crate::backend::identity::{act_as, pin_settings};
+use crate::backend::relation::{lock_if_free, lock_to_read};
 use crate::backend::spi;
 use crate::backend::subtransaction::{caught, tried};
 use crate::backend::trust;
 use crate::destination::copy_in::Target;
 use crate::destination::fit::obstacle_to_binary;
 use crate::destination::heap::{Indexed, Indexing};
+use crate::destination::indexes::ForeignKey;
 use crate::destination::twins::{self, Twins};
 use crate::destination::written::{count_soon, Written};
 use crate::destination::{indexes, statistics, table};
@@ -19,19 +21,16 @@ use crate::job::config::{Catalog, Job};
 use crate::job::method::Method;
 use crate::job::record::Status;
 use crate::job::run::Run;
-use crate::method::columns::{copied_indexes, names, selected_columns};
+use crate::method::columns::{copied_indexes, names};
 use crate::method::load::{finish_indexes, patience, pull_behind};
+use crate::method::plan::Plan;
 use crate::method::rights::{require_creation, require_owner_rights};
 use crate::method::running::{connect_job, refresh_job, Call};
-use crate::shape::{Column, Difference, Shape};
-use crate::source::catalog::{rows_query, SourceTable};
-use crate::source::changes::Fingerprint;
+use crate::method::steps::{self, Steps};
+use crate::shape::{Difference, Shape};
+use crate::source::catalog::rows_query;
 use crate::source::connection::Connection;
-use pgrx::PgSqlErrorCode;
-use pgrx::{pg_sys, warning};
-use std::time::Duration;
-
-pub mod plan;
+use pgrx::{pg_sys, warning, PgSqlErrorCode};
 
 /// The arguments of refresh_snapshot.
 pub struct Options<'a> {
@@ -50,61 +49,95 @@ impl<'a> Options<'a> {
 
 /// Refreshes a snapshot, unless it is proven that nothing has changed.
 pub fn refresh(options: &Options<'_>) -> Result<()> {
-    refresh_job(Method::Snapshot, &options.call, |catalog, job, run| Refresh { options, catalog, job }.run(run))
+    refresh_job(Method::Snapshot, &options.call, |catalog, job, run| {
+        run.phase("connect");
+        let refresh = Refresh::of(options, catalog, job)?;
+        if !options.pull_data {
+            require_owner_rights("p_pulldata := false", job, refresh.twins.owner)?;
+        }
+        let source = connect_job(catalog, job, refresh.twins.owner)?;
+        let _identity = act_as(refresh.twins.owner, true)?;
+        steps::refresh(refresh, source, run)
+    })
 }
 
-/// One refresh, with the job's lock held.
+/// What it would do.
+pub fn plan(catalog: &Catalog, job: &Job, plan: &mut Plan) -> Result<()> {
+    let options = Options::of(Call::of(&job.dest_table));
+    let refresh = Refresh::of(&options, catalog, job)?;
+    let mut source = connect_job(catalog, job, refresh.twins.owner)?;
+    plan.connect(&source);
+    let _identity = act_as(refresh.twins.owner, true)?;
+    let decision = refresh.look().decide(&mut source, None)?;
+    tell(&decision, job, &refresh.before, &mut source, plan)
+}
+
 struct Refresh<'a> {
     options: &'a Options<'a>,
     catalog: &'a Catalog,
     job: &'a Job,
+    before: State,
+    twins: Twins,
 }
 
-/// What the source is now, in the snapshot that is open there.
-struct Present {
-    table: SourceTable,
-    shape: Shape,
-    columns: Vec<Column>,
-    /// None if there are no counters there.
-    fingerprint: Option<Fingerprint>,
-    /// What to compare with next time; None if nothing there proves anything.
-    seen: Option<Seen>,
+/// A twin that is loaded, and not shown yet.
+struct Loaded {
+    present: Present,
+    view: Shape,
+    live: Shape,
+    /// The columns are others than before.
+    reshaped: bool,
+    foreign_keys: Vec<ForeignKey>,
+    written: Option<Written>,
+    analyzed: Option<Analyzed>,
 }
 
-impl Refresh<'_> {
-    /// 1. Connect, and look at the source: counters first, then its shape in the snapshot that reads the data.
-    /// 2. Unchanged? Done.
-    /// 3. Lock the idle twin, empty it, bring it to the source's shape.
-    /// 4. Load it with its indexes being built behind, or afterwards; compare the counts, analyze.
-    /// 5. Ask the guards, and swap the view. From here to the commit its lock is held, so only brief things are left.
-    /// 6. Empty the twin that was live, unless it is to be kept, if nobody uses it at this instant; a large one after the commit.
-    fn run(&self, run: &mut Run) -> Result<Status> {
-        run.phase("connect");
+impl<'a> Refresh<'a> {
+    fn of(options: &'a Options<'a>, catalog: &'a Catalog, job: &'a Job) -> Result<Refresh<'a>> {
         let pinned = pin_settings()?;
-        let twins = Twins::find(&self.job.destination)?;
+        let twins = Twins::find(&job.destination)?;
         drop(pinned);
-        if !self.options.pull_data {
-            require_owner_rights("p_pulldata := false", self.job, twins.owner)?;
-        }
-        let before: State = serde_json::from_value(self.job.state.clone()).unwrap_or_default();
-        let mut source = connect_job(self.catalog, self.job, twins.owner)?;
-        let _identity = act_as(twins.owner, true)?;
+        let before: State = serde_json::from_value(job.state.clone()).unwrap_or_default();
+        Ok(Refresh { options, catalog, job, before, twins })
+    }
 
-        let Some(mut present) = self.look(&mut source, &before, &twins, run)? else {
-            self.catalog.record_run(&self.job.dest_table, run.started(), None, None, Some(run.started()))?;
-            return Ok(Status::Skipped);
-        };
+    fn look(&self) -> Look<'_> {
+        let (check_stats, pull_data) = (self.options.check_stats, self.options.pull_data);
+        Look { job: self.job, before: &self.before, twins: &self.twins, check_stats, pull_data }
+    }
+}
 
+impl Steps for Refresh<'_> {
+    type Decision = Decision;
+    /// None if there is nothing to show.
+    type Loaded = Option<Box<Loaded>>;
+
+    fn prepare(&mut self, _: &mut Connection, _: &mut Run) -> Result<()> {
+        Ok(())
+    }
+
+    fn decide(&mut self, source: &mut Connection, run: &mut Run) -> Result<Decision> {
+        run.phase("look");
+        let decision = self.look().decide(source, Some(run))?;
+        run.note(decision.reason.clone());
+        Ok(decision)
+    }
+
+    /// 1. Empty the idle twin, which is locked, and bring it to the source's shape.
+    /// 2. Load it with its indexes being built behind, or afterwards; compare the counts, analyze.
+    fn load(&mut self, source: &mut Connection, decision: Decision, run: &mut Run) -> Result<Option<Box<Loaded>>> {
+        let Some(mut present) = decision.copy else { return Ok(None) };
         run.reads_parent(present.table.as_parent());
         run.phase("prepare");
-        let change = Difference::between(&before.columns, &present.columns);
-        let reshaped = !before.columns.is_empty() && !change.is_empty();
+        let change = Difference::between(&self.before.columns, &present.columns);
+        let reshaped = !self.before.columns.is_empty() && !change.is_empty();
         if reshaped {
             run.note(format!("columns of the source changed: {}", change.summary()));
         }
-        if self.options.indexes && (reshaped || before.columns.is_empty()) {
+        if self.options.indexes && (reshaped || self.before.columns.is_empty()) {
             present.shape.indexes = source.indexes(&present.table)?;
         }
+        let twins = &self.twins;
         let (idle_name, idle_oid) = (twins.idle.name(), twins.idle.oid);
         lock_to_read(twins.live.oid);
         trust::require_tables(&[idle_oid, twins.live.oid])?;
@@ -113,26 +146,40 @@ impl Refresh<'_> {
             require_creation(&twins.view.schema)?;
         }
         let foreign_keys = indexes::take_foreign_keys_off(&idle_name, idle_oid)?;
-        let idle = self.empty_twin(&idle, &before, &present)?;
+        let idle = self.empty_twin(&idle, &present)?;
 
         let written = Written::to(idle_oid)?;
         let mut indexing = Indexing::Done;
         if self.options.pull_data {
             run.phase("copy");
-            indexing = self.pull(&mut source, &present, &idle, run)?;
+            indexing = pull_into(&idle, source, &present, self.job, run)?;
         }
-        drop(source);
+        source.end_snapshot()?;
         let indexed = finish_indexes(indexing, run);
         if let Indexed::Only(built) = &indexed {
             indexes::rebuild(idle_oid, built)?;
         }
-        indexes::restore_foreign_keys(&idle_name, &foreign_keys, patience())?;
         run.phase("analyze");
-        let analyzed = self.analyze(&before, &present, &twins, &indexed, run)?;
-        let file = live_file(idle_oid)?;
+        let analyzed = self.analyze(&present, &indexed, run)?;
+        let present = *present;
+        Ok(Some(Box::new(Loaded { present, view, live, reshaped, foreign_keys, written, analyzed })))
+    }
+
+    /// 1. Foreign keys that a DBA has put on the twin, and the guards.
+    /// 2. Swap the view. From here to the commit its lock is held, so only brief things are left.
+    /// 3. Empty the twin that was live, unless it is to be kept, if nobody uses it at this instant; a large one after the commit.
+    fn publish(&mut self, loaded: Option<Box<Loaded>>, run: &mut Run) -> Result<Status> {
+        let Some(loaded) = loaded else {
+            self.catalog.record_run(&self.job.dest_table, run.started(), None, None, Some(run.started()))?;
+            return Ok(Status::Skipped);
+        };
+        let Loaded { present, view, live, reshaped, foreign_keys, written, analyzed } = *loaded;
+        let twins = &self.twins;
+        indexes::restore_foreign_keys(&twins.idle.name(), &foreign_keys, patience())?;
+        let file = live_file(twins.idle.oid)?;
         if self.options.pull_data {
             run.phase("guard");
-            guard::check(self.job, &twins, run.rows)?;
+            guard::check(self.job, twins, run.rows)?;
         }
         self.catalog.lock_to_record(&self.job.dest_table)?;
         flush_wal();
@@ -141,12 +188,12 @@ impl Refresh<'_> {
         twins.swap(&view, &present.columns, patience())?;
         let mut previous = None;
         if self.job.keep_previous {
-            let state = Box::new(State { previous: None, ..before });
+            let state = Box::new(State { previous: None, ..self.before.clone() });
             previous = Some(Previous { twin: live_file(twins.live.oid)?, state, replaced_by: run.started() });
         } else if !reshaped && table::size(twins.live.oid)? >= empty::LARGE {
             empty::after_commit(&self.job.dest_table);
         } else if lock_if_free(twins.live.oid) {
-            match tried(|| self.empty_twin(&live, &before, &present))? {
+            match tried(|| self.empty_twin(&live, &present))? {
                 // A cursor, or the query around this call: the next refresh empties it.
                 Err(error) if error.sqlstate() == PgSqlErrorCode::ERRCODE_OBJECT_IN_USE => {
                     run.note("the twin that was live is not emptied yet, for this session reads it");
@@ -164,136 +211,17 @@ impl Refresh<'_> {
         count_soon()?;
         let analyzed = analyzed.map(|analyzed| Analyzed { live: file, ..analyzed });
         let state = State { seen, columns: present.columns, types: present.shape.types, analyzed, previous };
-        self.catalog.record_run(
-            &self.job.dest_table,
-            run.started(),
-            Some(&serde_json::to_value(&state)?),
-            None,
-            Some(run.started()),
-        )?;
+        let state = serde_json::to_value(&state)?;
+        self.catalog.record_run(&self.job.dest_table, run.started(), Some(&state), None, Some(run.started()))?;
         Ok(Status::Ok)
     }
+}
 
-    /// What the source is now; None if the live twin holds just that. With the idle twin locked: if it was not free at
-    /// once (a dump, an autovacuum), it is waited for without a snapshot open on the source.
-    fn look(&self, source: &mut Connection, before: &State, twins: &Twins, run: &mut Run) -> Result<Option<Present>> {
-        run.phase("look");
-        // The usual case costs one query over there: the table that was seen last is still the one, and unchanged.
-        let mut known = before.seen.as_ref().map(|seen| seen.fingerprint.oid);
-        let mut locked = lock_if_free(twins.idle.oid);
-        loop {
-            let mut table = None;
-            let oid = match known {
-                Some(oid) => oid,
-                None => table.insert(source.find_table(&self.job.source_table)?).oid,
-            };
-            let counted = source.fingerprint(oid)?;
-            let seen = self.see(source.place(), &counted, twins, run)?;
-            let mut described = None;
-            if self.unchanged(before, seen.as_ref(), run) {
-                if !seen.as_ref().is_some_and(|seen| seen.fingerprint.assigned_types) {
-                    return Ok(None);
-                }
-                let shape = source.snapshot_of(oid)?;
-                if shape.types == before.types {
-                    return Ok(None);
-                }
-                run.note("a type of the source has changed");
-                described = Some(shape);
-            }
-            if !locked {
-                source.end_snapshot()?;
-                run.phase("wait for the idle twin");
-                lock_exclusively(&[twins.idle.oid], &twins.idle.name(), self.idle_patience(), "emptied")?;
-                locked = true;
-                known = None;
-                run.forget_reasons();
-                run.phase("look");
-                continue;
-            }
-            let table = match table {
-                Some(table) => table,
-                None => source.find_table(&self.job.source_table)?,
-            };
-            if table.oid != oid {
-                // The name now means another table than last time.
-                known = None;
-                run.forget_reasons();
-                continue;
-            }
-            let shape = match described {
-                Some(shape) => shape,
-                None => source.locked_snapshot_of(&table)?,
-            };
-            let columns = selected_columns(&shape, self.job.filter.as_deref(), source.label())?;
-            source.require_readable(&table, &names(&columns), self.job.filter.is_some())?;
-            return Ok(Some(Present { table, shape, columns, fingerprint: counted.ok(), seen }));
-        }
-    }
-
-    /// The proof to compare with the one of last time; None, and the reason in the run, if there is none.
-    fn see(
-        &self,
-        place: &str,
-        counted: &std::result::Result<Fingerprint, String>,
-        twins: &Twins,
-        run: &mut Run,
-    ) -> Result<Option<Seen>> {
-        if !self.options.check_stats.unwrap_or(self.job.check_stats.unwrap_or(true)) {
-            run.note("copied: check_stats is off");
-            return Ok(None);
-        }
-        if self.job.condition.as_deref().is_some_and(|condition| !is_plain_condition(condition)) {
-            run.note("copied: what the condition selects may change without the table");
-            return Ok(None);
-        }
-        match counted {
-            Err(obstacle) => {
-                run.note(format!("copied: {obstacle}"));
-                Ok(None)
-            }
-            Ok(fingerprint) => Ok(Some(Seen {
-                place: place.to_string(),
-                source_table: self.job.source_table.clone(),
-                fingerprint: fingerprint.clone(),
-                filter: self.job.filter.clone(),
-                condition: self.job.condition.clone(),
-                live: live_file(twins.live.oid)?,
-                system: system(),
-                written: Written::to(twins.live.oid)?,
-            })),
-        }
-    }
-
-    /// Whether the proof is the one of last time.
-    fn unchanged(&self, before: &State, now: Option<&Seen>, run: &mut Run) -> bool {
-        let Some(now) = now else { return false };
-        let reason = match &before.seen {
-            None => "copied: there is no earlier copy to compare with",
-            Some(_) if !self.options.pull_data => "emptied: p_pulldata is false",
-            Some(seen) if seen.holds(now) => "unchanged on the source",
-            Some(seen) if seen.condition != now.condition || seen.filter != now.filter => {
-                "copied: the filter or the condition has changed"
-            }
-            Some(seen) if seen.live != now.live || seen.system != now.system || !seen.is_untouched(now) => {
-                "copied: the live twin is not as the last refresh left it"
-            }
-            Some(_) => "copied: the source has changed",
-        };
-        run.note(reason);
-        self.options.pull_data && before.seen.as_ref().is_some_and(|seen| seen.holds(now))
-    }
-
+impl Refresh<'_> {
     /// Gives the loaded twin its statistics: those of the live one, if the source has hardly changed since they were made,
     /// else new ones. Returns what they were made from.
-    fn analyze(
-        &self,
-        before: &State,
-        present: &Present,
-        twins: &Twins,
-        indexed: &Indexed,
-        run: &mut Run,
-    ) -> Result<Option<Analyzed>> {
+    fn analyze(&self, present: &Present, indexed: &Indexed, run: &mut Run) -> Result<Option<Analyzed>> {
+        let twins = &self.twins;
         let now = match &present.fingerprint {
             None => None,
             Some(fingerprint) => Some(Analyzed {
@@ -304,7 +232,7 @@ impl Refresh<'_> {
                 live: live_file(twins.live.oid)?,
             }),
         };
-        let kept = match (&before.analyzed, &now) {
+        let kept = match (&self.before.analyzed, &now) {
             (Some(before), Some(now)) if matches!(indexed, Indexed::Only(_)) && before.still_holds(now) => Some(before),
             _ => None,
         };
@@ -318,24 +246,16 @@ impl Refresh<'_> {
         Ok(now)
     }
 
-    fn idle_patience(&self) -> Patience {
-        // Long enough in the queue for PostgreSQL to cancel an autovacuum that is in the way.
-        // SAFETY: reads a setting.
-        let deadlock = Duration::from_millis(unsafe { pg_sys::DeadlockTimeout } as u64);
-        let patience = patience();
-        Patience { queue: deadlock + patience.queue, ..patience }
-    }
-
     /// Empties a twin and brings it to the source's shape. When that has changed, indexes that the source has got
     /// since are copied too; one that cannot be made here is a warning, for the data comes first.
-    fn empty_twin(&self, twin: &Shape, before: &State, present: &Present) -> Result<Shape> {
+    fn empty_twin(&self, twin: &Shape, present: &Present) -> Result<Shape> {
         let name = twin.table();
         table::truncate(&name)?;
-        if table::conforms(twin, &present.columns, &before.columns) {
+        if table::conforms(twin, &present.columns, &self.before.columns) {
             return Ok(twin.clone());
         }
         let columns = table::localise(&present.columns, &present.table.table())?;
-        let shape = table::conform(&name, twin, &columns, &before.columns)?;
+        let shape = table::conform(&name, twin, &columns, &self.before.columns)?;
         let place = indexes::Place {
             source_table: &present.table.name,
             table: &name,
@@ -349,16 +269,6 @@ impl Refresh<'_> {
         Ok(shape)
     }
 
-    /// Copies the rows, and makes sure that all of them have come.
-    fn pull(&self, source: &mut Connection, present: &Present, idle: &Shape, run: &mut Run) -> Result<Indexing> {
-        let binary = obstacle_to_binary(idle, &present.shape, &present.columns).is_none();
-        source.use_own_search_path()?;
-        let columns = names(&present.columns);
-        let query = rows_query(&present.table.table(), &columns, self.job.condition.as_deref())?;
-        let target = Target { oid: idle.local_oid(), columns: &columns, binary, emptied: true };
-        pull_behind(source, &query, &idle.table(), &target, run, |_| Ok(()))
-    }
-
     /// The statements that a user wants after the columns have changed, as the destination's owner.
     fn run_post_script(&self, run: &mut Run) -> Result<()> {
         let Some(statements) = &self.job.post_script else { return Ok(()) };
@@ -369,6 +279,16 @@ impl Refresh<'_> {
         }
         Ok(())
     }
+}
+
+/// Copies the rows, and makes sure that all of them have come.
+fn pull_into(idle: &Shape, source: &mut Connection, present: &Present, job: &Job, run: &mut Run) -> Result<Indexing> {
+    let binary = obstacle_to_binary(idle, &present.shape, &present.columns).is_none();
+    source.use_own_search_path()?;
+    let columns = names(&present.columns);
+    let query = rows_query(&present.table.table(), &columns, job.condition.as_deref())?;
+    let target = Target { oid: idle.local_oid(), columns: &columns, binary, emptied: true };
+    pull_behind(source, &query, &idle.table(), &target, run, |_| Ok(()))
 }
 
 /// The commit, which the swapped view waits for, then has little left to write.

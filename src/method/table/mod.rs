@@ -2,10 +2,9 @@
 
 mod destroy;
 mod make;
-mod plan;
 mod refresh;
 
 pub use destroy::destroy;
 pub use make::{make, Request};
-pub use plan::plan;
-pub use refresh::{refresh, Options};
+
+pub use refresh::{plan, refresh, Options};

@@ -1,18 +1,24 @@
 //! refresh_table.
 
 use crate::backend::identity::act_as;
-use crate::destination::{fit, sequences, table};
+use crate::backend::relation::Relation;
+use crate::destination::fit::{self, Fit};
+use crate::destination::{sequences, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
 use crate::job::method::Method;
 use crate::job::record::Status;
 use crate::job::run::Run;
 use crate::method::columns::{names, selected_columns};
-use crate::method::load::{lock_destination, replace_all, Everything};
+use crate::method::load::{load_all, lock_destination, Everything, Loaded};
+use crate::method::plan::{stand_in, volume, Plan};
 use crate::method::rights::require_owner_rights;
 use crate::method::running::{connect_job, refresh_job, Call};
-use crate::source::catalog::rows_query;
-use pgrx::warning;
+use crate::method::steps::{self, Steps};
+use crate::shape::Shape;
+use crate::source::catalog::{rows_query, SourceTable};
+use crate::source::connection::Connection;
+use pgrx::{pg_sys, warning};
 
 /// The arguments of refresh_table.
 pub struct Options<'a> {
@@ -29,54 +35,125 @@ impl<'a> Options<'a> {
 }
 
 /// Replaces all rows of a table job's destination.
-///
-/// 1. The destination's lock, before the source is kept busy; the source's shape, in the snapshot that reads the data, which
-///    the destination has to fit.
-/// 2. The rows, beside those that are there, which are read meanwhile; then all of them take their place at once.
-/// 3. The sequences follow.
 pub fn refresh(options: &Options<'_>) -> Result<()> {
-    refresh_job(Method::Table, &options.call, |catalog, job, run| refresh_locked(options, catalog, job, run))
+    refresh_job(Method::Table, &options.call, |catalog, job, run| {
+        run.phase("connect");
+        let destination = table::find(&job.destination)?;
+        let cascade = options.truncate_cascade.or(job.truncate_cascade).unwrap_or(false);
+        if cascade && !job.truncate_cascade.unwrap_or(false) {
+            require_owner_rights("p_truncate_cascade", job, destination.owner)?;
+        }
+        let source = connect_job(catalog, job, destination.owner)?;
+        let _identity = act_as(destination.owner, true)?;
+        steps::refresh(Refresh { catalog, job, destination, cascade }, source, run)
+    })
 }
 
-fn refresh_locked(options: &Options<'_>, catalog: &Catalog, job: &Job, run: &mut Run) -> Result<Status> {
-    run.phase("connect");
+/// What it would do.
+pub fn plan(catalog: &Catalog, job: &Job, plan: &mut Plan) -> Result<()> {
     let destination = table::find(&job.destination)?;
-    let cascade = options.truncate_cascade.or(job.truncate_cascade).unwrap_or(false);
-    if cascade && !job.truncate_cascade.unwrap_or(false) {
-        require_owner_rights("p_truncate_cascade", job, destination.owner)?;
-    }
     let mut source = connect_job(catalog, job, destination.owner)?;
+    plan.connect(&source);
     let _identity = act_as(destination.owner, true)?;
-    run.phase("look");
-    lock_destination(&destination, true)?;
-    table::check_at_once(destination.oid)?;
-    let [local] = table::describe([destination.oid])?;
-    fit::require_loadable(&local)?;
-    let source_table = source.find_table(&job.source_table)?;
-    run.reads_parent(source_table.as_parent());
-    let shape = source.locked_snapshot_of(&source_table)?;
-    let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
-    source.require_readable(&source_table, &names(&columns), job.filter.is_some())?;
-    let fit = fit::fit(&local, &shape, &columns, &[])?;
-    let (mut following, missing) = sequences::find(job.sequences.as_deref().unwrap_or_default())?;
-    following.extend(sequences::of_identity(destination.oid)?);
+    let refresh = Refresh { catalog, job, destination, cascade: job.truncate_cascade.unwrap_or(false) };
+    let decision = refresh.look(&mut source)?;
+    refresh.tell(&decision, &mut source, plan)
+}
 
-    run.phase("copy");
-    source.use_own_search_path()?;
-    let query = rows_query(&source_table.table(), &fit.columns, job.condition.as_deref())?;
-    let rows = Everything { source: &mut source, query: &query, flush: false, dest_table: &job.dest_table };
-    replace_all(rows, &destination, &local, &fit, cascade, run)?;
-    drop(source);
-    run.phase("sequences");
-    for sequence in following {
-        sequences::reset(sequence)?;
+struct Refresh<'a> {
+    catalog: &'a Catalog,
+    job: &'a Job,
+    destination: Relation,
+    /// Tables that refer to it are emptied with it.
+    cascade: bool,
+}
+
+/// All rows are copied, always; what there is to know of that.
+struct Decision {
+    source_table: SourceTable,
+    query: String,
+    local: Shape,
+    fit: Fit,
+    /// Why the rows come as text.
+    text: Option<String>,
+    /// Sequences that follow the rows.
+    following: Vec<pg_sys::Oid>,
+    /// Sequences of the job that are not there.
+    missing: Vec<String>,
+}
+
+impl Refresh<'_> {
+    fn look(&self, source: &mut Connection) -> Result<Decision> {
+        let [local] = table::describe([self.destination.oid])?;
+        fit::require_loadable(&local)?;
+        let source_table = source.find_table(&self.job.source_table)?;
+        let shape = source.locked_snapshot_of(&source_table)?;
+        let columns = selected_columns(&shape, self.job.filter.as_deref(), source.label())?;
+        source.require_readable(&source_table, &names(&columns), self.job.filter.is_some())?;
+        let fit = fit::fit(&local, &shape, &columns, &[])?;
+        let text = fit::obstacle_to_binary(&local, &shape, &columns);
+        let (mut following, missing) = sequences::find(self.job.sequences.as_deref().unwrap_or_default())?;
+        following.extend(sequences::of_identity(self.destination.oid)?);
+        source.use_own_search_path()?;
+        let query = rows_query(&source_table.table(), &fit.columns, self.job.condition.as_deref())?;
+        Ok(Decision { source_table, query, local, fit, text, following, missing })
     }
-    catalog.record_run(&job.dest_table, run.started(), None, None, Some(run.started()))?;
-    if !missing.is_empty() {
-        let missing = missing.join(", ");
-        warning!("{}: sequences of the job are not there: {missing}", job.dest_table);
+
+    fn tell(&self, decision: &Decision, source: &mut Connection, plan: &mut Plan) -> Result<()> {
+        let Decision { source_table, query, local, text, following, missing, .. } = decision;
+        let volume = volume(source, query)?;
+        let into = stand_in(local, &self.job.destination)?;
+        plan.copy(self.job, query, &source_table.table(), &into, volume, text.clone());
+        plan.replace_all(&self.destination, local, self.cascade)?;
+        if !following.is_empty() {
+            plan.here(format!("set sequences ({}) behind the greatest values", following.len()), None, None);
+        }
+        if !missing.is_empty() {
+            plan.here(format!("warn of sequences that are not there: {}", missing.join(", ")), None, None);
+        }
+        Ok(())
+    }
+}
+
+impl Steps for Refresh<'_> {
+    type Decision = Decision;
+    type Loaded = (Loaded, Decision);
+
+    /// The destination's lock, before the source is kept busy.
+    fn prepare(&mut self, _: &mut Connection, run: &mut Run) -> Result<()> {
+        run.phase("look");
+        lock_destination(&self.destination, true)?;
+        table::check_at_once(self.destination.oid)
+    }
+
+    fn decide(&mut self, source: &mut Connection, run: &mut Run) -> Result<Decision> {
+        let decision = self.look(source)?;
+        run.reads_parent(decision.source_table.as_parent());
+        Ok(decision)
+    }
+
+    /// Beside the rows that are there, which are read meanwhile.
+    fn load(&mut self, source: &mut Connection, decision: Decision, run: &mut Run) -> Result<(Loaded, Decision)> {
+        run.phase("copy");
+        let rows = Everything { source, query: &decision.query, flush: false };
+        let loaded = load_all(rows, &self.destination, &decision.local, &decision.fit, self.cascade, run)?;
+        Ok((loaded, decision))
+    }
+
+    /// All of them take their place at once; the sequences follow.
+    fn publish(&mut self, (loaded, decision): (Loaded, Decision), run: &mut Run) -> Result<Status> {
+        loaded.publish(self.catalog, self.job, &self.destination, self.cascade, run)?;
+        run.phase("sequences");
+        for sequence in decision.following {
+            sequences::reset(sequence)?;
+        }
+        self.catalog.record_run(&self.job.dest_table, run.started(), None, None, Some(run.started()))?;
+        if decision.missing.is_empty() {
+            return Ok(Status::Ok);
+        }
+        let missing = decision.missing.join(", ");
+        warning!("{}: sequences of the job are not there: {missing}", self.job.dest_table);
         run.note(format!("sequences that are not there: {missing}"));
-        return Ok(Status::Warning);
+        Ok(Status::Warning)
     }
-    Ok(Status::Ok)
 }

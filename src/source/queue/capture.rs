@@ -108,24 +108,25 @@ impl Sensitive {
 }
 
 /// What functions and triggers are made for, as the function's comment keeps it.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Form {
-    layout: u32,
-    compared: Option<Vec<String>>,
-    row_triggers: bool,
-    apart: bool,
+    pub layout: u32,
+    pub compared: Option<Vec<String>>,
+    pub row_triggers: bool,
+    pub apart: bool,
     /// Row triggers name the table by its OID.
-    table: u32,
-    key: Vec<String>,
-    kept: Vec<(String, u32)>,
-    all: bool,
-    sensitive: Vec<String>,
+    pub table: u32,
+    pub key: Vec<String>,
+    pub kept: Vec<(String, u32)>,
+    pub all: bool,
+    pub sensitive: Vec<String>,
 }
 
 /// The number of `Form`s that this release makes.
 const LAYOUT: u32 = 1;
 
 /// What stands in a function's comment.
+#[derive(Debug, Clone)]
 pub enum Found {
     /// The function is gone.
     Nothing,

@@ -1,48 +1,26 @@
-//! What a refresh of a snapshot would do.
+//! What plan_refresh tells of a snapshot.
 
-use super::{Options, Refresh};
-use crate::backend::identity::{act_as, pin_settings};
+use super::decide::Decision;
+use super::state::State;
 use crate::backend::relation::oid_arg;
 use crate::backend::spi;
 use crate::destination::twins::Twins;
 use crate::destination::{fit, table};
 use crate::error::Result;
-use crate::job::config::{Catalog, Job};
-use crate::job::run::Run;
-use crate::method::columns::{names, selected_columns};
+use crate::job::config::Job;
+use crate::method::columns::names;
 use crate::method::plan::{briefly, size, volume, Plan};
-use crate::method::running::{connect_job, Call};
-use crate::method::snapshot::state::State;
 use crate::shape::Difference;
 use crate::source::catalog::rows_query;
+use crate::source::connection::Connection;
 
-pub fn plan(call: Call<'_>, catalog: &Catalog, job: &Job, plan: &mut Plan) -> Result<()> {
-    let options = Options::of(call);
-    let refresh = Refresh { options: &options, catalog, job };
-    let mut run = Run::begin(&catalog.table("refresh_snapshot"), job, call.jobmon, call.debug)?;
-    let pinned = pin_settings()?;
-    let twins = Twins::find(&job.destination)?;
-    drop(pinned);
-    let before: State = serde_json::from_value(job.state.clone()).unwrap_or_default();
-    let mut source = connect_job(catalog, job, twins.owner)?;
-    plan.connect(&source);
-    let _identity = act_as(twins.owner, true)?;
-
-    let found = source.find_table(&job.source_table)?;
-    let counted = source.fingerprint(found.oid)?;
-    let seen = refresh.see(source.place(), &counted, &twins, &mut run)?;
-    let same = refresh.unchanged(&before, seen.as_ref(), &mut run);
-    let shape = source.locked_snapshot_of(&found)?;
-    let skipped = same && (!seen.is_some_and(|seen| seen.fingerprint.assigned_types) || shape.types == before.types);
-    let reason = if same && !skipped { "copied: a type of the source has changed".to_string() } else { run.reasons() };
-    plan.source(format!("look at {}: its counters and columns", found.table().plain()), None, Some(reason));
-    if skipped {
+/// In the source's snapshot, if anything is to be copied.
+pub fn tell(decision: &Decision, job: &Job, before: &State, source: &mut Connection, plan: &mut Plan) -> Result<()> {
+    plan.source(format!("look at {}: its counters and columns", job.source_table), None, Some(decision.reason.clone()));
+    let Some(present) = &decision.copy else {
         plan.here("nothing: the refresh is skipped", None, Some("0 rows".to_string()));
         return Ok(());
-    }
-
-    let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
-    source.require_readable(&found, &names(&columns), job.filter.is_some())?;
+    };
     // A refresh that was under way may have made the view anew meanwhile. To lock it would be wrong: that refresh holds the idle
     // twin, which is looked at below.
     let (twins, [view, idle]) = loop {
@@ -60,10 +38,11 @@ pub fn plan(call: Call<'_>, catalog: &Catalog, job: &Job, plan: &mut Plan) -> Re
         )),
         Some(size(table::size(twins.idle.oid)?)),
     );
-    let change = Difference::between(&before.columns, &columns);
+    let (columns, found) = (&present.columns, present.table.table());
+    let change = Difference::between(&before.columns, columns);
     let reshaped = !before.columns.is_empty() && !change.is_empty();
-    if reshaped || !table::conforms(&idle, &columns, &before.columns) {
-        table::localise(&columns, &found.table())?;
+    if reshaped || !table::conforms(&idle, columns, &before.columns) {
+        table::localise(columns, &found)?;
         plan.here(
             format!("ALTER TABLE {idle_name}, to the columns of the source"),
             None,
@@ -72,10 +51,10 @@ pub fn plan(call: Call<'_>, catalog: &Catalog, job: &Job, plan: &mut Plan) -> Re
     }
 
     source.use_own_search_path()?;
-    let query = rows_query(&found.table(), &names(&columns), job.condition.as_deref())?;
-    let volume = volume(&mut source, &query)?;
-    let text = fit::obstacle_to_binary(&idle, &shape, &columns);
-    plan.copy(job, &query, &found.table(), &idle_name.plain(), volume, text);
+    let query = rows_query(&found, &names(columns), job.condition.as_deref())?;
+    let volume = volume(source, &query)?;
+    let text = fit::obstacle_to_binary(&idle, &present.shape, columns);
+    plan.copy(job, &query, &found, &idle_name.plain(), volume, text);
     let indexes = spi::number("SELECT count(*) FROM pg_index WHERE indrelid = $1", &[oid_arg(twins.idle.oid)])?;
     plan.here(
         format!("build its indexes ({indexes}) and give it statistics"),
@@ -100,7 +79,7 @@ pub fn plan(call: Call<'_>, catalog: &Catalog, job: &Job, plan: &mut Plan) -> Re
             Some("refused unless it returns true".to_string()),
         );
     }
-    if Twins::is_extended(&view, &columns) {
+    if Twins::is_extended(&view, columns) {
         plan.here(
             format!("CREATE OR REPLACE VIEW {name} AS SELECT … FROM {idle_name}"),
             Some(format!("ACCESS EXCLUSIVE on {}, {}", name.plain(), briefly())),

@@ -1,0 +1,124 @@
+//! dml: rows that are gone on the source go here.
+
+use super::decide::{Columns, Decision, Extent};
+use super::work::{Loaded, Rows, Work};
+use crate::backend::relation::Relation;
+use crate::destination::copy_in::Target;
+use crate::destination::upsert::{is_replaceable, MUCH_TO_COPY, MUCH_TO_MERGE};
+use crate::error::Result;
+use crate::job::config::Job;
+use crate::job::run::Run;
+use crate::method::load::{leave, load_all, patience, pull_after, Everything};
+use crate::source::connection::Connection;
+
+/// 1. All rows: beside those that are there; through a temporary table if some may come twice, or nobody wants them while they come.
+/// 2. Few changes, each of which is one row: the rows of the queued keys go, and what there is of them on the source comes straight.
+/// 3. Else what there is comes into a temporary table, and the keys without rows into another.
+pub fn load(source: &mut Connection, work: &Work<'_>, run: &mut Run) -> Result<Loaded> {
+    let Columns { local, fit, .. } = &work.decision.columns;
+    let flush = work.decision.present.summary.unflushed;
+    let straight = work.options.straight(work.job) && !work.joined;
+    let until = match work.decision.portion.extent {
+        Extent::Changes(until) => until,
+        Extent::All | Extent::Nothing => {
+            let query = work.everything();
+            run.phase("copy");
+            if straight {
+                let rows = Everything { source, query: &query, flush };
+                return Ok(Loaded::All(load_all(rows, work.destination, local, fit, false, run)?));
+            }
+            let collected = work.make(&fit.columns)?;
+            work.collect(source, &query, &collected, &fit.columns, run)?;
+            leave(source, flush)?;
+            return Ok(Loaded::Whole(Rows { collected, joined: work.joined }));
+        }
+    };
+    if straight && is_replaceable(local, fit.columns.len())? {
+        if let Some(loaded) = load_straight(source, work, until, run)? {
+            return Ok(loaded);
+        }
+    }
+    let changes = work.changes(until);
+    let gone = work.make(&work.key)?;
+    run.phase("copy");
+    let collected = work.make(&fit.columns)?;
+    work.collect(source, &changes.present(&fit.columns), &collected, &fit.columns, run)?;
+    let before = run.rows;
+    work.collect(source, &changes.gone(), &gone, &work.key, run)?;
+    leave(source, flush)?;
+    Ok(Loaded::Changed(Rows { collected, joined: work.joined }, gone, run.rows - before))
+}
+
+/// None if the queued keys turn out to be many.
+fn load_straight(source: &mut Connection, work: &Work<'_>, until: i64, run: &mut Run) -> Result<Option<Loaded>> {
+    let Columns { local, fit, .. } = &work.decision.columns;
+    let (key, changes) = (&work.key, work.changes(until));
+    let gone = work.make(key)?;
+    run.phase("keys");
+    work.collect(source, &changes.keys(), &gone, key, run)?;
+    if gone.is_much(local, run.rows, MUCH_TO_COPY)? {
+        run.rows = 0;
+        gone.drop()?;
+        return Ok(None);
+    }
+    run.phase("delete");
+    let keys = std::mem::take(&mut run.rows);
+    let target = Target { oid: local.local_oid(), columns: &fit.columns, binary: fit.binary, emptied: false };
+    pull_after(source, &changes.present(&fit.columns), &work.job.destination, &target, run, |run| {
+        gone.ready(key)?;
+        gone.delete_from(local, key)?;
+        run.phase("copy");
+        Ok(())
+    })?;
+    leave(source, work.decision.present.summary.unflushed)?;
+    if keys > run.rows {
+        run.note(format!("{} keys without a row", keys - run.rows));
+        run.rows = keys;
+    }
+    Ok(Some(Loaded::There(gone)))
+}
+
+/// All rows anew.
+pub fn replace_all(job: &Job, rows: Rows, destination: &Relation, decision: &Decision, run: &mut Run) -> Result<()> {
+    let Columns { local, fit, .. } = &decision.columns;
+    let key = job.pk_name.clone().unwrap_or_default();
+    run.phase("merge");
+    rows.ready(job, &decision.present)?;
+    let Rows { collected, joined } = rows;
+    let ordered = collected.rows(&fit.columns, &key, &key[0], !joined);
+    collected.replace_all(destination, local, &fit.columns, &key, &ordered, patience())?;
+    collected.drop()
+}
+
+/// Rows of keys that have changed, and keys that are gone.
+pub fn merge(
+    job: &Job,
+    rows: Rows,
+    (gone, deleted): (crate::destination::upsert::Collected, u64),
+    destination: &Relation,
+    decision: &Decision,
+    run: &mut Run,
+) -> Result<()> {
+    let Columns { local, fit, .. } = &decision.columns;
+    let key = job.pk_name.clone().unwrap_or_default();
+    run.phase("merge");
+    rows.ready(job, &decision.present)?;
+    let Rows { collected, joined } = rows;
+    let ordered = collected.rows(&fit.columns, &key, &key[0], !joined);
+    if deleted > 0 {
+        run.note(format!("{deleted} keys without a row"));
+        gone.ready(&key)?;
+    }
+    if collected.is_much(local, run.rows, MUCH_TO_MERGE)? {
+        run.note("so many rows that the table is written anew");
+        let kept = format!("NOT {}", gone.holds(local.local_oid(), &key)?);
+        collected.rewrite(destination, &fit.columns, &key, &ordered, &kept, patience())?;
+    } else {
+        if deleted > 0 {
+            gone.delete_from(local, &key)?;
+        }
+        collected.merge_into(local, &fit.columns, &key, &ordered)?;
+    }
+    gone.drop()?;
+    collected.drop()
+}

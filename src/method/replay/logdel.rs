@@ -1,0 +1,112 @@
+//! logdel: rows that are gone on the source stay here, with the time when they were deleted.
+
+use super::decide::{Columns, Decision, Extent};
+use super::stamp::DELETED;
+use super::work::{Loaded, Rows, Work};
+use crate::backend::name::quote;
+use crate::backend::relation::Relation;
+use crate::backend::spi;
+use crate::destination::upsert::{Collected, MUCH_TO_MERGE};
+use crate::error::Result;
+use crate::job::config::Job;
+use crate::job::record::Status;
+use crate::job::run::Run;
+use crate::method::load::{leave, load_all, patience, Everything};
+use crate::source::connection::Connection;
+
+/// The columns, and the time of the deletion.
+fn stamped(columns: &[String]) -> Vec<String> {
+    columns.iter().cloned().chain([DELETED.to_string()]).collect()
+}
+
+/// 1. All rows into an empty destination: beside it.
+/// 2. Else what there is, and the deleted rows that are queued, come into a temporary table, and keys without either into another.
+pub fn load(source: &mut Connection, work: &Work<'_>, status: &mut Status, run: &mut Run) -> Result<Loaded> {
+    let Decision { present, columns: Columns { local, fit, renamed, .. }, portion, same_types, .. } = work.decision;
+    let (table, summary, columns) = (present.table.table(), &present.summary, &fit.columns);
+    let flush = summary.unflushed;
+    let until = match portion.extent {
+        Extent::Changes(until) => until,
+        Extent::All | Extent::Nothing => summary.last.unwrap_or(0),
+    };
+    let changes = work.changes(until);
+
+    run.phase("copy");
+    let all = portion.extent == Extent::All;
+    let empty = all && spi::is_true(&format!("SELECT NOT EXISTS (SELECT FROM {})", work.job.destination), &[])?;
+    if empty && summary.rows == 0 && !work.joined {
+        let rows = Everything { source, query: &work.everything(), flush };
+        return Ok(Loaded::All(load_all(rows, work.destination, local, fit, false, run)?));
+    }
+    let (stamped, stamped_key) = (stamped(columns), stamped(&work.key));
+    let collected = work.make(&stamped)?;
+    let left = work.make(&stamped_key)?;
+    let live = if all { work.everything() } else { changes.present(columns) };
+    work.collect(source, &live, &collected, columns, run)?;
+    let live = run.rows;
+    let gone = changes.deleted(&table, &work.typed, renamed);
+    // What was queued before the type of a column has changed may be no value of the new one.
+    let readable = *same_types || source.is_readable(&gone, "reading deleted rows")?;
+    if readable {
+        work.collect(source, &gone, &collected, &stamped, run)?;
+    } else {
+        run.note("deleted rows hold what the new types of the columns cannot hold: their values are those of the last refresh");
+        *status = Status::Warning;
+    }
+    let deleted = run.rows - live;
+    if !all {
+        work.collect(source, &changes.left(), &left, &stamped_key, run)?;
+    }
+    leave(source, flush)?;
+    Ok(Loaded::Stamped(Rows { collected, joined: work.joined }, left, deleted))
+}
+
+/// Rows take their places, and rows that are gone are stamped; after all rows have come without `stamps`, they are deleted.
+pub fn merge(
+    job: &Job,
+    rows: Rows,
+    (left, deleted): (Collected, u64),
+    stamps: bool,
+    destination: &Relation,
+    decision: &Decision,
+    run: &mut Run,
+) -> Result<()> {
+    let Columns { local, fit, .. } = &decision.columns;
+    let key = job.pk_name.clone().unwrap_or_default();
+    run.phase("merge");
+    if deleted > 0 {
+        run.note(format!("{deleted} deleted rows"));
+    }
+    rows.ready(job, &decision.present)?;
+    let Rows { collected, joined } = rows;
+    let (name, stamp, oid) = (&job.destination, quote(DELETED), local.local_oid());
+    if deleted > 0 && job.condition.is_some() {
+        // Whether the condition ever selected a row that has come and gone is not known: only those that are here count.
+        let here = collected.is_in(local, &key)?;
+        collected.retain(&format!("r.{stamp} IS NULL OR {here}"))?;
+    }
+    if decision.portion.extent != Extent::All {
+        left.stamp(local, &key, DELETED)?;
+    } else {
+        let absent = format!("d.{stamp} IS NULL AND NOT {}", collected.holds(oid, &key)?);
+        if stamps {
+            let at = decision.present.summary.truncated.clone();
+            spi::run(
+                &format!("UPDATE {name} d SET {stamp} = coalesce($1::timestamptz, clock_timestamp()) WHERE {absent}"),
+                &[at.into()],
+            )?;
+        } else {
+            spi::run(&format!("DELETE FROM {name} d WHERE {absent}"), &[])?;
+        }
+    }
+    let stamped = stamped(&fit.columns);
+    let ordered = collected.rows(&stamped, &key, DELETED, !joined);
+    if collected.is_much(local, run.rows, MUCH_TO_MERGE)? {
+        run.note("so many rows that the table is written anew");
+        collected.rewrite(destination, &stamped, &key, &ordered, "true", patience())?;
+    } else {
+        collected.merge_into(local, &stamped, &key, &ordered)?;
+    }
+    left.drop()?;
+    collected.drop()
+}

@@ -1,0 +1,237 @@
+//! Whether a snapshot has to be copied, and what is to be known for that.
+
+use super::state::{live_file, Seen, State};
+use crate::backend::identity::system;
+use crate::backend::parse::is_plain_condition;
+use crate::backend::relation::{lock_exclusively, lock_if_free, Patience};
+use crate::destination::twins::Twins;
+use crate::destination::written::Written;
+use crate::error::Result;
+use crate::job::config::Job;
+use crate::job::run::Run;
+use crate::method::columns::{names, selected_columns};
+use crate::method::load::patience;
+use crate::shape::{Column, Shape};
+use crate::source::catalog::SourceTable;
+use crate::source::changes::Fingerprint;
+use crate::source::connection::Connection;
+use pgrx::pg_sys;
+use std::time::Duration;
+
+/// What a refresh of a snapshot does.
+pub struct Decision {
+    /// Why, for the history.
+    pub reason: String,
+    /// None: nothing, for the live twin holds just what the source holds.
+    pub copy: Option<Box<Present>>,
+}
+
+/// What the source is now, in the snapshot that is open there.
+pub struct Present {
+    pub table: SourceTable,
+    pub shape: Shape,
+    pub columns: Vec<Column>,
+    /// None if there are no counters there.
+    pub fingerprint: Option<Fingerprint>,
+    /// What to compare with next time; None if nothing there proves anything.
+    pub seen: Option<Seen>,
+}
+
+/// What a look at the source is for.
+pub struct Look<'a> {
+    pub job: &'a Job,
+    pub before: &'a State,
+    pub twins: &'a Twins,
+    /// None is what the job says.
+    pub check_stats: Option<bool>,
+    pub pull_data: bool,
+}
+
+/// What a comparison with the last copy tells.
+#[derive(Debug, PartialEq)]
+struct Comparison {
+    same: bool,
+    reason: String,
+}
+
+impl Look<'_> {
+    /// Looks at the source, and leaves a snapshot open there if anything is to be copied. A refresh (`run`) locks the idle twin then; if that
+    /// was not free at once (a dump, an autovacuum), it is waited for without a snapshot open on the source.
+    pub fn decide(&self, source: &mut Connection, mut run: Option<&mut Run>) -> Result<Decision> {
+        // The usual case costs one query over there: the table that was seen last is still the one, and unchanged.
+        let mut known = self.before.seen.as_ref().map(|seen| seen.fingerprint.oid);
+        let mut locked = run.is_none() || lock_if_free(self.twins.idle.oid);
+        loop {
+            let mut table = None;
+            let oid = match known {
+                Some(oid) => oid,
+                None => table.insert(source.find_table(&self.job.source_table)?).oid,
+            };
+            let counted = source.fingerprint(oid)?;
+            let proof = self.proof(source.place(), &counted)?;
+            let Comparison { same, mut reason } = compare(self.before.seen.as_ref(), &proof, self.pull_data);
+            let seen = proof.ok();
+            let mut described = None;
+            if same {
+                if !seen.as_ref().is_some_and(|seen| seen.fingerprint.assigned_types) {
+                    return Ok(Decision { reason, copy: None });
+                }
+                let shape = source.snapshot_of(oid)?;
+                if shape.types == self.before.types {
+                    return Ok(Decision { reason, copy: None });
+                }
+                reason = "copied: a type of the source has changed".to_string();
+                described = Some(shape);
+            }
+            if let (false, Some(run)) = (locked, &mut run) {
+                source.end_snapshot()?;
+                run.phase("wait for the idle twin");
+                lock_exclusively(&[self.twins.idle.oid], &self.twins.idle.name(), idle_patience(), "emptied")?;
+                locked = true;
+                known = None;
+                run.phase("look");
+                continue;
+            }
+            let table = match table {
+                Some(table) => table,
+                None => source.find_table(&self.job.source_table)?,
+            };
+            if table.oid != oid {
+                // The name now means another table than last time.
+                known = None;
+                continue;
+            }
+            let shape = match described {
+                Some(shape) => shape,
+                None => source.locked_snapshot_of(&table)?,
+            };
+            let columns = selected_columns(&shape, self.job.filter.as_deref(), source.label())?;
+            source.require_readable(&table, &names(&columns), self.job.filter.is_some())?;
+            let present = Present { table, shape, columns, fingerprint: counted.ok(), seen };
+            return Ok(Decision { reason, copy: Some(Box::new(present)) });
+        }
+    }
+
+    /// The proof to compare with the one of last time; or why there is none.
+    fn proof(
+        &self,
+        place: &str,
+        counted: &std::result::Result<Fingerprint, String>,
+    ) -> Result<std::result::Result<Seen, String>> {
+        if !self.check_stats.unwrap_or(self.job.check_stats.unwrap_or(true)) {
+            return Ok(Err("check_stats is off".to_string()));
+        }
+        if self.job.condition.as_deref().is_some_and(|condition| !is_plain_condition(condition)) {
+            return Ok(Err("what the condition selects may change without the table".to_string()));
+        }
+        let fingerprint = match counted {
+            Err(obstacle) => return Ok(Err(obstacle.clone())),
+            Ok(fingerprint) => fingerprint.clone(),
+        };
+        Ok(Ok(Seen {
+            place: place.to_string(),
+            source_table: self.job.source_table.clone(),
+            fingerprint,
+            filter: self.job.filter.clone(),
+            condition: self.job.condition.clone(),
+            live: live_file(self.twins.live.oid)?,
+            system: system(),
+            written: Written::to(self.twins.live.oid)?,
+        }))
+    }
+}
+
+/// Whether the proof is the one of last time.
+fn compare(before: Option<&Seen>, now: &std::result::Result<Seen, String>, pull_data: bool) -> Comparison {
+    let now = match now {
+        Ok(now) => now,
+        Err(obstacle) => return Comparison { same: false, reason: format!("copied: {obstacle}") },
+    };
+    let reason = match before {
+        None => "copied: there is no earlier copy to compare with",
+        Some(_) if !pull_data => "emptied: p_pulldata is false",
+        Some(seen) if seen.holds(now) => {
+            return Comparison { same: true, reason: "unchanged on the source".to_string() };
+        }
+        Some(seen) if seen.condition != now.condition || seen.filter != now.filter => {
+            "copied: the filter or the condition has changed"
+        }
+        Some(seen) if seen.live != now.live || seen.system != now.system || !seen.is_untouched(now) => {
+            "copied: the live twin is not as the last refresh left it"
+        }
+        Some(_) => "copied: the source has changed",
+    };
+    Comparison { same: false, reason: reason.to_string() }
+}
+
+/// Long enough in the queue for PostgreSQL to cancel an autovacuum that is in the way.
+fn idle_patience() -> Patience {
+    // SAFETY: reads a setting.
+    let deadlock = Duration::from_millis(unsafe { pg_sys::DeadlockTimeout } as u64);
+    let patience = patience();
+    Patience { queue: deadlock + patience.queue, ..patience }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen() -> Seen {
+        let fingerprint = Fingerprint {
+            oid: 1,
+            table: "app.t".into(),
+            files: vec![(1, 1)],
+            columns: String::new(),
+            assigned_types: false,
+            changes: (100, 0, 0),
+            started: String::new(),
+            resets: (None, None),
+        };
+        Seen {
+            place: "here".into(),
+            source_table: "app.t".into(),
+            fingerprint,
+            filter: None,
+            condition: None,
+            live: (2, 2),
+            system: "1".into(),
+            written: None,
+        }
+    }
+
+    #[test]
+    fn a_copy_is_left_out_only_on_proof() {
+        let counted = |changes| {
+            let before = seen();
+            Seen { fingerprint: Fingerprint { changes, ..before.fingerprint.clone() }, ..before }
+        };
+        let filtered = Seen { filter: Some(vec!["id".into()]), ..seen() };
+        type Case<'a> = (Option<Seen>, std::result::Result<Seen, String>, bool, bool, &'a str);
+        let cases: [Case<'_>; 8] = [
+            (None, Ok(seen()), true, false, "copied: there is no earlier copy to compare with"),
+            (Some(seen()), Ok(seen()), true, true, "unchanged on the source"),
+            (Some(seen()), Ok(seen()), false, false, "emptied: p_pulldata is false"),
+            (Some(seen()), Err("it is a view".into()), true, false, "copied: it is a view"),
+            (Some(seen()), Ok(counted((101, 0, 0))), true, false, "copied: the source has changed"),
+            (Some(seen()), Ok(filtered), true, false, "copied: the filter or the condition has changed"),
+            (
+                Some(seen()),
+                Ok(Seen { live: (2, 3), ..seen() }),
+                true,
+                false,
+                "copied: the live twin is not as the last refresh left it",
+            ),
+            (
+                Some(seen()),
+                Ok(Seen { system: "2".into(), ..seen() }),
+                true,
+                false,
+                "copied: the live twin is not as the last refresh left it",
+            ),
+        ];
+        for (before, now, pull_data, same, reason) in cases {
+            let expected = Comparison { same, reason: reason.to_string() };
+            assert_eq!(compare(before.as_ref(), &now, pull_data), expected);
+        }
+    }
+}
