@@ -8,7 +8,7 @@ mod secrets;
 mod sqlstate;
 mod words;
 
-pub use report::{Place, Report};
+pub use report::{ErrorLocation, Report};
 pub use secrets::{heard, keep_secret, told};
 pub use sqlstate::SqlState;
 
@@ -61,7 +61,7 @@ pub enum Error {
         column: String,
         reason: String,
     },
-    Misfit {
+    IncompatibleColumns {
         destination: String,
         source_table: String,
         reasons: Vec<String>,
@@ -168,7 +168,7 @@ pub enum Error {
         source_label: String,
         fix: String,
     },
-    Deaf {
+    TriggersDisabled {
         table: String,
         source_label: String,
         /// What the names of the triggers begin with.
@@ -277,7 +277,7 @@ pub enum Error {
         intent: &'static str,
     },
     InUseHere(String),
-    Stranger {
+    UntrustedOwner {
         object: String,
         owner: String,
         role: String,
@@ -361,7 +361,7 @@ impl Error {
             return self;
         }
         let mut report = self.report();
-        report.place.context = None;
+        report.location.context = None;
         if report.sqlstate.is_of_class(PgSqlErrorCode::ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION) {
             report.detail = None;
         }
@@ -378,7 +378,7 @@ impl Error {
         self.told_as(Report {
             message,
             detail,
-            place: report.place.map(change),
+            location: report.location.map(change),
             sqlstate: report.sqlstate,
             hint: report.hint,
         })
@@ -387,7 +387,7 @@ impl Error {
     /// What a job is to remember although its run came to nothing.
     pub fn state(&self) -> Option<&serde_json::Value> {
         match self.kind() {
-            Error::Deaf { state, .. } | Error::EndlessBatch { state, .. } => Some(state),
+            Error::TriggersDisabled { state, .. } | Error::EndlessBatch { state, .. } => Some(state),
             _ => None,
         }
     }
@@ -414,13 +414,13 @@ impl Error {
 
     /// What a user sees of it.
     pub fn report(&self) -> Report {
-        let Report { sqlstate, message, detail, hint, place } = self.words();
+        let Report { sqlstate, message, detail, hint, location } = self.words();
         Report {
             sqlstate,
             message: told(message),
             detail: detail.map(told),
             hint: hint.map(told),
-            place: place.map(told),
+            location: location.map(told),
         }
     }
 }

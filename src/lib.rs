@@ -25,6 +25,7 @@ pgrx::extension_sql_file!("../sql/grants.sql", name = "grants", finalize);
 pub extern "C-unwind" fn _PG_init() {
     go_without_backtraces();
     settings::register();
+    backend::compat::reserve_settings();
     // SAFETY: reads a variable.
     if unsafe { pgrx::pg_sys::process_shared_preload_libraries_in_progress } {
         schedule::register();

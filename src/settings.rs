@@ -61,7 +61,6 @@ pub fn keepalives_idle() -> Duration {
 pub fn register() {
     register_refresh();
     register_schedule();
-    crate::backend::compat::reserve_settings();
 }
 
 /// What the server is started or reloaded with, or what only a superuser may say.

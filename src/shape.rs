@@ -86,8 +86,8 @@ SELECT json_agg(coalesce((
              WHERE c.opcdefault AND c.opcmethod = (SELECT m.oid FROM pg_am m WHERE m.amname = 'btree')
                AND (c.opcintype = b.oid OR EXISTS (SELECT FROM pg_cast k WHERE k.castsource = b.oid AND k.casttarget = c.opcintype
                                                    AND k.castmethod = 'b' AND k.castcontext = 'i'))
-             ORDER BY c.opcintype = b.oid DESC, c.opcintype LIMIT 1), json_build_array('pg_catalog', '=')) ORDER BY k.place)::pg_catalog.text
-  FROM unnest($2) WITH ORDINALITY k(name, place)
+             ORDER BY c.opcintype = b.oid DESC, c.opcintype LIMIT 1), json_build_array('pg_catalog', '=')) ORDER BY k.ordinal)::pg_catalog.text
+  FROM unnest($2) WITH ORDINALITY k(name, ordinal)
   JOIN pg_attribute a ON a.attrelid = $1 AND a.attname = k.name::name AND NOT a.attisdropped
  CROSS JOIN LATERAL (WITH RECURSIVE base(oid, depth) AS (
             SELECT a.atttypid, 0

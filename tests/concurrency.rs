@@ -19,8 +19,9 @@ fn a_second_refresh_ends_at_once_and_says_so() {
     assert_eq!(scene.last_status(), "ok");
 }
 
+/// Defect 1 of 1.5.1.
 #[test]
-fn defect_1_p_lock_wait_waits() {
+fn p_lock_wait_waits() {
     let scene = Scene::with_snapshot("lock_wait", 100);
     let mut waiting = scene.destination_superuser();
     for wait in ["10", "0"] {
@@ -46,8 +47,9 @@ fn defect_1_p_lock_wait_waits() {
     assert_eq!(scene.last_status(), "concurrent");
 }
 
+/// Defect 7 of 1.5.1.
 #[test]
-fn defect_7_an_older_repeatable_read_reader_sees_rows() {
+fn an_older_repeatable_read_reader_sees_rows() {
     let scene = Scene::with_snapshot("older_reader", 1000);
     let mut reader = scene.dba();
     reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").unwrap();
@@ -78,8 +80,9 @@ fn a_dump_goes_on_while_a_refresh_swaps() {
     assert_eq!(scene.changed_rows(1), 1000);
 }
 
+/// Defect 8 of 1.5.1.
 #[test]
-fn defect_8_a_reader_that_holds_the_view_delays_the_swap_and_nobody_else() {
+fn a_reader_that_holds_the_view_delays_the_swap_and_nobody_else() {
     let scene = Scene::with_snapshot("long_reader", 1000);
     let mut holder = scene.dba();
     holder.batch_execute("BEGIN; SELECT * FROM app.t LIMIT 1").unwrap();
@@ -317,7 +320,7 @@ fn readers_of_a_table_do_not_wait_while_it_is_refreshed() {
         200_000,
         "the old rows, all of them"
     );
-    // One that holds the table for long delays the exchange, and nobody else.
+    // One that holds the table for long delays the swap, and nobody else.
     reader.batch_execute("BEGIN; SELECT count(*) FROM app.t").unwrap();
     proxy.allow(u64::MAX);
     scene.wait_for_phase("replace");

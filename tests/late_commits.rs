@@ -1,4 +1,4 @@
-//! Inserters and updaters under concurrent writers: no row is ever missed because it committed late (defect 13).
+//! Inserters and updaters under concurrent writers: no row is ever missed because it committed late.
 
 mod support;
 
@@ -62,8 +62,9 @@ fn writers(client: &mut Client, table: &str) -> String {
     one(client, &format!("SELECT coalesce(string_agg(writer::text, ' ' ORDER BY id), '') FROM app.{table}"))
 }
 
+/// Defect 13 of 1.5.1.
 #[test]
-fn defect_13_a_row_that_commits_late_is_found() {
+fn a_row_that_commits_late_is_found() {
     let scene = scene("late");
     let (mut late, mut soon, mut client) = (scene.owner(), scene.owner(), impatient(&scene));
     late.batch_execute("BEGIN; INSERT INTO app.w (writer) VALUES (1)").unwrap();

@@ -748,7 +748,7 @@ fn look_for_remains(soak: &Soak) {
     for (side, mut client) in superusers {
         for (what, query) in [
             ("temporary tables", "FROM pg_class WHERE relpersistence = 't'"),
-            ("stand-ins", "FROM pg_class WHERE relname ~ '^mimeo_[0-9]+$' AND relnamespace = 'app'::regnamespace"),
+            ("shadow tables", "FROM pg_class WHERE relname ~ '^mimeo_[0-9]+$' AND relnamespace = 'app'::regnamespace"),
             ("locks of jobs", "FROM pg_locks WHERE locktype = 'object' AND mode = 'ExclusiveLock'"),
             ("prepared transactions", "FROM pg_prepared_xacts"),
             ("workers", "FROM pg_stat_activity WHERE backend_type LIKE 'mimeo%'"),

@@ -3,9 +3,9 @@
 use super::arguments::{strings, Given, Later, Text};
 use crate::job::method::Method;
 use crate::method::incremental;
-use crate::method::keyed::GivenKey;
 use crate::method::making::Request;
 use crate::method::replay;
+use crate::method::row_key::GivenKey;
 use crate::method::snapshot;
 use crate::method::table;
 use pgrx::datum::Interval;

@@ -1,7 +1,7 @@
 //! Monitors: they look at jobs and change nothing.
 
 use super::arguments::{strings, Given, Later, Text};
-use crate::backend::record::Record;
+use crate::backend::result_row::ResultRow;
 use crate::check::{self, Intervals};
 use crate::job::lock::{self, Wait};
 use crate::method::dispatch;
@@ -31,7 +31,7 @@ fn validate_rowcount(
     p_upper_interval: Option<Text>,
     p_debug: Option<bool>,
     call: pg_sys::FunctionCallInfo,
-) -> Result<Record, ErrorReport> {
+) -> Result<ResultRow, ErrorReport> {
     let intervals = Intervals { lower: p_lower_interval.as_deref(), upper: p_upper_interval.as_deref() };
     let counts = check::rowcount(&p_destination.given("p_destination")?, intervals, p_debug.given("p_debug")?)?;
     let values = vec![
@@ -41,7 +41,7 @@ fn validate_rowcount(
         counts.lower.into_datum(),
         counts.upper.into_datum(),
     ];
-    Ok(Record::of(call, values)?)
+    Ok(ResultRow::of(call, values)?)
 }
 
 /// Compares what the rows of a job hold on both sides.
@@ -57,7 +57,7 @@ fn validate_content(
     p_upper_interval: Option<Text>,
     p_show: Option<i32>,
     call: pg_sys::FunctionCallInfo,
-) -> Result<Record, ErrorReport> {
+) -> Result<ResultRow, ErrorReport> {
     let intervals = Intervals { lower: p_lower_interval.as_deref(), upper: p_upper_interval.as_deref() };
     let contents = check::content(&p_destination.given("p_destination")?, intervals, p_show.given("p_show")?)?;
     let values = vec![
@@ -67,7 +67,7 @@ fn validate_content(
         contents.source.text().into_datum(),
         contents.destination.text().into_datum(),
     ];
-    Ok(Record::of(call, values)?)
+    Ok(ResultRow::of(call, values)?)
 }
 
 /// Rows that differ between both sides of a job, each by its key.

@@ -70,9 +70,15 @@ pub extern "C-unwind" fn mimeo_fill_views(database: pg_sys::Datum) {
 }
 
 /// Builds indexes of a table that is being loaded. A parallel worker of the transaction that loads it.
+///
+/// # Safety
+/// PostgreSQL calls it, in a parallel worker.
 #[pg_guard]
 #[no_mangle]
-pub unsafe extern "C-unwind" fn mimeo_follow_load(_segment: *mut pg_sys::dsm_segment, contents: *mut pg_sys::shm_toc) {
+pub unsafe extern "C-unwind" fn mimeo_build_indexes(
+    _segment: *mut pg_sys::dsm_segment,
+    contents: *mut pg_sys::shm_toc,
+) {
     heap::build_behind(contents);
 }
 
@@ -80,7 +86,7 @@ pub unsafe extern "C-unwind" fn mimeo_follow_load(_segment: *mut pg_sys::dsm_seg
 #[pg_guard]
 #[no_mangle]
 pub extern "C-unwind" fn mimeo_run_jobs(order: pg_sys::Datum) {
-    finish(schedule::work_in_crew(argument(order)));
+    finish(schedule::work_in_pool(argument(order)));
 }
 
 /// Runs what is due in one database, for the scheduler.

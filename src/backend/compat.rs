@@ -81,7 +81,7 @@ pub mod unguarded {
         );
         fn index_deform_tuple(tuple: IndexTuple, descriptor: TupleDesc, values: *mut Datum, nulls: *mut bool);
         fn index_insert(
-            index: Relation, values: *mut Datum, nulls: *mut bool, place: ItemPointer, heap: Relation,
+            index: Relation, values: *mut Datum, nulls: *mut bool, tid: ItemPointer, heap: Relation,
             unique: IndexUniqueCheck::Type, unchanged: bool, info: *mut IndexInfo,
         ) -> bool;
         #[cfg(not(feature = "pre_pg16"))]
@@ -106,7 +106,7 @@ pub mod unguarded {
             heap: Relation, index: Relation, unique: bool, memory: c_int, coordinate: SortCoordinate, random: bool,
         ) -> *mut Tuplesortstate;
         fn tuplesort_putindextuplevalues(
-            sort: *mut Tuplesortstate, index: Relation, place: ItemPointer, values: Values, nulls: Nulls,
+            sort: *mut Tuplesortstate, index: Relation, tid: ItemPointer, values: Values, nulls: Nulls,
         );
         fn tuplesort_reset(sort: *mut Tuplesortstate);
         fn tuplesort_performsort(sort: *mut Tuplesortstate);
@@ -240,15 +240,15 @@ pub unsafe fn report_analyze(table: pg_sys::Relation, rows: i64) {
     pg_sys::pgstat_report_analyze(table, rows, 0, true);
 }
 
-/// Exchanges what two rows of pg_class say of pages all of whose rows are frozen.
-pub fn exchange_all_frozen(a: &mut pg_sys::FormData_pg_class, b: &mut pg_sys::FormData_pg_class) {
+/// Swaps what two rows of pg_class say of pages all of whose rows are frozen.
+pub fn swap_all_frozen(a: &mut pg_sys::FormData_pg_class, b: &mut pg_sys::FormData_pg_class) {
     #[cfg(not(feature = "pre_pg18"))]
     std::mem::swap(&mut a.relallfrozen, &mut b.relallfrozen);
     #[cfg(feature = "pre_pg18")]
     let _ = (a, b);
 }
 
-/// After two relations have exchanged their files: each of their cached entries would else keep a pointer to the other's open file. From
+/// After the storage of two relations was swapped: each of their cached entries would else keep a pointer to the other's open file. From
 /// 17 on the relation cache closes them by itself.
 ///
 /// # Safety

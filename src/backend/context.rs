@@ -7,7 +7,7 @@
 use crate::backend::compat::unguarded::{
     err_generic_string, errcode, errcontext_msg, geterrcode, CopyErrorData, FreeErrorData,
 };
-use crate::error::{Place, SqlState};
+use crate::error::{ErrorLocation, SqlState};
 use pgrx::{pg_sys, PgLogLevel};
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_char, c_int, c_void, CStr, CString};
@@ -18,7 +18,7 @@ use std::ptr;
 struct Seen {
     sqlstate: SqlState,
     message: String,
-    place: Place,
+    location: ErrorLocation,
 }
 
 thread_local! {
@@ -56,14 +56,14 @@ impl Drop for Watch {
 }
 
 /// The SQLSTATE of an error that was caught, and where it came about, by its message. pgrx knows PostgreSQL's own SQLSTATEs only.
-pub fn take(message: &str) -> Option<(SqlState, Place)> {
+pub fn take(message: &str) -> Option<(SqlState, ErrorLocation)> {
     KNOWN.set(None);
-    SEEN.take().filter(|seen| seen.message == message).map(|seen| (seen.sqlstate, seen.place))
+    SEEN.take().filter(|seen| seen.message == message).map(|seen| (seen.sqlstate, seen.location))
 }
 
 /// An error with this message is about to be raised: it has this SQLSTATE, and also tells this.
-pub fn add(message: &str, sqlstate: SqlState, place: Place) {
-    KNOWN.set(Some(Seen { sqlstate, message: message.to_string(), place }));
+pub fn add(message: &str, sqlstate: SqlState, location: ErrorLocation) {
+    KNOWN.set(Some(Seen { sqlstate, message: message.to_string(), location }));
     if ADDER.get().is_null() {
         let entry =
             pg_sys::ErrorContextCallback { previous: ptr::null_mut(), callback: Some(add_known), arg: ptr::null_mut() };
@@ -98,7 +98,7 @@ unsafe fn current() -> Option<Seen> {
     let data = CopyErrorData();
     let text = |text: *const c_char| (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned());
     let found = ((*data).elevel >= PgLogLevel::ERROR as c_int).then(|| {
-        let place = Place {
+        let location = ErrorLocation {
             context: text((*data).context),
             schema: text((*data).schema_name),
             table: text((*data).table_name),
@@ -109,7 +109,7 @@ unsafe fn current() -> Option<Seen> {
         Seen {
             sqlstate: SqlState::of_packed((*data).sqlerrcode),
             message: text((*data).message).unwrap_or_default(),
-            place,
+            location,
         }
     });
     FreeErrorData(data);
@@ -117,15 +117,17 @@ unsafe fn current() -> Option<Seen> {
     found
 }
 
+/// # Safety
+/// PostgreSQL calls it, in the midst of an error.
 unsafe extern "C-unwind" fn note(_: *mut c_void) {
     let Some(now) = current() else { return };
     SEEN.with_borrow_mut(|seen| {
         // One that is further out sees the same error once more, with what lies between the two.
         let is_seen = seen.as_ref().is_some_and(|before| {
-            let (known, place) = (&before.place, &now.place);
+            let (known, location) = (&before.location, &now.location);
             (before.sqlstate, &before.message) == (now.sqlstate, &now.message)
-                && known.table == place.table
-                && place
+                && known.table == location.table
+                && location
                     .context
                     .as_deref()
                     .unwrap_or_default()
@@ -137,20 +139,24 @@ unsafe extern "C-unwind" fn note(_: *mut c_void) {
     });
 }
 
+/// # Safety
+/// PostgreSQL calls it, in the midst of an error.
 unsafe extern "C-unwind" fn add_known(_: *mut c_void) {
     let Some(now) = current() else { return };
-    let Some(Seen { sqlstate, place, .. }) = KNOWN.take().filter(|known| known.message == now.message) else { return };
+    let Some(Seen { sqlstate, location, .. }) = KNOWN.take().filter(|known| known.message == now.message) else {
+        return;
+    };
     errcode(sqlstate.packed());
     let text = |text: &str| CString::new(text.replace('\0', " ")).unwrap_or_default();
-    if let Some(context) = &place.context {
+    if let Some(context) = &location.context {
         errcontext_msg(c"%s".as_ptr(), text(context).as_ptr());
     }
     let fields = [
-        (pg_sys::PG_DIAG_SCHEMA_NAME, &place.schema),
-        (pg_sys::PG_DIAG_TABLE_NAME, &place.table),
-        (pg_sys::PG_DIAG_COLUMN_NAME, &place.column),
-        (pg_sys::PG_DIAG_DATATYPE_NAME, &place.data_type),
-        (pg_sys::PG_DIAG_CONSTRAINT_NAME, &place.constraint),
+        (pg_sys::PG_DIAG_SCHEMA_NAME, &location.schema),
+        (pg_sys::PG_DIAG_TABLE_NAME, &location.table),
+        (pg_sys::PG_DIAG_COLUMN_NAME, &location.column),
+        (pg_sys::PG_DIAG_DATATYPE_NAME, &location.data_type),
+        (pg_sys::PG_DIAG_CONSTRAINT_NAME, &location.constraint),
     ];
     for (field, name) in fields {
         if let Some(name) = name {

@@ -228,7 +228,7 @@ fn replace_word(text: &str, old: &str, new: &str) -> String {
     replace_between(text, old, new, |c| c.is_alphanumeric() || c == '_' || c == '$')
 }
 
-/// The same within a name, whose words are divided by anything that is no letter or digit.
+/// The same within a name, whose words are divided by anything that is no message or digit.
 pub fn replace_part(text: &str, old: &str, new: &str) -> String {
     replace_between(text, old, new, char::is_alphanumeric)
 }

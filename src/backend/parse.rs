@@ -234,6 +234,9 @@ const LONGEST_VALUE: i32 = 10_000;
 
 /// Calls of functions that make a text as long as they are told: within each other they take all memory there is, when the planner
 /// computes what does not depend on a row, and nobody can cancel most of them.
+///
+/// # Safety
+/// A node of the parser's.
 unsafe fn require_moderate(call: *mut pg_sys::FuncCall) -> Result<()> {
     let (_, name) = qualified((*call).funcname)?;
     let length = match name.as_str() {
@@ -250,6 +253,9 @@ unsafe fn require_moderate(call: *mut pg_sys::FuncCall) -> Result<()> {
 }
 
 /// The lengths of types.
+///
+/// # Safety
+/// A list of the parser's, or null.
 unsafe fn require_short(lengths: *mut pg_sys::List) -> Result<()> {
     let is_long = |node| integer(node).is_some_and(|length| length > LONGEST_VALUE * 10);
     if PgList::<pg_sys::Node>::from_pg(lengths).iter_ptr().any(is_long) {
@@ -259,6 +265,9 @@ unsafe fn require_short(lengths: *mut pg_sys::List) -> Result<()> {
 }
 
 /// The value of a constant that is an integer.
+///
+/// # Safety
+/// A node of the parser's.
 unsafe fn integer(node: *mut pg_sys::Node) -> Option<i32> {
     if (*node).type_ != pg_sys::NodeTag::T_A_Const {
         return None;
@@ -267,7 +276,12 @@ unsafe fn integer(node: *mut pg_sys::Node) -> Option<i32> {
 }
 
 /// The nodes of a tree of the parser's, in no order. One guard is around the whole walk, and nothing in it owns anything.
+///
+/// # Safety
+/// A node of the parser's, or null.
 unsafe fn raw_nodes(node: *mut pg_sys::Node) -> Vec<*mut pg_sys::Node> {
+    /// # Safety
+    /// The walker gives a node of its tree, and `found` as it was given.
     unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, found: *mut c_void) -> bool {
         if node.is_null() {
             return false;
@@ -287,6 +301,8 @@ unsafe fn raw_nodes(node: *mut pg_sys::Node) -> Vec<*mut pg_sys::Node> {
 /// # Safety
 /// An expression, or a list of expressions.
 pub unsafe fn nodes(node: *mut pg_sys::Node) -> Vec<*mut pg_sys::Node> {
+    /// # Safety
+    /// The walker gives a node of its tree, and `found` as it was given.
     unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, found: *mut c_void) -> bool {
         if node.is_null() {
             return false;
@@ -301,6 +317,9 @@ pub unsafe fn nodes(node: *mut pg_sys::Node) -> Vec<*mut pg_sys::Node> {
 }
 
 /// A list of strings: schema and name, or a name.
+///
+/// # Safety
+/// A list of the parser's.
 unsafe fn qualified(list: *mut pg_sys::List) -> Result<(Option<String>, String)> {
     let parts: Vec<String> = PgList::<pg_sys::Node>::from_pg(list)
         .iter_ptr()
@@ -315,6 +334,9 @@ unsafe fn qualified(list: *mut pg_sys::List) -> Result<(Option<String>, String)>
 }
 
 /// The type of that name, if it is there.
+///
+/// # Safety
+/// A node of the parser's.
 unsafe fn type_oid(name: *mut pg_sys::TypeName) -> Result<Option<u32>> {
     if (*name).setof || (*name).pct_type {
         return Err(Error::Definition("it names a type in a way that no catalog prints".to_string()));
@@ -363,12 +385,12 @@ fn may_have_other_operators(condition: &str) -> bool {
     }
     let mut quote = None;
     let mut letters = condition.chars().peekable();
-    while let Some(letter) = letters.next() {
-        match (quote, letter) {
+    while let Some(message) = letters.next() {
+        match (quote, message) {
             (_, '\\' | '$') => return true,
-            (Some(end), _) if letter == end => quote = None,
+            (Some(end), _) if message == end => quote = None,
             (Some(_), _) => {}
-            (None, '\'' | '"') => quote = Some(letter),
+            (None, '\'' | '"') => quote = Some(message),
             (None, '!') if letters.peek() != Some(&'=') => return true,
             (None, '|' | '~' | '@' | '#' | '&' | '?' | '^' | '`') => return true,
             _ => {}

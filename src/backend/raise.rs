@@ -1,7 +1,7 @@
 //! Errors on their way to PostgreSQL and from it.
 
 use crate::backend::context;
-use crate::error::{Error, Place, Report, SqlState};
+use crate::error::{Error, ErrorLocation, Report, SqlState};
 use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
 use pgrx::spi::{SpiError, SpiErrorCodes};
 use pgrx::PgSqlErrorCode;
@@ -9,8 +9,8 @@ use pgrx::PgSqlErrorCode;
 impl From<Error> for ErrorReport {
     #[track_caller]
     fn from(error: Error) -> ErrorReport {
-        let Report { sqlstate, message, detail, hint, place } = error.report();
-        context::add(&message, sqlstate, place);
+        let Report { sqlstate, message, detail, hint, location } = error.report();
+        context::add(&message, sqlstate, location);
         let mut report = ErrorReport::new(sqlstate.code(), message, "mimeo");
         if let Some(detail) = detail {
             report = report.set_detail(detail);
@@ -44,14 +44,14 @@ impl From<CaughtError> for Error {
         | CaughtError::ErrorReport(report)
         | CaughtError::RustPanic { ereport: report, .. }) = &caught;
         let cancelled = report.sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED;
-        let (sqlstate, place) = context::take(report.message())
-            .unwrap_or_else(|| (SqlState::from(report.sql_error_code()), Place::default()));
+        let (sqlstate, location) = context::take(report.message())
+            .unwrap_or_else(|| (SqlState::from(report.sql_error_code()), ErrorLocation::default()));
         let report = Report {
             sqlstate,
             message: report.message().to_string(),
             detail: report.detail().map(str::to_string),
             hint: report.hint().map(str::to_string),
-            place,
+            location,
         };
         if cancelled {
             Error::Cancelled(report)

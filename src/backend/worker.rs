@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// Shared memory that a worker is started with: a text, and cells that both sides read and write. It lasts as long as one
 /// of them holds it.
-pub struct Letter {
+pub struct WorkerMessage {
     segment: *mut pg_sys::dsm_segment,
 }
 
@@ -23,10 +23,10 @@ struct Header {
     text: u32,
 }
 
-impl Letter {
+impl WorkerMessage {
     /// # Errors
     /// Postgres, if there is no shared memory left.
-    pub fn write(text: &str, cells: usize) -> Result<Letter> {
+    pub fn write(text: &str, cells: usize) -> Result<WorkerMessage> {
         let size = size_of::<Header>() + cells + text.len();
         caught(|| {
             // SAFETY: a new segment of that size, which nobody else knows yet; it starts on a page.
@@ -39,17 +39,17 @@ impl Letter {
                 (*header).cells = cells as u32;
                 (*header).text = text.len() as u32;
                 std::ptr::copy_nonoverlapping(text.as_ptr(), start.add(size_of::<Header>() + cells), text.len());
-                Ok(Letter { segment })
+                Ok(WorkerMessage { segment })
             }
         })
     }
 
     /// What a worker was started with; None if its writer has gone.
-    pub fn open(handle: u32) -> Option<Letter> {
-        // SAFETY: the result is null or a segment that Letter::write has made.
+    pub fn open(handle: u32) -> Option<WorkerMessage> {
+        // SAFETY: the result is null or a segment that WorkerMessage::write has made.
         let segment = unsafe { pg_sys::dsm_attach(handle) };
-        // Not then_some: it would make a letter without a segment, and drop it.
-        (!segment.is_null()).then(|| Letter { segment })
+        // Not then_some: it would make a message without a segment, and drop it.
+        (!segment.is_null()).then(|| WorkerMessage { segment })
     }
 
     fn header(&self) -> &Header {
@@ -88,7 +88,7 @@ impl Letter {
     }
 }
 
-impl Drop for Letter {
+impl Drop for WorkerMessage {
     fn drop(&mut self) {
         // While an error unwinds, the memory stays mapped until the backend ends.
         if !std::thread::panicking() {
@@ -128,8 +128,8 @@ impl Worker {
         worker.ok().map(Worker)
     }
 
-    pub fn start_with(function: &str, name: &str, letter: &Letter) -> Option<Worker> {
-        Worker::start(function, name, letter.handle())
+    pub fn start_with(function: &str, name: &str, message: &WorkerMessage) -> Option<Worker> {
+        Worker::start(function, name, message.handle())
     }
 
     pub fn is_over(&self) -> bool {
@@ -215,17 +215,17 @@ pub fn in_procedure(
 
 /// How a process that runs several transactions after each other ends one and begins the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ground {
+pub enum TransactionControl {
     /// A procedure that CALL runs outside of a transaction block, connected to SPI.
     Procedure,
     /// A worker.
     Worker,
 }
 
-impl Ground {
+impl TransactionControl {
     /// Begins the first transaction.
     pub fn begin(self) {
-        if self == Ground::Worker {
+        if self == TransactionControl::Worker {
             // SAFETY: no transaction is open.
             unsafe {
                 pg_sys::SetCurrentStatementStartTimestamp();
@@ -240,12 +240,12 @@ impl Ground {
     /// Postgres: a deferred constraint, for one; the transaction is rolled back then.
     pub fn commit(self) -> Result<()> {
         match self {
-            Ground::Procedure => caught(|| {
+            TransactionControl::Procedure => caught(|| {
                 // SAFETY: SPI is connected for transactions, and begins the next one itself.
                 unsafe { pg_sys::SPI_commit() };
                 Ok(())
             }),
-            Ground::Worker => {
+            TransactionControl::Worker => {
                 let outcome = caught(|| {
                     // SAFETY: a transaction is open.
                     unsafe { pg_sys::CommitTransactionCommand() };
@@ -263,7 +263,7 @@ impl Ground {
 
     /// Ends the last transaction.
     pub fn end(self) {
-        if self == Ground::Worker {
+        if self == TransactionControl::Worker {
             // SAFETY: a transaction is open; and its figures are reported before the process ends.
             unsafe {
                 pg_sys::CommitTransactionCommand();

@@ -3,9 +3,9 @@
 use super::range::{range, Intervals};
 use crate::backend::identity::{act_as, pin_settings, read_the_latest, set_local, Identity};
 use crate::backend::name::quote;
+use crate::backend::ownership;
 use crate::backend::relation::{lock_to_read, Relation};
 use crate::backend::spi;
-use crate::backend::trust;
 use crate::destination::table;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
@@ -79,7 +79,7 @@ impl Comparison {
         let mut source = connect_job(&catalog, &job, destination.owner)?;
         let identity = act_as(destination.owner, true)?;
         lock_to_read(destination.oid);
-        trust::require_tables(&[destination.oid])?;
+        ownership::require_tables(&[destination.oid])?;
         let formats = formats(source.server());
         for (setting, value) in formats {
             set_local(setting, value)?;

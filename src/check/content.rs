@@ -2,8 +2,8 @@
 
 use super::compare::Comparison;
 use super::difference::{self, Differences};
-use super::fingerprint::{self, Fingerprint};
 use super::range::Intervals;
+use super::row_sums::{self, RowSums};
 use super::waiting::waiting;
 use crate::backend::grant;
 use crate::backend::identity::{current_role, role_name};
@@ -14,8 +14,8 @@ use crate::method::running::about;
 
 /// What both sides hold.
 pub struct Contents {
-    pub source: Fingerprint,
-    pub destination: Fingerprint,
+    pub source: RowSums,
+    pub destination: RowSums,
 }
 
 /// Compares what the rows of a job's source and destination hold, and tells of up to `show` keys whose rows differ.
@@ -27,8 +27,8 @@ pub fn content(destination: &str, intervals: Intervals<'_>, show: i32) -> Result
             }
             Ok(())
         })?;
-        let rows = fingerprint::Rows::of(&mut sides)?;
-        let [source, here] = fingerprint::of_both(&mut sides, &rows)?;
+        let rows = row_sums::Rows::of(&mut sides)?;
+        let [source, here] = row_sums::of_both(&mut sides, &rows)?;
         if source != here && show > 0 {
             difference::show(&mut sides, &rows, source.rows.max(here.rows), show as usize)?;
         }
@@ -49,8 +49,8 @@ pub fn differences(
         .map_err(|_| Error::InvalidArgument(format!("p_limit is {limit}; it must not be negative")))?;
     about(&format!("Comparing the rows of {destination}."), || {
         let mut sides = Comparison::begin(destination, intervals, require_readable)?;
-        let rows = fingerprint::Rows::of(&mut sides)?;
-        let [source, here] = fingerprint::of_both(&mut sides, &rows)?;
+        let rows = row_sums::Rows::of(&mut sides)?;
+        let [source, here] = row_sums::of_both(&mut sides, &rows)?;
         if source == here || limit == 0 {
             return Ok(Vec::new());
         }

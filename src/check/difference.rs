@@ -2,7 +2,7 @@
 //! differ are looked at row by row.
 
 use super::compare::Comparison;
-use super::fingerprint::{sums, Fingerprint, Rows};
+use super::row_sums::{sums, RowSums, Rows};
 use crate::backend::interrupts;
 use crate::backend::name::{literal, quote};
 use crate::backend::spi;
@@ -67,7 +67,7 @@ pub fn find(sides: &mut Comparison, rows: &Rows, most_rows: i64, limit: usize) -
     let mut differences = Differences { key: names, text: keys[0].text.clone(), found: Vec::new() };
     let query = Query { keys, hashes: rows.row_hashes(), digits: digits(most_rows) };
 
-    let [there, here]: [BTreeMap<String, Fingerprint>; 2] = query.buckets(sides)?;
+    let [there, here]: [BTreeMap<String, RowSums>; 2] = query.buckets(sides)?;
     let differing: Vec<&String> = there
         .keys()
         .chain(here.keys().filter(|bucket| !there.contains_key(*bucket)))
@@ -155,8 +155,8 @@ impl Query {
         format!("pg_catalog.substr({}, 1, {})", key.hash, self.digits)
     }
 
-    fn buckets(&self, sides: &mut Comparison) -> Result<[BTreeMap<String, Fingerprint>; 2]> {
-        let found: [BTreeMap<String, Fingerprint>; 2] = self.ask(sides, |key, hash, rows| {
+    fn buckets(&self, sides: &mut Comparison) -> Result<[BTreeMap<String, RowSums>; 2]> {
+        let found: [BTreeMap<String, RowSums>; 2] = self.ask(sides, |key, hash, rows| {
             format!(
                 "SELECT pg_catalog.json_object_agg(b.bucket, b.sums)::pg_catalog.text
                    FROM (SELECT r.bucket, {} AS sums

@@ -25,14 +25,14 @@ pub fn source_tables(data_source_id: Option<i32>, views: bool) -> Result<Vec<Mis
     for id in data_source_id.map_or_else(|| catalog.sources(), |id| Ok(vec![id]))? {
         on_source(&catalog, id, current_role(), "check_missing_source_tables", alone, |source| {
             let listed = source.tables(catalog.schema())?;
-            let places = Places::of(&listed);
+            let by_name = ByName::of(&listed);
             let mut copied = HashSet::new();
             for job in jobs.iter().filter(|job| job.data_source_id == id) {
                 interrupts::check();
-                copied.extend(places.find(&job.source_table)?);
+                copied.extend(by_name.find(&job.source_table)?);
             }
-            for (place, table) in listed.iter().enumerate() {
-                if kinds.contains(&table.kind) && !table.partition && !copied.contains(&place) {
+            for (ordinal, table) in listed.iter().enumerate() {
+                if kinds.contains(&table.kind) && !table.partition && !copied.contains(&ordinal) {
                     let Listed { schema, name, .. } = table.clone();
                     missing.push(MissingTable { schema, name, data_source_id: id });
                 }
@@ -44,22 +44,22 @@ pub fn source_tables(data_source_id: Option<i32>, views: bool) -> Result<Vec<Mis
 }
 
 /// Where tables stand in a list, which may be as long as the source likes.
-struct Places<'a> {
+struct ByName<'a> {
     qualified: HashMap<(&'a str, &'a str), usize>,
     /// Those that their bare names find.
     visible: HashMap<&'a str, usize>,
 }
 
-impl Places<'_> {
-    fn of(listed: &[Listed]) -> Places<'_> {
-        let mut places = Places { qualified: HashMap::new(), visible: HashMap::new() };
-        for (place, table) in listed.iter().enumerate() {
-            places.qualified.entry((&table.schema, &table.name)).or_insert(place);
+impl ByName<'_> {
+    fn of(listed: &[Listed]) -> ByName<'_> {
+        let mut by_name = ByName { qualified: HashMap::new(), visible: HashMap::new() };
+        for (ordinal, table) in listed.iter().enumerate() {
+            by_name.qualified.entry((&table.schema, &table.name)).or_insert(ordinal);
             if table.visible {
-                places.visible.entry(&table.name).or_insert(place);
+                by_name.visible.entry(&table.name).or_insert(ordinal);
             }
         }
-        places
+        by_name
     }
 
     /// That of the table that a job names.

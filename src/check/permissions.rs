@@ -8,7 +8,7 @@ use crate::backend::name::{quote, readings, Name};
 use crate::backend::relation::{self, Relation};
 use crate::backend::spi;
 use crate::backend::subtransaction::attempt;
-use crate::destination::indexes::{copy_all, Place};
+use crate::destination::indexes::{copy_all, IndexTarget};
 use crate::destination::{table, twins};
 use crate::error::{Error, Result};
 use crate::job::config::Catalog;
@@ -105,8 +105,9 @@ fn unmade_indexes(shape: &Shape, filter: Option<&[String]>) -> Result<Vec<Right>
         let table = Name::new(schema, source.name.clone());
         spi::run(&format!("DROP TABLE {}", table.sibling("mimeo_try")), &[])?;
         table::create(&table, &table::localise(&columns, &source)?, "tried")?;
-        let place = Place { source_table: &source.name, table: &table, oid: table::find(&table)?.oid, prefix: "" };
-        for left_out in copy_all(copied_indexes(shape, filter), shape.key(), &place, None)?.0 {
+        let target =
+            IndexTarget { source_table: &source.name, table: &table, oid: table::find(&table)?.oid, prefix: "" };
+        for left_out in copy_all(copied_indexes(shape, filter), shape.key(), &target, None)?.0 {
             rights.push(Right::new(format!("index {}", left_out.index), "can be made", false, || left_out.text()));
         }
         Err::<(), _>(Error::Internal("nothing stays".to_string()))
@@ -210,7 +211,7 @@ fn on_destination(
     };
     rights.push(Right::new(format!("schema {}", name.schema), "exists", true, String::new));
     rights.extend(creation_rights(&name.schema)?);
-    rights.extend(place(catalog, &name, method, &role)?);
+    rights.extend(destination_rights(catalog, &name, method, &role)?);
     Ok(rights)
 }
 
@@ -235,7 +236,7 @@ fn destination(written: Option<&str>, source_table: &str, source: Option<Name>) 
 
 /// A snapshot's view and twins must not be there; another destination may be, if it is the caller's. So may those of a job that
 /// exists.
-fn place(catalog: &Catalog, name: &Name, method: Method, role: &str) -> Result<Vec<Right>> {
+fn destination_rights(catalog: &Catalog, name: &Name, method: Method, role: &str) -> Result<Vec<Right>> {
     let mut names = vec![name.clone()];
     if method == Method::Snapshot {
         names.extend(twins::names(name));

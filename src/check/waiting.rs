@@ -35,7 +35,7 @@ pub fn waiting(sides: &mut Comparison, key: &[String], text: &str, found: &[Foun
         Method::Table => Ok(Waiting::All),
         // What the source has not changed since the last copy will not be copied.
         Method::Snapshot => {
-            let counted = sides.source.fingerprint(sides.table.oid)?;
+            let counted = sides.source.counters(sides.table.oid)?;
             let unchanged = counted.is_ok_and(|now| snapshot::is_as_copied(&job, &now));
             Ok(if unchanged { Waiting::Some(HashSet::new()) } else { Waiting::All })
         }

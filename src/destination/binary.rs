@@ -57,6 +57,9 @@ pub struct Decoder {
 
 impl Decoder {
     /// For a stream of these columns. None if the table has others, which would need their defaults.
+    ///
+    /// # Safety
+    /// An open relation, or a type that there is.
     pub unsafe fn of(relation: pg_sys::Relation, columns: &[String]) -> Option<Decoder> {
         let descriptor = pgrx::PgTupleDesc::from_pg_copy((*relation).rd_att);
         let present = descriptor.iter().filter(|attribute| !attribute.attisdropped).count();
@@ -74,6 +77,9 @@ impl Decoder {
 
     /// Decodes the row that begins at `at` in `data`, and moves on behind it. Values that are not passed by value live in
     /// the current memory context. It owns nothing and does not panic, so that an error may jump over it.
+    ///
+    /// # Safety
+    /// Both arrays have room for all attributes; memory for values is the current context's. Without a guard: see `compat::unguarded`.
     pub unsafe fn row(&mut self, data: &[u8], at: &mut usize, values: *mut pg_sys::Datum, nulls: *mut bool) -> Next {
         let mut cursor = Cursor { data, at: *at };
         if !self.header_seen {
@@ -105,9 +111,9 @@ impl Decoder {
         }
         let end = cursor.at;
         cursor.at = begin;
-        for place in 0..self.attributes {
-            nulls.add(place).write(true);
-            values.add(place).write(pg_sys::Datum::from(0));
+        for ordinal in 0..self.attributes {
+            nulls.add(ordinal).write(true);
+            values.add(ordinal).write(pg_sys::Datum::from(0));
         }
         for field in &mut self.fields {
             let Some(length) = cursor.i32() else { return Next::Malformed };
@@ -131,6 +137,8 @@ impl Decoder {
 }
 
 impl Reading {
+    /// # Safety
+    /// An open relation, or a type that there is.
     unsafe fn of(type_oid: pg_sys::Oid, typmod: i32) -> Reading {
         // Values of eight bytes are passed by value.
         let native = cfg!(target_pointer_width = "64") && typmod < 0;
@@ -157,6 +165,9 @@ impl Reading {
     }
 
     /// None if the bytes are not a value of the type.
+    ///
+    /// # Safety
+    /// Without a guard: see `compat::unguarded`.
     unsafe fn read(&mut self, bytes: &[u8], buffer: pg_sys::StringInfo) -> Option<pg_sys::Datum> {
         let four = || bytes.try_into().map(i32::from_be_bytes).ok();
         let eight = || bytes.try_into().map(i64::from_be_bytes).ok();
@@ -202,6 +213,9 @@ impl Reading {
 }
 
 /// A copy with a length word in front; a short one has it in one byte, as the heap stores it.
+///
+/// # Safety
+/// Without a guard: see `compat::unguarded`.
 unsafe fn varlena(bytes: &[u8]) -> pg_sys::Datum {
     let size = bytes.len() + pg_sys::VARHDRSZ;
     let copy = unguarded::palloc(size).cast::<pg_sys::varlena>();

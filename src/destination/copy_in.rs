@@ -36,6 +36,8 @@ impl Drop for Registered {
     }
 }
 
+/// # Safety
+/// COPY calls it, with a buffer of at_most bytes.
 #[pg_guard]
 unsafe extern "C-unwind" fn read_stream(buffer: *mut c_void, at_least: c_int, at_most: c_int) -> c_int {
     interrupts::check();
@@ -99,6 +101,9 @@ pub fn load(target: &Target<'_>, reader: &mut Reader<'_>) -> Result<Loaded> {
 }
 
 /// By COPY's own parser, and into the table by COPY itself, or straight to the heap.
+///
+/// # Safety
+/// The relation is open and locked.
 unsafe fn copy_from(
     relation: pg_sys::Relation,
     target: &Target<'_>,
@@ -135,6 +140,8 @@ unsafe fn copy_from(
     Ok(written)
 }
 
+/// # Safety
+/// In a memory context that lives as long as the list.
 unsafe fn column_list(columns: &[String]) -> Result<*mut pg_sys::List> {
     let mut list = std::ptr::null_mut();
     for column in columns {
@@ -144,6 +151,9 @@ unsafe fn column_list(columns: &[String]) -> Result<*mut pg_sys::List> {
 }
 
 /// The format, and the encoding: what arrives is in this database's encoding already.
+///
+/// # Safety
+/// In a memory context that lives as long as the list.
 unsafe fn options(binary: bool) -> Result<*mut pg_sys::List> {
     let encoding = CStr::from_ptr(pg_sys::GetDatabaseEncodingName()).to_string_lossy().to_string();
     let mut list = std::ptr::null_mut();
@@ -155,6 +165,8 @@ unsafe fn options(binary: bool) -> Result<*mut pg_sys::List> {
     Ok(list)
 }
 
+/// # Safety
+/// In a memory context that lives as long as the node.
 unsafe fn string_node(text: &str) -> Result<*mut pg_sys::Node> {
     let text = CString::new(text).map_err(|_| Error::InvalidName(text.to_string()))?;
     Ok(pg_sys::makeString(pg_sys::pstrdup(text.as_ptr())).cast())

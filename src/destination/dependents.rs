@@ -3,10 +3,10 @@
 
 use crate::backend::identity::{act_as, pin_settings, set_local};
 use crate::backend::name::{quote, Name};
+use crate::backend::ownership;
 use crate::backend::relation::{self, oid_arg, Relation};
 use crate::backend::spi;
 use crate::backend::subtransaction::caught;
-use crate::backend::trust;
 use crate::destination::fill;
 use crate::destination::privileges::{self, Privileges};
 use crate::error::{Error, Result};
@@ -78,31 +78,31 @@ WITH RECURSIVE family(oid) AS (
 /// # Errors
 /// Dependent, if some read each other.
 fn in_order(head: pg_sys::Oid, views: Vec<View>) -> Result<Vec<View>> {
-    let places: HashMap<u32, usize> =
-        views.iter().enumerate().map(|(place, view)| (view.oid.to_u32(), place)).collect();
+    let ordinals: HashMap<u32, usize> =
+        views.iter().enumerate().map(|(ordinal, view)| (view.oid.to_u32(), ordinal)).collect();
     let mut readers: Vec<Vec<usize>> = vec![Vec::new(); views.len()];
     let mut waiting: Vec<usize> = vec![0; views.len()];
-    for (place, view) in views.iter().enumerate() {
-        for read in view.reads.iter().filter_map(|oid| places.get(oid)) {
-            readers[*read].push(place);
-            waiting[place] += 1;
+    for (ordinal, view) in views.iter().enumerate() {
+        for read in view.reads.iter().filter_map(|oid| ordinals.get(oid)) {
+            readers[*read].push(ordinal);
+            waiting[ordinal] += 1;
         }
     }
     let mut ready: BinaryHeap<Reverse<(bool, u32, usize)>> = BinaryHeap::new();
-    let entry = |place: usize| Reverse((views[place].oid != head, views[place].oid.to_u32(), place));
-    ready.extend((0..views.len()).filter(|place| waiting[*place] == 0).map(entry));
+    let entry = |ordinal: usize| Reverse((views[ordinal].oid != head, views[ordinal].oid.to_u32(), ordinal));
+    ready.extend((0..views.len()).filter(|ordinal| waiting[*ordinal] == 0).map(entry));
     let mut order = Vec::with_capacity(views.len());
-    while let Some(Reverse((_, _, place))) = ready.pop() {
-        order.push(place);
-        for reader in &readers[place] {
+    while let Some(Reverse((_, _, ordinal))) = ready.pop() {
+        order.push(ordinal);
+        for reader in &readers[ordinal] {
             waiting[*reader] -= 1;
             if waiting[*reader] == 0 {
                 ready.push(entry(*reader));
             }
         }
     }
-    if let Some(place) = (0..views.len()).find(|place| waiting[*place] > 0) {
-        let view = &views[place];
+    if let Some(ordinal) = (0..views.len()).find(|ordinal| waiting[*ordinal] > 0) {
+        let view = &views[ordinal];
         return Err(Error::Dependent {
             object: format!("{} {}", view.keyword().to_lowercase(), view.name().plain()),
             view: views.iter().find(|view| view.oid == head).map(|head| head.name().plain()).unwrap_or_default(),
@@ -110,7 +110,7 @@ fn in_order(head: pg_sys::Oid, views: Vec<View>) -> Result<Vec<View>> {
         });
     }
     let mut views: Vec<Option<View>> = views.into_iter().map(Some).collect();
-    Ok(order.into_iter().filter_map(|place| views[place].take()).collect())
+    Ok(order.into_iter().filter_map(|ordinal| views[ordinal].take()).collect())
 }
 
 impl Family {
@@ -172,7 +172,7 @@ impl Family {
     pub fn drop_and_remake(&self, name: &Name, remake: impl FnOnce() -> Result<()>) -> Result<()> {
         for member in &self.members {
             let _identity = act_as(member.view.owner, true)?;
-            trust::require_view(member.view.oid).map_err(|error| member.cannot_be_kept(name, &error))?;
+            ownership::require_view(member.view.oid).map_err(|error| member.cannot_be_kept(name, &error))?;
         }
         {
             let _quiet = pin_settings()?;

@@ -2,10 +2,10 @@
 //! so nobody may wait for them behind the locks of a refresh: a background worker runs them after the commit.
 
 use crate::backend::identity::{act_as, has_rights_of, outer_role};
+use crate::backend::ownership;
 use crate::backend::relation::{self, oid_arg, Relation};
 use crate::backend::spi;
-use crate::backend::trust;
-use crate::backend::worker::{self, Ground, Worker};
+use crate::backend::worker::{self, TransactionControl, Worker};
 use crate::error::Result;
 use pgrx::{pg_sys, register_xact_callback, warning, PgXactCallbackEvent};
 
@@ -46,7 +46,7 @@ pub fn after_commit(views: &[Relation]) -> Result<()> {
 /// Asked as the owner of the view, whose rights its query has.
 fn is_trusted(view: &Relation) -> Result<bool> {
     let _identity = act_as(view.owner, true)?;
-    trust::trusts_query(view.oid)
+    ownership::trusts_query(view.oid)
 }
 
 /// The worker's whole life.
@@ -54,12 +54,12 @@ pub fn work(database: u32) -> Result<()> {
     worker::prepare();
     let purpose = worker::purpose();
     worker::connect(pg_sys::Oid::from(database), None);
-    Ground::Worker.begin();
+    TransactionControl::Worker.begin();
     for oid in purpose.split(' ').filter_map(|oid| oid.parse::<u32>().ok()) {
         spi::with_snapshot(|| fill(oid.into()))?;
-        Ground::Worker.commit()?;
+        TransactionControl::Worker.commit()?;
     }
-    Ground::Worker.end();
+    TransactionControl::Worker.end();
     Ok(())
 }
 

@@ -16,6 +16,9 @@ use pgrx::pg_sys;
 
 /// A plain heap without triggers and without generated columns, which is no partition and has no constraint that is
 /// checked later: nothing but the rows and their index entries has to happen.
+///
+/// # Safety
+/// The relation is open.
 pub unsafe fn takes(relation: pg_sys::Relation, manner: Manner) -> bool {
     let constraints = (*(*relation).rd_att).constr;
     if manner == Manner::Ordinary && ((*(*relation).rd_rel).relispartition || !has_immediate_indexes(relation)) {
@@ -38,6 +41,8 @@ pub fn takes_frozen(oid: pg_sys::Oid) -> bool {
     }
 }
 
+/// # Safety
+/// The relation is open.
 unsafe fn has_immediate_indexes(relation: pg_sys::Relation) -> bool {
     let list = pg_sys::RelationGetIndexList(relation);
     pgrx::PgList::<pg_sys::Oid>::from_pg(list).iter_oid().all(|oid| {

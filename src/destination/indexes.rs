@@ -4,11 +4,11 @@
 use crate::backend::compat;
 use crate::backend::foreign_text::ForeignText;
 use crate::backend::name::{cut_middle, quote, replace_part, with_suffix, Name, MAX_BYTES};
+use crate::backend::ownership;
 use crate::backend::parse;
 use crate::backend::relation::{self, oid_arg, Patience};
 use crate::backend::spi;
 use crate::backend::subtransaction::{caught, tried};
-use crate::backend::trust;
 use crate::destination::references;
 use crate::error::{told, Error, Result};
 use crate::shape::IndexDefinition;
@@ -65,11 +65,11 @@ pub fn take_foreign_keys_off(table: &Name, oid: pg_sys::Oid) -> Result<Vec<Forei
 /// runs with it.
 ///
 /// # Errors
-/// Stranger; a foreign key violation of PostgreSQL's.
+/// UntrustedOwner; a foreign key violation of PostgreSQL's.
 pub fn restore_foreign_keys(table: &Name, keys: &[ForeignKey], wait: Patience) -> Result<()> {
     for key in keys {
         references::lock(&[key.to], wait)?;
-        trust::require_others(&[key.to], false)?;
+        ownership::require_others(&[key.to], false)?;
         let name = quote(&key.name);
         spi::run(&format!("ALTER TABLE ONLY {table} ADD CONSTRAINT {name} {}", key.definition), &[])?;
         if let Some(comment) = &key.comment {
@@ -81,7 +81,7 @@ pub fn restore_foreign_keys(table: &Name, keys: &[ForeignKey], wait: Patience) -
 }
 
 /// Where the indexes of a source are copied to.
-pub struct Place<'a> {
+pub struct IndexTarget<'a> {
     /// Of the source table, without its schema.
     pub source_table: &'a str,
     pub table: &'a Name,
@@ -90,7 +90,7 @@ pub struct Place<'a> {
     pub prefix: &'a str,
 }
 
-impl Place<'_> {
+impl IndexTarget<'_> {
     /// The name of a copied index: the prefix and the source's index name, in which the source table's name becomes the
     /// local one's. A primary key is called `<table>_<column>_…_pk`.
     fn name_of(&self, index: &IndexDefinition) -> String {
@@ -142,7 +142,7 @@ impl LeftOut {
 pub fn copy_all<'a>(
     indexes: impl IntoIterator<Item = &'a IndexDefinition>,
     key: Option<&IndexDefinition>,
-    place: &Place<'_>,
+    target: &IndexTarget<'_>,
     kept_by: Option<&[String]>,
 ) -> Result<(Vec<LeftOut>, Vec<String>)> {
     let (mut left_out, mut plain) = (Vec::new(), Vec::new());
@@ -154,15 +154,15 @@ pub fn copy_all<'a>(
             }
             _ => index.clone(),
         };
-        let name = place.name_of(index);
-        if place.is_on_table(&name)? || place.is_on_table(&place.former_name_of(index))? {
+        let name = target.name_of(index);
+        if target.is_on_table(&name)? || target.is_on_table(&target.former_name_of(index))? {
             continue;
         }
         if index.primary || key.is_some_and(|key| key.name == index.name) {
-            copy(index, place, &name)?;
+            copy(index, target, &name)?;
             continue;
         }
-        if let Err(error) = tried(|| copy(index, place, &name))? {
+        if let Err(error) = tried(|| copy(index, target, &name))? {
             let report = match error {
                 Error::Index { report, .. } => report,
                 other => other.report(),
@@ -173,7 +173,7 @@ pub fn copy_all<'a>(
                 PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
                 PgSqlErrorCode::ERRCODE_INVALID_OBJECT_DEFINITION,
             ]);
-            let statement = if refused { None } else { statement_here(index, place.table, &name)? };
+            let statement = if refused { None } else { statement_here(index, target.table, &name)? };
             left_out.push(LeftOut { index: index.name.clone(), reason, statement });
         }
     }
@@ -190,11 +190,11 @@ fn follows_from(key: &[String], index: &IndexDefinition) -> bool {
 ///
 /// # Errors
 /// Index.
-fn copy(index: &IndexDefinition, place: &Place<'_>, name: &str) -> Result<()> {
-    let table = place.table;
+fn copy(index: &IndexDefinition, target: &IndexTarget<'_>, name: &str) -> Result<()> {
+    let table = target.table;
     let name = &free_name(table, name)?;
     let made = caught(|| {
-        create_from_source(&index.definition, table, place.oid, name, index.unique)?;
+        create_from_source(&index.definition, table, target.oid, name, index.unique)?;
         if index.primary {
             let name = quote(name);
             spi::run(&format!("ALTER TABLE {table} ADD CONSTRAINT {name} PRIMARY KEY USING INDEX {name}"), &[])?;
@@ -220,8 +220,8 @@ fn statement_here(index: &IndexDefinition, table: &Name, name: &str) -> Result<O
     let text = index.definition.for_message();
     // Names that hold a blank stand in quotes.
     let mut quoted = false;
-    let rest = text.char_indices().find_map(|(at, letter)| {
-        quoted ^= letter == '"';
+    let rest = text.char_indices().find_map(|(at, message)| {
+        quoted ^= message == '"';
         (!quoted && text[at..].starts_with(" USING ")).then(|| &text[at..])
     });
     let unique = if index.unique { "UNIQUE " } else { "" };
@@ -257,7 +257,7 @@ fn create_from_source(
         let create = renamed(statement, table, name)?;
         (*create).unique &= unique;
         compat::restrict_nulls_not_distinct(&mut *create, unique);
-        trust::require_index(table_oid, create)?;
+        ownership::require_index(table_oid, create)?;
     }
     // PostgreSQL shows this text where it shows a statement.
     parse::run(statement, &format!("CREATE INDEX {} ON {table}", quote(name)))

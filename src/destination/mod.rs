@@ -1,16 +1,16 @@
 //! All that touches local tables. It knows nothing of sources.
 
 mod binary;
+pub mod column_map;
 pub mod copy_in;
 pub mod dependents;
 pub mod fill;
-pub mod fit;
 pub mod heap;
 pub mod indexes;
 pub mod privileges;
 pub mod references;
-pub mod replace;
 pub mod sequences;
+pub mod shadow;
 mod sorted;
 pub mod statistics;
 mod stream;

@@ -2,9 +2,9 @@
 
 use crate::backend::identity::{pin_settings, set_local};
 use crate::backend::name::{quote, Name, Operator};
+use crate::backend::ownership;
 use crate::backend::relation::{self, oid_arg, Patience};
 use crate::backend::spi;
-use crate::backend::trust;
 use crate::error::{Error, Result};
 use pgrx::pg_sys;
 use serde::Deserialize;
@@ -45,8 +45,8 @@ SELECT coalesce(json_agg(json_build_object(
     'to', json_build_object('oid', d.oid::bigint, 'kind', d.relkind, 'name', json_build_object('schema', m.nspname, 'name', d.relname)),
     'to_itself', k.conrelid = k.confrelid,
     'columns', (SELECT json_agg(json_build_array(a.attname, b.attname, json_build_array(s.nspname, o.oprname))
-                    ORDER BY p.place)
-                  FROM unnest(k.conkey, k.confkey, k.conpfeqop) WITH ORDINALITY p(here, there, operator, place)
+                    ORDER BY p.ordinal)
+                  FROM unnest(k.conkey, k.confkey, k.conpfeqop) WITH ORDINALITY p(here, there, operator, ordinal)
                   JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = p.here
                   JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = p.there
                   JOIN pg_operator o ON o.oid = p.operator JOIN pg_namespace s ON s.oid = o.oprnamespace)
@@ -89,9 +89,9 @@ pub fn check_incoming(table: pg_sys::Oid, rows: &Name) -> Result<()> {
 /// and a policy is an error rather than asked.
 ///
 /// # Errors
-/// Stranger; PostgreSQL's own for rows that a policy would decide over.
+/// UntrustedOwner; PostgreSQL's own for rows that a policy would decide over.
 fn of_others<T>(tables: &[pg_sys::Oid], body: impl FnOnce() -> Result<T>) -> Result<T> {
-    trust::require_others(tables, false)?;
+    ownership::require_others(tables, false)?;
     let _pinned = pin_settings()?;
     set_local("row_security", "off")?;
     body()
@@ -166,7 +166,7 @@ fn lock_in(mode: u32, tables: &[pg_sys::Oid], wait: Patience) -> Result<()> {
 /// makes others before the end of the transaction, while writers go on.
 ///
 /// # Errors
-/// Stranger, InUse.
+/// UntrustedOwner, InUse.
 pub fn trust_actions(table: pg_sys::Oid, wait: Patience) -> Result<()> {
     let found: Vec<Found> = spi::json(
         "WITH RECURSIVE found (oid) AS (
@@ -181,7 +181,7 @@ pub fn trust_actions(table: pg_sys::Oid, wait: Patience) -> Result<()> {
     .unwrap_or_default();
     let tables: Vec<_> = found.into_iter().map(|found| found.0).collect();
     lock_in(pg_sys::RowExclusiveLock, &tables, wait)?;
-    trust::require_others(&tables, true)
+    ownership::require_others(&tables, true)
 }
 
 #[derive(Deserialize)]

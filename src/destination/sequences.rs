@@ -1,9 +1,9 @@
 //! Setting sequences to what the tables that use them hold.
 
 use crate::backend::name::{quote, Name};
+use crate::backend::ownership;
 use crate::backend::relation::{self, oid_arg};
 use crate::backend::spi;
-use crate::backend::trust;
 use crate::error::{Error, Result};
 use pgrx::pg_sys;
 use serde::Deserialize;
@@ -78,9 +78,9 @@ pub fn reset(sequence: pg_sys::Oid) -> Result<()> {
     let (pick, furthest) = if downwards { ("min", "least") } else { ("max", "greatest") };
     for user in uses {
         relation::lock_to_read(user.oid);
-        match trust::require_tables(&[user.oid]) {
+        match ownership::require_tables(&[user.oid]) {
             Ok(()) => values.push(format!("(SELECT {pick}({})::bigint FROM {})", quote(&user.column), user.table)),
-            Err(Error::Stranger { .. }) => {}
+            Err(Error::UntrustedOwner { .. }) => {}
             Err(error) => return Err(error),
         }
     }

@@ -33,15 +33,18 @@ const ROWS: usize = 32_768;
 impl SortedIndexes {
     /// Takes the B-trees that are not partial out of `result`, which keeps the rest. What is allocated lives in the current
     /// memory context.
+    ///
+    /// # Safety
+    /// The table and its indexes are open until `end`.
     pub unsafe fn take_from(result: *mut pg_sys::ResultRelInfo) -> SortedIndexes {
         let heap = (*result).ri_RelationDesc;
         let all = (*result).ri_NumIndices as usize;
         let indexes = unguarded::palloc0((all + 1) * std::mem::size_of::<One>()).cast::<One>();
         let mut count = 0;
         let mut kept = 0;
-        for place in 0..all {
-            let index = *(*result).ri_IndexRelationDescs.add(place);
-            let info = *(*result).ri_IndexRelationInfo.add(place);
+        for ordinal in 0..all {
+            let index = *(*result).ri_IndexRelationDescs.add(ordinal);
+            let info = *(*result).ri_IndexRelationInfo.add(ordinal);
             let tree = (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID;
             if tree && (*info).ii_Predicate.is_null() && (*info).ii_ExclusionOps.is_null() && (*info).ii_ReadyForInserts
             {
@@ -55,20 +58,23 @@ impl SortedIndexes {
         }
         (*result).ri_NumIndices = kept as c_int;
         let memory = (pg_sys::maintenance_work_mem / (count.max(1) as c_int)).max(64);
-        for place in 0..count {
-            let one = &mut *indexes.add(place);
+        for ordinal in 0..count {
+            let one = &mut *indexes.add(ordinal);
             one.sort = compat::begin_index_sort(heap, one.index, memory);
         }
         SortedIndexes { heap, indexes, count, rows: 0 }
     }
 
     /// Collects the entries of a row, which has its place in the table. The executor's scan tuple is the slot.
+    ///
+    /// # Safety
+    /// The row has its place in the table. Without a guard: see `compat::unguarded`.
     pub unsafe fn add(&mut self, slot: *mut pg_sys::TupleTableSlot, executor: *mut pg_sys::EState) {
         let mut values = [pg_sys::Datum::null(); MOST_COLUMNS];
         let mut nulls = [false; MOST_COLUMNS];
         self.rows += 1;
-        for place in 0..self.count {
-            let one = &*self.indexes.add(place);
+        for ordinal in 0..self.count {
+            let one = &*self.indexes.add(ordinal);
             unguarded::FormIndexDatum(one.info, slot, executor, values.as_mut_ptr(), nulls.as_mut_ptr());
             let row = &raw mut (*slot).tts_tid;
             unguarded::tuplesort_putindextuplevalues(one.sort, one.index, row, values.as_mut_ptr(), nulls.as_mut_ptr());
@@ -80,13 +86,16 @@ impl SortedIndexes {
     }
 
     /// Puts all entries into their indexes. Uniqueness is checked as ever. `memory` is reset after each.
+    ///
+    /// # Safety
+    /// Without a guard: see `compat::unguarded`.
     pub unsafe fn insert(&mut self, memory: pg_sys::MemoryContext) {
         let outer = pg_sys::CurrentMemoryContext;
         self.rows = 0;
         let mut values = [pg_sys::Datum::null(); MOST_COLUMNS];
         let mut nulls = [false; MOST_COLUMNS];
-        for place in 0..self.count {
-            let one = &*self.indexes.add(place);
+        for ordinal in 0..self.count {
+            let one = &*self.indexes.add(ordinal);
             let unique = if (*(*one.index).rd_index).indisunique {
                 pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES
             } else {
@@ -122,9 +131,12 @@ impl SortedIndexes {
     }
 
     /// Closes the indexes and frees what the sorts hold.
+    ///
+    /// # Safety
+    /// Nothing is inserted any more.
     pub unsafe fn end(self) {
-        for place in 0..self.count {
-            let one = &*self.indexes.add(place);
+        for ordinal in 0..self.count {
+            let one = &*self.indexes.add(ordinal);
             pg_sys::tuplesort_end(one.sort);
             pg_sys::index_close(one.index, pg_sys::RowExclusiveLock as i32);
         }

@@ -2,11 +2,11 @@
 
 use crate::backend::identity::keeps_its_snapshot;
 use crate::backend::name::{literal, quote, Name};
+use crate::backend::ownership;
 use crate::backend::parse::{self, Named};
 use crate::backend::relation::{self, oid_arg, Relation};
 use crate::backend::spi;
 use crate::backend::subtransaction::{caught, tried};
-use crate::backend::trust;
 use crate::error::{Error, Result};
 use crate::shape::{Column, ColumnDefault, Difference, Shape, COLUMNS, TYPES};
 use pgrx::datum::DatumWithOid;
@@ -104,10 +104,10 @@ pub fn localise(columns: &[Column], table: &Name) -> Result<Vec<LocalColumn>> {
                          WHERE n.nspname = w.collation_schema::name AND c.collname = w.collation_name::name
                            AND c.collencoding IN (-1, (SELECT encoding FROM pg_database
                                                         WHERE datname = current_database())))
-                ) ORDER BY w.place), '[]')::pg_catalog.text
+                ) ORDER BY w.ordinal), '[]')::pg_catalog.text
            FROM ROWS FROM (json_to_recordset($1::json)
                 AS (type text, typmod int, extension json, collation_schema text, collation_name text)) WITH ORDINALITY
-                AS w(type, typmod, extension, collation_schema, collation_name, place)
+                AS w(type, typmod, extension, collation_schema, collation_name, ordinal)
            CROSS JOIN LATERAL (SELECT coalesce(
                 -- The same type of the same extension, whose schema may be another here.
                 (SELECT CASE WHEN (w.extension ->> 2)::boolean THEN t.typarray ELSE t.oid END
@@ -119,7 +119,7 @@ pub fn localise(columns: &[Column], table: &Name) -> Result<Vec<LocalColumn>> {
     )?
     .unwrap_or_default();
 
-    trust::require_types(&found.iter().filter_map(|lookup| lookup.type_name.as_deref()).collect::<Vec<_>>())?;
+    ownership::require_types(&found.iter().filter_map(|lookup| lookup.type_name.as_deref()).collect::<Vec<_>>())?;
     let (mut types, mut collations, mut uncopyable) = (Vec::new(), Vec::new(), Vec::new());
     let mut local = Vec::with_capacity(columns.len());
     for (column, lookup) in columns.iter().zip(found) {
@@ -185,7 +185,7 @@ pub fn create(table: &Name, columns: &[LocalColumn], comment: &str) -> Result<()
 /// constants. What the source says of them is parsed, and put as such into the tree of a CREATE TABLE whose text is ours.
 ///
 /// # Errors
-/// Stranger; what PostgreSQL says of an expression.
+/// UntrustedOwner; what PostgreSQL says of an expression.
 pub fn create_with_defaults(
     table: &Name,
     columns: &[LocalColumn],
@@ -224,13 +224,13 @@ pub fn create_with_defaults(
         // Casts that nobody has named come in by the types of the columns.
         named.types.extend(columns.iter().map(|column| column.type_oid));
     }
-    trust::require_names(&named)?;
+    ownership::require_names(&named)?;
     let sql = format!("CREATE TABLE {table} ({})", definitions.join(", "));
     let statement = parse::statement(&sql)?;
     // SAFETY: the tree of the statement above.
     unsafe { put_expressions(statement, expressions)? };
     parse::run(statement, &sql)?;
-    trust::require_tables(&[find(table)?.oid])?;
+    ownership::require_tables(&[find(table)?.oid])?;
     spi::run(&format!("COMMENT ON TABLE {table} IS {}", literal(comment)), &[])?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use crate::backend::relation::{self, oid_arg, Patience, Relation};
 use crate::backend::spi;
 use crate::backend::subtransaction::caught;
 use crate::destination::heap::{self, Indexed};
-use crate::destination::replace;
+use crate::destination::shadow;
 use crate::error::{Error, Result};
 use crate::shape::{Column, Shape, KEY_OPERATORS};
 use pgrx::pg_sys;
@@ -88,7 +88,7 @@ impl Collected {
         if is_rewritable(destination)? {
             return self.rewrite(original, columns, key, rows, "false", patience);
         }
-        replace::empty_in_place(original, false, patience)?;
+        shadow::empty_in_place(original, false, patience)?;
         let list = quote_list(columns.iter().map(String::as_str));
         spi::run(&format!("INSERT INTO {} ({list}) OVERRIDING SYSTEM VALUE {rows}", destination.table()), &[])?;
         Ok(())
@@ -183,7 +183,7 @@ impl Collected {
     }
 
     /// Whether so many rows are better written anew together with all others than put in place one by one: these
-    /// hundredths of the table, if its files can be exchanged.
+    /// hundredths of the table, if its storage can be swapped.
     pub fn is_much(&self, destination: &Shape, rows: u64, percent: i64) -> Result<bool> {
         Ok(rows >= MUCH
             && spi::is_true(
@@ -192,11 +192,11 @@ impl Collected {
                    FROM pg_class c WHERE c.oid = $1",
                 &[oid_arg(destination.local_oid()), (rows as i64).into(), percent.into()],
             )?
-            && replace::is_exchangeable(destination.local_oid())?)
+            && shadow::can_swap_storage(destination.local_oid())?)
     }
 
     /// The same as `merge_into`, by writing the whole table anew beside it: nobody else writes to it meanwhile, and
-    /// readers wait only for the exchange. Of the rows that are not replaced, seen as `d`, those stay that `kept` selects.
+    /// readers wait only for the swap. Of the rows that are not replaced, seen as `d`, those stay that `kept` selects.
     pub fn rewrite(
         &self,
         original: &Relation,
@@ -208,7 +208,7 @@ impl Collected {
     ) -> Result<()> {
         let name = || Ok(original.name().plain());
         relation::lock_patiently(&[original.oid], pg_sys::ShareRowExclusiveLock, name, patience, "written anew")?;
-        let stand_in = replace::StandIn::make(original, patience)?;
+        let shadow = shadow::ShadowTable::make(original, patience)?;
         let all: Vec<(String, String, Option<String>)> = spi::json(
             "SELECT json_agg(json_build_array(a.attname, format_type(a.atttypid, a.atttypmod), coalesce(pg_get_expr(d.adbin, d.adrelid),
                         (SELECT format('nextval(%L::regclass)', s.objid::regclass) FROM pg_depend s
@@ -241,10 +241,10 @@ impl Collected {
             old.join(", "),
             self.name
         );
-        let names = stand_in.names();
+        let names = shadow.names();
         let replaced = caught(|| {
-            heap::write_query(stand_in.oid, &query)?;
-            stand_in.take_over(&Indexed::All, false, patience)
+            heap::write_query(shadow.oid, &query)?;
+            shadow.take_over(&Indexed::All, false, patience)
         });
         replaced.map_err(|error| error.reworded(|text| replace_words(text, &names)))
     }
@@ -356,7 +356,7 @@ fn is_plain(destination: &Shape, columns: usize) -> Result<bool> {
 /// Whether all rows can be written anew beside those that are there.
 pub fn is_rewritable(destination: &Shape) -> Result<bool> {
     let generated = |column: &Column| column.generated.as_deref().unwrap_or_default() != "";
-    Ok(!destination.columns.iter().any(generated) && replace::is_exchangeable(destination.local_oid())?)
+    Ok(!destination.columns.iter().any(generated) && shadow::can_swap_storage(destination.local_oid())?)
 }
 
 fn has_foreign_parts(destination: &Shape) -> Result<bool> {

@@ -10,12 +10,12 @@ pub struct Report {
     pub detail: Option<String>,
     pub hint: Option<String>,
     /// CONTEXT, and the names of what it is about.
-    pub place: Place,
+    pub location: ErrorLocation,
 }
 
 /// Where an error came about.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct ErrorLocation {
     /// Lines of CONTEXT, the innermost first.
     pub context: Option<String>,
     pub schema: Option<String>,
@@ -25,7 +25,7 @@ pub struct Place {
     pub constraint: Option<String>,
 }
 
-impl Place {
+impl ErrorLocation {
     /// The names, as psql's \errverbose calls them.
     pub fn names(&self) -> Vec<(&'static str, &String)> {
         let all = [
@@ -39,8 +39,8 @@ impl Place {
     }
 
     /// The same with every text changed.
-    pub fn map(self, change: impl Fn(String) -> String) -> Place {
-        Place {
+    pub fn map(self, change: impl Fn(String) -> String) -> ErrorLocation {
+        ErrorLocation {
             context: self.context.map(&change),
             schema: self.schema.map(&change),
             table: self.table.map(&change),

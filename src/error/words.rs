@@ -1,6 +1,6 @@
 //! What each error tells: its SQLSTATE, message, DETAIL and HINT, together. A variant without words does not compile.
 
-use super::report::{Place, Report};
+use super::report::{ErrorLocation, Report};
 use super::sqlstate::SqlState;
 use super::Error;
 use pgrx::PgSqlErrorCode as E;
@@ -20,7 +20,7 @@ impl Report {
 
     /// What PostgreSQL has told of the same besides.
     fn with_details_of(self, report: &Report) -> Report {
-        Report { detail: report.detail.clone(), place: report.place.clone(), ..self }
+        Report { detail: report.detail.clone(), location: report.location.clone(), ..self }
     }
 }
 
@@ -202,7 +202,7 @@ impl Error {
                 words(E::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("permission denied for schema {schema}"))
                     .hint(format!("{by}, who owns it, or a superuser can run: {fix}"))
             }
-            Error::Stranger { object, owner, role } => {
+            Error::UntrustedOwner { object, owner, role } => {
                 // A function runs; the owner of anything else can give it code that runs.
                 let does = if object.starts_with("function ") { "would run" } else { "could run code" };
                 words(
@@ -383,7 +383,7 @@ impl Error {
             .hint("Call the refresher with a greater p_limit, or raise batch_limit."),
 
             // Queues.
-            Error::Deaf { table, source_label, trigger, state: _ } => words(
+            Error::TriggersDisabled { table, source_label, trigger, state: _ } => words(
                 E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 format!("changes of {table} on {source_label} are missed: its triggers are disabled or gone"),
             )
@@ -429,7 +429,7 @@ impl Error {
             .hint(format!("Run on the source: {fix}")),
 
             // Destinations.
-            Error::Misfit { destination, source_table, reasons, fixes } => words(
+            Error::IncompatibleColumns { destination, source_table, reasons, fixes } => words(
                 E::ERRCODE_DATATYPE_MISMATCH,
                 format!("destination {destination} cannot take the columns of {source_table}: {}", reasons.join("; ")),
             )
@@ -506,7 +506,7 @@ const COMES_BACK: &str =
 
 /// Whether a name was not found in somebody's function: below our own statement, which is the last line, there is another.
 fn is_lost_on_the_way(report: &Report) -> bool {
-    let Place { context: Some(context), .. } = &report.place else { return false };
+    let ErrorLocation { context: Some(context), .. } = &report.location else { return false };
     report.sqlstate.is_any_of(&[
         E::ERRCODE_UNDEFINED_TABLE,
         E::ERRCODE_UNDEFINED_FUNCTION,

@@ -3,11 +3,11 @@
 use crate::backend::identity::set_local;
 use crate::backend::spi;
 use crate::backend::subtransaction::attempt;
-use crate::backend::worker::{self, Ground, Letter, Worker};
+use crate::backend::worker::{self, TransactionControl, Worker, WorkerMessage};
 use crate::error::Result;
 use crate::job::config::Catalog;
 use crate::job::history;
-use crate::job::record::Record;
+use crate::job::record::RunRecord;
 use pgrx::{log, pg_sys};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -16,20 +16,20 @@ use std::time::Duration;
 #[derive(Serialize, Deserialize)]
 struct Order {
     database: u32,
-    record: Record,
+    record: RunRecord,
 }
 
 /// Lets a worker write a record, and waits for it: a few milliseconds. What hinders it only goes to the log, for the caller has
 /// an error of its own to report.
-pub fn deliver(record: &Record) {
+pub fn deliver(record: &RunRecord) {
     let mut record = record.clone();
     let delivered = attempt(|| {
         record.run_by = spi::text("SELECT session_user::pg_catalog.text", &[])?;
         // SAFETY: reads a variable.
         let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
         let order = Order { database, record: record.clone() };
-        let letter = Letter::write(&serde_json::to_string(&order)?, 0)?;
-        let Some(worker) = Worker::start_with("mimeo_record_failure", "mimeo history", &letter) else {
+        let message = WorkerMessage::write(&serde_json::to_string(&order)?, 0)?;
+        let Some(worker) = Worker::start_with("mimeo_record_failure", "mimeo history", &message) else {
             return Ok(Some("there is no background worker left (max_worker_processes)"));
         };
         let over = worker::wait_for(&[worker], Some(Duration::from_secs(5)));
@@ -46,15 +46,15 @@ pub fn deliver(record: &Record) {
 /// The worker's whole life.
 pub fn record(handle: u32) -> Result<()> {
     worker::prepare();
-    let Some(letter) = Letter::open(handle) else { return Ok(()) };
-    let order: Order = serde_json::from_str(letter.text()?)?;
+    let Some(message) = WorkerMessage::open(handle) else { return Ok(()) };
+    let order: Order = serde_json::from_str(message.text()?)?;
     worker::connect(pg_sys::Oid::from(order.database), None);
-    Ground::Worker.begin();
+    TransactionControl::Worker.begin();
     spi::with_snapshot(|| {
         // The caller, who waits for this worker, may hold locks that it wants.
         set_local("lock_timeout", "3s")?;
         history::write(&order.record, &Catalog::find()?)
     })?;
-    Ground::Worker.end();
+    TransactionControl::Worker.end();
     Ok(())
 }

@@ -5,12 +5,12 @@ use crate::backend::spi;
 use crate::error::Result;
 use crate::job::config::Catalog;
 use crate::job::jobmon;
-use crate::job::record::Record;
+use crate::job::record::RunRecord;
 use crate::settings;
 use pgrx::datum::{DatumWithOid, JsonB};
 
 /// Writes the row, takes rows away that are older than they have to be kept, and tells pg_jobmon.
-pub fn write(record: &Record, catalog: &Catalog) -> Result<()> {
+pub fn write(record: &RunRecord, catalog: &Catalog) -> Result<()> {
     {
         let _identity = catalog.act_as_owner()?;
         let table = catalog.table("run_history");

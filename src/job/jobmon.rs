@@ -2,13 +2,13 @@
 
 use crate::backend::identity::act_as;
 use crate::backend::name::Name;
+use crate::backend::ownership;
 use crate::backend::spi;
 use crate::backend::subtransaction::tried;
-use crate::backend::trust;
 use crate::error::{Error, Result};
 use crate::job::config::Catalog;
 use crate::job::method::Method;
-use crate::job::record::{Record, Status};
+use crate::job::record::{RunRecord, Status};
 use pgrx::warning;
 
 /// The schema of the extension, if it is there.
@@ -52,13 +52,13 @@ fn functions(schema: &str) -> Result<Vec<u32>> {
 }
 
 /// The names of jobs that 1.x gave them.
-fn job_name(record: &Record) -> Result<String> {
+fn job_name(record: &RunRecord) -> Result<String> {
     let method = Method::of(&record.kind)?.facts().jobmon_title;
     Ok(format!("Refresh {method}: {}", record.dest_table))
 }
 
 /// Logs a run as one job with one step, as the role that created mimeo here. A run does not fail because pg_jobmon does.
-pub fn log(catalog: &Catalog, record: &Record) -> Result<()> {
+pub fn log(catalog: &Catalog, record: &RunRecord) -> Result<()> {
     let Some(schema) = schema()? else { return Ok(()) };
     let function = |name: &str| Name::new(&schema, name);
     let step = format!("{} from {}", record.dest_table, record.source_table);
@@ -74,7 +74,7 @@ pub fn log(catalog: &Catalog, record: &Record) -> Result<()> {
     };
     let logged = tried(|| {
         let _identity = act_as(catalog.created_by(), true)?;
-        trust::require_functions(&functions(&schema)?)?;
+        ownership::require_functions(&functions(&schema)?)?;
         let number = |sql: String, args: &[_]| spi::number(&sql, args);
         let job = number(format!("SELECT {}($1)", function("add_job")), &[job_name(record)?.into()])?;
         let step_id = number(format!("SELECT {}($1, $2)", function("add_step")), &[job.into(), step.as_str().into()])?;

@@ -32,7 +32,7 @@ impl Status {
 
 /// What a run leaves behind: a row of run_history, and the same for pg_jobmon.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Record {
+pub struct RunRecord {
     pub dest_table: String,
     pub source_table: String,
     /// As refresh_config.type.
@@ -56,11 +56,11 @@ pub struct Record {
     pub state: Option<serde_json::Value>,
 }
 
-impl Record {
+impl RunRecord {
     /// Of a run that begins now.
-    pub fn new(dest_table: &str, source_table: &str, kind: &str) -> Record {
+    pub fn new(dest_table: &str, source_table: &str, kind: &str) -> RunRecord {
         let now = now();
-        Record {
+        RunRecord {
             dest_table: dest_table.to_string(),
             source_table: source_table.to_string(),
             kind: kind.to_string(),
@@ -81,8 +81,8 @@ impl Record {
     }
 
     /// Of a run that could not even begin, or that ended without a word.
-    pub fn of_failure(dest_table: &str, source_table: &str, kind: &str, error: &Error) -> Record {
-        let mut record = Record::new(dest_table, source_table, kind);
+    pub fn of_failure(dest_table: &str, source_table: &str, kind: &str, error: &Error) -> RunRecord {
+        let mut record = RunRecord::new(dest_table, source_table, kind);
         record.fail(error);
         record
     }
@@ -90,12 +90,13 @@ impl Record {
     pub fn fail(&mut self, error: &Error) {
         let report = error.report();
         let mut text = report.message;
-        for (label, more) in [("DETAIL", &report.detail), ("HINT", &report.hint), ("CONTEXT", &report.place.context)] {
+        for (label, more) in [("DETAIL", &report.detail), ("HINT", &report.hint), ("CONTEXT", &report.location.context)]
+        {
             if let Some(more) = more {
                 text = format!("{text}\n{label}: {more}");
             }
         }
-        for (label, name) in report.place.names() {
+        for (label, name) in report.location.names() {
             text = format!("{text}\n{label}: {name}");
         }
         (self.status, self.sqlstate, self.error) = (Status::Critical, Some(report.sqlstate.to_string()), Some(text));

@@ -4,7 +4,7 @@ use crate::backend::name::{literal, Name};
 use crate::error::{told, Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::method::Method;
-use crate::job::record::{now, Record, Status};
+use crate::job::record::{now, RunRecord, Status};
 use crate::job::{failure, history, jobmon};
 use pgrx::PgSqlErrorCode;
 use pgrx::{notice, pg_sys};
@@ -14,12 +14,12 @@ use std::time::Instant;
 
 thread_local! {
     /// Who watches: what the last run inside has left behind.
-    static WATCHED: RefCell<Option<Option<Record>>> = const { RefCell::new(None) };
+    static WATCHED: RefCell<Option<Option<RunRecord>>> = const { RefCell::new(None) };
 }
 
 /// Runs `body`, and tells what the run in it has left behind. A run that failed has not written its row then: that is left to
 /// the caller, whose transaction lives on.
-pub fn watch<T>(body: impl FnOnce() -> T) -> (T, Option<Record>) {
+pub fn watch<T>(body: impl FnOnce() -> T) -> (T, Option<RunRecord>) {
     /// Nobody watches any more, also when an error unwinds.
     struct End;
     impl Drop for End {
@@ -33,10 +33,10 @@ pub fn watch<T>(body: impl FnOnce() -> T) -> (T, Option<Record>) {
     (result, WATCHED.take().flatten())
 }
 
-fn tell_watcher(record: &Record) -> bool {
+fn tell_watcher(record: &RunRecord) -> bool {
     WATCHED.with_borrow_mut(|watched| match watched {
-        Some(place) => {
-            *place = Some(record.clone());
+        Some(slot) => {
+            *slot = Some(record.clone());
             true
         }
         None => false,
@@ -46,7 +46,7 @@ fn tell_watcher(record: &Record) -> bool {
 /// A run under way: its phases, its figures.
 pub struct Run {
     method: Method,
-    record: Record,
+    record: RunRecord,
     debug: bool,
     clock: Instant,
     phase: Option<(&'static str, Instant)>,
@@ -67,9 +67,9 @@ impl Run {
     /// JobmonMissing. `jobmon`: None is what the job says.
     /// `function` is the refresher.
     pub fn begin(function: &Name, job: &Job, jobmon: Option<bool>, debug: bool) -> Result<Run> {
-        let record = Record {
+        let record = RunRecord {
             jobmon: jobmon::wanted(jobmon.unwrap_or(job.jobmon))?,
-            ..Record::new(&job.dest_table, &job.source_table, job.kind.as_str())
+            ..RunRecord::new(&job.dest_table, &job.source_table, job.kind.as_str())
         };
         Ok(Run {
             method: job.method(),
@@ -150,7 +150,7 @@ impl Run {
         }
     }
 
-    fn finished(&mut self, status: Status) -> &mut Record {
+    fn finished(&mut self, status: Status) -> &mut RunRecord {
         self.end_phase();
         let reason = (!self.reasons.is_empty()).then(|| told(self.reasons.join("; ")));
         let record = &mut self.record;

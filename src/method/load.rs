@@ -2,15 +2,15 @@
 
 use crate::backend::name::replace_words;
 use crate::backend::name::Name;
+use crate::backend::ownership;
 use crate::backend::relation::{lock_patiently, Patience, Relation};
 use crate::backend::spi;
 use crate::backend::subtransaction::caught;
-use crate::backend::trust;
+use crate::destination::column_map::ColumnMap;
 use crate::destination::copy_in::{self, Target};
-use crate::destination::fit::Fit;
 use crate::destination::heap::{Indexed, Indexing};
-use crate::destination::replace::StandIn;
-use crate::destination::{self, references, replace};
+use crate::destination::shadow::ShadowTable;
+use crate::destination::{self, references, shadow};
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::run::Run;
@@ -91,15 +91,15 @@ pub(super) fn finish_indexes(indexing: Indexing, run: &mut Run) -> Indexed {
 /// replaced.
 ///
 /// # Errors
-/// InUse; Stranger, if somebody else's code could run from here on.
+/// InUse; UntrustedOwner, if somebody else's code could run from here on.
 pub(super) fn lock_destination(destination: &Relation, all: bool) -> Result<()> {
     let (oid, name) = (destination.oid, destination.name());
     // In this order, as CREATE INDEX CONCURRENTLY locks it.
-    if all && replace::is_exchangeable(oid)? {
-        replace::lock_form(oid, &name, patience())?;
+    if all && shadow::can_swap_storage(oid)? {
+        shadow::lock_form(oid, &name, patience())?;
     }
     lock_patiently(&[oid], pg_sys::RowExclusiveLock, || Ok(name.plain()), patience(), "refreshed")?;
-    trust::require_tables(&[oid])?;
+    ownership::require_tables(&[oid])?;
     references::trust_actions(oid, patience())
 }
 
@@ -123,42 +123,42 @@ pub(super) fn leave(source: &mut Connection, flush: bool) -> Result<()> {
 
 /// All rows of a table, where nobody sees them yet.
 pub(super) enum Loaded {
-    /// In a stand-in, whose files can be exchanged with those of the table.
-    Beside(Box<StandIn>, Indexed),
+    /// In a shadow table, whose storage can be swapped with that of the table.
+    Beside(Box<ShadowTable>, Indexed),
     /// In the table itself, in place of those that were there: for this transaction alone.
     InPlace,
 }
 
-/// Loads what a query on the source returns, while the destination is read: into a stand-in if its files can be exchanged, else in
+/// Loads what a query on the source returns, while the destination is read: into a shadow table if its storage can be swapped, else in
 /// place. The source's snapshot ends when all rows have come.
 pub(super) fn load_all(
     rows: Everything<'_>,
     destination: &Relation,
     shape: &Shape,
-    fit: &Fit,
+    column_map: &ColumnMap,
     cascade: bool,
     run: &mut Run,
 ) -> Result<Loaded> {
     let Everything { source, query, flush } = rows;
     let name = destination.name();
-    let target = |oid, emptied| Target { oid, columns: &fit.columns, binary: fit.binary, emptied };
-    if let Some(obstacle) = replace::obstacle(shape.local_oid())? {
+    let target = |oid, emptied| Target { oid, columns: &column_map.columns, binary: column_map.binary, emptied };
+    if let Some(obstacle) = shadow::obstacle(shape.local_oid())? {
         run.note(format!("replaced in place: {obstacle}"));
-        replace::empty_in_place(destination, cascade, patience())?;
+        shadow::empty_in_place(destination, cascade, patience())?;
         pull(source, query, &name, &target(destination.oid, false), run)?;
         leave(source, flush)?;
         return Ok(Loaded::InPlace);
     }
-    let mut stand_in = StandIn::make(destination, patience())?;
-    let names = stand_in.names();
+    let mut shadow = ShadowTable::make(destination, patience())?;
+    let names = shadow.names();
     let loaded = caught(|| {
-        stand_in.index_early()?;
-        let indexing = pull_behind(source, query, &name, &target(stand_in.oid, true), run, |_| Ok(()))?;
+        shadow.index_early()?;
+        let indexing = pull_behind(source, query, &name, &target(shadow.oid, true), run, |_| Ok(()))?;
         leave(source, flush)?;
         Ok(finish_indexes(indexing, run))
     });
     let indexed = loaded.map_err(|error| error.reworded(|text| replace_words(text, &names)))?;
-    Ok(Loaded::Beside(Box::new(stand_in), indexed))
+    Ok(Loaded::Beside(Box::new(shadow), indexed))
 }
 
 impl Loaded {
@@ -174,15 +174,15 @@ impl Loaded {
         cascade: bool,
         run: &mut Run,
     ) -> Result<()> {
-        let Loaded::Beside(stand_in, indexed) = self else {
+        let Loaded::Beside(shadow, indexed) = self else {
             run.phase("analyze");
             return destination::table::analyze(&destination.name());
         };
-        let names = stand_in.names();
+        let names = shadow.names();
         let published = caught(|| {
             catalog.lock_to_record(&job.dest_table)?;
             run.phase("replace");
-            stand_in.take_over(&indexed, cascade, patience())
+            shadow.take_over(&indexed, cascade, patience())
         });
         published.map_err(|error| error.reworded(|text| replace_words(text, &names)))
     }

@@ -5,7 +5,7 @@ use crate::backend::name::{quote, readings, Name};
 use crate::backend::relation::{self, Relation};
 use crate::backend::spi;
 use crate::destination;
-use crate::destination::{fit, indexes};
+use crate::destination::{column_map, indexes};
 use crate::error::{told, Error, Result};
 use crate::job::config::{Catalog, NewJob};
 use crate::job::jobmon;
@@ -143,9 +143,9 @@ impl Making {
         prefix: &str,
         kept_by: Option<&[String]>,
     ) -> Result<()> {
-        let place = indexes::Place { source_table: &self.table.name, table, oid, prefix };
+        let target = indexes::IndexTarget { source_table: &self.table.name, table, oid, prefix };
         let wanted = copied_indexes(&self.shape, request.filter.as_deref());
-        let (left_out, plain) = indexes::copy_all(wanted, self.shape.key(), &place, kept_by)?;
+        let (left_out, plain) = indexes::copy_all(wanted, self.shape.key(), &target, kept_by)?;
         for left_out in left_out {
             warning!("{}: {}", table.plain(), left_out.text());
         }
@@ -163,8 +163,8 @@ impl Making {
     pub fn existing_destination(&self) -> Result<Option<Relation>> {
         let Some(existing) = relation::find(&self.destination)? else { return Ok(None) };
         let [shape] = destination::table::describe([existing.oid])?;
-        fit::require_loadable(&shape)?;
-        fit::fit(&shape, &self.shape, &self.columns, &[])?;
+        column_map::require_loadable(&shape)?;
+        column_map::map(&shape, &self.shape, &self.columns, &[])?;
         require_owner(&existing)?;
         notice!("destination {} exists already: it is kept as it is, and no data is pulled", self.destination.plain());
         Ok(Some(existing))

@@ -3,12 +3,12 @@
 pub mod columns;
 pub mod dispatch;
 pub mod incremental;
-pub mod keyed;
 mod load;
 pub mod making;
 pub mod plan;
 pub mod replay;
 pub mod rights;
+pub mod row_key;
 pub mod running;
 pub mod snapshot;
 mod steps;

@@ -3,7 +3,7 @@
 use crate::backend::name::Name;
 use crate::backend::relation::Relation;
 use crate::backend::spi;
-use crate::destination::replace;
+use crate::destination::shadow;
 use crate::destination::upsert::is_rewritable;
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
@@ -64,7 +64,7 @@ impl Plan {
         let name = destination.name();
         if is_rewritable(shape)? {
             self.here(
-                "write the table anew from them, beside the rows that are there, and exchange its files",
+                "write the table anew from them, beside the rows that are there, and swap its storage",
                 Some(format!(
                     "SHARE ROW EXCLUSIVE on {0} while it is written: writers wait; ACCESS EXCLUSIVE on {0}, {1}",
                     name.plain(),
@@ -79,7 +79,7 @@ impl Plan {
                     "ROW EXCLUSIVE on {}: readers see the old rows until the end of the transaction",
                     name.plain()
                 )),
-                Some("in place: its files cannot be exchanged".to_string()),
+                Some("in place: its storage cannot be swapped".to_string()),
             );
         }
         Ok(())
@@ -88,10 +88,10 @@ impl Plan {
     /// All rows of a plain table anew.
     pub fn replace_all(&mut self, destination: &Relation, shape: &Shape, cascade: bool) -> Result<()> {
         let name = destination.name().plain();
-        if replace::is_exchangeable(shape.local_oid())? {
+        if shadow::can_swap_storage(shape.local_oid())? {
             let others = if cascade { ", and on the tables that refer to it" } else { "" };
             self.here(
-                "finish the indexes of the stand-in, analyze it, and exchange its files with those of the table",
+                "finish the indexes of the shadow table, analyze it, and swap its storage with that of the table",
                 Some(format!("ACCESS EXCLUSIVE on {name}{others}, {}", briefly())),
                 Some("the old rows can be read until then".to_string()),
             );
@@ -101,13 +101,13 @@ impl Plan {
                 Some(format!(
                     "ACCESS EXCLUSIVE on {name} and the tables that refer to it, until the end of the transaction"
                 )),
-                Some("in place: its files cannot be exchanged".to_string()),
+                Some("in place: its storage cannot be swapped".to_string()),
             );
         } else {
             self.here(
                 format!("DELETE FROM {} before the rows are loaded", destination.name()),
                 Some(format!("ROW EXCLUSIVE on {name}: readers see the old rows until the end of the transaction")),
-                Some("in place: its files cannot be exchanged".to_string()),
+                Some("in place: its storage cannot be swapped".to_string()),
             );
         }
         Ok(())
@@ -115,9 +115,9 @@ impl Plan {
 }
 
 /// What all rows of a table are loaded into.
-pub fn stand_in(destination: &Shape, name: &Name) -> Result<String> {
-    Ok(if replace::is_exchangeable(destination.local_oid())? {
-        format!("a stand-in of {}", name.plain())
+pub fn shadow(destination: &Shape, name: &Name) -> Result<String> {
+    Ok(if shadow::can_swap_storage(destination.local_oid())? {
+        format!("a shadow table of {}", name.plain())
     } else {
         name.plain()
     })

@@ -1,10 +1,10 @@
 //! CALL run_refresh.
 
 use super::work::alone;
-use super::{crew, due};
+use super::{due, worker_pool};
 use crate::backend::identity::require_writable;
 use crate::backend::spi;
-use crate::backend::worker::Ground;
+use crate::backend::worker::TransactionControl;
 use crate::error::{Error, Result};
 use crate::job::config::Catalog;
 
@@ -31,9 +31,9 @@ pub fn run(request: &Request<'_>) -> Result<()> {
     })?;
     let limit = request.limit.unwrap_or(u32::MAX);
     let failed = if request.workers > 1 && jobs.len() > 1 {
-        crew::run(&catalog, &jobs, limit, request.workers)?
+        worker_pool::run(&catalog, &jobs, limit, request.workers)?
     } else {
-        alone(&catalog, &jobs, limit, Ground::Procedure)?
+        alone(&catalog, &jobs, limit, TransactionControl::Procedure)?
     };
     failed.report()
 }

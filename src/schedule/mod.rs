@@ -2,12 +2,12 @@
 //! the scheduler do.
 
 mod call;
-mod crew;
 mod due;
 mod scheduler;
 mod tasks;
 mod work;
+mod worker_pool;
 
 pub use call::{run, Request};
-pub use crew::work as work_in_crew;
 pub use scheduler::{look_after, register, work_in};
+pub use worker_pool::work as work_in_pool;

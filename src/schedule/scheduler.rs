@@ -5,7 +5,7 @@ use super::due;
 use super::work::alone;
 use crate::backend::name::split_list;
 use crate::backend::spi;
-use crate::backend::worker::{self, Ground, Worker};
+use crate::backend::worker::{self, TransactionControl, Worker};
 use crate::error::{Error, Result};
 use crate::job::config::Catalog;
 use crate::settings;
@@ -108,8 +108,8 @@ fn start_round(database: u32, name: &str, running: &mut Vec<Worker>) {
 pub fn work_in(database: u32) -> Result<()> {
     worker::prepare();
     worker::connect(pg_sys::Oid::from(database), None);
-    let ground = Ground::Worker;
-    ground.begin();
+    let transactions = TransactionControl::Worker;
+    transactions.begin();
     let found = spi::with_snapshot(|| {
         let Some(catalog) = Catalog::look()? else { return Ok(None) };
         // As the role that created the extension, from here to the end of the process.
@@ -121,13 +121,13 @@ pub fn work_in(database: u32) -> Result<()> {
         let jobs = due::list(&catalog, None)?;
         Ok::<_, Error>(Some((catalog, jobs)))
     })?;
-    ground.commit()?;
+    transactions.commit()?;
     if let Some((catalog, jobs)) = found {
-        let outcome = alone(&catalog, &jobs, u32::MAX, ground)?;
+        let outcome = alone(&catalog, &jobs, u32::MAX, transactions)?;
         if let Err(error) = outcome.report() {
             log!("mimeo scheduler: {error}");
         }
     }
-    ground.end();
+    transactions.end();
     Ok(())
 }

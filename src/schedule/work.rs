@@ -4,24 +4,24 @@ use super::due::{self, Due};
 use super::tasks::{Fate, Outcome, Tasks};
 use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
-use crate::backend::worker::Ground;
+use crate::backend::worker::TransactionControl;
 use crate::error::Result;
 use crate::job::config::Catalog;
 use crate::job::history;
 use crate::job::lock::{self, Wait};
-use crate::job::record::{Record, Status};
+use crate::job::record::{RunRecord, Status};
 use crate::job::run::watch;
 use crate::method::dispatch;
-use crate::source::reuse::sharing;
+use crate::source::connection_cache::sharing;
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicU32, AtomicU8, Ordering};
 
 /// Works at the jobs in this process alone.
-pub fn alone(catalog: &Catalog, jobs: &[Due], limit: u32, ground: Ground) -> Result<Outcome> {
+pub fn alone(catalog: &Catalog, jobs: &[Due], limit: u32, transactions: TransactionControl) -> Result<Outcome> {
     let (next, begun) = (AtomicU32::new(0), AtomicU32::new(0));
     let fates: Vec<_> = jobs.iter().map(|_| AtomicU8::new(Fate::Open as u8)).collect();
     let tasks = Tasks { jobs, next: &next, begun: &begun, limit, fates: &fates };
-    let failed = work_through(catalog, &tasks, ground)?;
+    let failed = work_through(catalog, &tasks, transactions)?;
     Ok(Outcome { failed, begun: begun.load(Ordering::SeqCst) as usize })
 }
 
@@ -29,11 +29,15 @@ pub fn alone(catalog: &Catalog, jobs: &[Due], limit: u32, ground: Ground) -> Res
 ///
 /// # Errors
 /// What ends the call, and not only one job.
-pub fn work_through(catalog: &Catalog, tasks: &Tasks<'_>, ground: Ground) -> Result<Vec<(String, String)>> {
+pub fn work_through(
+    catalog: &Catalog,
+    tasks: &Tasks<'_>,
+    transactions: TransactionControl,
+) -> Result<Vec<(String, String)>> {
     let mut failed = Vec::new();
     sharing(|| {
         while let Some((index, due)) = tasks.take() {
-            let (fate, why) = in_own_memory(|| run_one(catalog, tasks, due, ground))?;
+            let (fate, why) = in_own_memory(|| run_one(catalog, tasks, due, transactions))?;
             failed.extend(why.map(|why| (due.dest_table.clone(), why)));
             tasks.settle(index, fate);
         }
@@ -42,11 +46,16 @@ pub fn work_through(catalog: &Catalog, tasks: &Tasks<'_>, ground: Ground) -> Res
 }
 
 /// Runs one job and commits; what became of it, and why it failed.
-fn run_one(catalog: &Catalog, tasks: &Tasks<'_>, due: &Due, ground: Ground) -> Result<(Fate, Option<String>)> {
+fn run_one(
+    catalog: &Catalog,
+    tasks: &Tasks<'_>,
+    due: &Due,
+    transactions: TransactionControl,
+) -> Result<(Fate, Option<String>)> {
     let free = spi::with_snapshot(|| lock::take(&due.dest_table, Wait::Not));
     // In a snapshot that is newer than the lock: another call may have run it just before.
     if !free? || !spi::with_snapshot(|| due::is_due(catalog, &due.dest_table))? || !tasks.begin() {
-        ground.commit()?;
+        transactions.commit()?;
         return Ok((Fate::Passed, None));
     }
     let (outcome, record) = watch(|| {
@@ -61,10 +70,10 @@ fn run_one(catalog: &Catalog, tasks: &Tasks<'_>, due: &Due, ground: Ground) -> R
     let outcome = match outcome {
         Ok(_) => match record {
             Some(record) if record.status == Status::Critical => {
-                ground.commit()?;
+                transactions.commit()?;
                 return Ok((Fate::Failed, Some(record.reason.unwrap_or_default())));
             }
-            _ => match ground.commit() {
+            _ => match transactions.commit() {
                 Ok(()) => return Ok((Fate::Done, None)),
                 Err(error) => (error, None),
             },
@@ -73,11 +82,11 @@ fn run_one(catalog: &Catalog, tasks: &Tasks<'_>, due: &Due, ground: Ground) -> R
     };
     let (error, record) = outcome;
     let record = record.filter(|record| record.error.is_some());
-    let record = record.unwrap_or_else(|| Record::of_failure(&due.dest_table, &due.source_table, &due.kind, &error));
+    let record = record.unwrap_or_else(|| RunRecord::of_failure(&due.dest_table, &due.source_table, &due.kind, &error));
     spi::with_snapshot(|| history::write(&record, catalog))?;
-    ground.commit()?;
+    transactions.commit()?;
     // The call itself is to end; of a worker, only this job was.
-    if error.is_cancel() && ground == Ground::Procedure {
+    if error.is_cancel() && transactions == TransactionControl::Procedure {
         return Err(error);
     }
     Ok((Fate::Failed, Some(error.to_string())))

@@ -53,13 +53,13 @@ SELECT pg_catalog.json_build_object('oid', c.oid::bigint, 'schema', n.nspname, '
             WHERE NOT pg_catalog.has_table_privilege(c.oid, 'SELECT') AND a.attrelid OPERATOR(pg_catalog.=) c.oid AND a.attnum OPERATOR(pg_catalog.>) 0
               AND NOT a.attisdropped AND pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')))::pg_catalog.text
   FROM pg_catalog.json_to_recordset($1::pg_catalog.json)
-       AS reading(place pg_catalog.int4, schema pg_catalog.text, name pg_catalog.text)
+       AS reading(ordinal pg_catalog.int4, schema pg_catalog.text, name pg_catalog.text)
   JOIN pg_catalog.pg_class c ON c.relname OPERATOR(pg_catalog.=) reading.name::pg_catalog.name
   JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
  WHERE CASE WHEN reading.schema IS NULL THEN pg_catalog.pg_table_is_visible(c.oid)
             ELSE n.nspname OPERATOR(pg_catalog.=) reading.schema::pg_catalog.name END
    AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f}'::pg_catalog.char[])
- ORDER BY reading.place LIMIT 1";
+ ORDER BY reading.ordinal LIMIT 1";
 
 impl Connection {
     /// The table that a job names, along the source role's search_path if the name is bare.
@@ -70,7 +70,7 @@ impl Connection {
         let readings: Vec<_> = readings(written)?
             .into_iter()
             .enumerate()
-            .map(|(place, (schema, name))| serde_json::json!({"place": place, "schema": schema, "name": name}))
+            .map(|(ordinal, (schema, name))| serde_json::json!({"ordinal": ordinal, "schema": schema, "name": name}))
             .collect();
         let readings = serde_json::Value::from(readings).to_string();
         match self.value(FIND, &[&readings], "looking the table up")? {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 /// What stays the same as long as nothing changes the rows of a table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Fingerprint {
+pub struct Counters {
     pub oid: u32,
     /// `schema.table`
     pub table: String,
@@ -35,7 +35,7 @@ struct Evidence {
     /// Why the counters prove nothing here; None if they do.
     obstacle: Option<String>,
     #[serde(flatten)]
-    fingerprint: Fingerprint,
+    fingerprint: Counters,
 }
 
 const COUNT: &str = r"
@@ -78,8 +78,8 @@ SELECT pg_catalog.json_build_object(
 FROM tree t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.oid";
 
 impl Connection {
-    /// The fingerprint of the table with this OID, or why there is none. To be called before the snapshot is opened.
-    pub fn fingerprint(&mut self, oid: u32) -> Result<std::result::Result<Fingerprint, String>> {
+    /// The counters of the table with this OID, or why there is none. To be called before the snapshot is opened.
+    pub fn counters(&mut self, oid: u32) -> Result<std::result::Result<Counters, String>> {
         let document = self.value(COUNT, &[&oid.to_string()], "reading the table's counters")?;
         // Without such a table there is nothing to read.
         let Ok(evidence) = serde_json::from_str::<Evidence>(&document.unwrap_or_default()) else {

@@ -6,8 +6,8 @@ use crate::backend::identity::{is_superuser, role_name};
 use crate::backend::name::{literal, quote};
 use crate::error::{Error, Result};
 use crate::settings;
+use crate::source::connection_cache;
 use crate::source::libpq::{is_parameter, parse_connection_string, Link, NO_FILE};
-use crate::source::reuse;
 use crate::source::server::Server;
 use pgrx::PgSqlErrorCode;
 use pgrx::{pg_sys, PgList};
@@ -78,7 +78,7 @@ pub struct Connection {
     pub(super) link: ManuallyDrop<Link>,
     label: String,
     role: String,
-    place: String,
+    endpoint: String,
     /// A superuser answers for the source: see `parameters`.
     vouched: bool,
     /// A pooler may give each transaction another session.
@@ -158,16 +158,16 @@ impl Connection {
         let own_name = parameters.get("application_name").cloned();
         let name = own_name.unwrap_or_else(|| application_name(applicant.destination));
         let mut parameters: Vec<_> = parameters.into_iter().collect();
-        let reused = reuse::take(&parameters).and_then(|link| set_up_again(link, &name, &label));
+        let reused = connection_cache::take(&parameters).and_then(|link| set_up_again(link, &name, &label));
         let (link, (pooled, role)) = match reused {
             Some((link, role)) => (link, (false, role)),
             None => {
-                let place = parameters.len();
+                let end = parameters.len();
                 if !parameters.iter().any(|(keyword, _)| keyword == "application_name") {
                     parameters.push(("application_name".to_string(), name));
                 }
                 let mut link = Link::open(&parameters, &label, timeout, vouched)?;
-                parameters.truncate(place);
+                parameters.truncate(end);
                 let set_up = set_up(&mut link, "")?;
                 (link, set_up)
             }
@@ -179,8 +179,8 @@ impl Connection {
             let (version, oldest) = (link.server().major(), Server::OLDEST.major());
             return Err(Error::OldSource { source_label: label, version, oldest });
         }
-        let place = place(&parameters.iter().cloned().collect());
-        Ok(Connection { link: ManuallyDrop::new(link), label, role, place, vouched, pooled, parameters })
+        let endpoint = endpoint(&parameters.iter().cloned().collect());
+        Ok(Connection { link: ManuallyDrop::new(link), label, role, endpoint, vouched, pooled, parameters })
     }
 
     /// How errors and notices name the source: `data source 1 (host=… dbname=…)`, without a password.
@@ -189,8 +189,8 @@ impl Connection {
     }
 
     /// Where the connection leads (host, port, database): a change means other data.
-    pub fn place(&self) -> &str {
-        &self.place
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
     }
 
     pub fn server(&self) -> Server {
@@ -306,7 +306,7 @@ impl Drop for Connection {
         // SAFETY: taken once, and never used after this.
         let link = unsafe { ManuallyDrop::take(&mut self.link) };
         if !std::thread::panicking() && !self.pooled {
-            reuse::give(&self.parameters, link);
+            connection_cache::give(&self.parameters, link);
         }
     }
 }
@@ -537,10 +537,10 @@ fn may_use_server(server: pg_sys::Oid, role: pg_sys::Oid) -> bool {
 fn label(mapping: &Mapping, parameters: &BTreeMap<String, String>) -> String {
     let mut shown = parameters.clone();
     shown.retain(|keyword, value| keyword != "dbname" || !value.contains(['=', '@', ':']));
-    format!("data source {} ({})", mapping.data_source_id, place(&shown))
+    format!("data source {} ({})", mapping.data_source_id, endpoint(&shown))
 }
 
-fn place(parameters: &BTreeMap<String, String>) -> String {
+fn endpoint(parameters: &BTreeMap<String, String>) -> String {
     ["service", "host", "hostaddr", "port", "dbname", "user"]
         .iter()
         .filter_map(|keyword| parameters.get(*keyword).map(|value| format!("{keyword}={value}")))

@@ -29,5 +29,5 @@ pub use changes::Changes;
 pub use contents::Summary;
 pub use keys::{QueueKey, TypedColumn};
 pub use legacy::Legacy;
-pub use members::{is_as_made, is_deaf, untriggered, Member};
+pub use members::{has_disabled_triggers, is_as_made, untriggered, Member};
 pub use objects::Objects;

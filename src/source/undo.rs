@@ -82,17 +82,17 @@ pub fn undo_later(source: &Connection, script: String, wanted: impl Fn() -> bool
 
 /// Before the commit. An error in it leaves the rest to the rollback.
 fn undo_unwanted() {
-    for place in (0..pending()).rev() {
+    for position in (0..pending()).rev() {
         // Taken out for the question, which runs queries, and put back at once.
-        let undo = PENDING.with_borrow_mut(|pending| pending.remove(place));
+        let undo = PENDING.with_borrow_mut(|pending| pending.remove(position));
         let wanted = {
-            let kept = Kept(Some(undo), place);
+            let kept = Kept(Some(undo), position);
             let answer = kept.0.as_ref().is_some_and(|undo| (undo.wanted)());
             drop(kept);
             answer
         };
         if !wanted {
-            PENDING.with_borrow_mut(|pending| pending.remove(place)).run();
+            PENDING.with_borrow_mut(|pending| pending.remove(position)).run();
         }
     }
 }

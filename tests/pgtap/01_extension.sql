@@ -22,12 +22,12 @@ SELECT throws_ok($$CREATE TRIGGER t BEFORE INSERT ON mimeo.refresh_config FOR EA
     EXECUTE FUNCTION suppress_redundant_updates_trigger()$$, '42501', NULL,
     'its owner cannot put code of his own on the tables that mimeo writes as their owner');
 
--- Defect 16: search_path in functions that run as somebody else.
+-- Search_path in functions that run as somebody else (defect 16 of 1.5.1).
 SELECT is_empty($$
     SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.classid = 'pg_proc'::regclass
      WHERE d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'mimeo') AND p.prosecdef
        AND NOT EXISTS (SELECT FROM unnest(p.proconfig) c WHERE c = 'search_path=pg_catalog, pg_temp')
-$$, 'defect 16: a function that runs as its owner has a pinned search_path');
+$$, 'a function that runs as its owner has a pinned search_path'); -- defect 16 of 1.5.1
 
 -- Sources
 SELECT throws_ok($$INSERT INTO mimeo.dblink_mapping_mimeo (data_source, password_required) VALUES ('host=x', false)$$,
@@ -95,9 +95,9 @@ DELETE FROM mimeo.refresh_config_logdel;
 SELECT is((SELECT count(*) FROM mimeo.refresh_config WHERE type IN ('updater_time', 'logdel')), 0::bigint,
     'a delete arrives in the table');
 
--- Defect 18: one destination, one job.
+-- One destination, one job (defect 18 of 1.5.1).
 SELECT throws_ok($$INSERT INTO mimeo.refresh_config_table (dest_table, source_table, dblink) VALUES ('a.dml', 'x', 1)$$,
-    '23505', NULL, 'defect 18: a destination cannot have two jobs of different methods');
+    '23505', NULL, 'a destination cannot have two jobs of different methods'); -- defect 18 of 1.5.1
 SELECT throws_ok($$INSERT INTO mimeo.refresh_config (dest_table, source_table, type, dblink) VALUES ('a.logdel', 'b', 'x', 1)$$,
     '23514', NULL, 'an unknown type is refused');
 SELECT throws_ok($$INSERT INTO mimeo.refresh_config_snap (dest_table, source_table, dblink) VALUES ('a.logdel', 'b', 77)$$,

@@ -41,10 +41,10 @@ SELECT is((SELECT pg_get_indexdef('app.snap1_orders_snap1_placed_idx'::regclass)
 SELECT is((SELECT count(*) FROM pg_index WHERE indrelid IN ('app.orders_snap1'::regclass, 'app.orders_snap2'::regclass)
     AND NOT (indisvalid AND indisready)), 0::bigint, 'all of them are valid');
 
--- Defect 14: NOT NULL and collations.
-SELECT col_not_null('app', 'orders_snap1', 'customer', 'defect 14: NOT NULL is copied');
+-- NOT NULL and collations (defect 14 of 1.5.1).
+SELECT col_not_null('app', 'orders_snap1', 'customer', 'NOT NULL is copied'); -- defect 14 of 1.5.1
 SELECT results_eq($$SELECT attcollation::regcollation::text FROM pg_attribute WHERE attrelid = 'app.orders_snap1'::regclass
-    AND attname = 'note'$$, ARRAY['"C"'], 'defect 14: collations are copied');
+    AND attname = 'note'$$, ARRAY['"C"'], 'collations are copied'); -- defect 14 of 1.5.1
 SELECT throws_ok($$INSERT INTO app.orders_snap1 VALUES (1, NULL)$$, '23502', NULL, 'and hold');
 
 -- Another name, other options

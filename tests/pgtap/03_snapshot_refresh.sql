@@ -43,8 +43,8 @@ SELECT is(pg_temp.refresh(), 'ok', 'a DELETE is noticed');
 SELECT is((SELECT count(*) FROM app.t), 1000::bigint, 'and has arrived');
 SELECT is(pg_temp.refresh(), 'skipped', 'nothing more has changed');
 SELECT on_source($$TRUNCATE app.t$$);
-SELECT is(pg_temp.refresh(), 'ok', 'defect 4: a TRUNCATE is noticed');
-SELECT is((SELECT count(*) FROM app.t), 0::bigint, 'defect 4: and empties the snapshot');
+SELECT is(pg_temp.refresh(), 'ok', 'a TRUNCATE is noticed'); -- defect 4 of 1.5.1
+SELECT is((SELECT count(*) FROM app.t), 0::bigint, 'a TRUNCATE empties the snapshot'); -- defect 4 of 1.5.1
 SELECT is(pg_temp.refresh(), 'skipped', 'an empty table is skipped too');
 SELECT on_source($$BEGIN; INSERT INTO app.t SELECT i, 'w' FROM generate_series(1, 10) i; COMMIT$$);
 SELECT is(pg_temp.refresh(), 'ok', 'filled again');
@@ -54,10 +54,10 @@ SELECT is(pg_temp.refresh(), 'ok', 'another table under the same name, with the 
 SELECT is((SELECT count(*) FROM app.t WHERE v = 'other'), 10::bigint, 'and has arrived');
 SELECT is(pg_temp.refresh(), 'skipped', 'once');
 
--- Defect 9: the job changes while the source does not.
+-- The job changes while the source does not (defect 9 of 1.5.1).
 UPDATE mimeo.refresh_config_snap SET condition = 'WHERE id > 7';
-SELECT is(pg_temp.refresh(), 'ok', 'defect 9: a changed condition is noticed');
-SELECT is((SELECT count(*) FROM app.t), 3::bigint, 'defect 9: and holds');
+SELECT is(pg_temp.refresh(), 'ok', 'a changed condition is noticed'); -- defect 9 of 1.5.1
+SELECT is((SELECT count(*) FROM app.t), 3::bigint, 'a changed condition holds'); -- defect 9 of 1.5.1
 SELECT is(pg_temp.refresh(), 'skipped', 'a plain condition does not keep the job from being skipped');
 UPDATE mimeo.refresh_config_snap SET condition = 'WHERE id > 7 OR v < current_user';
 SELECT is(pg_temp.refresh(), 'ok', 'a condition that calls something');
@@ -66,8 +66,8 @@ UPDATE mimeo.refresh_config_snap SET condition = 'WHERE id IN (SELECT id FROM ap
 SELECT is(pg_temp.refresh(), 'ok', 'so may one with a subquery');
 SELECT is(pg_temp.refresh(), 'ok', 'never skipped either');
 UPDATE mimeo.refresh_config_snap SET condition = NULL, filter = '{id}';
-SELECT is(pg_temp.refresh(), 'ok', 'defect 9: a changed filter is noticed');
-SELECT columns_are('app', 't', ARRAY['id'], 'defect 9: and holds');
+SELECT is(pg_temp.refresh(), 'ok', 'a changed filter is noticed'); -- defect 9 of 1.5.1
+SELECT columns_are('app', 't', ARRAY['id'], 'a changed filter holds'); -- defect 9 of 1.5.1
 UPDATE mimeo.refresh_config_snap SET filter = NULL;
 SELECT is(pg_temp.refresh(), 'ok', 'and taken back');
 SELECT columns_are('app', 't', ARRAY['id', 'v'], 'all columns again');
@@ -137,8 +137,8 @@ DO $$ BEGIN
     FOR i IN 1..3 LOOP PERFORM mimeo.refresh_snapshot('"app"."snap1 and.More"', p_check_stats := false); END LOOP;
 END $$;
 SELECT is((SELECT count(*) FROM app."snap1 and.More"), 1::bigint,
-    'defect 6: names that contain snap1, dots, spaces and capitals are just names');
-SELECT is(pg_temp.live('app."snap1 and.More"'), '"snap1 and.More_snap1"', 'defect 6: and the rows go to the idle twin each time');
+    'names that contain snap1, dots, spaces and capitals are just names'); -- defect 6 of 1.5.1
+SELECT is(pg_temp.live('app."snap1 and.More"'), '"snap1 and.More_snap1"', 'the rows of such a table go to the idle twin each time'); -- defect 6 of 1.5.1
 SELECT mimeo.refresh_snap('t', p_lock_wait := 5);
 SELECT mimeo.refresh_snap('t', p_lock_wait := 5);
 SELECT is((last_run('app.t')).status, 'skipped', 'refresh_snap is the same function; a bare name is found by search_path');

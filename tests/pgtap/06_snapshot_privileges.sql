@@ -57,9 +57,9 @@ BEGIN
 END
 $$;
 SELECT lives_ok($$SELECT pg_temp.run($q$SELECT mimeo.refresh_snapshot('app.t', p_check_stats := false)$q$)$$,
-    'defect 16: objects in public that look like those of pg_catalog are not used');
+    'objects in public that look like those of pg_catalog are not used'); -- defect 16 of 1.5.1
 SELECT lives_ok($$SELECT pg_temp.run($q$SELECT mimeo.snapshot_maker('app.t', 1, 'app.again')$q$)$$,
-    'defect 16: by a maker neither');
+    'objects in public that look like those of pg_catalog are not used by a maker'); -- defect 16 of 1.5.1
 DROP OPERATOR public.= (text, text);
 
 -- Somebody who may not create

@@ -21,17 +21,17 @@ SELECT is((last_run('app.t')).rows, 100::bigint, 'with its rows');
 SELECT is((SELECT string_agg(indexname, ' ' ORDER BY indexname) FROM pg_indexes WHERE tablename = 't'), 't_id_pk t_v_idx',
     'indexes are copied under their own names');
 
--- Defect 14: what a development copy keeps.
+-- What a development copy keeps (defect 14 of 1.5.1).
 SELECT is((SELECT attgenerated::text FROM pg_attribute WHERE attrelid = 'app.t'::regclass AND attname = 'doubled'), 's',
-    'defect 14: a generated column stays one');
+    'a generated column stays one'); -- defect 14 of 1.5.1
 SELECT is((SELECT attidentity::text FROM pg_attribute WHERE attrelid = 'app.t'::regclass AND attname = 'id'), 'a',
-    'defect 14: an identity column stays one');
+    'an identity column stays one'); -- defect 14 of 1.5.1
 SELECT col_default_is('app', 't', 'a', 7, 'a constant default is kept');
 SELECT col_default_is('app', 't', 'v', 'x'::text, 'also one with a cast');
 SELECT col_hasnt_default('app', 't', 'made', 'one that is a call is not');
-SELECT col_not_null('app', 't', 'a', 'defect 14: NOT NULL is kept');
+SELECT col_not_null('app', 't', 'a', 'NOT NULL is kept'); -- defect 14 of 1.5.1
 SELECT is((SELECT attcollation::regcollation::text FROM pg_attribute WHERE attrelid = 'app.t'::regclass AND attname = 'v'),
-    '"C"', 'defect 14: collations are kept');
+    '"C"', 'collations are kept'); -- defect 14 of 1.5.1
 INSERT INTO app.t (a) VALUES (1);
 SELECT is((SELECT max(id) FROM app.t), 101, 'the identity goes on after the rows that were copied');
 
@@ -108,7 +108,7 @@ SELECT mimeo.table_maker('app.q', 1);
 CREATE TABLE app.kids (q int CONSTRAINT kids_q REFERENCES app.q ON DELETE CASCADE);
 INSERT INTO app.kids SELECT generate_series(1, 10);
 SELECT lives_ok($$SELECT mimeo.refresh_table('app.q')$$, 'rows that go with those they point at');
-SELECT is((SELECT count(*) FROM app.kids), 10::bigint, 'stay when files are exchanged');
+SELECT is((SELECT count(*) FROM app.kids), 10::bigint, 'rows that refer to it stay when storage is swapped');
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT throws_ok($$SELECT mimeo.refresh_table('app.q')$$, '42809', 'destination app.q cannot be written to by mimeo: '
     'it can only be emptied and loaded in place, and foreign key kids_q would delete or change rows of app.kids', 'in place they would be lost');

@@ -18,7 +18,7 @@ SELECT results_eq($$SELECT boundary, last_value FROM mimeo.refresh_config_insert
     'also as numbers');
 SELECT is((SELECT string_agg(indexname, ' ') FROM pg_indexes WHERE tablename = 's'), 's_id_pk', 'with the indexes of the source');
 SELECT is((SELECT attidentity = '' AND NOT atthasdef AND attnotnull FROM pg_attribute WHERE attrelid = 'app.s'::regclass AND attname = 'id'),
-    true, 'defect 14: a replica holds generated values as plain ones, NOT NULL');
+    true, 'a replica holds generated values as plain ones, NOT NULL'); -- defect 14 of 1.5.1
 SELECT lives_ok($$SELECT mimeo.inserter_maker('app.tm', 'time', 'at', 1)$$, 'a time inserter is made');
 SELECT is((SELECT count(*) FROM app.tm), 50::bigint, 'with all rows, also those of the last minutes, for nobody is writing');
 SELECT is((SELECT last_value FROM mimeo.refresh_config_inserter_time), (SELECT max(at) FROM app.tm),
@@ -48,13 +48,13 @@ SELECT is((SELECT last_value FROM mimeo.refresh_config_inserter_serial), 149::bi
 SELECT mimeo.refresh_inserter('app.s');
 SELECT is((SELECT max(id) FROM app.s), 150::bigint, 'and the next refresh brings it');
 
--- Defect 3: a condition with OR.
+-- A condition with OR (defect 3 of 1.5.1).
 SELECT lives_ok($$SELECT mimeo.inserter_maker('app.s', 'serial', 'id', 1, p_dest_table := 'app.ored',
     p_condition := 'WHERE a < 10 OR a > 100')$$, 'a condition with OR');
 SELECT is((SELECT count(*) FROM app.ored), 60::bigint, 'selects rows');
 SELECT on_source($$INSERT INTO app.s (a, v) SELECT i, 'v' FROM generate_series(1, 20) i$$);
 SELECT mimeo.refresh_inserter('app.ored');
-SELECT is((SELECT count(*) - count(DISTINCT id) FROM app.ored), 0::bigint, 'defect 3: and no row comes twice');
+SELECT is((SELECT count(*) - count(DISTINCT id) FROM app.ored), 0::bigint, 'a condition with OR brings no row twice'); -- defect 3 of 1.5.1
 SELECT is((SELECT count(*) FROM app.ored), 69::bigint, 'but for those that are new');
 SELECT on_source($$CREATE TABLE app.other (id int, v text); INSERT INTO app.other SELECT i, 'o' FROM generate_series(1, 5) i$$);
 SELECT lives_ok($$SELECT mimeo.inserter_maker('app.s', 'serial', 'id', 1, p_dest_table := 'app.joined', p_filter := '{id,v}',

@@ -44,7 +44,7 @@ SELECT is((SELECT string_agg(indexname, ' ') FROM pg_indexes WHERE tablename = '
 SELECT on_source($$UPDATE app.u SET rev = DEFAULT WHERE a % 2 = 0; INSERT INTO app.u VALUES (501, 'x')$$);
 SELECT mimeo.refresh_updater('app.part');
 SELECT is((SELECT count(*)::text FROM app.part), ask_source($$SELECT count(*) FROM app.u WHERE (a < 20 OR a > 110) AND a < 501$$),
-    'defect 3: a condition with OR brings no row twice');
+    'a condition with OR brings no row twice'); -- defect 3 of 1.5.1
 SELECT throws_ok($$SELECT mimeo.updater_maker('app.u', 'serial', 'rev', 1, p_dest_table := 'app.x', p_filter := '{rev,a}')$$,
     '42P10', 'the filter of app.u lacks columns of the key: b', 'a filter without a column of the key');
 

@@ -39,7 +39,7 @@ SELECT on_source($$UPDATE app.t SET id = id + 1000 WHERE id BETWEEN 30 AND 35; D
 SELECT mimeo.refresh_dml('app.t');
 SELECT same_rows('app.t');
 
--- Defect 2: a transaction that is rolled back
+-- A transaction that is rolled back (defect 2 of 1.5.1).
 SELECT on_source($$UPDATE app.t SET v = 'kept' WHERE id < 50$$);
 BEGIN; SELECT mimeo.refresh_dml('app.t'); ROLLBACK;
 SELECT mimeo.refresh_dml('app.t');
@@ -55,16 +55,16 @@ ROLLBACK TO s;
 ROLLBACK;
 SELECT mimeo.refresh_dml('app.t');
 SELECT same_rows('app.t');
-SELECT is((SELECT count(*) FROM app.t WHERE v = 'thrice'), (SELECT count(*) FROM app.t WHERE id < 40), 'defect 2: a rollback loses no changes');
+SELECT is((SELECT count(*) FROM app.t WHERE v = 'thrice'), (SELECT count(*) FROM app.t WHERE id < 40), 'a rollback loses no changes'); -- defect 2 of 1.5.1
 SELECT on_source($$UPDATE app.t SET v = 'four' WHERE id < 40$$);
 BEGIN; SELECT mimeo.refresh_dml('app.t'); SELECT mimeo.refresh_dml('app.t'); COMMIT;
 SELECT same_rows('app.t');
 
--- Defect 4: TRUNCATE
+-- TRUNCATE (defect 4 of 1.5.1).
 SELECT on_source($$TRUNCATE app.t; INSERT INTO app.t SELECT i, 'after', i FROM generate_series(1, 7) i$$);
 SELECT mimeo.refresh_dml('app.t');
 SELECT same_rows('app.t');
-SELECT is((SELECT count(*) FROM app.t), 7::bigint, 'defect 4: TRUNCATE arrives');
+SELECT is((SELECT count(*) FROM app.t), 7::bigint, 'TRUNCATE arrives'); -- defect 4 of 1.5.1
 SELECT on_source($$TRUNCATE app.t$$);
 SELECT mimeo.refresh_dml('app.t', p_limit := 5);
 SELECT is((SELECT count(*) FROM app.t), 0::bigint, 'alone, too');
@@ -241,12 +241,12 @@ SELECT mimeo.refresh_dml('app.most');
 SELECT matches((last_run('app.most')).reason, 'written anew', 'three quarters of them are written anew with the rest');
 SELECT same_rows('app.most', 'id, v');
 
--- A queue that was last analyzed while it was empty (defect 17)
+-- A queue that was last analyzed while it was empty (defect 17 of 1.5.1)
 SELECT mimeo.refresh_dml('app.t');
 SELECT as_reader('ANALYZE mimeo.app_t_q');
 SELECT on_source($$UPDATE app.t SET v = 'linear'; UPDATE app.t SET n = n + 1; UPDATE app.t SET n = n + 1; UPDATE app.t SET n = n + 1$$);
 SET statement_timeout = '60s';
-SELECT lives_ok($$SELECT mimeo.refresh_dml('app.t')$$, 'defect 17: a queue with old statistics is read in linear time');
+SELECT lives_ok($$SELECT mimeo.refresh_dml('app.t')$$, 'a queue with old statistics is read in linear time'); -- defect 17 of 1.5.1
 -- Somebody else is at the queue, and nobody waits for him
 SELECT dblink_connect('holder', replace(source_dsn(), 'owner', 'reader'));
 SELECT dblink_exec('holder', 'BEGIN; LOCK TABLE mimeo.app_t_q IN ROW EXCLUSIVE MODE');

@@ -39,7 +39,7 @@ SELECT on_source($$DELETE FROM app.t WHERE id BETWEEN 50 AND 52$$);
 BEGIN; SELECT mimeo.refresh_logdel('app.t'); ROLLBACK;
 BEGIN; SELECT mimeo.refresh_logdel('app.t'); SELECT mimeo.refresh_logdel('app.t'); COMMIT;
 SELECT mimeo.refresh_logdel('app.t');
-SELECT is((SELECT count(*) FROM app.t WHERE id BETWEEN 50 AND 52 AND mimeo_source_deleted IS NOT NULL), 3::bigint, 'defect 2: a rollback loses no deletes');
+SELECT is((SELECT count(*) FROM app.t WHERE id BETWEEN 50 AND 52 AND mimeo_source_deleted IS NOT NULL), 3::bigint, 'a rollback loses no deletes'); -- defect 2 of 1.5.1
 
 -- Repull
 DELETE FROM app.t WHERE id < 5; UPDATE app.t SET v = 'damaged' WHERE mimeo_source_deleted IS NULL; INSERT INTO app.t (id, v) VALUES (9000, 'never there');
@@ -57,7 +57,7 @@ SELECT same_rows('live', 't.*', 'app.t');
 SELECT on_source($$TRUNCATE app.t; INSERT INTO app.t VALUES (1, 'after'), (20, 'after')$$);
 SELECT mimeo.refresh_logdel('app.t');
 SELECT same_rows('live', 't.*', 'app.t');
-SELECT is((SELECT count(*) FROM app.t WHERE mimeo_source_deleted IS NULL), 2::bigint, 'defect 4: TRUNCATE stamps every row');
+SELECT is((SELECT count(*) FROM app.t WHERE mimeo_source_deleted IS NULL), 2::bigint, 'TRUNCATE stamps every row'); -- defect 4 of 1.5.1
 SELECT cmp_ok((SELECT count(*) FROM app.t WHERE mimeo_source_deleted IS NOT NULL), '>', 90::bigint, 'and deletes none');
 
 -- Columns: first here, then on the source

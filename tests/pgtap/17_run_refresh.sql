@@ -37,7 +37,7 @@ SELECT is(ran(), 'nothing', 'so nothing runs');
 UPDATE mimeo.refresh_config SET period = '1 hour';
 SELECT is(due(), 'nothing', 'nor is one that has just run');
 UPDATE mimeo.refresh_config SET last_run = NULL WHERE dest_table = 'app.s';
-SELECT is(due(), 'app.s', 'defect 15: one that never ran is due');
+SELECT is(due(), 'app.s', 'a job that never ran is due'); -- defect 15 of 1.5.1
 CALL mimeo.run_refresh();
 SELECT is(ran(), 'app.s skipped', 'and runs');
 SELECT is(due(), 'nothing', 'once');
@@ -81,7 +81,7 @@ SELECT ok(true) FROM ran();
 SELECT on_source('ALTER TABLE app.t RENAME TO gone');
 UPDATE mimeo.refresh_config SET last_run = now() - interval '2 hours' WHERE dest_table IN ('app.s', 'app.t', 'app.d');
 UPDATE mimeo.refresh_config SET last_run = now() - interval '3 hours' WHERE dest_table = 'app.t';
-SELECT alike(call(), '1 of 3 jobs failed: app.t%app.t: table app.t does not exist on data source 1%', 'defect 15: the call ends in an error that names it');
+SELECT alike(call(), '1 of 3 jobs failed: app.t%app.t: table app.t does not exist on data source 1%', 'the call ends in an error that names it'); -- defect 15 of 1.5.1
 SELECT is(ran(), 'app.t critical, app.d ok, app.s skipped', 'the others have run');
 SELECT is((last_run('app.t')).sqlstate, '42P01', 'run_history has its SQLSTATE');
 SELECT alike((last_run('app.t')).error, 'table app.t does not exist on data source 1%HINT: If it was renamed there%UPDATE "mimeo"."refresh_config" SET source_table = %', 'and the error, with what to do');

@@ -45,7 +45,7 @@ ROLLBACK;
 
 -- The others
 SELECT alike(pg_temp.planned('app.tab', '% COPY %'), '%about 5000 rows%', 'a table: all rows');
-SELECT alike(pg_temp.planned('app.tab', '%exchange%'), '%ACCESS EXCLUSIVE on app.tab, for some milliseconds%the old rows can be read until then', 'and its lock');
+SELECT alike(pg_temp.planned('app.tab', '%swap its storage%'), '%ACCESS EXCLUSIVE on app.tab, for some milliseconds%the old rows can be read until then', 'and its lock');
 CREATE FUNCTION app.nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 CREATE TRIGGER nothing AFTER INSERT ON app.inplace FOR EACH ROW EXECUTE FUNCTION app.nothing();
 SELECT alike(pg_temp.planned('app.inplace', '%DELETE%'), '%DELETE FROM "app"."inplace"%in place%', 'or in place');
@@ -65,7 +65,7 @@ SELECT on_source($$UPDATE app.other SET v = 'z' WHERE id <= 3$$);
 BEGIN;
 UPDATE mimeo.refresh_config SET filter = '{id,v}' WHERE dest_table = 'app.d';
 SELECT alike(pg_temp.planned('app.d', '%| read%'), '%0 changes wait', 'nothing waits in a queue that is yet to be made');
-SELECT alike(pg_temp.planned('app.d', '%exchange%'), '%ACCESS EXCLUSIVE on app.d,%', 'the rows come beside those that are there');
+SELECT alike(pg_temp.planned('app.d', '%swap its storage%'), '%ACCESS EXCLUSIVE on app.d,%', 'the rows come beside those that are there');
 SELECT alike(pg_temp.planned('app.d', '%copy all rows%'), '%the filter or the condition has changed', 'when all rows are copied: why');
 SELECT alike(pg_temp.planned('app.d', '%triggers%'), '%source | make the triggers of "app"."other" anew | ACCESS EXCLUSIVE on app.other,% | something else is to be queued now', 'and that other changes will be queued');
 SELECT on_source('ALTER TABLE app.other DISABLE TRIGGER app_other_mimeo_trig_insert');
@@ -80,7 +80,7 @@ SELECT alike(pg_temp.planned('app.j', '%put them in place%'), '%33 % of it or mo
 BEGIN;
 UPDATE mimeo.refresh_config SET filter = '{id,v}' WHERE dest_table = 'app.j';
 SELECT alike(pg_temp.planned('app.j', '%load them%'), '%into a temporary table%', 'also if they are all of them');
-SELECT alike(pg_temp.planned('app.j', '%exchange%'), '%SHARE ROW EXCLUSIVE on app.j%ACCESS EXCLUSIVE on app.j,%', 'which take the place of all rows at once');
+SELECT alike(pg_temp.planned('app.j', '%swap its storage%'), '%SHARE ROW EXCLUSIVE on app.j%ACCESS EXCLUSIVE on app.j,%', 'which take the place of all rows at once');
 ROLLBACK;
 
 -- Triggers on the source

@@ -10,7 +10,7 @@ use pgrx::PgSqlErrorCode as E;
 
 /// The row of a source that was not reached: what it says as a comment, then the statement that helps.
 pub fn right(error: &Error, mapping: &Mapping, catalog: &Catalog) -> Result<Right> {
-    let place = Place {
+    let advice = Advice {
         target: mapping.target(current_role()),
         role: role_name(current_role())?,
         id: mapping.data_source_id,
@@ -24,15 +24,15 @@ pub fn right(error: &Error, mapping: &Mapping, catalog: &Catalog) -> Result<Righ
         | Error::InvalidSource { source_label, reason, .. } => (source_label.clone(), reason.clone()),
         Error::PasswordRequired(source_label) => (source_label.clone(), error.to_string()),
         Error::Remote { source_label, report, .. } => (source_label.clone(), report.message.clone()),
-        other => (format!("data source {}", place.id), other.to_string()),
+        other => (format!("data source {}", advice.id), other.to_string()),
     };
     let reason = reason.lines().next().unwrap_or_default().trim().to_string();
-    let fix = place.fix(error, &reason);
+    let fix = advice.fix(error, &reason);
     Ok(Right::new(told(label), "connection", false, || told(format!("-- {reason}\n{fix}"))))
 }
 
 /// Where the connection was to lead, and where that is written.
-struct Place<'a> {
+struct Advice<'a> {
     target: Target,
     /// Ours.
     role: String,
@@ -42,7 +42,7 @@ struct Place<'a> {
     table: String,
 }
 
-impl Place<'_> {
+impl Advice<'_> {
     fn fix(&self, error: &Error, reason: &str) -> String {
         let user = self.target.user.as_deref();
         let (role, database) = (user.unwrap_or("…"), self.target.database.as_deref().or(user).unwrap_or("…"));
@@ -83,13 +83,13 @@ impl Place<'_> {
             Some(E::ERRCODE_INVALID_CATALOG_NAME) => format!(
                 "-- on the source, if it is to be there:\nCREATE DATABASE {};\n-- else here:\n{}",
                 quote(database),
-                self.give("place")
+                self.give("address")
             ),
             Some(E::ERRCODE_TOO_MANY_CONNECTIONS) => format!("-- on the source:\nALTER ROLE {} CONNECTION LIMIT -1;", quote(role)),
             None if reason.contains("no password supplied") => self.give("password"),
             _ => format!(
                 "-- is the server up, does it listen there, does a firewall let this host through? If it is elsewhere:\n{}",
-                self.give("place")
+                self.give("address")
             ),
         }
     }

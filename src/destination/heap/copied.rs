@@ -16,6 +16,9 @@ const CHUNK: usize = 256 * 1024;
 const LARGEST_ROW: usize = 1 << 30;
 
 /// Writes the rows that COPY's parser finds.
+///
+/// # Safety
+/// The relation is open and locked, and `copy` reads into it.
 pub unsafe fn write_parsed(relation: pg_sys::Relation, copy: pg_sys::CopyFromState) -> Written {
     let mut writer = Writer::begin(relation, Manner::Frozen);
     let w = &raw mut writer;
@@ -35,6 +38,9 @@ pub unsafe fn write_parsed(relation: pg_sys::Relation, copy: pg_sys::CopyFromSta
 ///
 /// The stream is read outside of the guard, for reading may raise Rust's own errors; what has come is decoded and
 /// written inside.
+///
+/// # Safety
+/// The relation is open and locked.
 pub unsafe fn write_binary(
     relation: pg_sys::Relation,
     manner: Manner,
@@ -44,13 +50,13 @@ pub unsafe fn write_binary(
     show_progress(relation);
     let mut writer = Writer::begin(relation, manner);
     let (w, d) = (&raw mut writer, &raw mut decoder);
-    let mut may_be_followed = manner == Manner::Frozen;
+    let mut may_have_builders = manner == Manner::Frozen;
     stream::decode(reader, CHUNK, LARGEST_ROW, |data, came| {
         let decoded = pg_sys::ffi::pg_guard_ffi_boundary(|| write_rows(&mut *w, &mut *d, data));
         pg_sys::pgstat_progress_update_param(pg_sys::PROGRESS_COPY_BYTES_PROCESSED as c_int, came as i64);
-        if may_be_followed && (*w).written_bytes >= index_builders::WORTH_IT {
-            may_be_followed = false;
-            (*w).let_follow();
+        if may_have_builders && (*w).written_bytes >= index_builders::WORTH_IT {
+            may_have_builders = false;
+            (*w).start_builders();
         }
         decoded
     })?;
@@ -61,6 +67,9 @@ pub unsafe fn write_binary(
 }
 
 /// Shows the load in pg_stat_progress_copy, as COPY itself does.
+///
+/// # Safety
+/// The relation is open.
 unsafe fn show_progress(relation: pg_sys::Relation) {
     pg_sys::pgstat_progress_start_command(pg_sys::ProgressCommandType::PROGRESS_COMMAND_COPY, (*relation).rd_id);
     for (index, value) in [
@@ -73,6 +82,9 @@ unsafe fn show_progress(relation: pg_sys::Relation) {
 
 /// Decodes and adds the rows that are complete in `data`; what stopped it, and the bytes that are done with. Nothing here
 /// may own anything or panic.
+///
+/// # Safety
+/// Without a guard: see `compat::unguarded`.
 unsafe fn write_rows(w: &mut Writer, decoder: &mut Decoder, data: &[u8]) -> (Next, usize) {
     let mut at = 0;
     loop {

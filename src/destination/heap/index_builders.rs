@@ -44,7 +44,7 @@ struct Shared {
 }
 
 /// A load that is followed. Nothing in it has a destructor: on an error the end of the subtransaction stops the workers.
-pub struct Followers {
+pub struct IndexBuilders {
     context: *mut pg_sys::ParallelContext,
     shared: *mut Shared,
     full: u32,
@@ -54,7 +54,10 @@ pub struct Followers {
 }
 
 /// The indexes of a table that can be built so, out of those that its executor state has open.
-pub unsafe fn followable(relation: pg_sys::Relation, result: *mut pg_sys::ResultRelInfo) -> Vec<pg_sys::Oid> {
+///
+/// # Safety
+/// The relation is open, and `result` its own.
+pub unsafe fn buildable(relation: pg_sys::Relation, result: *mut pg_sys::ResultRelInfo) -> Vec<pg_sys::Oid> {
     let constraints = (*(*relation).rd_att).constr;
     let plain = (*(*relation).rd_rel).relpersistence == pg_sys::RELPERSISTENCE_PERMANENT as std::os::raw::c_char
         && (constraints.is_null() || (*constraints).num_check == 0)
@@ -66,7 +69,7 @@ pub unsafe fn followable(relation: pg_sys::Relation, result: *mut pg_sys::Result
         return Vec::new();
     }
     (0..(*result).ri_NumIndices as usize)
-        .map(|place| (*(*result).ri_IndexRelationDescs.add(place), *(*result).ri_IndexRelationInfo.add(place)))
+        .map(|ordinal| (*(*result).ri_IndexRelationDescs.add(ordinal), *(*result).ri_IndexRelationInfo.add(ordinal)))
         .filter(|(index, info)| {
             let form = (**index).rd_index;
             (*(**index).rd_rel).relam == pg_sys::BTREE_AM_OID
@@ -84,6 +87,9 @@ pub unsafe fn followable(relation: pg_sys::Relation, result: *mut pg_sys::Result
 }
 
 /// Values of it are read without code of users, as the checks of a domain would be.
+///
+/// # Safety
+/// There is such a type.
 unsafe fn is_plain_type(oid: pg_sys::Oid) -> bool {
     let kind = pg_sys::get_typtype(oid) as u8;
     kind == pg_sys::TYPTYPE_ENUM || (is_built_in(oid) && kind != pg_sys::TYPTYPE_DOMAIN)
@@ -93,10 +99,13 @@ fn is_built_in(oid: pg_sys::Oid) -> bool {
     oid.to_u32() < pg_sys::FirstNormalObjectId
 }
 
-impl Followers {
+impl IndexBuilders {
     /// Empties the indexes and starts workers that build them; None if there are no workers to be had, and then the indexes
     /// have to be built afterwards. From here to `finish` this transaction is in parallel mode: nothing but the load may happen.
-    pub unsafe fn start(relation: pg_sys::Relation, indexes: &[pg_sys::Oid]) -> Option<Followers> {
+    ///
+    /// # Safety
+    /// The relation is open, locked, and its indexes are closed; the transaction does nothing but load it until `finish`.
+    pub unsafe fn start(relation: pg_sys::Relation, indexes: &[pg_sys::Oid]) -> Option<IndexBuilders> {
         // An index that PostgreSQL builds is the work of so many workers and of the session, which is busy here.
         let workers = match pg_sys::max_parallel_maintenance_workers {
             1.. => indexes.len().min(pg_sys::max_parallel_maintenance_workers as usize + 1),
@@ -115,7 +124,7 @@ impl Followers {
         pg_sys::EnterParallelMode();
         let context = pg_sys::CreateParallelContext(
             c"mimeo".as_ptr(),
-            c"mimeo_follow_load".as_ptr(),
+            c"mimeo_build_indexes".as_ptr(),
             workers as std::os::raw::c_int,
         );
         let size = std::mem::size_of::<Shared>();
@@ -127,26 +136,28 @@ impl Followers {
         std::ptr::write_bytes(shared.cast::<u8>(), 0, size);
         (*shared).table = (*relation).rd_id;
         (*shared).count = indexes.len() as u32;
-        for (place, oid) in indexes.iter().enumerate() {
-            (*shared).indexes[place].oid = *oid;
+        for (ordinal, oid) in indexes.iter().enumerate() {
+            (*shared).indexes[ordinal].oid = *oid;
         }
         pg_sys::ConditionVariableInit(&raw mut (*shared).more);
         pg_sys::shm_toc_insert((*context).toc, KEY, shared.cast());
         pg_sys::LaunchParallelWorkers(context);
-        let followers = Followers { context, shared, full: 0, in_order: true, rows: 0 };
+        let builders = IndexBuilders { context, shared, full: 0, in_order: true, rows: 0 };
         if (*context).nworkers_launched == 0 {
-            followers.leave();
+            builders.leave();
             return None;
         }
         // One that cannot be started is an error now, and not when all rows have come.
         pg_sys::WaitForParallelWorkersToAttach(context);
-        Some(followers)
+        Some(builders)
     }
 
     /// Tells the workers where the rows of a batch have gone. It does not raise errors.
+    ///
+    /// # Safety
+    /// Between `start` and `last_row_came`. Without a guard: see `compat::unguarded`.
     pub unsafe fn rows_went(&mut self, first: pg_sys::ItemPointerData, last: pg_sys::ItemPointerData) {
-        let block =
-            |place: pg_sys::ItemPointerData| u32::from(place.ip_blkid.bi_hi) << 16 | u32::from(place.ip_blkid.bi_lo);
+        let block = |tid: pg_sys::ItemPointerData| u32::from(tid.ip_blkid.bi_hi) << 16 | u32::from(tid.ip_blkid.bi_lo);
         self.in_order &= block(first) >= self.full && block(last) >= block(first);
         if block(last) >= self.full + STEP {
             self.full = block(last);
@@ -154,24 +165,31 @@ impl Followers {
         }
     }
 
+    /// # Safety
+    /// The shared memory is mapped.
     unsafe fn tell(&self, full: u32) {
         (*self.shared).full.store(full, Ordering::Release);
         unguarded::ConditionVariableBroadcast(&raw mut (*self.shared).more);
     }
 
-    pub unsafe fn last_row_came(self, rows: u64) -> Followers {
+    /// # Safety
+    /// All rows are written.
+    pub unsafe fn last_row_came(self, rows: u64) -> IndexBuilders {
         self.tell(ALL);
-        Followers { rows, ..self }
+        IndexBuilders { rows, ..self }
     }
 
     /// When all rows are there: builds what no worker has begun, waits for the workers, and returns the indexes that are built.
+    ///
+    /// # Safety
+    /// In the transaction that has started them, with the table locked.
     pub unsafe fn finish(self) -> Vec<pg_sys::Oid> {
         let relation = pg_sys::table_open((*self.shared).table, pg_sys::NoLock as i32);
         work_on(self.shared, relation);
         pg_sys::WaitForParallelWorkersToFinish(self.context);
         let results: Vec<_> = (0..(*self.shared).count as usize)
-            .map(|place| {
-                let one = &(*self.shared).indexes[place];
+            .map(|ordinal| {
+                let one = &(*self.shared).indexes[ordinal];
                 (one.oid, one.built.load(Ordering::Acquire), one.rows, one.entries)
             })
             .collect();
@@ -195,6 +213,8 @@ impl Followers {
         results.into_iter().filter(|_| complete).map(|(oid, ..)| oid).collect()
     }
 
+    /// # Safety
+    /// No worker is needed any more.
     unsafe fn leave(self) {
         pg_sys::DestroyParallelContext(self.context);
         pg_sys::ExitParallelMode();
@@ -202,6 +222,9 @@ impl Followers {
 }
 
 /// A worker's whole life.
+///
+/// # Safety
+/// In a parallel worker, with what its leader has given.
 pub unsafe fn work(contents: *mut pg_sys::shm_toc) {
     let shared = pg_sys::shm_toc_lookup(contents, KEY, false).cast::<Shared>();
     let relation = pg_sys::table_open((*shared).table, pg_sys::AccessShareLock as i32);
@@ -210,18 +233,20 @@ pub unsafe fn work(contents: *mut pg_sys::shm_toc) {
 }
 
 /// Builds one index after the other, as long as there are some that nobody builds.
+///
+/// # Safety
+/// The relation is open, and the shared memory mapped.
 unsafe fn work_on(shared: *mut Shared, relation: pg_sys::Relation) {
     loop {
-        let place = (*shared).next.fetch_add(1, Ordering::AcqRel);
-        if place >= (*shared).count {
+        let ordinal = (*shared).next.fetch_add(1, Ordering::AcqRel);
+        if ordinal >= (*shared).count {
             return;
         }
-        let one = &raw mut (*shared).indexes[place as usize];
+        let one = &raw mut (*shared).indexes[ordinal as usize];
         let index = pg_sys::index_open((*one).oid, pg_sys::RowExclusiveLock as i32);
         let info = pg_sys::BuildIndexInfo(index);
-        if (*shared).full.load(Ordering::Acquire) != ALL {
-            follow(shared, relation);
-        }
+        let behind = (*shared).full.load(Ordering::Acquire) != ALL;
+        let _scan = behind.then(|| ScanBehind::begin(shared, relation));
         let Some(build) = (*(*index).rd_indam).ambuild else { return };
         let result = pg_sys::ffi::pg_guard_ffi_boundary(|| build(relation, index, info));
         (*one).rows = (*result).heap_tuples;
@@ -235,18 +260,40 @@ thread_local! {
     static FOLLOWED: Cell<*mut Shared> = const { Cell::new(std::ptr::null_mut()) };
 }
 
-/// The next scan of the table for an index build follows the load.
-unsafe fn follow(shared: *mut Shared, relation: pg_sys::Relation) {
-    FOLLOWED.set(shared);
-    let mut routine = *(*relation).rd_tableam;
-    routine.index_build_range_scan = Some(scan_behind);
-    let place = pg_sys::palloc(std::mem::size_of::<pg_sys::TableAmRoutine>()).cast::<pg_sys::TableAmRoutine>();
-    place.write(routine);
-    (*relation).rd_tableam = place;
+/// As long as it lasts, a scan of the table for an index build follows the load.
+struct ScanBehind {
+    relation: pg_sys::Relation,
+    before: *const pg_sys::TableAmRoutine,
+}
+
+impl ScanBehind {
+    /// # Safety
+    /// The relation stays open as long as this, and `shared` as long as the transaction.
+    unsafe fn begin(shared: *mut Shared, relation: pg_sys::Relation) -> ScanBehind {
+        FOLLOWED.set(shared);
+        let before = (*relation).rd_tableam;
+        let mut routine = *before;
+        routine.index_build_range_scan = Some(scan_behind);
+        let copy = pg_sys::palloc(std::mem::size_of::<pg_sys::TableAmRoutine>()).cast::<pg_sys::TableAmRoutine>();
+        copy.write(routine);
+        (*relation).rd_tableam = copy;
+        ScanBehind { relation, before }
+    }
+}
+
+impl Drop for ScanBehind {
+    fn drop(&mut self) {
+        FOLLOWED.set(std::ptr::null_mut());
+        // SAFETY: the relation is open; also while an error unwinds, for its entry goes with the transaction.
+        unsafe { (*self.relation).rd_tableam = self.before };
+    }
 }
 
 /// The heap's own scan for index builds, in pieces, behind the load. PostgreSQL calls it without a guard, so nothing in it may
 /// own anything or panic.
+///
+/// # Safety
+/// An index method calls it, for the table that `ScanBehind` was begun for.
 unsafe extern "C-unwind" fn scan_behind(
     table: pg_sys::Relation,
     index: pg_sys::Relation,

@@ -53,6 +53,9 @@ struct Receiver {
 }
 
 /// Adds a row. The executor calls it without a guard, so nothing in it may own anything or panic.
+///
+/// # Safety
+/// The executor calls it, with a receiver that `write_query` has made.
 unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, to: *mut pg_sys::DestReceiver) -> bool {
     if !(*to.cast::<Receiver>()).same_types {
         return false;
@@ -66,13 +69,13 @@ unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, to: *mut 
         unguarded::slot_getsomeattrs_int(slot, wanted);
     }
     let mut from = 0;
-    for place in 0..(*descriptor).natts as usize {
-        if *writer.dropped.add(place) {
-            (*writer.row).tts_isnull.add(place).write(true);
+    for ordinal in 0..(*descriptor).natts as usize {
+        if *writer.dropped.add(ordinal) {
+            (*writer.row).tts_isnull.add(ordinal).write(true);
             continue;
         }
-        (*writer.row).tts_values.add(place).write((*slot).tts_values.add(from).read());
-        (*writer.row).tts_isnull.add(place).write((*slot).tts_isnull.add(from).read());
+        (*writer.row).tts_values.add(ordinal).write((*slot).tts_values.add(from).read());
+        (*writer.row).tts_isnull.add(ordinal).write((*slot).tts_isnull.add(from).read());
         from += 1;
     }
     writer.add_row();
@@ -80,14 +83,20 @@ unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, to: *mut 
     true
 }
 
+/// # Safety
+/// The executor calls it, with a receiver that `write_query` has made.
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn start_up(to: *mut pg_sys::DestReceiver, _operation: c_int, descriptor: pg_sys::TupleDesc) {
     let to = &mut *to.cast::<Receiver>();
     to.same_types = has_types_of(descriptor, to.writer.relation);
 }
 
+/// # Safety
+/// The executor calls it.
 unsafe extern "C-unwind" fn shut_down(_: *mut pg_sys::DestReceiver) {}
 
+/// # Safety
+/// The relation is open.
 unsafe fn has_types_of(descriptor: pg_sys::TupleDesc, relation: pg_sys::Relation) -> bool {
     let given = pgrx::PgTupleDesc::from_pg_copy(descriptor);
     let wanted = pgrx::PgTupleDesc::from_pg_copy((*relation).rd_att);

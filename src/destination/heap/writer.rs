@@ -1,6 +1,6 @@
 //! Rows that are collected, and written to a heap in batches.
 
-use super::index_builders::{self, Followers};
+use super::index_builders::{self, IndexBuilders};
 use crate::backend::compat::{self, unguarded};
 use crate::destination::sorted::SortedIndexes;
 use pgrx::pg_sys;
@@ -33,7 +33,7 @@ pub enum Indexing {
     /// They have to be built anew.
     Missing,
     /// Workers are at it, and this transaction is in parallel mode until `finish`.
-    Behind(Followers),
+    Behind(IndexBuilders),
 }
 
 /// Which indexes of a table have its rows; the others have to be built anew.
@@ -49,9 +49,21 @@ impl Indexing {
             Indexing::Done => Indexed::All,
             Indexing::Missing => Indexed::Only(Vec::new()),
             // SAFETY: the transaction that has started them, and locked the table.
-            Indexing::Behind(followers) => Indexed::Only(unsafe { followers.finish() }),
+            Indexing::Behind(builders) => Indexed::Only(unsafe { builders.finish() }),
         }
     }
+}
+
+/// How the indexes of a table get the rows that are written.
+enum Indexes {
+    /// With each batch; if there are more than one, those that can be are sorted first.
+    WithRows(Option<SortedIndexes>),
+    /// When all rows are there. If these are a single batch, and no constraint is deferrable, with them: for so few that costs less.
+    Afterwards { immediate: bool },
+    /// The single batch is in them.
+    Filled,
+    /// By workers, while the rows come.
+    Behind(IndexBuilders),
 }
 
 /// What the loops work with. Nothing in it has a destructor that would have to run on an error: the memory contexts
@@ -68,14 +80,7 @@ pub(super) struct Writer {
     pub expression: *mut pg_sys::ExprContext,
     result: *mut pg_sys::ResultRelInfo,
     constrained: bool,
-    /// Of an ordinary load that is more than one batch.
-    sorted: Option<SortedIndexes>,
-    /// Of a large frozen one.
-    followers: Option<Followers>,
-    /// No constraint of the table is deferrable.
-    immediate: bool,
-    /// The rows are in the indexes.
-    indexed: bool,
+    indexes: Indexes,
     /// One for each attribute.
     pub dropped: *const bool,
     /// Where a row is put before it is added.
@@ -93,16 +98,21 @@ pub(super) struct Writer {
 }
 
 /// One for each attribute.
+///
+/// # Safety
+/// The relation is open.
 unsafe fn dropped_attributes(relation: pg_sys::Relation) -> *const bool {
     let descriptor = pgrx::PgTupleDesc::from_pg_copy((*relation).rd_att);
     let flags = pg_sys::palloc0(descriptor.len() + 1).cast::<bool>();
-    for (place, attribute) in descriptor.iter().enumerate() {
-        flags.add(place).write(attribute.attisdropped);
+    for (ordinal, attribute) in descriptor.iter().enumerate() {
+        flags.add(ordinal).write(attribute.attisdropped);
     }
     flags
 }
 
 impl Writer {
+    /// # Safety
+    /// The relation is open and locked until `end`, and what is allocated lives as long.
     pub unsafe fn begin(relation: pg_sys::Relation, manner: Manner) -> Writer {
         let descriptor = (*relation).rd_att;
         let dropped = dropped_attributes(relation);
@@ -124,10 +134,10 @@ impl Writer {
             expression: pg_sys::MakePerTupleExprContext(executor),
             result,
             constrained: !(*descriptor).constr.is_null(),
-            sorted: None,
-            followers: None,
-            immediate,
-            indexed: false,
+            indexes: match manner {
+                Manner::Ordinary => Indexes::WithRows(None),
+                Manner::Frozen => Indexes::Afterwards { immediate },
+            },
             dropped,
             row: pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsVirtual),
             batch_descriptor: pg_sys::CreateTupleDescCopy(descriptor),
@@ -148,6 +158,9 @@ impl Writer {
     }
 
     /// Makes room for the values of another row, in memory that lasts until the next one.
+    ///
+    /// # Safety
+    /// Without a guard: see `compat::unguarded`.
     pub unsafe fn next_row(&mut self) {
         let memory = (*self.expression).ecxt_per_tuple_memory;
         unguarded::MemoryContextReset(memory);
@@ -155,6 +168,9 @@ impl Writer {
     }
 
     /// Checks constraints on the row, and adds it to the batch as a tuple. A full batch is written.
+    ///
+    /// # Safety
+    /// The values of `row` are set. Without a guard: see `compat::unguarded`.
     pub unsafe fn add_row(&mut self) {
         let descriptor = (*self.relation).rd_att;
         if self.constrained {
@@ -183,6 +199,9 @@ impl Writer {
 
     /// Writes the batch to the heap in one call, and resets its memory: it does not grow with the table. A load that is one
     /// single batch puts its rows into the indexes too: for so few that costs less than building them anew.
+    ///
+    /// # Safety
+    /// Without a guard: see `compat::unguarded`.
     pub unsafe fn flush(&mut self, last: bool) {
         if self.collected > 0 {
             let flags = match self.manner {
@@ -194,14 +213,17 @@ impl Writer {
             unguarded::heap_multi_insert(self.relation, self.batch, count, self.command, flags, self.bulk);
             // The WAL writer takes what is complete to the disk meanwhile; else this backend would, once the buffers are full.
             unguarded::XLogSetAsyncXactLSN(pg_sys::XactLastRecEnd);
-            if self.manner == Manner::Ordinary {
-                self.index_batch(!last || self.written > 0);
-            } else if last && self.written == 0 && self.immediate {
-                self.index_batch(false);
-            }
-            if let Some(followers) = &mut self.followers {
-                let place = |row: usize| (**self.batch.add(row)).tts_tid;
-                followers.rows_went(place(0), place(self.collected - 1));
+            match &mut self.indexes {
+                Indexes::WithRows(_) => self.index_batch(!last || self.written > 0),
+                Indexes::Afterwards { immediate: true } if last && self.written == 0 => {
+                    self.index_batch(false);
+                    self.indexes = Indexes::Filled;
+                }
+                Indexes::Behind(builders) => {
+                    let tid = |row: usize| (**self.batch.add(row)).tts_tid;
+                    builders.rows_went(tid(0), tid(self.collected - 1));
+                }
+                Indexes::Afterwards { .. } | Indexes::Filled => {}
             }
             self.written += self.collected as u64;
             self.written_bytes += self.collected_bytes;
@@ -226,7 +248,7 @@ impl Writer {
             }
         }
         pg_sys::CurrentMemoryContext = self.outer;
-        if let Some(sorted) = &mut self.sorted {
+        if let Indexes::WithRows(Some(sorted)) = &mut self.indexes {
             if last || sorted.is_full() {
                 sorted.insert((*self.expression).ecxt_per_tuple_memory);
             }
@@ -235,10 +257,13 @@ impl Writer {
 
     /// Puts the rows of the batch, which have just got their places, into the table's indexes; `sorted`: those that can be
     /// are sorted first, and get theirs after the last batch.
+    ///
+    /// # Safety
+    /// Without a guard: see `compat::unguarded`.
     unsafe fn index_batch(&mut self, sorted: bool) {
-        if sorted && self.sorted.is_none() {
+        if sorted && matches!(self.indexes, Indexes::WithRows(None)) {
             pg_sys::CurrentMemoryContext = self.outer;
-            self.sorted = Some(SortedIndexes::take_from(self.result));
+            self.indexes = Indexes::WithRows(Some(SortedIndexes::take_from(self.result)));
             pg_sys::CurrentMemoryContext = self.batch_memory;
         }
         for row in 0..self.collected {
@@ -246,28 +271,44 @@ impl Writer {
             (*slot).tts_tableOid = (*self.relation).rd_id;
             unguarded::MemoryContextReset((*self.expression).ecxt_per_tuple_memory);
             (*self.expression).ecxt_scantuple = slot;
-            if let Some(sorted) = &mut self.sorted {
+            if let Indexes::WithRows(Some(sorted)) = &mut self.indexes {
                 sorted.add(slot, self.executor);
             }
             compat::insert_index_entries(self.result, slot, self.executor);
         }
-        self.indexed = true;
     }
 
     /// Lets workers build indexes while more rows come.
-    pub unsafe fn let_follow(&mut self) {
-        let indexes = index_builders::followable(self.relation, self.result);
+    ///
+    /// # Safety
+    /// From here on nothing but the load may happen in this transaction.
+    pub unsafe fn start_builders(&mut self) {
+        let indexes = index_builders::buildable(self.relation, self.result);
         if !indexes.is_empty() {
             pg_sys::ExecCloseIndices(self.result);
             (*self.result).ri_NumIndices = 0;
-            self.followers = Followers::start(self.relation, &indexes);
+            self.indexes = match IndexBuilders::start(self.relation, &indexes) {
+                Some(builders) => Indexes::Behind(builders),
+                None => Indexes::Afterwards { immediate: false },
+            };
         }
     }
 
+    /// # Safety
+    /// All rows are flushed.
     pub unsafe fn end(self) -> Written {
-        if let Some(sorted) = self.sorted {
-            sorted.end();
-        }
+        let indexing = match self.indexes {
+            Indexes::WithRows(sorted) => {
+                if let Some(sorted) = sorted {
+                    sorted.end();
+                }
+                Indexing::Done
+            }
+            Indexes::Filled => Indexing::Done,
+            Indexes::Afterwards { .. } if self.written == 0 => Indexing::Done,
+            Indexes::Afterwards { .. } => Indexing::Missing,
+            Indexes::Behind(builders) => Indexing::Behind(builders.last_row_came(self.written)),
+        };
         pg_sys::ExecCloseIndices(self.result);
         for slot in 0..self.made {
             pg_sys::ExecDropSingleTupleTableSlot(*self.batch.add(slot));
@@ -279,11 +320,6 @@ impl Writer {
         pg_sys::FreeTupleDesc(self.batch_descriptor);
         pg_sys::FreeExecutorState(self.executor);
         pg_sys::MemoryContextDelete(self.batch_memory);
-        let indexing = match self.followers {
-            Some(followers) => Indexing::Behind(followers.last_row_came(self.written)),
-            None if self.indexed || self.written == 0 => Indexing::Done,
-            None => Indexing::Missing,
-        };
         Written { rows: self.written, indexing }
     }
 }

@@ -10,14 +10,14 @@ use crate::source::bounds::{Candidate, Control, Kind, MOST_TRANSACTIONS};
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
 use std::time::{Duration, Instant};
 
 /// Below it nothing will appear any more.
 pub struct Bound {
     /// Exclusive. None: nothing is known to be safe yet, or the table is empty.
     pub upper: Option<String>,
-    /// For the history.
-    pub how: String,
+    pub kind: BoundKind,
     /// Up to which moment all rows are below it: by the source's clock, in seconds since 1970.
     pub at: Option<f64>,
     /// The greatest value that the source can hold now, where that is known.
@@ -27,8 +27,77 @@ pub struct Bound {
 }
 
 impl Bound {
-    pub fn new(upper: Option<String>, how: String, at: Option<f64>) -> Bound {
-        Bound { upper, how, at, newest: None, waits_for: Vec::new() }
+    pub fn new(upper: Option<String>, kind: BoundKind, at: Option<f64>) -> Bound {
+        Bound { upper, kind, at, newest: None, waits_for: Vec::new() }
+    }
+}
+
+/// What a bound stands on; its words are for the history.
+#[derive(Debug, Clone, PartialEq)]
+pub enum BoundKind {
+    SourceIsEmpty,
+    /// Nothing is known to be safe yet.
+    WritersOpen,
+    /// Nobody can come below it any more.
+    Proven(Since),
+    /// The same, of values that a sequence gives in order.
+    ProvenOfSequence(Since),
+    /// By an earlier run: since then transactions are open that might write.
+    ProvenEarlier,
+    /// The job's boundary, and why no more is known.
+    Boundary(String, Because),
+    /// The boundary, which a user has chosen.
+    Asked(String),
+}
+
+/// Since when a bound is proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    Now,
+    /// An earlier run: since then a transaction is open that writes.
+    Earlier,
+}
+
+/// Why the boundary counts.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Because {
+    /// Writers cannot be seen there.
+    Unseen(String),
+    NoSequence,
+    ValuesGiven,
+    OlderOpen,
+}
+
+impl fmt::Display for BoundKind {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = |since: &Since| match since {
+            Since::Now => "proven",
+            Since::Earlier => "proven by an earlier run, since when a transaction that writes is open",
+        };
+        match self {
+            BoundKind::SourceIsEmpty => write!(out, "the source is empty"),
+            BoundKind::WritersOpen => {
+                write!(out, "nothing yet, transactions that began to write earlier are still open")
+            }
+            BoundKind::Proven(when) => write!(out, "{}", since(when)),
+            BoundKind::ProvenOfSequence(when) => write!(
+                out,
+                "{}, for values of the sequence that are inserted by the transaction that took them",
+                since(when)
+            ),
+            BoundKind::ProvenEarlier => {
+                write!(out, "proven by an earlier run, since when older transactions are open")
+            }
+            BoundKind::Boundary(boundary, because) => match because {
+                Because::Unseen(obstacle) => write!(out, "boundary {boundary}, because {obstacle}"),
+                Because::NoSequence => {
+                    write!(out, "boundary {boundary}, because no sequence without a cache gives the values")
+                }
+                Because::ValuesGiven => write!(out, "boundary {boundary}, because whoever inserts gives the values"),
+                Because::OlderOpen => write!(out, "boundary {boundary}, because older transactions are open"),
+            },
+            BoundKind::Asked(boundary) => write!(out, "boundary {boundary}, as it was asked for"),
+        }
     }
 }
 
@@ -60,24 +129,24 @@ pub fn find(
     if let Some(obstacle) = obstacle {
         let margin = source.margin(table, control, kind, boundary)?;
         state.candidates.clear();
-        let how = format!("boundary {boundary}, because {obstacle}");
-        return Ok(Bound::new(margin.value, how, Some(margin.at)));
+        let kind = BoundKind::Boundary(boundary.to_string(), Because::Unseen(obstacle.to_string()));
+        return Ok(Bound::new(margin.value, kind, Some(margin.at)));
     }
-    let place = format!(
+    let taken_at = format!(
         "{} {} {} {} {}",
-        source.place(),
+        source.endpoint(),
         table.oid,
         control.name,
         control.type_name.for_message(),
         control.started()
     );
-    if state.taken_at != place {
+    if state.taken_at != taken_at {
         state.candidates.clear();
-        state.taken_at = place;
+        state.taken_at = taken_at;
     }
     let looked = spi::number("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint", &[])? as f64 / 1000.0;
     let Some(newest) = source.candidate(table, control, kind)? else {
-        return Ok(Bound::new(None, "the source is empty".to_string(), Some(looked)));
+        return Ok(Bound::new(None, BoundKind::SourceIsEmpty, Some(looked)));
     };
     let greatest = Some(newest.value.clone());
     state.candidates.push(newest);
@@ -96,15 +165,10 @@ pub fn find(
     forget(&mut state.candidates, settled.as_ref(), proven.as_ref());
 
     let Some(settled) = settled else {
-        let how = "nothing yet, transactions that began to write earlier are still open".to_string();
-        return Ok(Bound { newest: greatest, waits_for, ..Bound::new(None, how, None) });
+        return Ok(Bound { newest: greatest, waits_for, ..Bound::new(None, BoundKind::WritersOpen, None) });
     };
-    let waiting = if state.candidates.last() == Some(&settled) {
-        "proven"
-    } else {
-        "proven by an earlier run, since when a transaction that writes is open"
-    };
-    let bound = proven_bound(source, table, control, kind, boundary, (settled, proven), waiting)?;
+    let since = if state.candidates.last() == Some(&settled) { Since::Now } else { Since::Earlier };
+    let bound = proven_bound(source, table, control, kind, boundary, (settled, proven), since)?;
     let bound = Bound { newest: greatest, waits_for, ..bound };
     if !state.is_explicit(boundary, kind)? {
         return Ok(bound);
@@ -112,9 +176,8 @@ pub fn find(
     let margin = source.margin(table, control, kind, boundary)?;
     match (&bound.upper, margin.value) {
         (Some(upper), Some(value)) if Values::of(control).is_after(upper, &value)? => {
-            let how = format!("boundary {boundary}, as it was asked for");
             let at = if kind == Kind::Time { Some(margin.at) } else { bound.at };
-            Ok(Bound { upper: Some(value), how, at, ..bound })
+            Ok(Bound { upper: Some(value), kind: BoundKind::Asked(boundary.to_string()), at, ..bound })
         }
         _ => Ok(bound),
     }
@@ -129,45 +192,36 @@ fn proven_bound(
     kind: Kind,
     boundary: &str,
     (settled, proven): (Candidate, Option<Candidate>),
-    waiting: &str,
+    since: Since,
 ) -> Result<Bound> {
-    let proven_bound = |how: &str| Bound::new(Some(settled.value.clone()), how.to_string(), Some(settled.at));
+    let proven_bound = |kind| Bound::new(Some(settled.value.clone()), kind, Some(settled.at));
+    let by_boundary = |because| BoundKind::Boundary(boundary.to_string(), because);
     match kind {
-        Kind::Serial if control.is_ordered() => Ok(proven_bound(&format!(
-            "{waiting}, for values of the sequence that are inserted by the transaction that took them"
-        ))),
+        Kind::Serial if control.is_ordered() => Ok(proven_bound(BoundKind::ProvenOfSequence(since))),
         Kind::Serial => {
             let margin = source.margin(table, control, kind, boundary)?;
-            let Some(margin) = margin.value else { return Ok(proven_bound(waiting)) };
+            let Some(margin) = margin.value else { return Ok(proven_bound(BoundKind::Proven(since))) };
             let upper = spi::text(
                 "SELECT least($1::pg_catalog.numeric, $2::pg_catalog.numeric)::pg_catalog.text",
                 &[margin.into(), settled.value.as_str().into()],
             )?;
-            let how = format!("boundary {boundary}, because no sequence without a cache gives the values");
-            Ok(Bound::new(upper, how, Some(settled.at)))
+            Ok(Bound::new(upper, by_boundary(Because::NoSequence), Some(settled.at)))
         }
         Kind::Time => {
             let margin = source.margin(table, control, kind, boundary)?;
             if !control.is_given() && margin.at < settled.at {
-                let how = format!("boundary {boundary}, because whoever inserts gives the values");
-                return Ok(Bound::new(margin.value, how, Some(margin.at)));
+                return Ok(Bound::new(margin.value, by_boundary(Because::ValuesGiven), Some(margin.at)));
             }
             if proven.as_ref().is_some_and(|proven| proven.at >= settled.at) {
-                return Ok(proven_bound(waiting));
+                return Ok(proven_bound(BoundKind::Proven(since)));
             }
-            let (floor, how) = match proven {
-                Some(proven) if proven.at >= margin.at => (
-                    Some((proven.value, proven.at)),
-                    "proven by an earlier run, since when older transactions are open".to_string(),
-                ),
-                _ => (
-                    margin.value.clone().map(|value| (value, margin.at)),
-                    format!("boundary {boundary}, because older transactions are open"),
-                ),
+            let (floor, kind) = match proven {
+                Some(proven) if proven.at >= margin.at => (Some((proven.value, proven.at)), BoundKind::ProvenEarlier),
+                _ => (margin.value.clone().map(|value| (value, margin.at)), by_boundary(Because::OlderOpen)),
             };
             match floor {
-                Some((value, at)) if at < settled.at => Ok(Bound::new(Some(value), how, Some(at))),
-                _ => Ok(proven_bound(waiting)),
+                Some((value, at)) if at < settled.at => Ok(Bound::new(Some(value), kind, Some(at))),
+                _ => Ok(proven_bound(BoundKind::Proven(since))),
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::bound::Bound;
 use super::state::{range_from, Redo};
-use crate::destination::fit::Fit;
+use crate::destination::column_map::ColumnMap;
 use crate::job::method::Method;
 use crate::shape::Shape;
 use crate::source::bounds::Range;
@@ -95,7 +95,7 @@ pub struct Decision {
     pub rows: String,
     pub shape: Shape,
     pub local: Shape,
-    pub fit: Fit,
+    pub column_map: ColumnMap,
     /// Why the rows come as text.
     pub text: Option<String>,
     pub seen: Seen,
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_goes_before_what_is_due() {
-        let bound = Bound::new(Some("100".into()), String::new(), None);
+        let bound = Bound::new(Some("100".into()), crate::method::incremental::bound::BoundKind::SourceIsEmpty, None);
         let from = |value: &str| Redo::From(value.into());
         let range = |lower: Option<&str>, from_lower, upper: Option<&str>| Range {
             lower: lower.map(str::to_string),

@@ -11,9 +11,9 @@ use crate::error::{Error, Result};
 use crate::job::config::NewJob;
 use crate::job::method::Method;
 use crate::method::columns::names;
-use crate::method::keyed::{self, GivenKey};
 use crate::method::making;
 use crate::method::making::{first_refresh, Making};
+use crate::method::row_key::{self, GivenKey};
 use crate::method::running::about;
 use crate::source::bounds::Kind;
 use pgrx::{notice, warning};
@@ -60,7 +60,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
     if !copied(&control.name) {
         return lacks("the control column", vec![control.name]);
     }
-    let key = if method.facts().by_key { Some(keyed::key(&request.key, &making)?) } else { None };
+    let key = if method.facts().by_key { Some(row_key::key(&request.key, &making)?) } else { None };
     if let Some(key) = &key {
         let missing: Vec<_> = key.iter().map(|column| column.name.clone()).filter(|name| !copied(name)).collect();
         if !missing.is_empty() {
@@ -74,7 +74,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
             Some(key) => names(key),
             None => making.shape.key().map(|index| index.columns.clone()).unwrap_or_default(),
         };
-        keyed::make_table(common, &making, key.as_deref(), Some(&kept_by), None)?;
+        row_key::make_table(common, &making, key.as_deref(), Some(&kept_by), None)?;
     }
     let pull = common.pull_data && existing.is_none();
     let values = Values::of(&control);

@@ -1,7 +1,7 @@
 //! refresh_inserter and refresh_updater.
 
 use super::asked::Asked;
-use super::bound::{self, Bound};
+use super::bound::{self, Bound, BoundKind};
 use super::decide::{Choice, Decision, Repull};
 use super::merge;
 use super::state::{Redo, State};
@@ -9,8 +9,8 @@ use super::tell::tell;
 use super::values::{clocks_change, Values};
 use crate::backend::identity::{act_as, Identity};
 use crate::backend::relation::Relation;
+use crate::destination::column_map;
 use crate::destination::copy_in::Target;
-use crate::destination::fit;
 use crate::destination::table;
 use crate::destination::upsert::Collected;
 use crate::error::{Error, Report, Result};
@@ -127,7 +127,7 @@ impl<'a> Refresh<'a> {
     ) -> Refresh<'a> {
         let mut state: State = serde_json::from_value(job.state.clone()).unwrap_or_default();
         let redo = state.redo.take().filter(|_| state.left.as_deref() == Some(asked.last_value.as_str()));
-        let bound = Bound::new(None, String::new(), None);
+        let bound = Bound::new(None, BoundKind::SourceIsEmpty, None);
         Refresh { options, catalog, job, destination, owner, asked, state, redo, bound, status: Status::Ok }
     }
 
@@ -164,16 +164,16 @@ impl<'a> Refresh<'a> {
             });
         }
         let [local] = table::describe([self.destination.oid])?;
-        fit::require_loadable(&local)?;
+        column_map::require_loadable(&local)?;
         values.require_comparable(&local)?;
         let before = self.state.seen.as_ref();
         let renamed = before.map(|before| before.renamed(&seen)).unwrap_or_default();
-        let fit = fit::fit(&local, &shape, &columns, &renamed)?;
-        let text = fit::obstacle_to_binary(&local, &shape, &columns);
+        let column_map = column_map::map(&local, &shape, &columns, &renamed)?;
+        let text = column_map::obstacle_to_binary(&local, &shape, &columns);
         source.use_own_search_path()?;
         let rows = rows_query(&table.table(), &names(&columns), job.condition.as_deref())?;
 
-        let again = before.and_then(|before| before.why_again(&seen, &fit.columns));
+        let again = before.and_then(|before| before.why_again(&seen, &column_map.columns));
         let again = again.filter(|_| self.repulls_nothing());
         let merges_all = again.is_some() && job.method().facts().by_key && bound.upper.is_some();
         let take = Choice {
@@ -193,7 +193,7 @@ impl<'a> Refresh<'a> {
             rows,
             shape,
             local,
-            fit,
+            column_map,
             text,
             seen,
             nothing_is_safe,
@@ -279,8 +279,8 @@ impl Steps for Refresh<'_> {
         run.phase("bound");
         self.bound = self.find_bound(source)?;
         run.note(match &self.bound.upper {
-            Some(upper) => format!("bound {upper}: {}", self.bound.how),
-            None => format!("no bound: {}", self.bound.how),
+            Some(upper) => format!("bound {upper}: {}", self.bound.kind),
+            None => format!("no bound: {}", self.bound.kind),
         });
         if self.stands_still(source, run)? {
             self.status = Status::Warning;
@@ -326,22 +326,27 @@ impl Steps for Refresh<'_> {
             source.end_snapshot()?;
             return Ok((Loaded::Nothing, decision));
         }
-        let Decision { take, rows, local, fit, .. } = &decision;
-        let query = Slice { rows, control: &self.asked.control, range: &take.range }.query(&fit.columns);
+        let Decision { take, rows, local, column_map, .. } = &decision;
+        let query = Slice { rows, control: &self.asked.control, range: &take.range }.query(&column_map.columns);
         run.phase("copy");
         if self.repulls_all() {
             let rows = Everything { source, query: &query, flush: false };
-            let loaded = load_all(rows, &self.destination, local, fit, false, run)?;
+            let loaded = load_all(rows, &self.destination, local, column_map, false, run)?;
             return Ok((Loaded::All(loaded), decision));
         }
         if self.job.method().facts().by_key {
-            let collected = merge::collect(self.job, source, &query, self.owner, local, fit, run)?;
+            let collected = merge::collect(self.job, source, &query, self.owner, local, column_map, run)?;
             return Ok((Loaded::Collected(collected), decision));
         }
         if take.delete {
             self.asked.values.delete(&self.job.destination, &take.range)?;
         }
-        let target = Target { oid: self.destination.oid, columns: &fit.columns, binary: fit.binary, emptied: false };
+        let target = Target {
+            oid: self.destination.oid,
+            columns: &column_map.columns,
+            binary: column_map.binary,
+            emptied: false,
+        };
         pull(source, &query, &self.job.destination, &target, run)?;
         leave(source, false)?;
         Ok((Loaded::There, decision))
@@ -359,8 +364,8 @@ impl Steps for Refresh<'_> {
                 if take.delete {
                     self.asked.values.delete(&self.job.destination, &take.range)?;
                 }
-                let Decision { shape, local, fit, .. } = &decision;
-                if merge::merge(self.job, collected, &self.destination, shape, local, fit, run)? {
+                let Decision { shape, local, column_map, .. } = &decision;
+                if merge::merge(self.job, collected, &self.destination, shape, local, column_map, run)? {
                     self.status = Status::Warning;
                 }
             }

@@ -22,13 +22,13 @@ pub fn tell(
     plan: &mut Plan,
 ) -> Result<()> {
     let (control, table, name) = (&asked.control, asked.table.table(), &job.destination);
-    let Decision { take, rows, fit, text, .. } = decision;
+    let Decision { take, rows, column_map, text, .. } = decision;
     plan.source(
         format!("find up to where {} of {} is complete", control.name, table.plain()),
         None,
         Some(match &bound.upper {
-            Some(upper) => format!("up to {upper}, exclusive: {}", bound.how),
-            None => format!("no bound: {}", bound.how),
+            Some(upper) => format!("up to {upper}, exclusive: {}", bound.kind),
+            None => format!("no bound: {}", bound.kind),
         }),
     );
     if decision.nothing_is_safe {
@@ -40,7 +40,7 @@ pub fn tell(
     } else if let Some(reason) = decision.again.clone().or(lacking) {
         plan.here("nothing for the rows that lack values: p_repull := true copies them anew", None, Some(reason));
     }
-    let query = Slice { rows, control, range: &take.range }.query(&fit.columns);
+    let query = Slice { rows, control, range: &take.range }.query(&column_map.columns);
     let volume = volume(source, &query)?;
     if take.delete {
         let clause = take.range.clause(&quote(&control.name), bound_type(&control.type_name));

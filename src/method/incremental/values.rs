@@ -2,9 +2,9 @@
 
 use crate::backend::identity::{act_as, pin_settings, set_local};
 use crate::backend::name::{quote, Name};
+use crate::backend::ownership;
 use crate::backend::relation::{lock_to_read, Relation};
 use crate::backend::spi;
-use crate::backend::trust;
 use crate::destination::table;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
@@ -104,7 +104,7 @@ impl Values {
     pub fn greatest_held(&self, existing: &Relation) -> Result<Option<String>> {
         let _identity = act_as(existing.owner, true)?;
         lock_to_read(existing.oid);
-        trust::require_tables(&[existing.oid])?;
+        ownership::require_tables(&[existing.oid])?;
         let [shape] = table::describe([existing.oid])?;
         self.require_comparable(&shape)?;
         self.greatest_in(&existing.name())

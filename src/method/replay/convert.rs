@@ -1,7 +1,7 @@
 //! Jobs that mimeo 1.5.1 has made: their first refresh replaces the queue on the source.
 
 use super::state::State;
-use super::wanted::{capture, members_with_triggers, places, Wanted};
+use super::wanted::{capture, members_with_triggers, storage_ids, Wanted};
 use crate::error::{Error, Result};
 use crate::job::config::Job;
 use crate::method::load::patience;
@@ -34,7 +34,7 @@ pub fn convert(job: &Job, source: &mut Connection, table: &SourceTable) -> Resul
         position: None,
         removed: number,
         system: String::new(),
-        members: places(&members, source.clones_triggers(&shape)),
+        members: storage_ids(&members, source.clones_triggers(&shape)),
         filter: job.filter.clone(),
         condition: job.condition.clone(),
         copy_all: None,

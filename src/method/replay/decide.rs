@@ -2,10 +2,10 @@
 
 use super::repair::{carry_out, Done, Facts, Repair};
 use super::state::State;
-use super::wanted::{capture, places, Wanted};
+use super::wanted::{capture, storage_ids, Wanted};
 use crate::backend::name::Name;
 use crate::backend::relation::Relation;
-use crate::destination::fit::{self, Fit};
+use crate::destination::column_map::{self, ColumnMap};
 use crate::destination::table;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
@@ -14,7 +14,7 @@ use crate::method::columns::{names, selected_columns};
 use crate::shape::Shape;
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
-use crate::source::queue::{is_deaf, Found, Member, QueueKey, Summary};
+use crate::source::queue::{has_disabled_triggers, Found, Member, QueueKey, Summary};
 use crate::source::seen::Seen;
 use std::collections::HashSet;
 
@@ -36,7 +36,7 @@ pub struct Present {
     pub queue_is_new: bool,
     pub summary: Summary,
     /// Triggers are disabled or gone, so changes were missed and will be.
-    pub is_deaf: bool,
+    pub has_disabled_triggers: bool,
     /// Those of a child were gone.
     pub missed: bool,
     /// Its triggers are left to an older release, which makes its own.
@@ -53,7 +53,7 @@ impl Present {
 /// The columns of both sides, which have to fit whether or not anything has changed.
 pub struct Columns {
     pub local: Shape,
-    pub fit: Fit,
+    pub column_map: ColumnMap,
     /// Why the rows come as text.
     pub text: Option<String>,
     /// Old and new names of columns that were renamed on the source since the last refresh.
@@ -72,11 +72,11 @@ impl Columns {
         let columns = selected_columns(shape, job.filter.as_deref(), source.label())?;
         source.require_readable(&present.table, &names(&columns), job.filter.is_some())?;
         let [local] = table::describe([destination.oid])?;
-        fit::require_loadable(&local)?;
+        column_map::require_loadable(&local)?;
         let renamed = state.seen.as_ref().map(|before| before.renamed(&present.seen)).unwrap_or_default();
-        let fit = fit::fit(&local, shape, &columns, &renamed)?;
-        let text = fit::obstacle_to_binary(&local, shape, &columns);
-        Ok(Columns { local, fit, text, renamed })
+        let column_map = column_map::map(&local, shape, &columns, &renamed)?;
+        let text = column_map::obstacle_to_binary(&local, shape, &columns);
+        Ok(Columns { local, column_map, text, renamed })
     }
 }
 
@@ -166,11 +166,11 @@ impl Look<'_> {
                 }
             }
             let typed = capture.typed;
-            let (is_deaf, cloned) = (is_deaf(&capture, &members), capture.cloned);
+            let (has_disabled_triggers, cloned) = (has_disabled_triggers(&capture, &members), capture.cloned);
             let unwatched = facts.is_unwatched();
             let found = (shape, members, summary);
             let present = self.present(source, &table, found, (typed, cloned))?;
-            return Ok(Present { is_deaf, missed, queue_is_new, unwatched, ..present });
+            return Ok(Present { has_disabled_triggers, missed, queue_is_new, unwatched, ..present });
         }
         Err(Error::Internal(
             "whatever is done to the triggers on the source, they are not as they should be".to_string(),
@@ -202,7 +202,7 @@ impl Look<'_> {
             queue: self.state.objects.queue.clone(),
             queue_is_new: false,
             summary,
-            is_deaf: false,
+            has_disabled_triggers: false,
             missed: false,
             unwatched: false,
         })
@@ -212,13 +212,13 @@ impl Look<'_> {
     pub fn decide(self, present: Present, columns: Columns, repull: bool, applied: u64) -> Decision {
         let summary = &present.summary;
         let missed = present.missed.then(|| "triggers of a partition or child of the source were gone".to_string());
-        let unexpected = missed.or_else(|| self.why_all(&present, &columns.fit.columns));
+        let unexpected = missed.or_else(|| self.why_all(&present, &columns.column_map.columns));
         let all = repull || unexpected.is_some() || summary.truncated.is_some();
         let rows = summary.rows.saturating_sub(applied);
         let last = summary.last.unwrap_or(0);
         let portion = Portion::choose(rows, last, summary.cut, self.limit, all, present.has_added());
         let before = self.state.seen.as_ref();
-        let same_types = before.is_none_or(|seen| seen.has_same_types(&present.seen, &columns.fit.columns));
+        let same_types = before.is_none_or(|seen| seen.has_same_types(&present.seen, &columns.column_map.columns));
         Decision { present, columns, unexpected, portion, same_types }
     }
 
@@ -263,7 +263,7 @@ impl Look<'_> {
         if let Some(reason) = state.seen.as_ref().and_then(|seen| seen.why_again(&present.seen, copied)) {
             return Some(reason);
         }
-        let now: HashSet<_> = places(members, present.cloned).into_iter().collect();
+        let now: HashSet<_> = storage_ids(members, present.cloned).into_iter().collect();
         if state.members.iter().any(|before| !now.contains(before)) {
             return Some("a partition or child of the source was detached, truncated or rewritten".to_string());
         }

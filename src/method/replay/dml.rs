@@ -15,7 +15,7 @@ use crate::source::connection::Connection;
 /// 2. Few changes, each of which is one row: the rows of the queued keys go, and what there is of them on the source comes straight.
 /// 3. Else what there is comes into a temporary table, and the keys without rows into another.
 pub fn load(source: &mut Connection, work: &Work<'_>, run: &mut Run) -> Result<Loaded> {
-    let Columns { local, fit, .. } = &work.decision.columns;
+    let Columns { local, column_map, .. } = &work.decision.columns;
     let flush = work.decision.present.summary.unflushed;
     let straight = work.options.straight(work.job) && !work.joined;
     let until = match work.decision.portion.extent {
@@ -25,15 +25,15 @@ pub fn load(source: &mut Connection, work: &Work<'_>, run: &mut Run) -> Result<L
             run.phase("copy");
             if straight {
                 let rows = Everything { source, query: &query, flush };
-                return Ok(Loaded::All(load_all(rows, work.destination, local, fit, false, run)?));
+                return Ok(Loaded::All(load_all(rows, work.destination, local, column_map, false, run)?));
             }
-            let collected = work.make(&fit.columns)?;
-            work.collect(source, &query, &collected, &fit.columns, run)?;
+            let collected = work.make(&column_map.columns)?;
+            work.collect(source, &query, &collected, &column_map.columns, run)?;
             leave(source, flush)?;
             return Ok(Loaded::Whole(Rows { collected, joined: work.joined }));
         }
     };
-    if straight && is_replaceable(local, fit.columns.len())? {
+    if straight && is_replaceable(local, column_map.columns.len())? {
         if let Some(loaded) = load_straight(source, work, until, run)? {
             return Ok(loaded);
         }
@@ -41,8 +41,8 @@ pub fn load(source: &mut Connection, work: &Work<'_>, run: &mut Run) -> Result<L
     let changes = work.changes(until);
     let gone = work.make(&work.key)?;
     run.phase("copy");
-    let collected = work.make(&fit.columns)?;
-    work.collect(source, &changes.present(&fit.columns), &collected, &fit.columns, run)?;
+    let collected = work.make(&column_map.columns)?;
+    work.collect(source, &changes.present(&column_map.columns), &collected, &column_map.columns, run)?;
     let before = run.rows;
     work.collect(source, &changes.gone(), &gone, &work.key, run)?;
     leave(source, flush)?;
@@ -51,7 +51,7 @@ pub fn load(source: &mut Connection, work: &Work<'_>, run: &mut Run) -> Result<L
 
 /// None if the queued keys turn out to be many.
 fn load_straight(source: &mut Connection, work: &Work<'_>, until: i64, run: &mut Run) -> Result<Option<Loaded>> {
-    let Columns { local, fit, .. } = &work.decision.columns;
+    let Columns { local, column_map, .. } = &work.decision.columns;
     let (key, changes) = (&work.key, work.changes(until));
     let gone = work.make(key)?;
     run.phase("keys");
@@ -63,8 +63,9 @@ fn load_straight(source: &mut Connection, work: &Work<'_>, until: i64, run: &mut
     }
     run.phase("delete");
     let keys = std::mem::take(&mut run.rows);
-    let target = Target { oid: local.local_oid(), columns: &fit.columns, binary: fit.binary, emptied: false };
-    pull_after(source, &changes.present(&fit.columns), &work.job.destination, &target, run, |run| {
+    let target =
+        Target { oid: local.local_oid(), columns: &column_map.columns, binary: column_map.binary, emptied: false };
+    pull_after(source, &changes.present(&column_map.columns), &work.job.destination, &target, run, |run| {
         gone.ready(key)?;
         gone.delete_from(local, key)?;
         run.phase("copy");
@@ -80,13 +81,13 @@ fn load_straight(source: &mut Connection, work: &Work<'_>, until: i64, run: &mut
 
 /// All rows anew.
 pub fn replace_all(job: &Job, rows: Rows, destination: &Relation, decision: &Decision, run: &mut Run) -> Result<()> {
-    let Columns { local, fit, .. } = &decision.columns;
+    let Columns { local, column_map, .. } = &decision.columns;
     let key = job.pk_name.clone().unwrap_or_default();
     run.phase("merge");
     rows.ready(job, &decision.present)?;
     let Rows { collected, joined } = rows;
-    let ordered = collected.rows(&fit.columns, &key, &key[0], !joined);
-    collected.replace_all(destination, local, &fit.columns, &key, &ordered, patience())?;
+    let ordered = collected.rows(&column_map.columns, &key, &key[0], !joined);
+    collected.replace_all(destination, local, &column_map.columns, &key, &ordered, patience())?;
     collected.drop()
 }
 
@@ -99,12 +100,12 @@ pub fn merge(
     decision: &Decision,
     run: &mut Run,
 ) -> Result<()> {
-    let Columns { local, fit, .. } = &decision.columns;
+    let Columns { local, column_map, .. } = &decision.columns;
     let key = job.pk_name.clone().unwrap_or_default();
     run.phase("merge");
     rows.ready(job, &decision.present)?;
     let Rows { collected, joined } = rows;
-    let ordered = collected.rows(&fit.columns, &key, &key[0], !joined);
+    let ordered = collected.rows(&column_map.columns, &key, &key[0], !joined);
     if deleted > 0 {
         run.note(format!("{deleted} keys without a row"));
         gone.ready(&key)?;
@@ -112,12 +113,12 @@ pub fn merge(
     if collected.is_much(local, run.rows, MUCH_TO_MERGE)? {
         run.note("so many rows that the table is written anew");
         let kept = format!("NOT {}", gone.holds(local.local_oid(), &key)?);
-        collected.rewrite(destination, &fit.columns, &key, &ordered, &kept, patience())?;
+        collected.rewrite(destination, &column_map.columns, &key, &ordered, &kept, patience())?;
     } else {
         if deleted > 0 {
             gone.delete_from(local, &key)?;
         }
-        collected.merge_into(local, &fit.columns, &key, &ordered)?;
+        collected.merge_into(local, &column_map.columns, &key, &ordered)?;
     }
     gone.drop()?;
     collected.drop()

@@ -22,8 +22,9 @@ fn stamped(columns: &[String]) -> Vec<String> {
 /// 1. All rows into an empty destination: beside it.
 /// 2. Else what there is, and the deleted rows that are queued, come into a temporary table, and keys without either into another.
 pub fn load(source: &mut Connection, work: &Work<'_>, status: &mut Status, run: &mut Run) -> Result<Loaded> {
-    let Decision { present, columns: Columns { local, fit, renamed, .. }, portion, same_types, .. } = work.decision;
-    let (table, summary, columns) = (present.table.table(), &present.summary, &fit.columns);
+    let Decision { present, columns: Columns { local, column_map, renamed, .. }, portion, same_types, .. } =
+        work.decision;
+    let (table, summary, columns) = (present.table.table(), &present.summary, &column_map.columns);
     let flush = summary.unflushed;
     let until = match portion.extent {
         Extent::Changes(until) => until,
@@ -36,7 +37,7 @@ pub fn load(source: &mut Connection, work: &Work<'_>, status: &mut Status, run: 
     let empty = all && spi::is_true(&format!("SELECT NOT EXISTS (SELECT FROM {})", work.job.destination), &[])?;
     if empty && summary.rows == 0 && !work.joined {
         let rows = Everything { source, query: &work.everything(), flush };
-        return Ok(Loaded::All(load_all(rows, work.destination, local, fit, false, run)?));
+        return Ok(Loaded::All(load_all(rows, work.destination, local, column_map, false, run)?));
     }
     let (stamped, stamped_key) = (stamped(columns), stamped(&work.key));
     let collected = work.make(&stamped)?;
@@ -71,7 +72,7 @@ pub fn merge(
     decision: &Decision,
     run: &mut Run,
 ) -> Result<()> {
-    let Columns { local, fit, .. } = &decision.columns;
+    let Columns { local, column_map, .. } = &decision.columns;
     let key = job.pk_name.clone().unwrap_or_default();
     run.phase("merge");
     if deleted > 0 {
@@ -99,7 +100,7 @@ pub fn merge(
             spi::run(&format!("DELETE FROM {name} d WHERE {absent}"), &[])?;
         }
     }
-    let stamped = stamped(&fit.columns);
+    let stamped = stamped(&column_map.columns);
     let ordered = collected.rows(&stamped, &key, DELETED, !joined);
     if collected.is_much(local, run.rows, MUCH_TO_MERGE)? {
         run.note("so many rows that the table is written anew");

@@ -5,7 +5,7 @@ use super::refresh::refresh;
 use super::stamp::require_stamp;
 use super::stamp::DELETED;
 use super::state::{this_database, State};
-use super::wanted::places;
+use super::wanted::storage_ids;
 use super::wanted::{capture, members_with_triggers, Wanted};
 use crate::backend::identity::require_writable;
 use crate::backend::name::{quote, with_suffix, Name};
@@ -15,10 +15,10 @@ use crate::error::{Error, Result};
 use crate::job::config::{Catalog, NewJob};
 use crate::job::method::Method;
 use crate::method::columns::names;
-use crate::method::keyed::{self, GivenKey};
 use crate::method::load::patience;
 use crate::method::making;
 use crate::method::making::{first_refresh, Making};
+use crate::method::row_key::{self, GivenKey};
 use crate::method::running::about;
 use crate::source::undo::{pending, undo_from, undo_later};
 use pgrx::notice;
@@ -70,7 +70,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
     if keeps_rows && making.columns.iter().any(|column| column.name == DELETED) {
         return unsupported(making.source.label(), format!("it has a column {DELETED} of its own"));
     }
-    let key = keyed::key(&request.key, &making)?;
+    let key = row_key::key(&request.key, &making)?;
     let key_names = names(&key);
     let missing: Vec<_> = key_names.iter().filter(|name| !names(&making.columns).contains(name)).cloned().collect();
     if !missing.is_empty() {
@@ -93,7 +93,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
         None => {
             let extra = keeps_rows.then(|| format!("{} timestamptz", quote(DELETED)));
             let kept_by = keeps_rows.then_some(key_names.as_slice());
-            keyed::make_table(common, &making, Some(&key), kept_by, extra.as_deref())?;
+            row_key::make_table(common, &making, Some(&key), kept_by, extra.as_deref())?;
             if keeps_rows && common.indexes {
                 let index = quote(&with_suffix(&destination.name, &format!("_{DELETED}")));
                 spi::run(&format!("CREATE INDEX {index} ON {destination} ({})", quote(DELETED)), &[])?;
@@ -133,7 +133,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
         position: None,
         removed: number,
         system: String::new(),
-        members: places(&members, cloned),
+        members: storage_ids(&members, cloned),
         filter: common.filter.clone(),
         condition: common.condition.map(str::to_string),
         copy_all: None,

@@ -5,7 +5,7 @@ use super::decide::{Columns, Decision, Extent, Look};
 use super::options::Options;
 use super::state::{current_transaction, end_of_wal, Position, State};
 use super::tell::{self, tell};
-use super::wanted::places;
+use super::wanted::storage_ids;
 use super::work::{Loaded, Work};
 use super::{dml, logdel};
 use crate::backend::identity::{act_as, Identity};
@@ -95,9 +95,9 @@ impl Steps for Refresh<'_> {
         let (job, limit) = (self.job, self.options.limit(self.job));
         let look = Look { catalog: self.catalog, job, state: &self.state, limit };
         let present = look.mended(source, self.table.clone(), run)?;
-        if present.is_deaf && !present.unwatched {
+        if present.has_disabled_triggers && !present.unwatched {
             let state = State { copy_all: Some("triggers were disabled".to_string()), ..self.state.clone() };
-            return Err(Error::Deaf {
+            return Err(Error::TriggersDisabled {
                 table: present.table.table().plain(),
                 source_label: source.label().to_string(),
                 trigger: self.state.objects.trigger.clone(),
@@ -139,7 +139,7 @@ impl Steps for Refresh<'_> {
         let summary = &decision.present.summary;
         if decision.portion.extent == Extent::Nothing {
             // A child that has got its triggers is known from here on, so it has to keep them.
-            let members = places(&decision.present.members, decision.present.cloned);
+            let members = storage_ids(&decision.present.members, decision.present.cloned);
             leave(source, summary.unflushed && members != self.state.members)?;
             if summary.bloated {
                 source.shrink(&decision.present.queue)?;
@@ -172,7 +172,7 @@ impl Steps for Refresh<'_> {
                 removed: summary.rows == 0,
             }),
             system: summary.system,
-            members: places(&present.members, present.cloned),
+            members: storage_ids(&present.members, present.cloned),
             copy_all: present.unwatched.then(|| "changes are not queued for a release that is older".to_string()),
             seen: Some(present.seen),
             filter: self.job.filter.clone(),

@@ -233,7 +233,7 @@ mod tests {
             layout: 1,
             compared: None,
             row_triggers: false,
-            apart: true,
+            by_statement: true,
             table: 0,
             key: key.iter().map(|name| (*name).to_string()).collect(),
             kept: Vec::new(),

@@ -1,6 +1,6 @@
 //! What a dml or logdel job remembers from run to run.
 
-use super::wanted::places;
+use super::wanted::storage_ids;
 use crate::backend::identity::system;
 use crate::backend::name::Name;
 use crate::error::{Error, Result};
@@ -27,7 +27,7 @@ pub struct State {
     /// The source cluster.
     #[serde(default)]
     pub system: String,
-    /// `Member::place` of the source table and of what belongs to it.
+    /// `Member::storage_id` of the source table and of what belongs to it.
     #[serde(default)]
     pub members: Vec<(u32, u32, u32)>,
     /// What was copied so far; the triggers are made for it.
@@ -84,7 +84,7 @@ pub fn queue_of(job: &Job, source: &mut Connection, table: &SourceTable, shape: 
     }
     let members = source.members(table, Some(&state.objects))?;
     let known: HashSet<_> = state.members.iter().copied().collect();
-    let now: HashSet<_> = places(&members, source.clones_triggers(shape)).into_iter().collect();
+    let now: HashSet<_> = storage_ids(&members, source.clones_triggers(shape)).into_iter().collect();
     if known != now {
         return Ok(None);
     }

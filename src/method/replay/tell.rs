@@ -10,10 +10,10 @@ use crate::backend::relation::Relation;
 use crate::destination::upsert::{is_replaceable, MUCH_TO_COPY, MUCH_TO_MERGE};
 use crate::error::Result;
 use crate::job::method::Method;
-use crate::method::plan::{stand_in, volume, written_anew, Plan};
+use crate::method::plan::{shadow, volume, written_anew, Plan};
 use crate::source::catalog::{rows_query, SourceTable};
 use crate::source::connection::Connection;
-use crate::source::queue::{is_deaf, untriggered, Capture, Found, Legacy, Member};
+use crate::source::queue::{has_disabled_triggers, untriggered, Capture, Found, Legacy, Member};
 
 /// Of a job that 1.5.1 has made.
 pub fn conversion(legacy: &Legacy, table: &SourceTable, plan: &mut Plan) {
@@ -54,7 +54,7 @@ pub fn tell(
     let facts = Facts::of(catalog, job, state, table, &capture, &members, &summary);
     capture.typed = matches!(facts.found, Found::Typed(..));
     let queue_is_new = repairs(look, facts, &capture, &members, source, plan)?;
-    if !queue_is_new && is_deaf(&capture, &members) {
+    if !queue_is_new && has_disabled_triggers(&capture, &members) {
         let will = Some("the run is critical".to_string());
         plan.source("nothing: triggers of the source table are disabled or gone", None, will);
         return Ok(());
@@ -126,7 +126,7 @@ fn rows(
     source: &mut Connection,
     plan: &mut Plan,
 ) -> Result<()> {
-    let Decision { present, columns: Columns { local, fit, text, .. }, unexpected, portion, .. } = decision;
+    let Decision { present, columns: Columns { local, column_map, text, .. }, unexpected, portion, .. } = decision;
     if portion.extent == Extent::Nothing {
         plan.here("nothing: no change waits", None, Some("0 rows".to_string()));
         return Ok(());
@@ -137,14 +137,14 @@ fn rows(
     let Selected { unique, joined } = Selected::of(job, source, &present.table, &present.shape, &key)?;
     let straight = dml && options.straight(job) && unique && !joined;
     source.use_own_search_path()?;
-    let query = rows_query(&found, &fit.columns, job.condition.as_deref())?;
+    let query = rows_query(&found, &column_map.columns, job.condition.as_deref())?;
     let volume = volume(source, &query)?;
     let lock = Some(format!("ROW EXCLUSIVE on {}, until the end of the transaction", name.plain()));
     if portion.extent == Extent::All {
         let reason = unexpected.clone().or_else(|| Some("the source was truncated".to_string()));
         plan.source("copy all rows", None, reason);
         if straight {
-            plan.copy(job, &query, &found, &stand_in(local, name)?, volume, text.clone());
+            plan.copy(job, &query, &found, &shadow(local, name)?, volume, text.clone());
             return plan.replace_all(destination, local, false);
         }
         plan.copy(job, &query, &found, "a temporary table", volume, text.clone());
@@ -154,7 +154,7 @@ fn rows(
         plan.here(format!("put them in place of the rows of {name}"), lock, Some(written_anew(MUCH_TO_MERGE)));
         return Ok(());
     }
-    let straight = straight && is_replaceable(local, fit.columns.len())?;
+    let straight = straight && is_replaceable(local, column_map.columns.len())?;
     let taken = look.limit.map_or(waiting, |limit| waiting.min(limit as u64));
     let list = quote_list(key.iter().map(String::as_str));
     plan.copy(

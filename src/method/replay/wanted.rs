@@ -15,8 +15,8 @@ pub fn compared<'a>(filter: Option<&'a [String]>, condition: Option<&str>) -> Op
 }
 
 /// As `State::members` holds them.
-pub fn places(members: &[Member], cloned: bool) -> Vec<(u32, u32, u32)> {
-    members.iter().map(|member| member.place(cloned)).collect()
+pub fn storage_ids(members: &[Member], cloned: bool) -> Vec<(u32, u32, u32)> {
+    members.iter().map(|member| member.storage_id(cloned)).collect()
 }
 
 /// The tables that belong to a source, now that the job's triggers are there. Ends the snapshot.
@@ -74,7 +74,7 @@ pub fn capture<'a>(
         rows,
         cloned: source.clones_triggers(shape),
         server: source.server(),
-        apart: !rows && wanted.objects.has_room(),
+        by_statement: !rows && wanted.objects.has_room(),
         // SAFETY: reads the clock.
         number: unsafe { pg_sys::GetCurrentTimestamp() },
         max_size: wanted.max_size,

@@ -91,15 +91,15 @@ impl<'a> Work<'a> {
         destination: &'a Relation,
         owner: &'a Identity,
     ) -> Result<Work<'a>> {
-        let Decision { present, columns: Columns { local, fit, .. }, portion, .. } = decision;
+        let Decision { present, columns: Columns { local, column_map, .. }, portion, .. } = decision;
         table::check_at_once(destination.oid)?;
         let mut typed = Vec::new();
         if job.method().facts().keeps_gone {
             require_stamp(local)?;
-            typed = source.typed_columns(&present.table, &fit.columns)?;
+            typed = source.typed_columns(&present.table, &column_map.columns)?;
         }
         let key = job.pk_name.clone().unwrap_or_default();
-        let missing: Vec<_> = key.iter().filter(|column| !fit.columns.contains(column)).cloned().collect();
+        let missing: Vec<_> = key.iter().filter(|column| !column_map.columns.contains(column)).cloned().collect();
         if !missing.is_empty() {
             let table = local.table().plain();
             return Err(Error::FilterLacks { table, what: "columns of the key", columns: missing });
@@ -122,7 +122,7 @@ impl<'a> Work<'a> {
             source.prefer_key_index(&present.table, &key, portion.taken)?;
         }
         source.use_own_search_path()?;
-        let rows = rows_query(&present.table.table(), &fit.columns, condition)?;
+        let rows = rows_query(&present.table.table(), &column_map.columns, condition)?;
         let further = further_keys(present, &key);
         let joined = joined || !unique;
         Ok(Work { job, options, decision, destination, owner, key, rows, joined, typed, further })
@@ -130,7 +130,7 @@ impl<'a> Work<'a> {
 
     /// The columns that are copied.
     pub fn columns(&self) -> &'a [String] {
-        &self.decision.columns.fit.columns
+        &self.decision.columns.column_map.columns
     }
 
     /// All rows that the job selects.
@@ -158,7 +158,7 @@ impl<'a> Work<'a> {
         run: &mut Run,
     ) -> Result<()> {
         let (rows, bytes) = (run.rows, run.bytes);
-        let target = Target { oid: into.oid, columns, binary: self.decision.columns.fit.binary, emptied: true };
+        let target = Target { oid: into.oid, columns, binary: self.decision.columns.column_map.binary, emptied: true };
         pull(source, query, &self.job.destination, &target, run)?;
         run.rows += rows;
         run.bytes += bytes;

@@ -13,7 +13,7 @@ use crate::method::columns::{names, selected_columns};
 use crate::method::load::patience;
 use crate::shape::{Column, Shape};
 use crate::source::catalog::SourceTable;
-use crate::source::changes::Fingerprint;
+use crate::source::changes::Counters;
 use crate::source::connection::Connection;
 use pgrx::pg_sys;
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub struct Present {
     pub shape: Shape,
     pub columns: Vec<Column>,
     /// None if there are no counters there.
-    pub fingerprint: Option<Fingerprint>,
+    pub fingerprint: Option<Counters>,
     /// What to compare with next time; None if nothing there proves anything.
     pub seen: Option<Seen>,
 }
@@ -67,8 +67,8 @@ impl Look<'_> {
                 Some(oid) => oid,
                 None => table.insert(source.find_table(&self.job.source_table)?).oid,
             };
-            let counted = source.fingerprint(oid)?;
-            let proof = self.proof(source.place(), &counted)?;
+            let counted = source.counters(oid)?;
+            let proof = self.proof(source.endpoint(), &counted)?;
             let Comparison { same, mut reason } = compare(self.before.seen.as_ref(), &proof, self.pull_data);
             let seen = proof.ok();
             let mut described = None;
@@ -115,8 +115,8 @@ impl Look<'_> {
     /// The proof to compare with the one of last time; or why there is none.
     fn proof(
         &self,
-        place: &str,
-        counted: &std::result::Result<Fingerprint, String>,
+        endpoint: &str,
+        counted: &std::result::Result<Counters, String>,
     ) -> Result<std::result::Result<Seen, String>> {
         if !self.check_stats.unwrap_or(self.job.check_stats.unwrap_or(true)) {
             return Ok(Err("check_stats is off".to_string()));
@@ -129,7 +129,7 @@ impl Look<'_> {
             Ok(fingerprint) => fingerprint.clone(),
         };
         Ok(Ok(Seen {
-            place: place.to_string(),
+            endpoint: endpoint.to_string(),
             source_table: self.job.source_table.clone(),
             fingerprint,
             filter: self.job.filter.clone(),
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     fn seen() -> Seen {
-        let fingerprint = Fingerprint {
+        let fingerprint = Counters {
             oid: 1,
             table: "app.t".into(),
             files: vec![(1, 1)],
@@ -188,7 +188,7 @@ mod tests {
             resets: (None, None),
         };
         Seen {
-            place: "here".into(),
+            endpoint: "here".into(),
             source_table: "app.t".into(),
             fingerprint,
             filter: None,
@@ -203,7 +203,7 @@ mod tests {
     fn a_copy_is_left_out_only_on_proof() {
         let counted = |changes| {
             let before = seen();
-            Seen { fingerprint: Fingerprint { changes, ..before.fingerprint.clone() }, ..before }
+            Seen { fingerprint: Counters { changes, ..before.fingerprint.clone() }, ..before }
         };
         let filtered = Seen { filter: Some(vec!["id".into()]), ..seen() };
         type Case<'a> = (Option<Seen>, std::result::Result<Seen, String>, bool, bool, &'a str);

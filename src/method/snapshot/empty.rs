@@ -3,10 +3,10 @@
 
 use super::state::State;
 use crate::backend::identity::{act_as, pin_settings};
+use crate::backend::ownership;
 use crate::backend::relation::lock_if_free;
 use crate::backend::spi;
-use crate::backend::trust;
-use crate::backend::worker::{self, Ground, Worker};
+use crate::backend::worker::{self, TransactionControl, Worker};
 use crate::destination::table;
 use crate::destination::twins::Twins;
 use crate::error::Result;
@@ -39,9 +39,9 @@ pub fn work(database: u32) -> Result<()> {
     worker::prepare();
     let dest_table = worker::purpose();
     worker::connect(pg_sys::Oid::from(database), None);
-    Ground::Worker.begin();
+    TransactionControl::Worker.begin();
     spi::with_snapshot(|| empty(&dest_table))?;
-    Ground::Worker.end();
+    TransactionControl::Worker.end();
     Ok(())
 }
 
@@ -62,7 +62,7 @@ fn empty(dest_table: &str) -> Result<()> {
         return Ok(());
     }
     let _identity = act_as(twins.owner, true)?;
-    if lock_if_free(twins.idle.oid) && trust::require_tables(&[twins.idle.oid]).is_ok() {
+    if lock_if_free(twins.idle.oid) && ownership::require_tables(&[twins.idle.oid]).is_ok() {
         table::truncate(&twins.idle.name())?;
     }
     Ok(())

@@ -5,12 +5,12 @@ use super::state::{live_file, Analyzed, Previous, Seen, State};
 use super::tell::tell;
 use super::{empty, guard};
 use crate::backend::identity::{act_as, pin_settings};
+use crate::backend::ownership;
 use crate::backend::relation::{lock_if_free, lock_to_read};
 use crate::backend::spi;
 use crate::backend::subtransaction::{caught, tried};
-use crate::backend::trust;
+use crate::destination::column_map::obstacle_to_binary;
 use crate::destination::copy_in::Target;
-use crate::destination::fit::obstacle_to_binary;
 use crate::destination::heap::{Indexed, Indexing};
 use crate::destination::indexes::ForeignKey;
 use crate::destination::twins::{self, Twins};
@@ -140,7 +140,7 @@ impl Steps for Refresh<'_> {
         let twins = &self.twins;
         let (idle_name, idle_oid) = (twins.idle.name(), twins.idle.oid);
         lock_to_read(twins.live.oid);
-        trust::require_tables(&[idle_oid, twins.live.oid])?;
+        ownership::require_tables(&[idle_oid, twins.live.oid])?;
         let [view, live, idle] = table::describe([twins.view.oid, twins.live.oid, idle_oid])?;
         if !table::shows(&view, &present.columns) {
             require_creation(&twins.view.schema)?;
@@ -256,14 +256,14 @@ impl Refresh<'_> {
         }
         let columns = table::localise(&present.columns, &present.table.table())?;
         let shape = table::conform(&name, twin, &columns, &self.before.columns)?;
-        let place = indexes::Place {
+        let target = indexes::IndexTarget {
             source_table: &present.table.name,
             table: &name,
             oid: twin.local_oid(),
             prefix: twins::index_prefix(&name),
         };
         let wanted = copied_indexes(&present.shape, self.job.filter.as_deref());
-        for left_out in indexes::copy_all(wanted, None, &place, None)?.0 {
+        for left_out in indexes::copy_all(wanted, None, &target, None)?.0 {
             warning!("{}: {}", self.job.dest_table, left_out.text());
         }
         Ok(shape)

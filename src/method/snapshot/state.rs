@@ -6,7 +6,7 @@ use crate::destination::written::Written;
 use crate::error::Result;
 use crate::job::config::Job;
 use crate::shape::{Column, Type};
-use crate::source::changes::Fingerprint;
+use crate::source::changes::Counters;
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -45,7 +45,7 @@ pub struct Previous {
 /// What a twin held when it was analyzed. As long as few rows have changed since, its statistics will do for the other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Analyzed {
-    pub fingerprint: Fingerprint,
+    pub fingerprint: Counters,
     pub rows: u64,
     pub filter: Option<Vec<String>>,
     pub condition: Option<String>,
@@ -56,11 +56,11 @@ pub struct Analyzed {
 impl Analyzed {
     /// Whether fewer than a tenth of the rows have changed, which is when autovacuum would analyze a table again.
     pub fn still_holds(&self, now: &Analyzed) -> bool {
-        let total = |fingerprint: &Fingerprint| {
+        let total = |fingerprint: &Counters| {
             let (inserted, updated, deleted) = fingerprint.changes;
             inserted.saturating_add(updated).saturating_add(deleted)
         };
-        let same = Fingerprint { changes: now.fingerprint.changes, ..self.fingerprint.clone() } == now.fingerprint;
+        let same = Counters { changes: now.fingerprint.changes, ..self.fingerprint.clone() } == now.fingerprint;
         let few = |changes: u64| changes.saturating_mul(10) < self.rows;
         same && self.filter == now.filter
             && self.condition == now.condition
@@ -74,10 +74,11 @@ impl Analyzed {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Seen {
     /// Where the connection led.
-    pub place: String,
+    #[serde(rename = "place")]
+    pub endpoint: String,
     /// As the job named it.
     pub source_table: String,
-    pub fingerprint: Fingerprint,
+    pub fingerprint: Counters,
     pub filter: Option<Vec<String>>,
     pub condition: Option<String>,
     /// The live twin's OID and file: nobody emptied it or restored it from a dump.
@@ -106,7 +107,7 @@ impl Seen {
 }
 
 /// Whether the next refresh would copy nothing, as far as the source's counters and the job tell.
-pub fn is_as_copied(job: &Job, now: &Fingerprint) -> bool {
+pub fn is_as_copied(job: &Job, now: &Counters) -> bool {
     let state: State = serde_json::from_value(job.state.clone()).unwrap_or_default();
     job.check_stats.unwrap_or(true)
         && job.condition.as_deref().is_none_or(is_plain_condition)
@@ -125,7 +126,7 @@ mod tests {
     use super::*;
 
     fn analyzed(rows: u64, updated: i64) -> Analyzed {
-        let fingerprint = Fingerprint {
+        let fingerprint = Counters {
             oid: 1,
             table: "app.t".into(),
             files: vec![(1, 1)],
@@ -144,7 +145,7 @@ mod tests {
         assert!(before.still_holds(&analyzed(1000, 99)));
         assert!(!before.still_holds(&analyzed(1000, 100)));
         assert!(!before.still_holds(&analyzed(900, 0)));
-        let truncated = Fingerprint { files: vec![(1, 2)], ..before.fingerprint.clone() };
+        let truncated = Counters { files: vec![(1, 2)], ..before.fingerprint.clone() };
         assert!(!before.still_holds(&Analyzed { fingerprint: truncated, ..before.clone() }));
         assert!(!before.still_holds(&Analyzed { live: (2, 3), ..before.clone() }));
     }

@@ -5,7 +5,7 @@ use super::state::State;
 use crate::backend::relation::oid_arg;
 use crate::backend::spi;
 use crate::destination::twins::Twins;
-use crate::destination::{fit, table};
+use crate::destination::{column_map, table};
 use crate::error::Result;
 use crate::job::config::Job;
 use crate::method::columns::names;
@@ -53,7 +53,7 @@ pub fn tell(decision: &Decision, job: &Job, before: &State, source: &mut Connect
     source.use_own_search_path()?;
     let query = rows_query(&found, &names(columns), job.condition.as_deref())?;
     let volume = volume(source, &query)?;
-    let text = fit::obstacle_to_binary(&idle, &present.shape, columns);
+    let text = column_map::obstacle_to_binary(&idle, &present.shape, columns);
     plan.copy(job, &query, &found, &idle_name.plain(), volume, text);
     let indexes = spi::number("SELECT count(*) FROM pg_index WHERE indrelid = $1", &[oid_arg(twins.idle.oid)])?;
     plan.here(

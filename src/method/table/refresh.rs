@@ -2,7 +2,7 @@
 
 use crate::backend::identity::act_as;
 use crate::backend::relation::Relation;
-use crate::destination::fit::{self, Fit};
+use crate::destination::column_map::{self, ColumnMap};
 use crate::destination::{sequences, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
@@ -11,7 +11,7 @@ use crate::job::record::Status;
 use crate::job::run::Run;
 use crate::method::columns::{names, selected_columns};
 use crate::method::load::{load_all, lock_destination, Everything, Loaded};
-use crate::method::plan::{stand_in, volume, Plan};
+use crate::method::plan::{shadow, volume, Plan};
 use crate::method::rights::require_owner_rights;
 use crate::method::running::{connect_job, refresh_job, Call};
 use crate::method::steps::{self, Steps};
@@ -73,7 +73,7 @@ struct Decision {
     source_table: SourceTable,
     query: String,
     local: Shape,
-    fit: Fit,
+    column_map: ColumnMap,
     /// Why the rows come as text.
     text: Option<String>,
     /// Sequences that follow the rows.
@@ -85,24 +85,24 @@ struct Decision {
 impl Refresh<'_> {
     fn look(&self, source: &mut Connection) -> Result<Decision> {
         let [local] = table::describe([self.destination.oid])?;
-        fit::require_loadable(&local)?;
+        column_map::require_loadable(&local)?;
         let source_table = source.find_table(&self.job.source_table)?;
         let shape = source.locked_snapshot_of(&source_table)?;
         let columns = selected_columns(&shape, self.job.filter.as_deref(), source.label())?;
         source.require_readable(&source_table, &names(&columns), self.job.filter.is_some())?;
-        let fit = fit::fit(&local, &shape, &columns, &[])?;
-        let text = fit::obstacle_to_binary(&local, &shape, &columns);
+        let column_map = column_map::map(&local, &shape, &columns, &[])?;
+        let text = column_map::obstacle_to_binary(&local, &shape, &columns);
         let (mut following, missing) = sequences::find(self.job.sequences.as_deref().unwrap_or_default())?;
         following.extend(sequences::of_identity(self.destination.oid)?);
         source.use_own_search_path()?;
-        let query = rows_query(&source_table.table(), &fit.columns, self.job.condition.as_deref())?;
-        Ok(Decision { source_table, query, local, fit, text, following, missing })
+        let query = rows_query(&source_table.table(), &column_map.columns, self.job.condition.as_deref())?;
+        Ok(Decision { source_table, query, local, column_map, text, following, missing })
     }
 
     fn tell(&self, decision: &Decision, source: &mut Connection, plan: &mut Plan) -> Result<()> {
         let Decision { source_table, query, local, text, following, missing, .. } = decision;
         let volume = volume(source, query)?;
-        let into = stand_in(local, &self.job.destination)?;
+        let into = shadow(local, &self.job.destination)?;
         plan.copy(self.job, query, &source_table.table(), &into, volume, text.clone());
         plan.replace_all(&self.destination, local, self.cascade)?;
         if !following.is_empty() {
@@ -136,7 +136,7 @@ impl Steps for Refresh<'_> {
     fn load(&mut self, source: &mut Connection, decision: Decision, run: &mut Run) -> Result<(Loaded, Decision)> {
         run.phase("copy");
         let rows = Everything { source, query: &decision.query, flush: false };
-        let loaded = load_all(rows, &self.destination, &decision.local, &decision.fit, self.cascade, run)?;
+        let loaded = load_all(rows, &self.destination, &decision.local, &decision.column_map, self.cascade, run)?;
         Ok((loaded, decision))
     }
 

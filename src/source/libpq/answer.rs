@@ -1,7 +1,7 @@
 //! What libpq says of a statement: its result, and what went wrong.
 
 use crate::backend::encoding;
-use crate::error::{Place, Report, Result, SqlState};
+use crate::error::{ErrorLocation, Report, Result, SqlState};
 use pgrx::PgSqlErrorCode;
 use pq_sys as pq;
 use std::ffi::CStr;
@@ -92,7 +92,7 @@ impl Answer {
             message: field(b'M').unwrap_or_else(|| unsafe { beginning(pq::PQresultErrorMessage(self.0)) }),
             detail: field(b'D'),
             hint: field(b'H'),
-            place: Place { context: field(b'W'), ..Place::default() },
+            location: ErrorLocation { context: field(b'W'), ..ErrorLocation::default() },
         }
     }
 }
@@ -135,10 +135,10 @@ pub(super) fn unescaped(document: &str) -> Option<String> {
     }
     let mut result = Vec::with_capacity(document.len());
     let mut rest = document.chars();
-    while let Some(letter) = rest.next() {
+    while let Some(message) = rest.next() {
         let mut buffer = [0; 2];
-        if letter != '\\' {
-            result.extend_from_slice(letter.encode_utf16(&mut buffer));
+        if message != '\\' {
+            result.extend_from_slice(message.encode_utf16(&mut buffer));
             continue;
         }
         match rest.next() {

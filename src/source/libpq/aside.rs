@@ -114,6 +114,8 @@ pub(super) fn connect_poll(
 /// exit() takes libraries down, OpenSSL among them, while a thread may still be in them: the backend would crash, and take all others
 /// with it. All that PostgreSQL does at the end of a backend in shared memory has been done when this comes.
 fn end_without_libraries() {
+    /// # Safety
+    /// PostgreSQL calls it when the backend exits.
     unsafe extern "C-unwind" fn at_exit(code: c_int, _: pgrx::pg_sys::Datum) {
         if THREADS.load(Ordering::Acquire) > 0 {
             libc::_exit(code);

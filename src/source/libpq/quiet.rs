@@ -15,4 +15,6 @@ pub fn drop_notifications(connection: *mut pq::PGconn) {
     }
 }
 
+/// # Safety
+/// libpq calls it.
 pub unsafe extern "C" fn ignore_notice(_: *mut std::os::raw::c_void, _: *const c_char) {}

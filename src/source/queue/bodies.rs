@@ -49,7 +49,7 @@ pub(super) struct Bodies {
 
 impl Bodies {
     pub fn new(objects: &Objects, capture: &Capture<'_>) -> Bodies {
-        let places = 0..capture.key.len();
+        let ordinals = 0..capture.key.len();
         let named: BTreeSet<&String> = capture
             .key
             .iter()
@@ -57,7 +57,7 @@ impl Bodies {
             .chain(capture.kept.iter().map(|k| &k.0))
             .collect();
         let missing: Vec<_> = named.iter().map(|name| format!("NULL::pg_catalog.text AS {}", quote(name))).collect();
-        let list: Vec<_> = places.map(key_column).collect();
+        let list: Vec<_> = ordinals.map(key_column).collect();
         let keys: Vec<_> = list.iter().map(|key| format!("mimeo_k.{key}")).collect();
         let texts: Vec<_> =
             capture.key.iter().zip(&list).map(|(column, key)| format!("{} AS {key}", text(&quote(column)))).collect();
@@ -179,8 +179,11 @@ impl Bodies {
         if !capture.server.hashes_extended() {
             return "true".to_string();
         }
-        let hashes =
-            self.list.split(", ").enumerate().map(|(place, key)| format!("hashtextextended(mimeo_k.{key}, {place})"));
+        let hashes = self
+            .list
+            .split(", ")
+            .enumerate()
+            .map(|(ordinal, key)| format!("hashtextextended(mimeo_k.{key}, {ordinal})"));
         let hash = hashes.collect::<Vec<_>>().join(" # ");
         let sum = |rows: &str| format!("(SELECT sum({hash}) FROM {})", self.key(rows));
         format!("{} IS DISTINCT FROM {}", sum("old_rows"), sum("new_rows"))
@@ -292,8 +295,8 @@ impl Bodies {
         let reset: Vec<_> = all
             .iter()
             .enumerate()
-            .map(|(place, setting)| {
-                format!("PERFORM set_config('{}', mimeo_was[{}], true);", setting.name(), place + 1)
+            .map(|(ordinal, setting)| {
+                format!("PERFORM set_config('{}', mimeo_was[{}], true);", setting.name(), ordinal + 1)
             })
             .collect();
         // What stands between the parts is put together there.
@@ -330,7 +333,7 @@ impl Bodies {
                INTO mimeo_names, mimeo_texts, mimeo_size
                FROM pg_catalog.pg_attribute a WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND NOT a.attisdropped{filter};
              EXECUTE {row} || {small} || {tail}{using};
-             FOR mimeo_place IN EXECUTE 'SELECT x.place FROM (SELECT row_number() OVER () - 1 AS place, ' || mimeo_size || ' AS size FROM '
+             FOR mimeo_place IN EXECUTE 'SELECT x.ordinal FROM (SELECT row_number() OVER () - 1 AS ordinal, ' || mimeo_size || ' AS size FROM '
                  || mimeo_from || ') x WHERE x.size >= {LARGE}'{using}
              LOOP
                  BEGIN

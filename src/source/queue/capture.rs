@@ -29,7 +29,7 @@ pub struct Capture<'a> {
     /// What is made depends on its version.
     pub server: Server,
     /// INSERT, UPDATE and DELETE have functions of their own. Not with `rows`.
-    pub apart: bool,
+    pub by_statement: bool,
     /// Tells a queue that is made from all others.
     pub number: i64,
     /// How large the queue may become, in bytes; None is no limit.
@@ -113,7 +113,8 @@ pub struct Form {
     pub layout: u32,
     pub compared: Option<Vec<String>>,
     pub row_triggers: bool,
-    pub apart: bool,
+    #[serde(rename = "apart")]
+    pub by_statement: bool,
     /// Row triggers name the table by its OID.
     pub table: u32,
     pub key: Vec<String>,
@@ -150,7 +151,7 @@ impl Capture<'_> {
             layout: LAYOUT,
             compared: self.compared.map(<[String]>::to_vec),
             row_triggers: self.rows,
-            apart: self.apart,
+            by_statement: self.by_statement,
             table: if self.rows { self.table.oid } else { 0 },
             key: self.key.to_vec(),
             kept: self.kept.clone(),

@@ -72,8 +72,8 @@ impl Changes<'_> {
             .iter()
             .map(|column| {
                 let name = quote(&column.column);
-                if let Some(place) = self.key.columns.iter().position(|key| key.column == column.column) {
-                    format!("\"mimeo_k\".{}", key_column(place))
+                if let Some(ordinal) = self.key.columns.iter().position(|key| key.column == column.column) {
+                    format!("\"mimeo_k\".{}", key_column(ordinal))
                 } else if self.key.typed {
                     format!("\"mimeo_v\".{name}")
                 } else {

@@ -18,8 +18,8 @@ pub(super) fn conversion_script(objects: &Objects, capture: &Capture<'_>) -> Str
             literal(&objects.sequence().name)
         ))
     );
-    for (place, column) in capture.key.iter().enumerate() {
-        let (old, new) = (quote(column), key_column(place));
+    for (ordinal, column) in capture.key.iter().enumerate() {
+        let (old, new) = (quote(column), key_column(ordinal));
         script.push_str(&format!(
             "ALTER TABLE {queue} RENAME {old} TO {new};
              ALTER TABLE {queue} ALTER {new} TYPE pg_catalog.text USING {};",

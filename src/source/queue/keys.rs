@@ -39,15 +39,15 @@ pub struct QueueKey {
 }
 
 /// How the `place`th column of the key, from 0, is called in a queue.
-pub fn key_column(place: usize) -> String {
-    format!("mimeo_key{}", place + 1)
+pub fn key_column(ordinal: usize) -> String {
+    format!("mimeo_key{}", ordinal + 1)
 }
 
 impl QueueKey {
     /// `(mimeo_key1)::int AS mimeo_key1, …`: the key of the queue's rows in the table's types. Names of ours, for those of the table may be any.
     pub fn typed_list(&self) -> String {
-        let list = self.columns.iter().enumerate().map(|(place, key)| {
-            let name = key_column(place);
+        let list = self.columns.iter().enumerate().map(|(ordinal, key)| {
+            let name = key_column(ordinal);
             if self.typed {
                 format!("{} AS {name}", quote(&key.column))
             } else {
@@ -60,28 +60,32 @@ impl QueueKey {
     /// The names that `typed_list` gives, in a FROM item if one is named.
     pub fn list(&self, alias: &str) -> String {
         let dot = if alias.is_empty() { "" } else { "." };
-        (0..self.columns.len()).map(|place| format!("{alias}{dot}{}", key_column(place))).collect::<Vec<_>>().join(", ")
+        (0..self.columns.len())
+            .map(|ordinal| format!("{alias}{dot}{}", key_column(ordinal)))
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     /// `k.mimeo_key1 AS "id", …`: under the table's names.
     pub fn named(&self, alias: &str) -> String {
-        let named =
-            |(place, key): (usize, &TypedColumn)| format!("{alias}.{} AS {}", key_column(place), quote(&key.column));
+        let named = |(ordinal, key): (usize, &TypedColumn)| {
+            format!("{alias}.{} AS {}", key_column(ordinal), quote(&key.column))
+        };
         self.columns.iter().enumerate().map(named).collect::<Vec<_>>().join(", ")
     }
 
     /// Whether a row of the table has the key of a row of `typed_list`.
     pub fn is_of(&self, row: &str, key: &str) -> String {
-        let same = self.columns.iter().zip(&self.operators).enumerate().map(|(place, (column, operator))| {
-            format!("{row}.{} {operator} {key}.{}", quote(&column.column), key_column(place))
+        let same = self.columns.iter().zip(&self.operators).enumerate().map(|(ordinal, (column, operator))| {
+            format!("{row}.{} {operator} {key}.{}", quote(&column.column), key_column(ordinal))
         });
         same.collect::<Vec<_>>().join(" AND ")
     }
 
     /// Rows of the queue whose key is known.
     pub fn is_known(&self) -> String {
-        let known = |(place, key): (usize, &TypedColumn)| {
-            let name = if self.typed { quote(&key.column) } else { key_column(place) };
+        let known = |(ordinal, key): (usize, &TypedColumn)| {
+            let name = if self.typed { quote(&key.column) } else { key_column(ordinal) };
             format!("{name} IS NOT NULL")
         };
         self.columns.iter().enumerate().map(known).collect::<Vec<_>>().join(" AND ")
@@ -94,8 +98,8 @@ SELECT coalesce(json_agg(json_build_object('column', k.name,
             'type', json_build_object('schema', n.nspname, 'name', t.typname),
             'collation', (SELECT json_build_object('schema', cn.nspname, 'name', co.collname)
                             FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace
-                           WHERE co.oid = a.attcollation AND co.collname <> 'default')) ORDER BY k.place), '[]')::pg_catalog.text
-  FROM json_array_elements_text($2::json) WITH ORDINALITY k(name, place)
+                           WHERE co.oid = a.attcollation AND co.collname <> 'default')) ORDER BY k.ordinal), '[]')::pg_catalog.text
+  FROM json_array_elements_text($2::json) WITH ORDINALITY k(name, ordinal)
   JOIN pg_attribute a ON a.attrelid = $1::oid AND a.attname = k.name::name AND NOT a.attisdropped
  CROSS JOIN LATERAL (WITH RECURSIVE base(oid, depth) AS (
             SELECT a.atttypid, 0

@@ -108,7 +108,7 @@ impl Connection {
         }
         if legacy.old_queue || legacy.has_waiting {
             let (queue, waiting) = (&objects.queue, &legacy.waiting);
-            let places = (0..capture.key.len()).map(key_column).collect::<Vec<_>>().join(", ");
+            let columns = (0..capture.key.len()).map(key_column).collect::<Vec<_>>().join(", ");
             let keys = capture.key.iter().map(|key| text(&quote(key))).collect::<Vec<_>>().join(", ");
             let rows = if capture.keeps_rows {
                 // What was deleted keeps its time and its last values. A column that is newer than the old queue is not there.
@@ -116,7 +116,7 @@ impl Connection {
                     capture.kept.iter().map(|(name, _)| each(name)).collect::<Vec<_>>().join(", ")
                 };
                 format!(
-                    "INSERT INTO {queue} ({places}, mimeo_op, mimeo_at, mimeo_row)
+                    "INSERT INTO {queue} ({columns}, mimeo_op, mimeo_at, mimeo_row)
                      SELECT o.* FROM (SELECT {}) d, LATERAL (
                          SELECT {keys}, CASE WHEN o.mimeo_source_deleted IS NULL THEN 'U' ELSE 'D' END::\"char\",
                                 coalesce(o.mimeo_source_deleted, clock_timestamp()) AS at,
@@ -129,7 +129,7 @@ impl Connection {
                 )
             } else {
                 format!(
-                    "INSERT INTO {queue} ({places}, mimeo_op) SELECT DISTINCT {keys}, 'U'::\"char\" FROM {waiting};"
+                    "INSERT INTO {queue} ({columns}, mimeo_op) SELECT DISTINCT {keys}, 'U'::\"char\" FROM {waiting};"
                 )
             };
             self.change_source(&format!("{rows} DROP TABLE {waiting};"), wait, "moving the rows of the old queue")?;

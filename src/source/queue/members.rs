@@ -40,7 +40,7 @@ impl Member {
     }
 
     /// What tells that nothing happened to it behind the triggers.
-    pub fn place(&self, cloned: bool) -> (u32, u32, u32) {
+    pub fn storage_id(&self, cloned: bool) -> (u32, u32, u32) {
         if cloned {
             (self.oid, self.file, self.trigger)
         } else {
@@ -132,7 +132,7 @@ impl Connection {
                 grant::create_schema(schema, role)
             }
         })];
-        for (place, member) in members.iter().enumerate() {
+        for (ordinal, member) in members.iter().enumerate() {
             if member.partitioned && !cloned {
                 continue;
             }
@@ -141,7 +141,7 @@ impl Connection {
                 grant::on_table("TRIGGER", &table, role)
             }));
             // A TRUNCATE of a child reads its keys; that of a partitioned table does not.
-            if place > 0 && !cloned {
+            if ordinal > 0 && !cloned {
                 rights.push(Right::new(table.plain(), "SELECT", member.readable, || {
                     grant::on_table("SELECT", &table, role)
                 }));
@@ -183,7 +183,7 @@ pub fn is_as_made(capture: &Capture<'_>, members: &[Member]) -> bool {
 }
 
 /// Whether a trigger was disabled, or taken away from the table itself, and changes were missed.
-pub fn is_deaf(capture: &Capture<'_>, members: &[Member]) -> bool {
+pub fn has_disabled_triggers(capture: &Capture<'_>, members: &[Member]) -> bool {
     members.iter().any(|member| member.disabled > 0)
         || match members.first() {
             Some(table) if table.partitioned && !capture.cloned => false,

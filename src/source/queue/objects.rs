@@ -32,9 +32,9 @@ impl Objects {
         }
     }
 
-    /// Whether the names of functions apart fit in 63 bytes: cut ones could be somebody else's.
+    /// Whether the names of a function for each kind of statement fit in 63 bytes: cut ones could be somebody else's.
     pub fn has_room(&self) -> bool {
-        self.function.name.len() + LONGEST_APART <= MAX_BYTES
+        self.function.name.len() + LONGEST_BY_STATEMENT <= MAX_BYTES
     }
 
     /// What numbers the rows of the queue, and tells whether it takes any: see `STOPPED`.
@@ -46,15 +46,15 @@ impl Objects {
     pub(super) fn full(&self) -> Name {
         let name = &self.function.name;
         let full = match name.rfind("_mimeo_queue") {
-            Some(place) => format!("{}_mimeo_full{}", &name[..place], &name[place + "_mimeo_queue".len()..]),
+            Some(at) => format!("{}_mimeo_full{}", &name[..at], &name[at + "_mimeo_queue".len()..]),
             None => with_suffix(name, "_full"),
         };
         self.function.sibling(full)
     }
 
     /// What the trigger of an event calls.
-    pub(super) fn function_of(&self, event: &str, apart: bool) -> Name {
-        if apart && APART.contains(&event) {
+    pub(super) fn function_of(&self, event: &str, by_statement: bool) -> Name {
+        if by_statement && BY_STATEMENT.contains(&event) {
             self.function.sibling(format!("{}_{event}", self.function.name))
         } else {
             self.function.clone()
@@ -63,8 +63,8 @@ impl Objects {
 
     /// All that may be there.
     fn functions(&self) -> Vec<Name> {
-        let apart = APART.iter().filter(|_| self.has_room()).map(|event| self.function_of(event, true));
-        [self.function.clone(), self.full()].into_iter().chain(apart).collect()
+        let by_statement = BY_STATEMENT.iter().filter(|_| self.has_room()).map(|event| self.function_of(event, true));
+        [self.function.clone(), self.full()].into_iter().chain(by_statement).collect()
     }
 
     fn signature(&self, function: &Name) -> String {
@@ -115,9 +115,9 @@ impl Objects {
 const LONGEST_EVENT: &str = "_truncate";
 
 /// Events whose triggers may have a function of their own: its name ends so.
-pub(super) const APART: [&str; 3] = ["insert", "update", "delete"];
+pub(super) const BY_STATEMENT: [&str; 3] = ["insert", "update", "delete"];
 
-const LONGEST_APART: usize = "_insert".len();
+const LONGEST_BY_STATEMENT: usize = "_insert".len();
 
 impl Connection {
     /// Refuses objects that were made for another destination, or are none of mimeo's: what a job says that it has on the source is

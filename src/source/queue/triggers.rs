@@ -10,7 +10,7 @@ use super::capture::Capture;
 use super::capture::Sensitive;
 use super::keys::key_column;
 use super::members::Member;
-use super::objects::APART;
+use super::objects::BY_STATEMENT;
 use super::objects::{made_for, Objects};
 use crate::backend::name::{literal, quote, Name};
 use std::collections::BTreeSet;
@@ -18,7 +18,8 @@ use std::collections::BTreeSet;
 pub(super) fn objects_script(objects: &Objects, capture: &Capture<'_>) -> String {
     let queue = &objects.queue;
     let sequence = objects.sequence();
-    let keys: Vec<_> = (0..capture.key.len()).map(|place| format!("{} pg_catalog.text", key_column(place))).collect();
+    let keys: Vec<_> =
+        (0..capture.key.len()).map(|ordinal| format!("{} pg_catalog.text", key_column(ordinal))).collect();
     let extra =
         if capture.keeps_rows { ", mimeo_at timestamptz DEFAULT clock_timestamp(), mimeo_row json" } else { "" };
     let comment = format!("Changes of {}{}", capture.table.table().plain(), made_for(capture.destination));
@@ -57,13 +58,13 @@ pub(super) fn functions_script(objects: &Objects, capture: &Capture<'_>) -> Stri
     let joins = if capture.compared.is_some() { " SET enable_nestloop = off" } else { "" };
     let form = serde_json::json!(capture.form()).to_string();
     let mut script = bodies.full_script();
-    if !capture.apart {
+    if !capture.by_statement {
         let joins = if capture.rows { "" } else { joins };
         script.push_str(&function_script(own, &format!("{all}{joins}"), &bodies.together(), &form));
         return script;
     }
     script.push_str(&function_script(own, &all, &bodies.truncated, &form));
-    for event in APART {
+    for event in BY_STATEMENT {
         let comment = format!("A part of {}", own.plain());
         let settings = match event {
             "insert" => keys.clone(),
@@ -130,7 +131,7 @@ pub(super) fn triggers_script(objects: &Objects, table: &Name, capture: &Capture
         .map(|(event, definition)| {
             let name = quote(&format!("{}_{event}", objects.trigger));
             let definition = definition.replacen("{}", &table, 1);
-            let function = objects.function_of(event, capture.apart);
+            let function = objects.function_of(event, capture.by_statement);
             // PROCEDURE is the word that every version takes.
             format!("CREATE TRIGGER {name} {definition} EXECUTE PROCEDURE {function}();\n")
         })

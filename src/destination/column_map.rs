@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::shape::{Column, Shape};
 
 /// How the columns of a source go into a destination.
-pub struct Fit {
+pub struct ColumnMap {
     /// The columns to be loaded: what the destination itself generates is left out.
     pub columns: Vec<String>,
     /// In COPY's binary format.
@@ -21,17 +21,18 @@ pub struct Fit {
 /// of columns that have been renamed on the source.
 ///
 /// # Errors
-/// Misfit, with the ALTER TABLE that mends it, for a column that is missing or has a type that does not take the
+/// IncompatibleColumns, with the ALTER TABLE that mends it, for a column that is missing or has a type that does not take the
 /// source's values; UnknownTypes, UnknownCollations.
-pub fn fit(destination: &Shape, source: &Shape, columns: &[Column], renamed: &[(String, String)]) -> Result<Fit> {
-    let mut fit = Fit { columns: Vec::new(), binary: obstacle_to_binary(destination, source, columns).is_none() };
+pub fn map(destination: &Shape, source: &Shape, columns: &[Column], renamed: &[(String, String)]) -> Result<ColumnMap> {
+    let mut column_map =
+        ColumnMap { columns: Vec::new(), binary: obstacle_to_binary(destination, source, columns).is_none() };
     let mut reasons = Vec::new();
-    let mut misfits = Vec::new();
+    let mut incompatible = Vec::new();
     for column in columns {
         match destination.column(&column.name) {
             None => {
                 reasons.push(format!("column {} is missing", column.name));
-                misfits.push(column.clone());
+                incompatible.push(column.clone());
             }
             Some(own) if own.generated.as_deref().unwrap_or_default() != "" => {}
             Some(own) if !takes(own, column)? || !widths::holds((destination, own), (source, column)) => {
@@ -41,16 +42,16 @@ pub fn fit(destination: &Shape, source: &Shape, columns: &[Column], renamed: &[(
                     own.written.for_message(),
                     column.written.for_message()
                 ));
-                misfits.push(column.clone());
+                incompatible.push(column.clone());
             }
-            Some(_) => fit.columns.push(column.name.clone()),
+            Some(_) => column_map.columns.push(column.name.clone()),
         }
     }
-    if misfits.is_empty() {
-        return Ok(fit);
+    if incompatible.is_empty() {
+        return Ok(column_map);
     }
     let name = destination.table();
-    let fixes = table::localise(&misfits, &source.table())?
+    let fixes = table::localise(&incompatible, &source.table())?
         .iter()
         .map(|wanted| {
             let column = quote(&wanted.source.name);
@@ -66,7 +67,7 @@ pub fn fit(destination: &Shape, source: &Shape, columns: &[Column], renamed: &[(
             }
         })
         .collect();
-    Err(Error::Misfit { destination: name.plain(), source_table: source.table().plain(), reasons, fixes })
+    Err(Error::IncompatibleColumns { destination: name.plain(), source_table: source.table().plain(), reasons, fixes })
 }
 
 /// Why rows cannot come in COPY's binary format, if so. A column that the destination lacks is no obstacle: it is made like the

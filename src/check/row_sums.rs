@@ -16,19 +16,19 @@ use serde::Deserialize;
 /// How many rows there are, and the sums of both halves of their hashes.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(from = "(i64, String, String)")]
-pub struct Fingerprint {
+pub struct RowSums {
     pub rows: i64,
     sums: (i128, i128),
 }
 
-impl From<(i64, String, String)> for Fingerprint {
-    fn from((rows, high, low): (i64, String, String)) -> Fingerprint {
+impl From<(i64, String, String)> for RowSums {
+    fn from((rows, high, low): (i64, String, String)) -> RowSums {
         let number = |text: String| text.parse().unwrap_or_default();
-        Fingerprint { rows, sums: (number(high), number(low)) }
+        RowSums { rows, sums: (number(high), number(low)) }
     }
 }
 
-impl Fingerprint {
+impl RowSums {
     /// 32 hexadecimal digits.
     pub fn text(&self) -> String {
         format!("{:016x}{:016x}", self.sums.0 as u64, self.sums.1 as u64)
@@ -105,14 +105,14 @@ pub fn half(hash: &str, first: u32) -> String {
     format!("('x' OPERATOR(pg_catalog.||) pg_catalog.substr({hash}, {first}, 16))::pg_catalog.bit(64)::pg_catalog.int8")
 }
 
-/// Count and sums over rows whose hash is the column `hash` of `rows`; what `Fingerprint` reads.
+/// Count and sums over rows whose hash is the column `hash` of `rows`; what `RowSums` reads.
 pub fn sums() -> String {
     let sum = |first| format!("coalesce(pg_catalog.sum({}), 0)::pg_catalog.text", half("r.hash", first));
     format!("pg_catalog.json_build_array(pg_catalog.count(*), {}, {})", sum(1), sum(17))
 }
 
 /// Of both sides, which read at the same time.
-pub fn of_both(sides: &mut Comparison, rows: &Rows) -> Result<[Fingerprint; 2]> {
+pub fn of_both(sides: &mut Comparison, rows: &Rows) -> Result<[RowSums; 2]> {
     // OFFSET 0: each hash is made once.
     let [there, here] = [&sides.source_rows, &sides.local_rows];
     let [hash_there, hash_here] = rows.row_hashes();

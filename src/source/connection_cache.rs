@@ -37,8 +37,8 @@ pub fn sharing<T>(body: impl FnOnce() -> T) -> T {
 pub(super) fn take(parameters: &[(String, String)]) -> Option<Link> {
     KEPT.with_borrow_mut(|kept| {
         let kept = kept.as_mut()?;
-        let place = kept.iter().position(|kept| kept.parameters == parameters)?;
-        Some(kept.swap_remove(place).link)
+        let position = kept.iter().position(|kept| kept.parameters == parameters)?;
+        Some(kept.swap_remove(position).link)
     })
 }
 

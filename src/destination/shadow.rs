@@ -1,16 +1,16 @@
 //! Replacing all rows of a table while it is read.
 //!
-//! A plain table gets them through a stand-in: a table of the same physical form beside it, with the same checks and
-//! indexes, is loaded first; then the two exchange their files, which is all that readers ever wait for. The table
+//! A plain table gets them through a shadow table: a table of the same physical form beside it, with the same checks and
+//! indexes, is loaded first; then the storage of the two is swapped, which is all that readers ever wait for. The table
 //! itself stays: its OID, grants, views, triggers, foreign keys. Any other table (partitioned, published, with
 //! triggers that want to see the rows) is emptied and loaded in place.
 
-use crate::backend::files;
 use crate::backend::identity::{keeps_its_snapshot, set_local};
 use crate::backend::name::{literal, quote, Name};
+use crate::backend::ownership;
 use crate::backend::relation::{self, lock_exclusively, oid_arg, Patience, Relation};
 use crate::backend::spi;
-use crate::backend::trust;
+use crate::backend::storage;
 use crate::destination::heap::{self, Indexed};
 use crate::destination::indexes;
 use crate::destination::references;
@@ -22,8 +22,8 @@ use serde::Deserialize;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 
-/// A table of the same physical form as the one that it stands in for.
-pub struct StandIn {
+/// A table of the same physical form as the original, beside it.
+pub struct ShadowTable {
     original: Relation,
     pub name: Name,
     pub oid: pg_sys::Oid,
@@ -77,11 +77,11 @@ struct Form {
     unlogged: bool,
     tablespace: Option<String>,
     columns: Vec<Column>,
-    /// Definitions of CHECK constraints, and the partition's own, which is called as the stand-in.
+    /// Definitions of CHECK constraints, and the partition's own, which is called as the shadow table.
     checks: Vec<String>,
 }
 
-/// $1: the original, $2: the name of what stands in for it.
+/// $1: the original, $2: the name of its shadow table.
 const FORM: &str = r"
 SELECT json_build_object(
     'unlogged', c.relpersistence = 'u',
@@ -107,7 +107,7 @@ SELECT json_build_object(
              WHERE pg_get_partition_constraintdef(c.oid) IS NOT NULL) k))::pg_catalog.text
   FROM pg_class c WHERE c.oid = $1";
 
-/// Why the files of a table cannot be exchanged; None for a plain heap that nobody follows row by row.
+/// Why the storage of a table cannot be swapped; None for a plain heap that nobody follows row by row.
 pub fn obstacle(destination: pg_sys::Oid) -> Result<Option<String>> {
     // What such a transaction sees of the catalogs and of the rows may be out of date.
     if keeps_its_snapshot() {
@@ -142,7 +142,7 @@ pub fn obstacle(destination: pg_sys::Oid) -> Result<Option<String>> {
 }
 
 /// Whether there is none.
-pub fn is_exchangeable(destination: pg_sys::Oid) -> Result<bool> {
+pub fn can_swap_storage(destination: pg_sys::Oid) -> Result<bool> {
     Ok(obstacle(destination)?.is_none())
 }
 
@@ -154,9 +154,9 @@ pub fn lock_form(oid: pg_sys::Oid, name: &Name, patience: Patience) -> Result<()
     relation::lock_patiently(&[oid], pg_sys::ShareUpdateExclusiveLock, || Ok(name.plain()), patience, "refreshed")
 }
 
-/// Of what stands in for a table or an index of this OID. `tag` is one that nobody else can know before: a table of that name would be
+/// Of the shadow of a table or an index of this OID. `tag` is one that nobody else can know before: a table of that name would be
 /// in the way.
-fn stand_in_name(original: pg_sys::Oid, tag: u32) -> String {
+fn shadow_name(original: pg_sys::Oid, tag: u32) -> String {
     format!("mimeo_{}_{tag:08x}", original.to_u32())
 }
 
@@ -165,13 +165,13 @@ fn random_tag() -> u32 {
     RandomState::new().build_hasher().finish() as u32
 }
 
-impl StandIn {
+impl ShadowTable {
     /// Makes it, empty. Until the end of the transaction nobody changes the form of the original, which can be read
     /// and written all the time.
-    pub fn make(original: &Relation, patience: Patience) -> Result<StandIn> {
+    pub fn make(original: &Relation, patience: Patience) -> Result<ShadowTable> {
         lock_form(original.oid, &original.name(), patience)?;
         let tag = random_tag();
-        let name = original.name().sibling(stand_in_name(original.oid, tag));
+        let name = original.name().sibling(shadow_name(original.oid, tag));
         let form: Form = spi::json(FORM, &[oid_arg(original.oid), name.name.as_str().into()])?
             .ok_or_else(|| Error::Internal(format!("{} is gone", original.name().plain())))?;
         let columns: Vec<_> = form.columns.iter().map(Column::definition).collect();
@@ -190,12 +190,12 @@ impl StandIn {
         }
         let statistics = statistics::copy_extended(original.oid, &name)?;
         let indexes = spi::json(INDEXES, &[oid_arg(original.oid)])?.unwrap_or_default();
-        Ok(StandIn { original: original.clone(), name, oid: made.oid, tag, indexes, pairs: Vec::new(), statistics })
+        Ok(ShadowTable { original: original.clone(), name, oid: made.oid, tag, indexes, pairs: Vec::new(), statistics })
     }
 
-    /// What users know by other names: the stand-in's own, and the original's, of the table and of its indexes. For errors.
+    /// What users know by other names: the shadow table's own, and the original's, of the table and of its indexes. For errors.
     pub fn names(&self) -> Vec<(String, String)> {
-        let indexes = self.indexes.iter().map(|index| (stand_in_name(index.oid, self.tag), index.name.clone()));
+        let indexes = self.indexes.iter().map(|index| (shadow_name(index.oid, self.tag), index.name.clone()));
         indexes.chain([(self.name.name.clone(), self.original.name().name)]).collect()
     }
 
@@ -208,10 +208,10 @@ impl StandIn {
         self.make_indexes(|index| index.exclusion.is_none())
     }
 
-    /// Once it is loaded, with what is `indexed` of the indexes that it has: checks foreign keys, exchanges the files, and
+    /// Once it is loaded, with what is `indexed` of the indexes that it has: checks foreign keys, swaps the storage, and
     /// drops it. With `cascade`, tables that point at the original are emptied; otherwise their rows must find theirs.
     ///
-    /// 1. The other indexes, and statistics, are made on the stand-in.
+    /// 1. The other indexes, and statistics, are made on the shadow table.
     /// 2. Foreign keys in both directions are checked. Nobody writes to the referencing tables from here on.
     /// 3. The exclusive lock, without a queue of readers behind it; then only catalog rows change.
     pub fn take_over(mut self, indexed: &Indexed, cascade: bool, patience: Patience) -> Result<()> {
@@ -223,7 +223,7 @@ impl StandIn {
         let (oid, name) = (self.original.oid, self.original.name());
         references::lock_referenced(oid, patience)?;
         references::check_outgoing(oid, &self.name)?;
-        // The TOAST table goes with the stand-in: an autovacuum on it must not be waited for while readers are shut out.
+        // The TOAST table goes with the shadow table: an autovacuum on it must not be waited for while readers are shut out.
         let mut locked: Vec<_> = table::toast_of(oid)?.into_iter().chain([oid]).collect();
         if cascade {
             locked.extend(references::all_referencing(oid)?);
@@ -233,22 +233,22 @@ impl StandIn {
         }
         lock_exclusively(&locked, &name, patience, "replaced")?;
         if cascade {
-            trust::require_others(&references::all_referencing(oid)?, true)?;
+            ownership::require_others(&references::all_referencing(oid)?, true)?;
             spi::run(&format!("TRUNCATE ONLY {name} CASCADE"), &[])?;
         }
-        files::exchange(oid, self.oid, &self.pairs)?;
+        storage::swap(oid, self.oid, &self.pairs)?;
         statistics::move_extended(&self.statistics)?;
         spi::run(&format!("DROP TABLE {}", self.name), &[])?;
-        files::name_toast_table(oid);
+        storage::name_toast_table(oid);
         Ok(())
     }
 
-    /// Those of the original's indexes that are `wanted`, and not there yet, made on the stand-in.
+    /// Those of the original's indexes that are `wanted`, and not there yet, made on the shadow table.
     fn make_indexes(&mut self, wanted: impl Fn(&Index) -> bool) -> Result<()> {
         let (wanted, left): (Vec<_>, _) = std::mem::take(&mut self.indexes).into_iter().partition(wanted);
         self.indexes = left;
         for original in wanted {
-            let name = stand_in_name(original.oid, self.tag);
+            let name = shadow_name(original.oid, self.tag);
             set_local("default_tablespace", original.tablespace.as_deref().unwrap_or_default())?;
             match original.exclusion {
                 Some(definition) => {
@@ -343,7 +343,7 @@ impl Column {
     }
 }
 
-/// Empties a table whose files cannot be exchanged, for a load in place. Readers see the old rows until the end of the
+/// Empties a table whose storage cannot be swapped, for a load in place. Readers see the old rows until the end of the
 /// transaction, unless `cascade` empties the referencing tables too.
 ///
 /// # Errors
@@ -356,7 +356,7 @@ pub fn empty_in_place(destination: &Relation, cascade: bool, patience: Patience)
     if cascade {
         let others = references::all_referencing(destination.oid)?;
         references::lock(&others, patience)?;
-        trust::require_others(&others, true)?;
+        ownership::require_others(&others, true)?;
     }
     let statement = if cascade { format!("TRUNCATE {name} CASCADE") } else { format!("DELETE FROM {name}") };
     spi::run(&statement, &[])?;

@@ -5,11 +5,11 @@ use super::tasks::{Fate, Outcome, Tasks};
 use super::work::work_through;
 use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
-use crate::backend::worker::{self, Ground, Letter, Worker};
+use crate::backend::worker::{self, TransactionControl, Worker, WorkerMessage};
 use crate::error::{Error, Report, Result};
 use crate::job::config::Catalog;
 use crate::job::history;
-use crate::job::record::Record;
+use crate::job::record::RunRecord;
 use pgrx::pg_sys;
 use pgrx::PgSqlErrorCode;
 use serde::{Deserialize, Serialize};
@@ -27,14 +27,14 @@ struct Orders {
 }
 
 impl Orders {
-    /// The shared part lies in the letter that they came with.
-    fn tasks<'a>(&'a self, letter: &'a Letter) -> Tasks<'a> {
+    /// The shared part lies in the message that they came with.
+    fn tasks<'a>(&'a self, message: &'a WorkerMessage) -> Tasks<'a> {
         Tasks {
             jobs: &self.jobs,
-            next: letter.counter(0),
-            begun: letter.counter(1),
+            next: message.counter(0),
+            begun: message.counter(1),
             limit: self.limit,
-            fates: letter.cells(),
+            fates: message.cells(),
         }
     }
 }
@@ -68,31 +68,32 @@ pub fn run(catalog: &Catalog, jobs: &[Due], limit: u32, workers: u32) -> Result<
         jobs: jobs.to_vec(),
         limit,
     };
-    let letter = Letter::write(&serde_json::to_string(&orders)?, jobs.len())?;
+    let message = WorkerMessage::write(&serde_json::to_string(&orders)?, jobs.len())?;
     // No transaction of this session is to hold back vacuum while the others work.
-    Ground::Procedure.commit()?;
+    TransactionControl::Procedure.commit()?;
     let wanted = workers.min(jobs.len() as u32);
-    let crew: Vec<_> = (0..wanted).map_while(|_| Worker::start_with("mimeo_run_jobs", "mimeo jobs", &letter)).collect();
+    let worker_pool: Vec<_> =
+        (0..wanted).map_while(|_| Worker::start_with("mimeo_run_jobs", "mimeo jobs", &message)).collect();
     let waited = caught(|| {
-        worker::wait_for(&crew, None);
+        worker::wait_for(&worker_pool, None);
         Ok(())
     });
     if let Err(error) = waited {
-        crew.into_iter().for_each(Worker::terminate);
+        worker_pool.into_iter().for_each(Worker::terminate);
         return Err(error);
     }
 
-    let tasks = orders.tasks(&letter);
+    let tasks = orders.tasks(&message);
     // A worker that was killed leaves its job behind.
     for (index, due) in jobs.iter().enumerate() {
         if tasks.is(index, Fate::Taken) {
             tasks.settle(index, Fate::Failed);
             spi::with_snapshot(|| history::write(&abandoned(due), catalog))?;
-            Ground::Procedure.commit()?;
+            TransactionControl::Procedure.commit()?;
         }
     }
     // Where no worker could be started, all is still to be done.
-    work_through(catalog, &tasks, Ground::Procedure)?;
+    work_through(catalog, &tasks, TransactionControl::Procedure)?;
     let mut failed = Vec::new();
     for (index, due) in jobs.iter().enumerate() {
         if tasks.is(index, Fate::Failed) {
@@ -102,14 +103,14 @@ pub fn run(catalog: &Catalog, jobs: &[Due], limit: u32, workers: u32) -> Result<
     Ok(Outcome { failed, begun: tasks.begun.load(Ordering::SeqCst) as usize })
 }
 
-fn abandoned(due: &Due) -> Record {
+fn abandoned(due: &Due) -> RunRecord {
     let message = "its background worker was ended before the job was done".to_string();
     let error = Error::Postgres(Report {
         sqlstate: PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN.into(),
         message,
         ..Report::default()
     });
-    Record::of_failure(&due.dest_table, &due.source_table, &due.kind, &error)
+    RunRecord::of_failure(&due.dest_table, &due.source_table, &due.kind, &error)
 }
 
 /// The first line of what a job's last row in run_history says.
@@ -131,11 +132,11 @@ fn last_error(catalog: &Catalog, due: &Due) -> Result<String> {
 /// A worker's whole life.
 pub fn work(handle: u32) -> Result<()> {
     worker::prepare();
-    let Some(letter) = Letter::open(handle) else { return Ok(()) };
-    let orders: Orders = serde_json::from_str(letter.text()?)?;
+    let Some(message) = WorkerMessage::open(handle) else { return Ok(()) };
+    let orders: Orders = serde_json::from_str(message.text()?)?;
     worker::connect(pg_sys::Oid::from(orders.database), Some(pg_sys::Oid::from(orders.session_user)));
-    let ground = Ground::Worker;
-    ground.begin();
+    let transactions = TransactionControl::Worker;
+    transactions.begin();
     let catalog = spi::with_snapshot(|| {
         for (name, value) in &orders.settings {
             let set = attempt(|| {
@@ -148,8 +149,8 @@ pub fn work(handle: u32) -> Result<()> {
         }
         Catalog::find()
     })?;
-    ground.commit()?;
-    work_through(&catalog, &orders.tasks(&letter), ground)?;
-    ground.end();
+    transactions.commit()?;
+    work_through(&catalog, &orders.tasks(&message), transactions)?;
+    transactions.end();
     Ok(())
 }

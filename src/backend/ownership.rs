@@ -68,7 +68,7 @@ const REACH: &str = "
         UNION ALL SELECT 'pg_operator'::regclass, p.amopopr FROM pg_opclass o JOIN pg_amop p ON p.amopfamily = o.opcfamily
                    WHERE r.class = 'pg_opclass'::regclass AND o.oid = r.oid
     ) n (class, oid) WHERE n.oid >= 16384
-), owned (place, object, owner) AS (
+), owned (ordinal, object, owner) AS (
     SELECT 1, 'function ' || p.oid::regprocedure::pg_catalog.text, p.proowner
       FROM reach f JOIN pg_proc p ON p.oid = f.oid WHERE f.class = 'pg_proc'::regclass
     UNION ALL
@@ -91,7 +91,7 @@ SELECT json_build_object('object', o.object, 'owner', coalesce(r.rolname, 'PUBLI
   FROM owned o LEFT JOIN pg_roles r ON r.oid = o.owner
  WHERE r.oid IS NULL
     OR NOT (r.rolsuper OR r.rolname = current_user OR pg_has_role(r.oid, (SELECT me.oid FROM pg_roles me WHERE me.rolname = current_user), 'USAGE'))
- ORDER BY o.place, o.object LIMIT 1";
+ ORDER BY o.ordinal, o.object LIMIT 1";
 
 /// Of tables ($1): all of it, and what event triggers call.
 const TABLES: &str = "
@@ -170,7 +170,7 @@ WITH RECURSIVE roots (class, oid) AS (
 )";
 
 /// # Errors
-/// Stranger.
+/// UntrustedOwner.
 fn require(roots: &str, args: &[pgrx::datum::DatumWithOid<'_>]) -> Result<()> {
     #[derive(Deserialize)]
     struct Found {
@@ -182,7 +182,7 @@ fn require(roots: &str, args: &[pgrx::datum::DatumWithOid<'_>]) -> Result<()> {
     // The planner takes it for a query that is worth compiling.
     set_local("jit", "off")?;
     match spi::json(&format!("{roots}{REACH}"), args)? {
-        Some(Found { object, owner, role }) => Err(Error::Stranger { object, owner, role }),
+        Some(Found { object, owner, role }) => Err(Error::UntrustedOwner { object, owner, role }),
         None => Ok(()),
     }
 }
@@ -195,7 +195,7 @@ fn array(oids: impl IntoIterator<Item = u32>) -> String {
 /// fires. They are locked, so that what is found stays.
 ///
 /// # Errors
-/// Stranger.
+/// UntrustedOwner.
 pub fn require_tables(oids: &[pg_sys::Oid]) -> Result<()> {
     require(TABLES, &[oids.to_vec().into()])
 }
@@ -203,7 +203,7 @@ pub fn require_tables(oids: &[pg_sys::Oid]) -> Result<()> {
 /// Tables of others that are going to be read, past all policies, or emptied with a table that they refer to. They are locked.
 ///
 /// # Errors
-/// Stranger.
+/// UntrustedOwner.
 pub fn require_others(oids: &[pg_sys::Oid], emptied: bool) -> Result<()> {
     if oids.is_empty() {
         return Ok(());
@@ -214,7 +214,7 @@ pub fn require_others(oids: &[pg_sys::Oid], emptied: bool) -> Result<()> {
 /// A view or materialized view that is going to be made anew, without data.
 ///
 /// # Errors
-/// Stranger.
+/// UntrustedOwner.
 pub fn require_view(oid: pg_sys::Oid) -> Result<()> {
     require(VIEW, &[oid_arg(oid)])
 }
@@ -223,7 +223,7 @@ pub fn require_view(oid: pg_sys::Oid) -> Result<()> {
 pub fn trusts_query(oid: pg_sys::Oid) -> Result<bool> {
     match require(QUERY, &[oid_arg(oid)]) {
         Ok(()) => Ok(true),
-        Err(Error::Stranger { .. }) => Ok(false),
+        Err(Error::UntrustedOwner { .. }) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -231,7 +231,7 @@ pub fn trusts_query(oid: pg_sys::Oid) -> Result<bool> {
 /// Functions that are going to be called.
 ///
 /// # Errors
-/// Stranger.
+/// UntrustedOwner.
 pub fn require_functions(oids: &[u32]) -> Result<()> {
     require(OBJECTS, &[array(oids.iter().copied()).into(), "{}".into(), "{}".into()])
 }
@@ -239,7 +239,7 @@ pub fn require_functions(oids: &[u32]) -> Result<()> {
 /// Types that the columns of a table are to have, by name; those that are not here do not count.
 ///
 /// # Errors
-/// Stranger.
+/// UntrustedOwner.
 pub fn require_types(names: &[&str]) -> Result<()> {
     let oids = spi::text(
         "SELECT coalesce(array_agg(t.oid), '{}')::pg_catalog.text FROM json_array_elements_text($1::json) w (name)
@@ -252,7 +252,7 @@ pub fn require_types(names: &[&str]) -> Result<()> {
 /// What definitions name, before anything of them is analysed.
 ///
 /// # Errors
-/// Stranger.
+/// UntrustedOwner.
 pub fn require_names(named: &Named) -> Result<()> {
     let names = serde_json::to_string(named)?;
     require(NAMES, &[names.into(), array(named.types.iter().copied()).into()])
@@ -262,7 +262,7 @@ pub fn require_names(named: &Named) -> Result<()> {
 /// that nobody has named included. It is analysed for good: PostgreSQL does not do it again.
 ///
 /// # Errors
-/// Stranger, Definition; what PostgreSQL says of an expression that makes no sense.
+/// UntrustedOwner, Definition; what PostgreSQL says of an expression that makes no sense.
 ///
 /// # Safety
 /// `statement` is the parser's, and names `table`.
@@ -294,6 +294,8 @@ struct Used {
 }
 
 impl Used {
+    /// # Safety
+    /// A node of the parser's, or null.
     unsafe fn add(&mut self, node: *mut pg_sys::Node) {
         use pg_sys::NodeTag as Tag;
         match (*node).type_ {

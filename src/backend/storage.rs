@@ -1,4 +1,4 @@
-//! Exchanging the files of two relations of the same physical form, as CLUSTER does after a rewrite: their rows in
+//! Swapping the storage of two relations of the same physical form, as CLUSTER does after a rewrite: their rows in
 //! pg_class change places with respect to where the data lies, and everything else about them stays.
 
 use crate::backend::compat::{self, unguarded};
@@ -6,9 +6,9 @@ use crate::error::{Error, Result};
 use pgrx::pg_sys;
 use std::ffi::CString;
 
-/// Exchanges the files of two heaps, those of their TOAST tables, and those of their indexes, pair by pair; and copies
+/// Swaps the files of two heaps, those of their TOAST tables, and those of their indexes, pair by pair; and copies
 /// the statistics of the second to the first. Both heaps are locked exclusively by this transaction.
-pub fn exchange(first: pg_sys::Oid, second: pg_sys::Oid, indexes: &[(pg_sys::Oid, pg_sys::Oid)]) -> Result<()> {
+pub fn swap(first: pg_sys::Oid, second: pg_sys::Oid, indexes: &[(pg_sys::Oid, pg_sys::Oid)]) -> Result<()> {
     // SAFETY: the relations are locked, and their forms are the same: the caller made the second after the first.
     unsafe {
         for &(original, copy) in indexes {
@@ -24,9 +24,9 @@ pub fn exchange(first: pg_sys::Oid, second: pg_sys::Oid, indexes: &[(pg_sys::Oid
             return Err(Error::Internal("the indexes of a table have changed while it was replaced".to_string()));
         }
         keep_predicate_locks(first);
-        exchange_rows(first, second)?;
+        swap_rows(first, second)?;
         for &(original, copy) in indexes {
-            exchange_rows(original, copy)?;
+            swap_rows(original, copy)?;
         }
         pg_sys::CommandCounterIncrement();
         for (to, from) in [(first, second)].iter().chain(indexes) {
@@ -41,6 +41,9 @@ pub fn exchange(first: pg_sys::Oid, second: pg_sys::Oid, indexes: &[(pg_sys::Oid
 
 /// As CLUSTER does: what SERIALIZABLE transactions have read of single rows and pages becomes the whole table, for the places
 /// of the rows are others from here on.
+///
+/// # Safety
+/// The table is locked with ACCESS EXCLUSIVE.
 unsafe fn keep_predicate_locks(table: pg_sys::Oid) {
     let relation = pg_sys::table_open(table, pg_sys::NoLock as i32);
     pg_sys::ffi::pg_guard_ffi_boundary(|| unguarded::TransferPredicateLocksToHeapRelation(relation));
@@ -48,6 +51,9 @@ unsafe fn keep_predicate_locks(table: pg_sys::Oid) {
 }
 
 /// The counters of live and dead rows, which autovacuum goes by, are those of the new file, whose statistics have just been made.
+///
+/// # Safety
+/// The table is locked.
 unsafe fn count_anew(table: pg_sys::Oid) {
     let relation = pg_sys::table_open(table, pg_sys::NoLock as i32);
     let rows = (*(*relation).rd_rel).reltuples.max(0.0) as i64;
@@ -56,6 +62,9 @@ unsafe fn count_anew(table: pg_sys::Oid) {
 }
 
 /// Refuses relations whose rows do not look the same on disk, and such as this session is reading.
+///
+/// # Safety
+/// Both relations are locked.
 unsafe fn require_same_form(first: pg_sys::Oid, second: pg_sys::Oid) -> Result<()> {
     let a = pg_sys::relation_open(first, pg_sys::NoLock as i32);
     let b = pg_sys::relation_open(second, pg_sys::NoLock as i32);
@@ -77,6 +86,8 @@ unsafe fn require_same_form(first: pg_sys::Oid, second: pg_sys::Oid) -> Result<(
     Err(Error::Internal("a table has changed while it was replaced".to_string()))
 }
 
+/// # Safety
+/// The table is locked.
 unsafe fn index_count(table: pg_sys::Oid) -> usize {
     let relation = pg_sys::table_open(table, pg_sys::NoLock as i32);
     let list = pg_sys::RelationGetIndexList(relation);
@@ -86,6 +97,9 @@ unsafe fn index_count(table: pg_sys::Oid) -> usize {
 }
 
 /// A copy of a relation's row in pg_class.
+///
+/// # Safety
+/// The relation is locked.
 unsafe fn pg_class_row(oid: pg_sys::Oid) -> Result<(pg_sys::HeapTuple, *mut pg_sys::FormData_pg_class)> {
     let none = pg_sys::Datum::from(0);
     let tuple = pg_sys::SearchSysCacheCopy(pg_sys::SysCacheIdentifier::RELOID as i32, oid.into(), none, none, none);
@@ -97,7 +111,9 @@ unsafe fn pg_class_row(oid: pg_sys::Oid) -> Result<(pg_sys::HeapTuple, *mut pg_s
     Ok((tuple, form))
 }
 
-unsafe fn exchange_rows(first: pg_sys::Oid, second: pg_sys::Oid) -> Result<()> {
+/// # Safety
+/// Both relations are locked with ACCESS EXCLUSIVE, and have the same physical form.
+unsafe fn swap_rows(first: pg_sys::Oid, second: pg_sys::Oid) -> Result<()> {
     mark_as_new(first, second);
     let catalog = pg_sys::table_open(pg_sys::RelationRelationId, pg_sys::RowExclusiveLock as i32);
     let (tuple, a) = pg_class_row(first)?;
@@ -110,7 +126,7 @@ unsafe fn exchange_rows(first: pg_sys::Oid, second: pg_sys::Oid) -> Result<()> {
     std::mem::swap(&mut (*a).relpages, &mut (*b).relpages);
     std::mem::swap(&mut (*a).reltuples, &mut (*b).reltuples);
     std::mem::swap(&mut (*a).relallvisible, &mut (*b).relallvisible);
-    compat::exchange_all_frozen(&mut *a, &mut *b);
+    compat::swap_all_frozen(&mut *a, &mut *b);
     pg_sys::CatalogTupleUpdate(catalog, &mut (*tuple).t_self, tuple);
     pg_sys::CatalogTupleUpdate(catalog, &mut (*other_tuple).t_self, other_tuple);
     let toasts = [(first, (*a).reltoastrelid), (second, (*b).reltoastrelid)];
@@ -134,6 +150,8 @@ unsafe fn exchange_rows(first: pg_sys::Oid, second: pg_sys::Oid) -> Result<()> {
     Ok(())
 }
 
+/// # Safety
+/// Both relations are locked with ACCESS EXCLUSIVE.
 unsafe fn mark_as_new(first: pg_sys::Oid, second: pg_sys::Oid) {
     let a = pg_sys::relation_open(first, pg_sys::NoLock as i32);
     let b = pg_sys::relation_open(second, pg_sys::NoLock as i32);
@@ -142,7 +160,7 @@ unsafe fn mark_as_new(first: pg_sys::Oid, second: pg_sys::Oid) {
     pg_sys::relation_close(b, pg_sys::NoLock as i32);
 }
 
-/// Gives the TOAST table that a heap got in an exchange the name that PostgreSQL would have given it.
+/// Gives the TOAST table that a heap got in a swap the name that PostgreSQL would have given it.
 pub fn name_toast_table(heap: pg_sys::Oid) {
     // SAFETY: the heap is locked exclusively, and its TOAST table with it; the names end with NUL.
     unsafe {
@@ -166,6 +184,8 @@ pub fn name_toast_table(heap: pg_sys::Oid) {
     }
 }
 
+/// # Safety
+/// The table that it belongs to is locked.
 unsafe fn toast_index(toast: pg_sys::Oid) -> Option<pg_sys::Oid> {
     let relation = pg_sys::table_open(toast, pg_sys::AccessShareLock as i32);
     let list = pg_sys::RelationGetIndexList(relation);
