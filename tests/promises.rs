@@ -1,0 +1,233 @@
+//! Promises of the docs that no other file keeps: what a storage swap carries along, sources that are standbys or count nothing, sessions
+//! that fire no triggers, a failover, and the locks of docs/locks.md as pg_locks has them.
+
+mod support;
+
+use postgres::Client;
+use std::path::PathBuf;
+use support::{one, pair, run_dir, script, stuck, wait_for, Cluster, Scene};
+
+const REASON: &str = "SELECT coalesce(reason, '') FROM mimeo.run_history ORDER BY run_id DESC LIMIT 1";
+
+fn standby(name: &str) -> Cluster {
+    let dir = run_dir().join(name);
+    let path = dir.to_str().unwrap();
+    script(&["standby", path, pair().source.dir().to_str().unwrap()], "");
+    let port = script(&["restart", path], "").trim().parse().unwrap();
+    Cluster::at(&dir, port)
+}
+
+/// A folder of that server's user.
+fn folder(cluster: &Cluster, name: &str) -> PathBuf {
+    let dir = cluster.dir().join(name);
+    let make = format!("COPY (SELECT) TO PROGRAM 'mkdir {}'", dir.display());
+    cluster.superuser("postgres").batch_execute(&make).unwrap();
+    dir
+}
+
+#[test]
+fn a_storage_swap_keeps_what_a_table_is() {
+    let scene = Scene::new("promises_swap", 1000);
+    let mut superuser = scene.destination_superuser();
+    let dir = folder(&pair().destination, "space");
+    superuser.batch_execute(&format!("CREATE TABLESPACE promised OWNER dba LOCATION '{}'", dir.display())).unwrap();
+    let mut dba = scene.dba();
+    dba.batch_execute(
+        "SELECT mimeo.table_maker('app.t', 1);
+         ALTER TABLE app.t SET UNLOGGED; ALTER TABLE app.t SET TABLESPACE promised;
+         CREATE INDEX t_elsewhere ON app.t (v, id) TABLESPACE promised;
+         ALTER TABLE app.t SET (fillfactor = 70, autovacuum_enabled = off, toast.autovacuum_enabled = off);
+         ALTER TABLE app.t ALTER v SET STATISTICS 500, ALTER v SET STORAGE EXTERNAL;
+         CREATE STATISTICS app.t_both (ndistinct, dependencies) ON id, v FROM app.t",
+    )
+    .unwrap();
+    let is = "SELECT jsonb_build_object('oid', c.oid, 'persistence', c.relpersistence, 'space', c.reltablespace, 'options', c.reloptions,
+                'toast', (SELECT jsonb_build_array(t.relname, t.relpersistence, t.reltablespace, t.reloptions) FROM pg_class t WHERE t.oid = c.reltoastrelid),
+                'columns', (SELECT jsonb_agg(jsonb_build_array(a.attname, a.attstattarget, a.attstorage) ORDER BY a.attnum)
+                              FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0),
+                'indexes', (SELECT jsonb_agg(jsonb_build_array(i.oid, i.relname, i.reltablespace, i.relpersistence) ORDER BY i.oid)
+                              FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid WHERE x.indrelid = c.oid),
+                'statistics', (SELECT jsonb_agg(jsonb_build_array(s.oid, s.stxname) ORDER BY s.oid) FROM pg_statistic_ext s WHERE s.stxrelid = c.oid))::text
+              FROM pg_class c WHERE c.oid = 'app.t'::regclass";
+    let file = "SELECT pg_relation_filepath('app.t')";
+    let (before, old_file): (String, String) = (one(&mut dba, is), one(&mut dba, file));
+    scene.change();
+    dba.batch_execute("SELECT mimeo.refresh_table('app.t')").unwrap();
+    assert_ne!(one::<String>(&mut dba, file), old_file, "its storage was swapped");
+    assert_eq!(one::<String>(&mut dba, is), before);
+    assert_eq!(scene.changed_rows(1), 1000);
+    let estimated: bool = one(
+        &mut superuser,
+        "SELECT stxdndistinct IS NOT NULL AND stxddependencies IS NOT NULL FROM pg_statistic_ext_data d
+           JOIN pg_statistic_ext s ON s.oid = d.stxoid WHERE s.stxname = 't_both'",
+    );
+    assert!(estimated, "extended statistics are those of the new rows");
+    let left: i64 = one(
+        &mut dba,
+        "SELECT count(*) FROM pg_class WHERE relname LIKE 'mimeo\\_%' AND relnamespace = 'app'::regnamespace",
+    );
+    assert_eq!(left, 0, "no shadow table is left");
+}
+
+#[test]
+fn a_standby_is_a_source_of_all_methods_that_only_read() {
+    let scene = Scene::new("promises_standby", 500);
+    scene
+        .owner()
+        .batch_execute("CREATE TABLE app.n (id bigserial PRIMARY KEY, at timestamptz DEFAULT now(), v text); INSERT INTO app.n (v) SELECT 'v' FROM generate_series(1, 100)")
+        .unwrap();
+    let standby = standby("reader");
+    scene.set_source(standby.port);
+    let mut dba = scene.dba();
+    dba.batch_execute(
+        "SELECT mimeo.snapshot_maker('app.t', 1), mimeo.table_maker('app.t', 1, 'app.tab'), mimeo.inserter_maker('app.n', 'serial', 'id', 1, '0', 'app.ins'),
+                mimeo.updater_maker('app.n', 'serial', 'id', 1, '0', 'app.upd')",
+    )
+    .unwrap();
+    scene
+        .owner()
+        .batch_execute("UPDATE app.t SET v = v || '!'; INSERT INTO app.n (v) SELECT 'w' FROM generate_series(1, 50)")
+        .unwrap();
+    let end: String = one(&mut scene.source_superuser(), "SELECT pg_current_wal_flush_lsn()::text");
+    let mut replayed = standby.superuser(&scene.database);
+    wait_for("the standby to replay", || one(&mut replayed, &format!("SELECT pg_last_wal_replay_lsn() >= '{end}'")));
+    dba.batch_execute(
+        "SELECT mimeo.refresh_snapshot('app.t'), mimeo.refresh_table('app.tab'), mimeo.refresh_inserter('app.ins'), mimeo.refresh_updater('app.upd')",
+    )
+    .unwrap();
+    assert_eq!(scene.changed_rows(1), 500);
+    for (query, rows) in [
+        ("SELECT count(*) FROM app.tab WHERE v LIKE '%!'", 500),
+        ("SELECT count(*) FROM app.ins", 149),
+        ("SELECT count(*) FROM app.upd", 149),
+    ] {
+        assert_eq!(one::<i64>(&mut dba, query), rows, "{query}: all but the newest, for a standby shows no writers");
+    }
+    dba.batch_execute("SELECT mimeo.refresh_snapshot('app.t')").unwrap();
+    assert_eq!(scene.last_status(), "ok", "a standby has no counters: nothing there proves that nothing has changed");
+}
+
+#[test]
+fn a_source_that_counts_nothing_proves_nothing() {
+    let scene = Scene::with_snapshot("promises_uncounted", 10);
+    let mut dba = scene.dba();
+    dba.batch_execute("SELECT mimeo.refresh_snapshot('app.t')").unwrap();
+    let database = &scene.database;
+    scene.source_superuser().batch_execute(&format!("ALTER DATABASE {database} SET track_counts = off")).unwrap();
+    scene.owner().batch_execute("UPDATE app.t SET v = v || '!'").unwrap();
+    dba.batch_execute("SELECT mimeo.refresh_snapshot('app.t')").unwrap();
+    assert_eq!(scene.changed_rows(1), 10);
+    assert_eq!(one::<String>(&mut dba, REASON), "copied: track_counts is off on the source");
+}
+
+#[test]
+fn triggers_do_not_fire_for_replicas_unless_their_owner_says_so() {
+    let scene = Scene::new("promises_replica", 10);
+    let mut superuser = scene.source_superuser();
+    superuser.batch_execute("CREATE SCHEMA mimeo AUTHORIZATION reader; GRANT TRIGGER ON app.t TO reader").unwrap();
+    let mut dba = scene.dba();
+    dba.batch_execute("SELECT mimeo.dml_maker('app.t', 1)").unwrap();
+    let replica = "BEGIN; SET LOCAL session_replication_role = replica; UPDATE app.t SET v = v || '!'; COMMIT";
+    superuser.batch_execute(replica).unwrap();
+    dba.batch_execute("SELECT mimeo.refresh_dml('app.t')").unwrap();
+    assert_eq!(scene.changed_rows(1), 0, "nobody has queued it");
+    dba.batch_execute("SELECT mimeo.refresh_dml('app.t', p_repull := true)").unwrap();
+    assert_eq!(scene.changed_rows(1), 10);
+    let triggers: String = one(
+        &mut superuser,
+        "SELECT string_agg(format('ALTER TABLE app.t ENABLE ALWAYS TRIGGER %I', tgname), '; ') FROM pg_trigger
+          WHERE tgrelid = 'app.t'::regclass AND NOT tgisinternal",
+    );
+    superuser.batch_execute(&triggers).unwrap();
+    superuser.batch_execute(replica).unwrap();
+    dba.batch_execute("SELECT mimeo.refresh_dml('app.t')").unwrap();
+    assert_eq!(scene.changed_rows(2), 10);
+    assert_eq!(scene.last_status(), "ok");
+}
+
+#[test]
+fn a_failover_to_a_standby_that_had_lagged_is_mended_by_a_repull() {
+    let scene = Scene::new("promises_failover", 10);
+    scene
+        .source_superuser()
+        .batch_execute("CREATE SCHEMA mimeo AUTHORIZATION reader; GRANT TRIGGER ON app.t TO reader")
+        .unwrap();
+    let mut dba = scene.dba();
+    dba.batch_execute("SELECT mimeo.dml_maker('app.t', 1)").unwrap();
+    let standby = standby("lagging");
+    let mut there = standby.superuser(&scene.database);
+    let end: String = one(&mut scene.source_superuser(), "SELECT pg_current_wal_flush_lsn()::text");
+    wait_for("the standby to replay", || one(&mut there, &format!("SELECT pg_last_wal_replay_lsn() >= '{end}'")));
+    drop(there);
+    let path = standby.dir().to_str().unwrap().to_string();
+    script(&["stop", &path], "");
+    scene.owner().batch_execute("DELETE FROM app.t WHERE id <= 3; UPDATE app.t SET v = v || '!'").unwrap();
+    dba.batch_execute("SELECT mimeo.refresh_dml('app.t')").unwrap();
+    assert_eq!(scene.rows(), 7);
+    // What the standby has not received is lost.
+    let conf = standby.dir().join("data/postgresql.auto.conf");
+    let settings = std::fs::read_to_string(&conf).unwrap();
+    std::fs::write(&conf, format!("{settings}\nprimary_conninfo = ''\n")).unwrap();
+    script(&["restart", &path], "");
+    let mut there = standby.superuser(&scene.database);
+    there.batch_execute("SELECT pg_promote(wait => true)").unwrap();
+    wait_for("the promotion", || one(&mut there, "SELECT NOT pg_is_in_recovery()"));
+    scene.set_source(standby.port);
+    dba.batch_execute("SELECT mimeo.refresh_dml('app.t', p_repull := true)").unwrap();
+    let same =
+        |client: &mut Client| -> String { one(client, "SELECT string_agg(t::text, ' ' ORDER BY id) FROM app.t t") };
+    let mut promoted = standby.superuser(&scene.database);
+    assert_eq!(scene.rows(), 10, "the deletes are lost");
+    assert_eq!(same(&mut dba), same(&mut promoted));
+    promoted.batch_execute("UPDATE app.t SET v = v || '?'").unwrap();
+    dba.batch_execute("SELECT mimeo.refresh_dml('app.t')").unwrap();
+    assert_eq!(same(&mut dba), same(&mut promoted));
+}
+
+/// The modes that a backend holds or waits for on relations of this name, but for its indexes.
+fn locks(client: &mut Client, pid: i32, name: &str) -> String {
+    one(
+        client,
+        &format!(
+            "SELECT coalesce(string_agg(DISTINCT l.mode, ' ' ORDER BY l.mode), '') FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+              WHERE l.pid = {pid} AND c.relname = '{name}' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        ),
+    )
+}
+
+#[test]
+fn locks_are_those_of_docs_locks() {
+    let scene = Scene::new("promises_locks", 20_000);
+    let mut dba = scene.dba();
+    let mut looking = scene.destination_superuser();
+    dba.batch_execute("SELECT mimeo.snapshot_maker('app.t', 1)").unwrap();
+    scene.change();
+    let (proxy, pid, call) = stuck(&scene, "SELECT mimeo.refresh_snapshot('app.t')");
+    let live = one::<String>(&mut dba, "SELECT DISTINCT source.relname::text FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
+        JOIN pg_class source ON source.oid = d.refobjid WHERE r.ev_class = 'app.t'::regclass AND source.relname LIKE 't\\_snap_'");
+    let idle = if live == "t_snap1" { "t_snap2" } else { "t_snap1" };
+    assert!(locks(&mut looking, pid, idle).contains("AccessExclusiveLock"), "the idle twin, from the beginning");
+    for (name, most) in [("t", ""), (live.as_str(), "AccessShareLock")] {
+        let held = locks(&mut looking, pid, name);
+        assert!(held.is_empty() || held == most || held == "AccessShareLock", "{name}: {held}");
+    }
+    let there: String = one(
+        &mut scene.source_superuser(),
+        "SELECT string_agg(DISTINCT l.mode, ' ' ORDER BY l.mode) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+          WHERE a.application_name LIKE 'mimeo/%' AND a.datname = current_database() AND l.relation = 'app.t'::regclass",
+    );
+    assert_eq!(there, "AccessShareLock", "on the source, until the rows have come");
+    support::terminate(&scene, pid, call);
+    drop(proxy);
+    scene.set_source(pair().source.port);
+
+    dba.batch_execute("SELECT mimeo.snapshot_destroyer('app.t', false); SELECT mimeo.table_maker('app.t', 1)").unwrap();
+    let (proxy, pid, call) = stuck(&scene, "SELECT mimeo.refresh_table('app.t')");
+    let held = locks(&mut looking, pid, "t");
+    assert!(held.contains("ShareUpdateExclusiveLock"), "{held}");
+    for mode in ["ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock"] {
+        assert!(!held.split(' ').any(|found| found == mode), "{mode} on a table that is read and written");
+    }
+    support::terminate(&scene, pid, call);
+    drop(proxy);
+}
