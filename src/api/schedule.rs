@@ -79,7 +79,10 @@ pub unsafe extern "C-unwind" fn mimeo_build_indexes(
     _segment: *mut pg_sys::dsm_segment,
     contents: *mut pg_sys::shm_toc,
 ) {
-    heap::build_behind(contents);
+    // SAFETY: as the caller has promised.
+    unsafe {
+        heap::build_behind(contents);
+    }
 }
 
 /// Works at the jobs of a CALL run_refresh.

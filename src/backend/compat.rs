@@ -163,11 +163,14 @@ pub unsafe fn insert_index_entries(
     slot: *mut pg_sys::TupleTableSlot,
     executor: *mut pg_sys::EState,
 ) {
-    let (conflict, arbiters) = (std::ptr::null_mut(), std::ptr::null_mut());
-    #[cfg(not(feature = "pre_pg16"))]
-    unguarded::ExecInsertIndexTuples(result, slot, executor, false, false, conflict, arbiters, false);
-    #[cfg(feature = "pre_pg16")]
-    unguarded::ExecInsertIndexTuples(result, slot, executor, false, false, conflict, arbiters);
+    // SAFETY: as the caller has promised.
+    unsafe {
+        let (conflict, arbiters) = (std::ptr::null_mut(), std::ptr::null_mut());
+        #[cfg(not(feature = "pre_pg16"))]
+        unguarded::ExecInsertIndexTuples(result, slot, executor, false, false, conflict, arbiters, false);
+        #[cfg(feature = "pre_pg16")]
+        unguarded::ExecInsertIndexTuples(result, slot, executor, false, false, conflict, arbiters);
+    }
 }
 
 /// Begins a sort of the entries of a B-tree, none of which is checked for uniqueness; `memory` is in kB.
@@ -179,11 +182,14 @@ pub unsafe fn begin_index_sort(
     index: pg_sys::Relation,
     memory: i32,
 ) -> *mut pg_sys::Tuplesortstate {
-    let coordinate = std::ptr::null_mut();
-    #[cfg(not(feature = "pre_pg15"))]
-    return unguarded::tuplesort_begin_index_btree(heap, index, false, false, memory, coordinate, 0);
-    #[cfg(feature = "pre_pg15")]
-    unguarded::tuplesort_begin_index_btree(heap, index, false, memory, coordinate, false)
+    // SAFETY: as the caller has promised.
+    unsafe {
+        let coordinate = std::ptr::null_mut();
+        #[cfg(not(feature = "pre_pg15"))]
+        return unguarded::tuplesort_begin_index_btree(heap, index, false, false, memory, coordinate, 0);
+        #[cfg(feature = "pre_pg15")]
+        unguarded::tuplesort_begin_index_btree(heap, index, false, memory, coordinate, false)
+    }
 }
 
 /// Gives an index a new, empty file.
@@ -191,11 +197,14 @@ pub unsafe fn begin_index_sort(
 /// # Safety
 /// It is open, and locked with ACCESS EXCLUSIVE.
 pub unsafe fn set_new_file(index: pg_sys::Relation) {
-    let persistence = (*(*index).rd_rel).relpersistence;
-    #[cfg(not(feature = "pre_pg16"))]
-    pg_sys::RelationSetNewRelfilenumber(index, persistence);
-    #[cfg(feature = "pre_pg16")]
-    pg_sys::RelationSetNewRelfilenode(index, persistence);
+    // SAFETY: as the caller has promised.
+    unsafe {
+        let persistence = (*(*index).rd_rel).relpersistence;
+        #[cfg(not(feature = "pre_pg16"))]
+        pg_sys::RelationSetNewRelfilenumber(index, persistence);
+        #[cfg(feature = "pre_pg16")]
+        pg_sys::RelationSetNewRelfilenode(index, persistence);
+    }
 }
 
 /// Writes into pg_class how large a relation is: rows (or entries), and pages that are visible to all.
@@ -203,29 +212,32 @@ pub unsafe fn set_new_file(index: pg_sys::Relation) {
 /// # Safety
 /// It is open, and locked.
 pub unsafe fn set_size(relation: pg_sys::Relation, rows: f64, visible: pg_sys::BlockNumber, has_indexes: bool) {
-    let pages = pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM);
-    let none = pg_sys::InvalidTransactionId;
-    let unwanted = std::ptr::null_mut();
-    #[cfg(not(feature = "pre_pg18"))]
-    pg_sys::vac_update_relstats(
-        relation,
-        pages,
-        rows,
-        visible,
-        visible,
-        has_indexes,
-        none,
-        none,
-        unwanted,
-        unwanted,
-        true,
-    );
-    #[cfg(all(feature = "pre_pg18", not(feature = "pre_pg15")))]
-    pg_sys::vac_update_relstats(relation, pages, rows, visible, has_indexes, none, none, unwanted, unwanted, true);
-    #[cfg(feature = "pre_pg15")]
-    {
-        let _: *mut bool = unwanted;
-        pg_sys::vac_update_relstats(relation, pages, rows, visible, has_indexes, none, none, true);
+    // SAFETY: as the caller has promised.
+    unsafe {
+        let pages = pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM);
+        let none = pg_sys::InvalidTransactionId;
+        let unwanted = std::ptr::null_mut();
+        #[cfg(not(feature = "pre_pg18"))]
+        pg_sys::vac_update_relstats(
+            relation,
+            pages,
+            rows,
+            visible,
+            visible,
+            has_indexes,
+            none,
+            none,
+            unwanted,
+            unwanted,
+            true,
+        );
+        #[cfg(all(feature = "pre_pg18", not(feature = "pre_pg15")))]
+        pg_sys::vac_update_relstats(relation, pages, rows, visible, has_indexes, none, none, unwanted, unwanted, true);
+        #[cfg(feature = "pre_pg15")]
+        {
+            let _: *mut bool = unwanted;
+            pg_sys::vac_update_relstats(relation, pages, rows, visible, has_indexes, none, none, true);
+        }
     }
 }
 
@@ -234,10 +246,13 @@ pub unsafe fn set_size(relation: pg_sys::Relation, rows: f64, visible: pg_sys::B
 /// # Safety
 /// It is open.
 pub unsafe fn report_analyze(table: pg_sys::Relation, rows: i64) {
-    #[cfg(not(feature = "pre_pg18"))]
-    pg_sys::pgstat_report_analyze(table, rows, 0, true, pg_sys::GetCurrentTimestamp());
-    #[cfg(feature = "pre_pg18")]
-    pg_sys::pgstat_report_analyze(table, rows, 0, true);
+    // SAFETY: as the caller has promised.
+    unsafe {
+        #[cfg(not(feature = "pre_pg18"))]
+        pg_sys::pgstat_report_analyze(table, rows, 0, true, pg_sys::GetCurrentTimestamp());
+        #[cfg(feature = "pre_pg18")]
+        pg_sys::pgstat_report_analyze(table, rows, 0, true);
+    }
 }
 
 /// Swaps what two rows of pg_class say of pages all of whose rows are frozen.
@@ -254,10 +269,13 @@ pub fn swap_all_frozen(a: &mut pg_sys::FormData_pg_class, b: &mut pg_sys::FormDa
 /// # Safety
 /// The relation is locked.
 pub unsafe fn forget_open_file(relation: pg_sys::Oid) {
-    #[cfg(feature = "pre_pg17")]
-    pg_sys::RelationCloseSmgrByOid(relation);
-    #[cfg(not(feature = "pre_pg17"))]
-    let _ = relation;
+    // SAFETY: as the caller has promised.
+    unsafe {
+        #[cfg(feature = "pre_pg17")]
+        pg_sys::RelationCloseSmgrByOid(relation);
+        #[cfg(not(feature = "pre_pg17"))]
+        let _ = relation;
+    }
 }
 
 /// Under wal_level = minimal the commit syncs the files that are new in this transaction, and the cached entries say
@@ -266,18 +284,21 @@ pub unsafe fn forget_open_file(relation: pg_sys::Oid) {
 /// # Safety
 /// Both are open, and locked with ACCESS EXCLUSIVE.
 pub unsafe fn mark_file_as_new(first: pg_sys::Relation, second: pg_sys::Relation) {
-    (*second).rd_createSubid = (*first).rd_createSubid;
-    #[cfg(not(feature = "pre_pg16"))]
-    {
-        (*second).rd_newRelfilelocatorSubid = (*first).rd_newRelfilelocatorSubid;
-        (*second).rd_firstRelfilelocatorSubid = (*first).rd_firstRelfilelocatorSubid;
-        pg_sys::RelationAssumeNewRelfilelocator(first);
-    }
-    #[cfg(feature = "pre_pg16")]
-    {
-        (*second).rd_newRelfilenodeSubid = (*first).rd_newRelfilenodeSubid;
-        (*second).rd_firstRelfilenodeSubid = (*first).rd_firstRelfilenodeSubid;
-        pg_sys::RelationAssumeNewRelfilenode(first);
+    // SAFETY: as the caller has promised.
+    unsafe {
+        (*second).rd_createSubid = (*first).rd_createSubid;
+        #[cfg(not(feature = "pre_pg16"))]
+        {
+            (*second).rd_newRelfilelocatorSubid = (*first).rd_newRelfilelocatorSubid;
+            (*second).rd_firstRelfilelocatorSubid = (*first).rd_firstRelfilelocatorSubid;
+            pg_sys::RelationAssumeNewRelfilelocator(first);
+        }
+        #[cfg(feature = "pre_pg16")]
+        {
+            (*second).rd_newRelfilenodeSubid = (*first).rd_newRelfilenodeSubid;
+            (*second).rd_firstRelfilenodeSubid = (*first).rd_firstRelfilenodeSubid;
+            pg_sys::RelationAssumeNewRelfilenode(first);
+        }
     }
 }
 
@@ -286,10 +307,13 @@ pub unsafe fn mark_file_as_new(first: pg_sys::Relation, second: pg_sys::Relation
 /// # Safety
 /// In a background worker, whose signals are still blocked.
 pub unsafe fn handle_sigterm() {
-    #[cfg(not(feature = "pre_pg18"))]
-    pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(unguarded::die));
-    #[cfg(feature = "pre_pg18")]
-    pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(unguarded::die));
+    // SAFETY: as the caller has promised.
+    unsafe {
+        #[cfg(not(feature = "pre_pg18"))]
+        pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(unguarded::die));
+        #[cfg(feature = "pre_pg18")]
+        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(unguarded::die));
+    }
 }
 
 /// Has PostgreSQL refuse settings `mimeo.…` that nobody has defined.
@@ -306,11 +330,14 @@ pub fn reserve_settings() {
 /// # Safety
 /// A node of that kind.
 pub unsafe fn integer_value(constant: *mut pg_sys::A_Const) -> Option<i32> {
-    #[cfg(not(feature = "pre_pg15"))]
-    return (!(*constant).isnull && (*constant).val.node.type_ == pg_sys::NodeTag::T_Integer)
-        .then(|| (*constant).val.ival.ival);
-    #[cfg(feature = "pre_pg15")]
-    return ((*constant).val.type_ == pg_sys::NodeTag::T_Integer).then(|| (*constant).val.val.ival);
+    // SAFETY: as the caller has promised.
+    unsafe {
+        #[cfg(not(feature = "pre_pg15"))]
+        return (!(*constant).isnull && (*constant).val.node.type_ == pg_sys::NodeTag::T_Integer)
+            .then(|| (*constant).val.ival.ival);
+        #[cfg(feature = "pre_pg15")]
+        return ((*constant).val.type_ == pg_sys::NodeTag::T_Integer).then(|| (*constant).val.val.ival);
+    }
 }
 
 /// The text of a string of the parser's.
@@ -319,7 +346,8 @@ pub unsafe fn integer_value(constant: *mut pg_sys::A_Const) -> Option<i32> {
 /// A node of that kind.
 #[cfg(not(feature = "pre_pg15"))]
 pub unsafe fn string_value(node: *mut pg_sys::Node) -> *const std::os::raw::c_char {
-    (*node.cast::<pg_sys::String>()).sval
+    // SAFETY: as the caller has promised.
+    unsafe { (*node.cast::<pg_sys::String>()).sval }
 }
 
 /// The text of a string of the parser's.

@@ -87,80 +87,89 @@ pub fn add(message: &str, sqlstate: SqlState, location: ErrorLocation) {
 /// # Safety
 /// To be called from a callback of PostgreSQL's list.
 unsafe fn current() -> Option<Seen> {
-    // Success and warnings are in these classes, whatever their level: what a trigger says a million times costs little.
-    const QUIET: [c_int; 3] = [0, 1 << 6, 2 << 6];
-    if QUIET.contains(&(geterrcode() & 0xfff)) {
-        return None;
-    }
-    let context = pg_sys::CurrentMemoryContext;
-    // The copy must not be in the context that errors are in.
-    pg_sys::CurrentMemoryContext = pg_sys::TopMemoryContext;
-    let data = CopyErrorData();
-    let text = |text: *const c_char| (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned());
-    let found = ((*data).elevel >= PgLogLevel::ERROR as c_int).then(|| {
-        let location = ErrorLocation {
-            context: text((*data).context),
-            schema: text((*data).schema_name),
-            table: text((*data).table_name),
-            column: text((*data).column_name),
-            data_type: text((*data).datatype_name),
-            constraint: text((*data).constraint_name),
-        };
-        Seen {
-            sqlstate: SqlState::of_packed((*data).sqlerrcode),
-            message: text((*data).message).unwrap_or_default(),
-            location,
+    // SAFETY: as the caller has promised.
+    unsafe {
+        // Success and warnings are in these classes, whatever their level: what a trigger says a million times costs little.
+        const QUIET: [c_int; 3] = [0, 1 << 6, 2 << 6];
+        if QUIET.contains(&(geterrcode() & 0xfff)) {
+            return None;
         }
-    });
-    FreeErrorData(data);
-    pg_sys::CurrentMemoryContext = context;
-    found
+        let context = pg_sys::CurrentMemoryContext;
+        // The copy must not be in the context that errors are in.
+        pg_sys::CurrentMemoryContext = pg_sys::TopMemoryContext;
+        let data = CopyErrorData();
+        let text = |text: *const c_char| (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned());
+        let found = ((*data).elevel >= PgLogLevel::ERROR as c_int).then(|| {
+            let location = ErrorLocation {
+                context: text((*data).context),
+                schema: text((*data).schema_name),
+                table: text((*data).table_name),
+                column: text((*data).column_name),
+                data_type: text((*data).datatype_name),
+                constraint: text((*data).constraint_name),
+            };
+            Seen {
+                sqlstate: SqlState::of_packed((*data).sqlerrcode),
+                message: text((*data).message).unwrap_or_default(),
+                location,
+            }
+        });
+        FreeErrorData(data);
+        pg_sys::CurrentMemoryContext = context;
+        found
+    }
 }
 
 /// # Safety
 /// PostgreSQL calls it, in the midst of an error.
 unsafe extern "C-unwind" fn note(_: *mut c_void) {
-    let Some(now) = current() else { return };
-    SEEN.with_borrow_mut(|seen| {
-        // One that is further out sees the same error once more, with what lies between the two.
-        let is_seen = seen.as_ref().is_some_and(|before| {
-            let (known, location) = (&before.location, &now.location);
-            (before.sqlstate, &before.message) == (now.sqlstate, &now.message)
-                && known.table == location.table
-                && location
-                    .context
-                    .as_deref()
-                    .unwrap_or_default()
-                    .starts_with(known.context.as_deref().unwrap_or_default())
+    // SAFETY: as the caller has promised.
+    unsafe {
+        let Some(now) = current() else { return };
+        SEEN.with_borrow_mut(|seen| {
+            // One that is further out sees the same error once more, with what lies between the two.
+            let is_seen = seen.as_ref().is_some_and(|before| {
+                let (known, location) = (&before.location, &now.location);
+                (before.sqlstate, &before.message) == (now.sqlstate, &now.message)
+                    && known.table == location.table
+                    && location
+                        .context
+                        .as_deref()
+                        .unwrap_or_default()
+                        .starts_with(known.context.as_deref().unwrap_or_default())
+            });
+            if !is_seen {
+                *seen = Some(now);
+            }
         });
-        if !is_seen {
-            *seen = Some(now);
-        }
-    });
+    }
 }
 
 /// # Safety
 /// PostgreSQL calls it, in the midst of an error.
 unsafe extern "C-unwind" fn add_known(_: *mut c_void) {
-    let Some(now) = current() else { return };
-    let Some(Seen { sqlstate, location, .. }) = KNOWN.take().filter(|known| known.message == now.message) else {
-        return;
-    };
-    errcode(sqlstate.packed());
-    let text = |text: &str| CString::new(text.replace('\0', " ")).unwrap_or_default();
-    if let Some(context) = &location.context {
-        errcontext_msg(c"%s".as_ptr(), text(context).as_ptr());
-    }
-    let fields = [
-        (pg_sys::PG_DIAG_SCHEMA_NAME, &location.schema),
-        (pg_sys::PG_DIAG_TABLE_NAME, &location.table),
-        (pg_sys::PG_DIAG_COLUMN_NAME, &location.column),
-        (pg_sys::PG_DIAG_DATATYPE_NAME, &location.data_type),
-        (pg_sys::PG_DIAG_CONSTRAINT_NAME, &location.constraint),
-    ];
-    for (field, name) in fields {
-        if let Some(name) = name {
-            err_generic_string(field as c_int, text(name).as_ptr());
+    // SAFETY: as the caller has promised.
+    unsafe {
+        let Some(now) = current() else { return };
+        let Some(Seen { sqlstate, location, .. }) = KNOWN.take().filter(|known| known.message == now.message) else {
+            return;
+        };
+        errcode(sqlstate.packed());
+        let text = |text: &str| CString::new(text.replace('\0', " ")).unwrap_or_default();
+        if let Some(context) = &location.context {
+            errcontext_msg(c"%s".as_ptr(), text(context).as_ptr());
+        }
+        let fields = [
+            (pg_sys::PG_DIAG_SCHEMA_NAME, &location.schema),
+            (pg_sys::PG_DIAG_TABLE_NAME, &location.table),
+            (pg_sys::PG_DIAG_COLUMN_NAME, &location.column),
+            (pg_sys::PG_DIAG_DATATYPE_NAME, &location.data_type),
+            (pg_sys::PG_DIAG_CONSTRAINT_NAME, &location.constraint),
+        ];
+        for (field, name) in fields {
+            if let Some(name) = name {
+                err_generic_string(field as c_int, text(name).as_ptr());
+            }
         }
     }
 }

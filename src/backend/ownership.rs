@@ -267,22 +267,25 @@ pub fn require_names(named: &Named) -> Result<()> {
 /// # Safety
 /// `statement` is the parser's, and names `table`.
 pub unsafe fn require_index(table: pg_sys::Oid, statement: *mut pg_sys::IndexStmt) -> Result<()> {
-    let mut named = Named::default();
-    named.add_index(statement)?;
-    require_names(&named)?;
-    pg_sys::LockRelationOid(table, pg_sys::ShareLock as pg_sys::LOCKMODE);
-    let statement =
-        pg_sys::ffi::pg_guard_ffi_boundary(|| unguarded::transformIndexStmt(table, statement, c"".as_ptr()));
-    let mut nodes = parse::nodes((*statement).whereClause);
-    for element in pgrx::PgList::<pg_sys::IndexElem>::from_pg((*statement).indexParams).iter_ptr() {
-        nodes.extend(parse::nodes((*element).expr));
+    // SAFETY: as the caller has promised.
+    unsafe {
+        let mut named = Named::default();
+        named.add_index(statement)?;
+        require_names(&named)?;
+        pg_sys::LockRelationOid(table, pg_sys::ShareLock as pg_sys::LOCKMODE);
+        let statement =
+            pg_sys::ffi::pg_guard_ffi_boundary(|| unguarded::transformIndexStmt(table, statement, c"".as_ptr()));
+        let mut nodes = parse::nodes((*statement).whereClause);
+        for element in pgrx::PgList::<pg_sys::IndexElem>::from_pg((*statement).indexParams).iter_ptr() {
+            nodes.extend(parse::nodes((*element).expr));
+        }
+        let mut used = Used::default();
+        for node in nodes {
+            used.add(node);
+        }
+        let args = [array(used.functions), array(used.operators), array(used.types)].map(Into::into);
+        require(OBJECTS, &args)
     }
-    let mut used = Used::default();
-    for node in nodes {
-        used.add(node);
-    }
-    let args = [array(used.functions), array(used.operators), array(used.types)].map(Into::into);
-    require(OBJECTS, &args)
 }
 
 /// What an analysed expression could call.
@@ -297,35 +300,40 @@ impl Used {
     /// # Safety
     /// A node of the parser's, or null.
     unsafe fn add(&mut self, node: *mut pg_sys::Node) {
-        use pg_sys::NodeTag as Tag;
-        match (*node).type_ {
-            Tag::T_FuncExpr => self.functions.push((*node.cast::<pg_sys::FuncExpr>()).funcid.to_u32()),
-            // These three have the same fields.
-            Tag::T_OpExpr | Tag::T_DistinctExpr | Tag::T_NullIfExpr => {
-                self.operators.push((*node.cast::<pg_sys::OpExpr>()).opno.to_u32());
+        // SAFETY: as the caller has promised.
+        unsafe {
+            use pg_sys::NodeTag as Tag;
+            match (*node).type_ {
+                Tag::T_FuncExpr => self.functions.push((*node.cast::<pg_sys::FuncExpr>()).funcid.to_u32()),
+                // These three have the same fields.
+                Tag::T_OpExpr | Tag::T_DistinctExpr | Tag::T_NullIfExpr => {
+                    self.operators.push((*node.cast::<pg_sys::OpExpr>()).opno.to_u32());
+                }
+                Tag::T_ScalarArrayOpExpr => {
+                    self.operators.push((*node.cast::<pg_sys::ScalarArrayOpExpr>()).opno.to_u32());
+                }
+                _ => {}
             }
-            Tag::T_ScalarArrayOpExpr => self.operators.push((*node.cast::<pg_sys::ScalarArrayOpExpr>()).opno.to_u32()),
-            _ => {}
-        }
-        // Whatever has a type: conversions by way of text, constraints of domains, comparisons of rows.
-        let typed = [
-            Tag::T_Var,
-            Tag::T_Const,
-            Tag::T_FuncExpr,
-            Tag::T_OpExpr,
-            Tag::T_RelabelType,
-            Tag::T_CoerceViaIO,
-            Tag::T_ArrayCoerceExpr,
-            Tag::T_ConvertRowtypeExpr,
-            Tag::T_CoerceToDomain,
-            Tag::T_RowExpr,
-            Tag::T_ArrayExpr,
-            Tag::T_MinMaxExpr,
-            Tag::T_CoalesceExpr,
-            Tag::T_FieldSelect,
-        ];
-        if typed.contains(&(*node).type_) {
-            self.types.push(pg_sys::exprType(node).to_u32());
+            // Whatever has a type: conversions by way of text, constraints of domains, comparisons of rows.
+            let typed = [
+                Tag::T_Var,
+                Tag::T_Const,
+                Tag::T_FuncExpr,
+                Tag::T_OpExpr,
+                Tag::T_RelabelType,
+                Tag::T_CoerceViaIO,
+                Tag::T_ArrayCoerceExpr,
+                Tag::T_ConvertRowtypeExpr,
+                Tag::T_CoerceToDomain,
+                Tag::T_RowExpr,
+                Tag::T_ArrayExpr,
+                Tag::T_MinMaxExpr,
+                Tag::T_CoalesceExpr,
+                Tag::T_FieldSelect,
+            ];
+            if typed.contains(&(*node).type_) {
+                self.types.push(pg_sys::exprType(node).to_u32());
+            }
         }
     }
 }

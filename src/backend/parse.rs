@@ -187,25 +187,28 @@ impl Named {
     /// # Safety
     /// A node of the parser's.
     pub unsafe fn add(&mut self, node: *mut pg_sys::Node) -> Result<()> {
-        for node in raw_nodes(node) {
-            match (*node).type_ {
-                pg_sys::NodeTag::T_FuncCall => {
-                    require_moderate(node.cast())?;
-                    self.functions.push(qualified((*node.cast::<pg_sys::FuncCall>()).funcname)?);
+        // SAFETY: as the caller has promised.
+        unsafe {
+            for node in raw_nodes(node) {
+                match (*node).type_ {
+                    pg_sys::NodeTag::T_FuncCall => {
+                        require_moderate(node.cast())?;
+                        self.functions.push(qualified((*node.cast::<pg_sys::FuncCall>()).funcname)?);
+                    }
+                    pg_sys::NodeTag::T_A_Expr => {
+                        self.operators.push(qualified((*node.cast::<pg_sys::A_Expr>()).name)?);
+                    }
+                    pg_sys::NodeTag::T_TypeName => {
+                        require_short((*node.cast::<pg_sys::TypeName>()).typmods)?;
+                        self.types.extend(type_oid(node.cast())?);
+                    }
+                    pg_sys::NodeTag::T_SubLink => return Err(Error::Definition("it holds a subquery".to_string())),
+                    pg_sys::NodeTag::T_ParamRef => return Err(Error::Definition("it holds a parameter".to_string())),
+                    _ => {}
                 }
-                pg_sys::NodeTag::T_A_Expr => {
-                    self.operators.push(qualified((*node.cast::<pg_sys::A_Expr>()).name)?);
-                }
-                pg_sys::NodeTag::T_TypeName => {
-                    require_short((*node.cast::<pg_sys::TypeName>()).typmods)?;
-                    self.types.extend(type_oid(node.cast())?);
-                }
-                pg_sys::NodeTag::T_SubLink => return Err(Error::Definition("it holds a subquery".to_string())),
-                pg_sys::NodeTag::T_ParamRef => return Err(Error::Definition("it holds a parameter".to_string())),
-                _ => {}
             }
+            Ok(())
         }
-        Ok(())
     }
 
     /// Adds what an index of this statement names.
@@ -216,16 +219,19 @@ impl Named {
     /// # Safety
     /// The parser's.
     pub unsafe fn add_index(&mut self, statement: *mut pg_sys::IndexStmt) -> Result<()> {
-        for element in PgList::<pg_sys::IndexElem>::from_pg((*statement).indexParams).iter_ptr() {
-            if !(*element).opclass.is_null() {
-                self.operator_classes.push(qualified((*element).opclass)?);
+        // SAFETY: as the caller has promised.
+        unsafe {
+            for element in PgList::<pg_sys::IndexElem>::from_pg((*statement).indexParams).iter_ptr() {
+                if !(*element).opclass.is_null() {
+                    self.operator_classes.push(qualified((*element).opclass)?);
+                }
+                self.add((*element).expr)?;
             }
-            self.add((*element).expr)?;
+            if !(*statement).excludeOpNames.is_null() {
+                return Err(Error::Definition("it is that of an exclusion constraint".to_string()));
+            }
+            self.add((*statement).whereClause)
         }
-        if !(*statement).excludeOpNames.is_null() {
-            return Err(Error::Definition("it is that of an exclusion constraint".to_string()));
-        }
-        self.add((*statement).whereClause)
     }
 }
 
@@ -238,16 +244,19 @@ const LONGEST_VALUE: i32 = 10_000;
 /// # Safety
 /// A node of the parser's.
 unsafe fn require_moderate(call: *mut pg_sys::FuncCall) -> Result<()> {
-    let (_, name) = qualified((*call).funcname)?;
-    let length = match name.as_str() {
-        "repeat" | "lpad" | "rpad" => PgList::<pg_sys::Node>::from_pg((*call).args).get_ptr(1),
-        "array_fill" => None,
-        _ => return Ok(()),
-    };
-    match length.and_then(|node| integer(node)) {
-        Some(length) if length <= LONGEST_VALUE => Ok(()),
-        _ => {
-            Err(Error::Definition(format!("it calls {name} with a length that is not a number up to {LONGEST_VALUE}")))
+    // SAFETY: as the caller has promised.
+    unsafe {
+        let (_, name) = qualified((*call).funcname)?;
+        let length = match name.as_str() {
+            "repeat" | "lpad" | "rpad" => PgList::<pg_sys::Node>::from_pg((*call).args).get_ptr(1),
+            "array_fill" => None,
+            _ => return Ok(()),
+        };
+        match length.and_then(|node| integer(node)) {
+            Some(length) if length <= LONGEST_VALUE => Ok(()),
+            _ => Err(Error::Definition(format!(
+                "it calls {name} with a length that is not a number up to {LONGEST_VALUE}"
+            ))),
         }
     }
 }
@@ -257,11 +266,17 @@ unsafe fn require_moderate(call: *mut pg_sys::FuncCall) -> Result<()> {
 /// # Safety
 /// A list of the parser's, or null.
 unsafe fn require_short(lengths: *mut pg_sys::List) -> Result<()> {
-    let is_long = |node| integer(node).is_some_and(|length| length > LONGEST_VALUE * 10);
-    if PgList::<pg_sys::Node>::from_pg(lengths).iter_ptr().any(is_long) {
-        return Err(Error::Definition(format!("it names a type with a length of more than {}", LONGEST_VALUE * 10)));
+    // SAFETY: as the caller has promised.
+    unsafe {
+        let is_long = |node| integer(node).is_some_and(|length| length > LONGEST_VALUE * 10);
+        if PgList::<pg_sys::Node>::from_pg(lengths).iter_ptr().any(is_long) {
+            return Err(Error::Definition(format!(
+                "it names a type with a length of more than {}",
+                LONGEST_VALUE * 10
+            )));
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The value of a constant that is an integer.
@@ -269,10 +284,13 @@ unsafe fn require_short(lengths: *mut pg_sys::List) -> Result<()> {
 /// # Safety
 /// A node of the parser's.
 unsafe fn integer(node: *mut pg_sys::Node) -> Option<i32> {
-    if (*node).type_ != pg_sys::NodeTag::T_A_Const {
-        return None;
+    // SAFETY: as the caller has promised.
+    unsafe {
+        if (*node).type_ != pg_sys::NodeTag::T_A_Const {
+            return None;
+        }
+        compat::integer_value(node.cast())
     }
-    compat::integer_value(node.cast())
 }
 
 /// The nodes of a tree of the parser's, in no order. One guard is around the whole walk, and nothing in it owns anything.
@@ -280,20 +298,26 @@ unsafe fn integer(node: *mut pg_sys::Node) -> Option<i32> {
 /// # Safety
 /// A node of the parser's, or null.
 unsafe fn raw_nodes(node: *mut pg_sys::Node) -> Vec<*mut pg_sys::Node> {
-    /// # Safety
-    /// The walker gives a node of its tree, and `found` as it was given.
-    unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, found: *mut c_void) -> bool {
-        if node.is_null() {
-            return false;
+    // SAFETY: as the caller has promised.
+    unsafe {
+        /// # Safety
+        /// The walker gives a node of its tree, and `found` as it was given.
+        unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, found: *mut c_void) -> bool {
+            // SAFETY: as the caller has promised.
+            unsafe {
+                if node.is_null() {
+                    return false;
+                }
+                (*found.cast::<Vec<*mut pg_sys::Node>>()).push(node);
+                // What is in it is not looked at, for it is refused.
+                (*node).type_ != pg_sys::NodeTag::T_SubLink && unguarded::raw_expression_tree_walker(node, visit, found)
+            }
         }
-        (*found.cast::<Vec<*mut pg_sys::Node>>()).push(node);
-        // What is in it is not looked at, for it is refused.
-        (*node).type_ != pg_sys::NodeTag::T_SubLink && unguarded::raw_expression_tree_walker(node, visit, found)
+        let mut found: Vec<*mut pg_sys::Node> = Vec::new();
+        let to = (&raw mut found).cast::<c_void>();
+        pg_sys::ffi::pg_guard_ffi_boundary(|| visit(node, to));
+        found
     }
-    let mut found: Vec<*mut pg_sys::Node> = Vec::new();
-    let to = (&raw mut found).cast::<c_void>();
-    pg_sys::ffi::pg_guard_ffi_boundary(|| visit(node, to));
-    found
 }
 
 /// The nodes of an analysed expression, in no order.
@@ -301,19 +325,25 @@ unsafe fn raw_nodes(node: *mut pg_sys::Node) -> Vec<*mut pg_sys::Node> {
 /// # Safety
 /// An expression, or a list of expressions.
 pub unsafe fn nodes(node: *mut pg_sys::Node) -> Vec<*mut pg_sys::Node> {
-    /// # Safety
-    /// The walker gives a node of its tree, and `found` as it was given.
-    unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, found: *mut c_void) -> bool {
-        if node.is_null() {
-            return false;
+    // SAFETY: as the caller has promised.
+    unsafe {
+        /// # Safety
+        /// The walker gives a node of its tree, and `found` as it was given.
+        unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, found: *mut c_void) -> bool {
+            // SAFETY: as the caller has promised.
+            unsafe {
+                if node.is_null() {
+                    return false;
+                }
+                (*found.cast::<Vec<*mut pg_sys::Node>>()).push(node);
+                unguarded::expression_tree_walker(node, visit, found)
+            }
         }
-        (*found.cast::<Vec<*mut pg_sys::Node>>()).push(node);
-        unguarded::expression_tree_walker(node, visit, found)
+        let mut found: Vec<*mut pg_sys::Node> = Vec::new();
+        let to = (&raw mut found).cast::<c_void>();
+        pg_sys::ffi::pg_guard_ffi_boundary(|| visit(node, to));
+        found
     }
-    let mut found: Vec<*mut pg_sys::Node> = Vec::new();
-    let to = (&raw mut found).cast::<c_void>();
-    pg_sys::ffi::pg_guard_ffi_boundary(|| visit(node, to));
-    found
 }
 
 /// A list of strings: schema and name, or a name.
@@ -321,15 +351,18 @@ pub unsafe fn nodes(node: *mut pg_sys::Node) -> Vec<*mut pg_sys::Node> {
 /// # Safety
 /// A list of the parser's.
 unsafe fn qualified(list: *mut pg_sys::List) -> Result<(Option<String>, String)> {
-    let parts: Vec<String> = PgList::<pg_sys::Node>::from_pg(list)
-        .iter_ptr()
-        .filter(|node| (**node).type_ == pg_sys::NodeTag::T_String)
-        .map(|node| CStr::from_ptr(compat::string_value(node)).to_string_lossy().into_owned())
-        .collect();
-    match parts.as_slice() {
-        [name] => Ok((None, name.clone())),
-        [schema, name] => Ok((Some(schema.clone()), name.clone())),
-        _ => Err(Error::Definition("a name in it has more than two parts".to_string())),
+    // SAFETY: as the caller has promised.
+    unsafe {
+        let parts: Vec<String> = PgList::<pg_sys::Node>::from_pg(list)
+            .iter_ptr()
+            .filter(|node| (**node).type_ == pg_sys::NodeTag::T_String)
+            .map(|node| CStr::from_ptr(compat::string_value(node)).to_string_lossy().into_owned())
+            .collect();
+        match parts.as_slice() {
+            [name] => Ok((None, name.clone())),
+            [schema, name] => Ok((Some(schema.clone()), name.clone())),
+            _ => Err(Error::Definition("a name in it has more than two parts".to_string())),
+        }
     }
 }
 
@@ -338,14 +371,17 @@ unsafe fn qualified(list: *mut pg_sys::List) -> Result<(Option<String>, String)>
 /// # Safety
 /// A node of the parser's.
 unsafe fn type_oid(name: *mut pg_sys::TypeName) -> Result<Option<u32>> {
-    if (*name).setof || (*name).pct_type {
-        return Err(Error::Definition("it names a type in a way that no catalog prints".to_string()));
+    // SAFETY: as the caller has promised.
+    unsafe {
+        if (*name).setof || (*name).pct_type {
+            return Err(Error::Definition("it names a type in a way that no catalog prints".to_string()));
+        }
+        if (*name).names.is_null() {
+            return Ok(Some((*name).typeOid.to_u32()));
+        }
+        let oid = pg_sys::LookupTypeNameOid(std::ptr::null_mut(), name, true);
+        Ok((oid != pg_sys::InvalidOid).then(|| oid.to_u32()))
     }
-    if (*name).names.is_null() {
-        return Ok(Some((*name).typeOid.to_u32()));
-    }
-    let oid = pg_sys::LookupTypeNameOid(std::ptr::null_mut(), name, true);
-    Ok((oid != pg_sys::InvalidOid).then(|| oid.to_u32()))
 }
 
 /// The one SELECT that this is, however a condition has changed it, without a semicolon at its end and what follows that.

@@ -41,123 +41,132 @@ pub fn swap(first: pg_sys::Oid, second: pg_sys::Oid, indexes: &[(pg_sys::Oid, pg
 
 /// As CLUSTER does: what SERIALIZABLE transactions have read of single rows and pages becomes the whole table, for the places
 /// of the rows are others from here on.
-///
-/// # Safety
-/// The table is locked with ACCESS EXCLUSIVE.
-unsafe fn keep_predicate_locks(table: pg_sys::Oid) {
-    let relation = pg_sys::table_open(table, pg_sys::NoLock as i32);
-    pg_sys::ffi::pg_guard_ffi_boundary(|| unguarded::TransferPredicateLocksToHeapRelation(relation));
-    pg_sys::table_close(relation, pg_sys::NoLock as i32);
+fn keep_predicate_locks(table: pg_sys::Oid) {
+    // SAFETY: opens the relation, and closes it.
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::NoLock as i32);
+        pg_sys::ffi::pg_guard_ffi_boundary(|| unguarded::TransferPredicateLocksToHeapRelation(relation));
+        pg_sys::table_close(relation, pg_sys::NoLock as i32);
+    }
 }
 
 /// The counters of live and dead rows, which autovacuum goes by, are those of the new file, whose statistics have just been made.
-///
-/// # Safety
-/// The table is locked.
-unsafe fn count_anew(table: pg_sys::Oid) {
-    let relation = pg_sys::table_open(table, pg_sys::NoLock as i32);
-    let rows = (*(*relation).rd_rel).reltuples.max(0.0) as i64;
-    compat::report_analyze(relation, rows);
-    pg_sys::table_close(relation, pg_sys::NoLock as i32);
+fn count_anew(table: pg_sys::Oid) {
+    // SAFETY: opens the relation, and closes it.
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::NoLock as i32);
+        let rows = (*(*relation).rd_rel).reltuples.max(0.0) as i64;
+        compat::report_analyze(relation, rows);
+        pg_sys::table_close(relation, pg_sys::NoLock as i32);
+    }
 }
 
 /// Refuses relations whose rows do not look the same on disk, and such as this session is reading.
-///
-/// # Safety
-/// Both relations are locked.
-unsafe fn require_same_form(first: pg_sys::Oid, second: pg_sys::Oid) -> Result<()> {
-    let a = pg_sys::relation_open(first, pg_sys::NoLock as i32);
-    let b = pg_sys::relation_open(second, pg_sys::NoLock as i32);
-    pg_sys::CheckTableNotInUse(a, c"replace the rows of".as_ptr());
-    pg_sys::CheckTableNotInUse(b, c"replace the rows of".as_ptr());
-    let (left, right) = (pgrx::PgTupleDesc::from_pg_copy((*a).rd_att), pgrx::PgTupleDesc::from_pg_copy((*b).rd_att));
-    let same = left.len() == right.len()
-        && (*(*a).rd_rel).relam == (*(*b).rd_rel).relam
-        && left.iter().zip(right.iter()).all(|(a, b)| {
-            a.attisdropped == b.attisdropped
-                && (a.attisdropped || (a.atttypid == b.atttypid && a.attlen == b.attlen && a.attalign == b.attalign))
-        });
-    drop((left, right));
-    pg_sys::relation_close(a, pg_sys::NoLock as i32);
-    pg_sys::relation_close(b, pg_sys::NoLock as i32);
-    if same {
-        return Ok(());
+fn require_same_form(first: pg_sys::Oid, second: pg_sys::Oid) -> Result<()> {
+    // SAFETY: opens both relations, and closes them.
+    unsafe {
+        let a = pg_sys::relation_open(first, pg_sys::NoLock as i32);
+        let b = pg_sys::relation_open(second, pg_sys::NoLock as i32);
+        pg_sys::CheckTableNotInUse(a, c"replace the rows of".as_ptr());
+        pg_sys::CheckTableNotInUse(b, c"replace the rows of".as_ptr());
+        let (left, right) =
+            (pgrx::PgTupleDesc::from_pg_copy((*a).rd_att), pgrx::PgTupleDesc::from_pg_copy((*b).rd_att));
+        let same = left.len() == right.len()
+            && (*(*a).rd_rel).relam == (*(*b).rd_rel).relam
+            && left.iter().zip(right.iter()).all(|(a, b)| {
+                a.attisdropped == b.attisdropped
+                    && (a.attisdropped
+                        || (a.atttypid == b.atttypid && a.attlen == b.attlen && a.attalign == b.attalign))
+            });
+        drop((left, right));
+        pg_sys::relation_close(a, pg_sys::NoLock as i32);
+        pg_sys::relation_close(b, pg_sys::NoLock as i32);
+        if same {
+            return Ok(());
+        }
+        Err(Error::Internal("a table has changed while it was replaced".to_string()))
     }
-    Err(Error::Internal("a table has changed while it was replaced".to_string()))
 }
 
-/// # Safety
-/// The table is locked.
-unsafe fn index_count(table: pg_sys::Oid) -> usize {
-    let relation = pg_sys::table_open(table, pg_sys::NoLock as i32);
-    let list = pg_sys::RelationGetIndexList(relation);
-    let count = pgrx::PgList::<pg_sys::Oid>::from_pg(list).len();
-    pg_sys::table_close(relation, pg_sys::NoLock as i32);
-    count
+fn index_count(table: pg_sys::Oid) -> usize {
+    // SAFETY: opens the relation, and closes it.
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::NoLock as i32);
+        let list = pg_sys::RelationGetIndexList(relation);
+        let count = pgrx::PgList::<pg_sys::Oid>::from_pg(list).len();
+        pg_sys::table_close(relation, pg_sys::NoLock as i32);
+        count
+    }
 }
 
 /// A copy of a relation's row in pg_class.
-///
-/// # Safety
-/// The relation is locked.
-unsafe fn pg_class_row(oid: pg_sys::Oid) -> Result<(pg_sys::HeapTuple, *mut pg_sys::FormData_pg_class)> {
-    let none = pg_sys::Datum::from(0);
-    let tuple = pg_sys::SearchSysCacheCopy(pg_sys::SysCacheIdentifier::RELOID as i32, oid.into(), none, none, none);
-    if tuple.is_null() {
-        return Err(Error::Internal(format!("relation {} is gone", oid.to_u32())));
+fn pg_class_row(oid: pg_sys::Oid) -> Result<(pg_sys::HeapTuple, *mut pg_sys::FormData_pg_class)> {
+    // SAFETY: a copy of a row of pg_class, which has that form.
+    unsafe {
+        let none = pg_sys::Datum::from(0);
+        let tuple = pg_sys::SearchSysCacheCopy(pg_sys::SysCacheIdentifier::RELOID as i32, oid.into(), none, none, none);
+        if tuple.is_null() {
+            return Err(Error::Internal(format!("relation {} is gone", oid.to_u32())));
+        }
+        let header = (*tuple).t_data;
+        let form = header.cast::<u8>().add((*header).t_hoff as usize).cast::<pg_sys::FormData_pg_class>();
+        Ok((tuple, form))
     }
-    let header = (*tuple).t_data;
-    let form = header.cast::<u8>().add((*header).t_hoff as usize).cast::<pg_sys::FormData_pg_class>();
-    Ok((tuple, form))
 }
 
-/// # Safety
-/// Both relations are locked with ACCESS EXCLUSIVE, and have the same physical form.
-unsafe fn swap_rows(first: pg_sys::Oid, second: pg_sys::Oid) -> Result<()> {
-    mark_as_new(first, second);
-    let catalog = pg_sys::table_open(pg_sys::RelationRelationId, pg_sys::RowExclusiveLock as i32);
-    let (tuple, a) = pg_class_row(first)?;
-    let (other_tuple, b) = pg_class_row(second)?;
-    std::mem::swap(&mut (*a).relfilenode, &mut (*b).relfilenode);
-    std::mem::swap(&mut (*a).reltablespace, &mut (*b).reltablespace);
-    std::mem::swap(&mut (*a).reltoastrelid, &mut (*b).reltoastrelid);
-    std::mem::swap(&mut (*a).relfrozenxid, &mut (*b).relfrozenxid);
-    std::mem::swap(&mut (*a).relminmxid, &mut (*b).relminmxid);
-    std::mem::swap(&mut (*a).relpages, &mut (*b).relpages);
-    std::mem::swap(&mut (*a).reltuples, &mut (*b).reltuples);
-    std::mem::swap(&mut (*a).relallvisible, &mut (*b).relallvisible);
-    compat::swap_all_frozen(&mut *a, &mut *b);
-    pg_sys::CatalogTupleUpdate(catalog, &mut (*tuple).t_self, tuple);
-    pg_sys::CatalogTupleUpdate(catalog, &mut (*other_tuple).t_self, other_tuple);
-    let toasts = [(first, (*a).reltoastrelid), (second, (*b).reltoastrelid)];
-    pg_sys::heap_freetuple(tuple);
-    pg_sys::heap_freetuple(other_tuple);
-    pg_sys::table_close(catalog, pg_sys::RowExclusiveLock as i32);
+fn swap_rows(first: pg_sys::Oid, second: pg_sys::Oid) -> Result<()> {
+    // SAFETY: copies of two rows of pg_class, which have that form.
+    unsafe {
+        mark_as_new(first, second);
+        let catalog = pg_sys::table_open(pg_sys::RelationRelationId, pg_sys::RowExclusiveLock as i32);
+        let (tuple, a) = pg_class_row(first)?;
+        let (other_tuple, b) = pg_class_row(second)?;
+        std::mem::swap(&mut (*a).relfilenode, &mut (*b).relfilenode);
+        std::mem::swap(&mut (*a).reltablespace, &mut (*b).reltablespace);
+        std::mem::swap(&mut (*a).reltoastrelid, &mut (*b).reltoastrelid);
+        std::mem::swap(&mut (*a).relfrozenxid, &mut (*b).relfrozenxid);
+        std::mem::swap(&mut (*a).relminmxid, &mut (*b).relminmxid);
+        std::mem::swap(&mut (*a).relpages, &mut (*b).relpages);
+        std::mem::swap(&mut (*a).reltuples, &mut (*b).reltuples);
+        std::mem::swap(&mut (*a).relallvisible, &mut (*b).relallvisible);
+        compat::swap_all_frozen(&mut *a, &mut *b);
+        pg_sys::CatalogTupleUpdate(catalog, &mut (*tuple).t_self, tuple);
+        pg_sys::CatalogTupleUpdate(catalog, &mut (*other_tuple).t_self, other_tuple);
+        let toasts = [(first, (*a).reltoastrelid), (second, (*b).reltoastrelid)];
+        pg_sys::heap_freetuple(tuple);
+        pg_sys::heap_freetuple(other_tuple);
+        pg_sys::table_close(catalog, pg_sys::RowExclusiveLock as i32);
 
-    // A TOAST table goes when the table that it depends on goes.
-    if toasts.iter().any(|(_, toast)| *toast != pg_sys::InvalidOid) {
-        for (_, toast) in toasts.iter().filter(|(_, toast)| *toast != pg_sys::InvalidOid) {
-            pg_sys::deleteDependencyRecordsFor(pg_sys::RelationRelationId, *toast, false);
+        // A TOAST table goes when the table that it depends on goes.
+        if toasts.iter().any(|(_, toast)| *toast != pg_sys::InvalidOid) {
+            for (_, toast) in toasts.iter().filter(|(_, toast)| *toast != pg_sys::InvalidOid) {
+                pg_sys::deleteDependencyRecordsFor(pg_sys::RelationRelationId, *toast, false);
+            }
+            for (heap, toast) in toasts.iter().filter(|(_, toast)| *toast != pg_sys::InvalidOid) {
+                let address =
+                    |oid| pg_sys::ObjectAddress { classId: pg_sys::RelationRelationId, objectId: oid, objectSubId: 0 };
+                pg_sys::recordDependencyOn(
+                    &address(*toast),
+                    &address(*heap),
+                    pg_sys::DependencyType::DEPENDENCY_INTERNAL,
+                );
+            }
         }
-        for (heap, toast) in toasts.iter().filter(|(_, toast)| *toast != pg_sys::InvalidOid) {
-            let address =
-                |oid| pg_sys::ObjectAddress { classId: pg_sys::RelationRelationId, objectId: oid, objectSubId: 0 };
-            pg_sys::recordDependencyOn(&address(*toast), &address(*heap), pg_sys::DependencyType::DEPENDENCY_INTERNAL);
-        }
+        compat::forget_open_file(first);
+        compat::forget_open_file(second);
+        Ok(())
     }
-    compat::forget_open_file(first);
-    compat::forget_open_file(second);
-    Ok(())
 }
 
-/// # Safety
-/// Both relations are locked with ACCESS EXCLUSIVE.
-unsafe fn mark_as_new(first: pg_sys::Oid, second: pg_sys::Oid) {
-    let a = pg_sys::relation_open(first, pg_sys::NoLock as i32);
-    let b = pg_sys::relation_open(second, pg_sys::NoLock as i32);
-    compat::mark_file_as_new(a, b);
-    pg_sys::relation_close(a, pg_sys::NoLock as i32);
-    pg_sys::relation_close(b, pg_sys::NoLock as i32);
+fn mark_as_new(first: pg_sys::Oid, second: pg_sys::Oid) {
+    // SAFETY: opens both relations, and closes them.
+    unsafe {
+        let a = pg_sys::relation_open(first, pg_sys::NoLock as i32);
+        let b = pg_sys::relation_open(second, pg_sys::NoLock as i32);
+        compat::mark_file_as_new(a, b);
+        pg_sys::relation_close(a, pg_sys::NoLock as i32);
+        pg_sys::relation_close(b, pg_sys::NoLock as i32);
+    }
 }
 
 /// Gives the TOAST table that a heap got in a swap the name that PostgreSQL would have given it.
@@ -184,12 +193,13 @@ pub fn name_toast_table(heap: pg_sys::Oid) {
     }
 }
 
-/// # Safety
-/// The table that it belongs to is locked.
-unsafe fn toast_index(toast: pg_sys::Oid) -> Option<pg_sys::Oid> {
-    let relation = pg_sys::table_open(toast, pg_sys::AccessShareLock as i32);
-    let list = pg_sys::RelationGetIndexList(relation);
-    let index = pgrx::PgList::<pg_sys::Oid>::from_pg(list).get_oid(0);
-    pg_sys::table_close(relation, pg_sys::NoLock as i32);
-    index
+fn toast_index(toast: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    // SAFETY: opens the relation, and closes it.
+    unsafe {
+        let relation = pg_sys::table_open(toast, pg_sys::AccessShareLock as i32);
+        let list = pg_sys::RelationGetIndexList(relation);
+        let index = pgrx::PgList::<pg_sys::Oid>::from_pg(list).get_oid(0);
+        pg_sys::table_close(relation, pg_sys::NoLock as i32);
+        index
+    }
 }

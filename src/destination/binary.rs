@@ -61,18 +61,21 @@ impl Decoder {
     /// # Safety
     /// An open relation, or a type that there is.
     pub unsafe fn of(relation: pg_sys::Relation, columns: &[String]) -> Option<Decoder> {
-        let descriptor = pgrx::PgTupleDesc::from_pg_copy((*relation).rd_att);
-        let present = descriptor.iter().filter(|attribute| !attribute.attisdropped).count();
-        if present != columns.len() {
-            return None;
+        // SAFETY: as the caller has promised.
+        unsafe {
+            let descriptor = pgrx::PgTupleDesc::from_pg_copy((*relation).rd_att);
+            let present = descriptor.iter().filter(|attribute| !attribute.attisdropped).count();
+            if present != columns.len() {
+                return None;
+            }
+            let mut fields = Vec::with_capacity(columns.len());
+            for column in columns {
+                let attribute = descriptor.iter().position(|a| !a.attisdropped && a.name() == column)?;
+                let of = descriptor.get(attribute)?;
+                fields.push(Field { attribute, reading: Reading::of(of.atttypid, of.atttypmod) });
+            }
+            Some(Decoder { fields, attributes: descriptor.len(), buffer: pg_sys::makeStringInfo(), header_seen: false })
         }
-        let mut fields = Vec::with_capacity(columns.len());
-        for column in columns {
-            let attribute = descriptor.iter().position(|a| !a.attisdropped && a.name() == column)?;
-            let of = descriptor.get(attribute)?;
-            fields.push(Field { attribute, reading: Reading::of(of.atttypid, of.atttypmod) });
-        }
-        Some(Decoder { fields, attributes: descriptor.len(), buffer: pg_sys::makeStringInfo(), header_seen: false })
     }
 
     /// Decodes the row that begins at `at` in `data`, and moves on behind it. Values that are not passed by value live in
@@ -81,58 +84,61 @@ impl Decoder {
     /// # Safety
     /// Both arrays have room for all attributes; memory for values is the current context's. Without a guard: see `compat::unguarded`.
     pub unsafe fn row(&mut self, data: &[u8], at: &mut usize, values: *mut pg_sys::Datum, nulls: *mut bool) -> Next {
-        let mut cursor = Cursor { data, at: *at };
-        if !self.header_seen {
-            let Some(header) = cursor.take(HEADER) else { return Next::Incomplete };
-            if !header.starts_with(SIGNATURE) || header.iter().skip(SIGNATURE.len()).any(|byte| *byte != 0) {
-                return Next::Malformed;
-            }
-            self.header_seen = true;
-            *at = cursor.at;
-        }
-        let Some(count) = cursor.i16() else { return Next::Incomplete };
-        if count == -1 {
-            *at = cursor.at;
-            return Next::End;
-        }
-        if count < 0 || count as usize != self.fields.len() {
-            return Next::Malformed;
-        }
-        // First all of it has to be there: no value is decoded twice.
-        let begin = cursor.at;
-        for _ in 0..count {
-            let Some(length) = cursor.i32() else { return Next::Incomplete };
-            if !(-1..=LONGEST).contains(&length) {
-                return Next::Malformed;
-            }
-            if length > 0 && cursor.take(length as usize).is_none() {
-                return Next::Incomplete;
-            }
-        }
-        let end = cursor.at;
-        cursor.at = begin;
-        for ordinal in 0..self.attributes {
-            nulls.add(ordinal).write(true);
-            values.add(ordinal).write(pg_sys::Datum::from(0));
-        }
-        for field in &mut self.fields {
-            let Some(length) = cursor.i32() else { return Next::Malformed };
-            if length < 0 {
-                if let Reading::Receive { function, parameter, typmod } = &mut field.reading {
-                    // A domain may refuse NULL.
-                    if !function.fn_strict {
-                        unguarded::ReceiveFunctionCall(function, std::ptr::null_mut(), *parameter, *typmod);
-                    }
+        // SAFETY: as the caller has promised.
+        unsafe {
+            let mut cursor = Cursor { data, at: *at };
+            if !self.header_seen {
+                let Some(header) = cursor.take(HEADER) else { return Next::Incomplete };
+                if !header.starts_with(SIGNATURE) || header.iter().skip(SIGNATURE.len()).any(|byte| *byte != 0) {
+                    return Next::Malformed;
                 }
-                continue;
+                self.header_seen = true;
+                *at = cursor.at;
             }
-            let Some(bytes) = cursor.take(length as usize) else { return Next::Malformed };
-            let Some(value) = field.reading.read(bytes, self.buffer) else { return Next::Malformed };
-            values.add(field.attribute).write(value);
-            nulls.add(field.attribute).write(false);
+            let Some(count) = cursor.i16() else { return Next::Incomplete };
+            if count == -1 {
+                *at = cursor.at;
+                return Next::End;
+            }
+            if count < 0 || count as usize != self.fields.len() {
+                return Next::Malformed;
+            }
+            // First all of it has to be there: no value is decoded twice.
+            let begin = cursor.at;
+            for _ in 0..count {
+                let Some(length) = cursor.i32() else { return Next::Incomplete };
+                if !(-1..=LONGEST).contains(&length) {
+                    return Next::Malformed;
+                }
+                if length > 0 && cursor.take(length as usize).is_none() {
+                    return Next::Incomplete;
+                }
+            }
+            let end = cursor.at;
+            cursor.at = begin;
+            for ordinal in 0..self.attributes {
+                nulls.add(ordinal).write(true);
+                values.add(ordinal).write(pg_sys::Datum::from(0));
+            }
+            for field in &mut self.fields {
+                let Some(length) = cursor.i32() else { return Next::Malformed };
+                if length < 0 {
+                    if let Reading::Receive { function, parameter, typmod } = &mut field.reading {
+                        // A domain may refuse NULL.
+                        if !function.fn_strict {
+                            unguarded::ReceiveFunctionCall(function, std::ptr::null_mut(), *parameter, *typmod);
+                        }
+                    }
+                    continue;
+                }
+                let Some(bytes) = cursor.take(length as usize) else { return Next::Malformed };
+                let Some(value) = field.reading.read(bytes, self.buffer) else { return Next::Malformed };
+                values.add(field.attribute).write(value);
+                nulls.add(field.attribute).write(false);
+            }
+            *at = end;
+            Next::Row
         }
-        *at = end;
-        Next::Row
     }
 }
 
@@ -140,26 +146,29 @@ impl Reading {
     /// # Safety
     /// An open relation, or a type that there is.
     unsafe fn of(type_oid: pg_sys::Oid, typmod: i32) -> Reading {
-        // Values of eight bytes are passed by value.
-        let native = cfg!(target_pointer_width = "64") && typmod < 0;
-        match type_oid {
-            pg_sys::BOOLOID => Reading::Bool,
-            pg_sys::CHAROID => Reading::Bytes1,
-            pg_sys::INT2OID => Reading::Bytes2,
-            pg_sys::INT4OID | pg_sys::FLOAT4OID | pg_sys::OIDOID => Reading::Bytes4,
-            pg_sys::INT8OID | pg_sys::FLOAT8OID if native => Reading::Bytes8,
-            pg_sys::TIMESTAMPOID | pg_sys::TIMESTAMPTZOID if native => Reading::Timestamp,
-            pg_sys::DATEOID => Reading::Date,
-            pg_sys::TEXTOID => Reading::Text,
-            pg_sys::VARCHAROID if typmod < 0 => Reading::Text,
-            pg_sys::BYTEAOID => Reading::Binary,
-            pg_sys::UUIDOID => Reading::Uuid,
-            _ => {
-                let (mut receive, mut parameter) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
-                let mut function = pg_sys::FmgrInfo::default();
-                pg_sys::getTypeBinaryInputInfo(type_oid, &mut receive, &mut parameter);
-                pg_sys::fmgr_info(receive, &mut function);
-                Reading::Receive { function, parameter, typmod }
+        // SAFETY: as the caller has promised.
+        unsafe {
+            // Values of eight bytes are passed by value.
+            let native = cfg!(target_pointer_width = "64") && typmod < 0;
+            match type_oid {
+                pg_sys::BOOLOID => Reading::Bool,
+                pg_sys::CHAROID => Reading::Bytes1,
+                pg_sys::INT2OID => Reading::Bytes2,
+                pg_sys::INT4OID | pg_sys::FLOAT4OID | pg_sys::OIDOID => Reading::Bytes4,
+                pg_sys::INT8OID | pg_sys::FLOAT8OID if native => Reading::Bytes8,
+                pg_sys::TIMESTAMPOID | pg_sys::TIMESTAMPTZOID if native => Reading::Timestamp,
+                pg_sys::DATEOID => Reading::Date,
+                pg_sys::TEXTOID => Reading::Text,
+                pg_sys::VARCHAROID if typmod < 0 => Reading::Text,
+                pg_sys::BYTEAOID => Reading::Binary,
+                pg_sys::UUIDOID => Reading::Uuid,
+                _ => {
+                    let (mut receive, mut parameter) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+                    let mut function = pg_sys::FmgrInfo::default();
+                    pg_sys::getTypeBinaryInputInfo(type_oid, &mut receive, &mut parameter);
+                    pg_sys::fmgr_info(receive, &mut function);
+                    Reading::Receive { function, parameter, typmod }
+                }
             }
         }
     }
@@ -169,59 +178,63 @@ impl Reading {
     /// # Safety
     /// Without a guard: see `compat::unguarded`.
     unsafe fn read(&mut self, bytes: &[u8], buffer: pg_sys::StringInfo) -> Option<pg_sys::Datum> {
-        let four = || bytes.try_into().map(i32::from_be_bytes).ok();
-        let eight = || bytes.try_into().map(i64::from_be_bytes).ok();
-        Some(match self {
-            Reading::Bool => pg_sys::Datum::from(*bytes.first().filter(|_| bytes.len() == 1)? != 0),
-            Reading::Bytes1 => pg_sys::Datum::from(*bytes.first().filter(|_| bytes.len() == 1)? as i8),
-            Reading::Bytes2 => pg_sys::Datum::from(bytes.try_into().map(i16::from_be_bytes).ok()?),
-            Reading::Bytes4 => pg_sys::Datum::from(four()?),
-            Reading::Bytes8 => pg_sys::Datum::from(eight()?),
-            Reading::Date => {
-                let days = four().filter(|days| DATES.contains(days) || [i32::MIN, i32::MAX].contains(days))?;
-                pg_sys::Datum::from(days)
-            }
-            Reading::Timestamp => {
-                let time = eight().filter(|time| TIMESTAMPS.contains(time) || [i64::MIN, i64::MAX].contains(time))?;
-                pg_sys::Datum::from(time)
-            }
-            Reading::Text => {
-                // It raises the error that the receive function would raise.
-                unguarded::pg_verifymbstr(bytes.as_ptr().cast::<c_char>(), bytes.len() as c_int, false);
-                varlena(bytes)
-            }
-            Reading::Binary => varlena(bytes),
-            Reading::Uuid => {
-                if bytes.len() != 16 {
-                    return None;
+        // SAFETY: as the caller has promised.
+        unsafe {
+            let four = || bytes.try_into().map(i32::from_be_bytes).ok();
+            let eight = || bytes.try_into().map(i64::from_be_bytes).ok();
+            Some(match self {
+                Reading::Bool => pg_sys::Datum::from(*bytes.first().filter(|_| bytes.len() == 1)? != 0),
+                Reading::Bytes1 => pg_sys::Datum::from(*bytes.first().filter(|_| bytes.len() == 1)? as i8),
+                Reading::Bytes2 => pg_sys::Datum::from(bytes.try_into().map(i16::from_be_bytes).ok()?),
+                Reading::Bytes4 => pg_sys::Datum::from(four()?),
+                Reading::Bytes8 => pg_sys::Datum::from(eight()?),
+                Reading::Date => {
+                    let days = four().filter(|days| DATES.contains(days) || [i32::MIN, i32::MAX].contains(days))?;
+                    pg_sys::Datum::from(days)
                 }
-                let copy = unguarded::palloc(16).cast::<u8>();
-                std::ptr::copy_nonoverlapping(bytes.as_ptr(), copy, 16);
-                pg_sys::Datum::from(copy)
-            }
-            Reading::Receive { function, parameter, typmod } => {
-                unguarded::resetStringInfo(buffer);
-                unguarded::appendBinaryStringInfo(buffer, bytes.as_ptr().cast(), bytes.len() as c_int);
-                let value = unguarded::ReceiveFunctionCall(function, buffer, *parameter, *typmod);
-                if (*buffer).cursor != (*buffer).len {
-                    return None;
+                Reading::Timestamp => {
+                    let time =
+                        eight().filter(|time| TIMESTAMPS.contains(time) || [i64::MIN, i64::MAX].contains(time))?;
+                    pg_sys::Datum::from(time)
                 }
-                value
-            }
-        })
+                Reading::Text => {
+                    // It raises the error that the receive function would raise.
+                    unguarded::pg_verifymbstr(bytes.as_ptr().cast::<c_char>(), bytes.len() as c_int, false);
+                    varlena(bytes)
+                }
+                Reading::Binary => varlena(bytes),
+                Reading::Uuid => {
+                    if bytes.len() != 16 {
+                        return None;
+                    }
+                    let copy = unguarded::palloc(16).cast::<u8>();
+                    std::ptr::copy_nonoverlapping(bytes.as_ptr(), copy, 16);
+                    pg_sys::Datum::from(copy)
+                }
+                Reading::Receive { function, parameter, typmod } => {
+                    unguarded::resetStringInfo(buffer);
+                    unguarded::appendBinaryStringInfo(buffer, bytes.as_ptr().cast(), bytes.len() as c_int);
+                    let value = unguarded::ReceiveFunctionCall(function, buffer, *parameter, *typmod);
+                    if (*buffer).cursor != (*buffer).len {
+                        return None;
+                    }
+                    value
+                }
+            })
+        }
     }
 }
 
 /// A copy with a length word in front; a short one has it in one byte, as the heap stores it.
-///
-/// # Safety
-/// Without a guard: see `compat::unguarded`.
-unsafe fn varlena(bytes: &[u8]) -> pg_sys::Datum {
-    let size = bytes.len() + pg_sys::VARHDRSZ;
-    let copy = unguarded::palloc(size).cast::<pg_sys::varlena>();
-    pgrx::set_varsize_4b(copy, size as i32);
-    std::ptr::copy_nonoverlapping(bytes.as_ptr(), copy.cast::<u8>().add(pg_sys::VARHDRSZ), bytes.len());
-    pg_sys::Datum::from(copy)
+fn varlena(bytes: &[u8]) -> pg_sys::Datum {
+    // SAFETY: reads and copies bytes.
+    unsafe {
+        let size = bytes.len() + pg_sys::VARHDRSZ;
+        let copy = unguarded::palloc(size).cast::<pg_sys::varlena>();
+        pgrx::set_varsize_4b(copy, size as i32);
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), copy.cast::<u8>().add(pg_sys::VARHDRSZ), bytes.len());
+        pg_sys::Datum::from(copy)
+    }
 }
 
 /// A place in a stream of which some has come.

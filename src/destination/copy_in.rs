@@ -110,64 +110,69 @@ unsafe fn copy_from(
     frozen: bool,
     reader: &mut Reader<'_>,
 ) -> Result<Written> {
-    let _registered = Registered::new(reader);
-    let parse_state = pg_sys::make_parsestate(std::ptr::null_mut());
-    pg_sys::addRangeTableEntryForRelation(
-        parse_state,
-        relation,
-        pg_sys::RowExclusiveLock as i32,
-        std::ptr::null_mut(),
-        false,
-        false,
-    );
-    let copy = pg_sys::BeginCopyFrom(
-        parse_state,
-        relation,
-        std::ptr::null_mut(),
-        std::ptr::null(),
-        false,
-        Some(read_stream),
-        column_list(target.columns)?,
-        options(target.binary)?,
-    );
-    let written = if frozen {
-        heap::write_parsed(relation, copy)
-    } else {
-        Written { rows: pg_sys::CopyFrom(copy), indexing: Indexing::Done }
-    };
-    pg_sys::EndCopyFrom(copy);
-    pg_sys::free_parsestate(parse_state);
-    Ok(written)
+    // SAFETY: as the caller has promised.
+    unsafe {
+        let _registered = Registered::new(reader);
+        let parse_state = pg_sys::make_parsestate(std::ptr::null_mut());
+        pg_sys::addRangeTableEntryForRelation(
+            parse_state,
+            relation,
+            pg_sys::RowExclusiveLock as i32,
+            std::ptr::null_mut(),
+            false,
+            false,
+        );
+        let copy = pg_sys::BeginCopyFrom(
+            parse_state,
+            relation,
+            std::ptr::null_mut(),
+            std::ptr::null(),
+            false,
+            Some(read_stream),
+            column_list(target.columns)?,
+            options(target.binary)?,
+        );
+        let written = if frozen {
+            heap::write_parsed(relation, copy)
+        } else {
+            Written { rows: pg_sys::CopyFrom(copy), indexing: Indexing::Done }
+        };
+        pg_sys::EndCopyFrom(copy);
+        pg_sys::free_parsestate(parse_state);
+        Ok(written)
+    }
 }
 
-/// # Safety
-/// In a memory context that lives as long as the list.
-unsafe fn column_list(columns: &[String]) -> Result<*mut pg_sys::List> {
-    let mut list = std::ptr::null_mut();
-    for column in columns {
-        list = pg_sys::lappend(list, string_node(column)?.cast());
+fn column_list(columns: &[String]) -> Result<*mut pg_sys::List> {
+    // SAFETY: makes nodes in the current memory context.
+    unsafe {
+        let mut list = std::ptr::null_mut();
+        for column in columns {
+            list = pg_sys::lappend(list, string_node(column)?.cast());
+        }
+        Ok(list)
     }
-    Ok(list)
 }
 
 /// The format, and the encoding: what arrives is in this database's encoding already.
-///
-/// # Safety
-/// In a memory context that lives as long as the list.
-unsafe fn options(binary: bool) -> Result<*mut pg_sys::List> {
-    let encoding = CStr::from_ptr(pg_sys::GetDatabaseEncodingName()).to_string_lossy().to_string();
-    let mut list = std::ptr::null_mut();
-    for (option, value) in [("format", if binary { "binary" } else { "text" }), ("encoding", encoding.as_str())] {
-        let option = CString::new(option).unwrap_or_default();
-        let element = pg_sys::makeDefElem(pg_sys::pstrdup(option.as_ptr()), string_node(value)?.cast(), -1);
-        list = pg_sys::lappend(list, element.cast());
+fn options(binary: bool) -> Result<*mut pg_sys::List> {
+    // SAFETY: makes nodes in the current memory context.
+    unsafe {
+        let encoding = CStr::from_ptr(pg_sys::GetDatabaseEncodingName()).to_string_lossy().to_string();
+        let mut list = std::ptr::null_mut();
+        for (option, value) in [("format", if binary { "binary" } else { "text" }), ("encoding", encoding.as_str())] {
+            let option = CString::new(option).unwrap_or_default();
+            let element = pg_sys::makeDefElem(pg_sys::pstrdup(option.as_ptr()), string_node(value)?.cast(), -1);
+            list = pg_sys::lappend(list, element.cast());
+        }
+        Ok(list)
     }
-    Ok(list)
 }
 
-/// # Safety
-/// In a memory context that lives as long as the node.
-unsafe fn string_node(text: &str) -> Result<*mut pg_sys::Node> {
-    let text = CString::new(text).map_err(|_| Error::InvalidName(text.to_string()))?;
-    Ok(pg_sys::makeString(pg_sys::pstrdup(text.as_ptr())).cast())
+fn string_node(text: &str) -> Result<*mut pg_sys::Node> {
+    // SAFETY: makes a node in the current memory context; the text ends with NUL.
+    unsafe {
+        let text = CString::new(text).map_err(|_| Error::InvalidName(text.to_string()))?;
+        Ok(pg_sys::makeString(pg_sys::pstrdup(text.as_ptr())).cast())
+    }
 }

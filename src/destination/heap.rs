@@ -20,14 +20,17 @@ use pgrx::pg_sys;
 /// # Safety
 /// The relation is open.
 pub unsafe fn takes(relation: pg_sys::Relation, manner: Manner) -> bool {
-    let constraints = (*(*relation).rd_att).constr;
-    if manner == Manner::Ordinary && ((*(*relation).rd_rel).relispartition || !has_immediate_indexes(relation)) {
-        return false;
+    // SAFETY: as the caller has promised.
+    unsafe {
+        let constraints = (*(*relation).rd_att).constr;
+        if manner == Manner::Ordinary && ((*(*relation).rd_rel).relispartition || !has_immediate_indexes(relation)) {
+            return false;
+        }
+        (*(*relation).rd_rel).relkind == pg_sys::RELKIND_RELATION as std::os::raw::c_char
+            && (*relation).rd_tableam == pg_sys::GetHeapamTableAmRoutine()
+            && (*relation).trigdesc.is_null()
+            && (constraints.is_null() || !(*constraints).has_generated_stored)
     }
-    (*(*relation).rd_rel).relkind == pg_sys::RELKIND_RELATION as std::os::raw::c_char
-        && (*relation).rd_tableam == pg_sys::GetHeapamTableAmRoutine()
-        && (*relation).trigdesc.is_null()
-        && (constraints.is_null() || !(*constraints).has_generated_stored)
 }
 
 /// Whether rows go straight into a table that is empty.
@@ -44,11 +47,14 @@ pub fn takes_frozen(oid: pg_sys::Oid) -> bool {
 /// # Safety
 /// The relation is open.
 unsafe fn has_immediate_indexes(relation: pg_sys::Relation) -> bool {
-    let list = pg_sys::RelationGetIndexList(relation);
-    pgrx::PgList::<pg_sys::Oid>::from_pg(list).iter_oid().all(|oid| {
-        let index = pg_sys::index_open(oid, pg_sys::AccessShareLock as i32);
-        let immediate = (*(*index).rd_index).indimmediate;
-        pg_sys::index_close(index, pg_sys::NoLock as i32);
-        immediate
-    })
+    // SAFETY: as the caller has promised.
+    unsafe {
+        let list = pg_sys::RelationGetIndexList(relation);
+        pgrx::PgList::<pg_sys::Oid>::from_pg(list).iter_oid().all(|oid| {
+            let index = pg_sys::index_open(oid, pg_sys::AccessShareLock as i32);
+            let immediate = (*(*index).rd_index).indimmediate;
+            pg_sys::index_close(index, pg_sys::NoLock as i32);
+            immediate
+        })
+    }
 }

@@ -274,18 +274,21 @@ pub fn create_like(definition: &str, table: &Name, name: &str) -> Result<()> {
 /// # Safety
 /// A statement of the parser's.
 unsafe fn renamed(statement: *mut pg_sys::Node, table: &Name, name: &str) -> Result<*mut pg_sys::IndexStmt> {
-    let copy = |text: &str| -> Result<*mut std::os::raw::c_char> {
-        let text = CString::new(text).map_err(|_| Error::InvalidName(text.to_string()))?;
-        Ok(pg_sys::pstrdup(text.as_ptr()))
-    };
-    if (*statement).type_ != pg_sys::NodeTag::T_IndexStmt {
-        return Err(Error::Definition("it is not a CREATE INDEX".to_string()));
+    // SAFETY: as the caller has promised.
+    unsafe {
+        let copy = |text: &str| -> Result<*mut std::os::raw::c_char> {
+            let text = CString::new(text).map_err(|_| Error::InvalidName(text.to_string()))?;
+            Ok(pg_sys::pstrdup(text.as_ptr()))
+        };
+        if (*statement).type_ != pg_sys::NodeTag::T_IndexStmt {
+            return Err(Error::Definition("it is not a CREATE INDEX".to_string()));
+        }
+        let create = statement.cast::<pg_sys::IndexStmt>();
+        (*create).relation = pg_sys::makeRangeVar(copy(&table.schema)?, copy(&table.name)?, -1);
+        (*create).idxname = copy(name)?;
+        (*create).tableSpace = std::ptr::null_mut();
+        (*create).concurrent = false;
+        (*create).if_not_exists = false;
+        Ok(create)
     }
-    let create = statement.cast::<pg_sys::IndexStmt>();
-    (*create).relation = pg_sys::makeRangeVar(copy(&table.schema)?, copy(&table.name)?, -1);
-    (*create).idxname = copy(name)?;
-    (*create).tableSpace = std::ptr::null_mut();
-    (*create).concurrent = false;
-    (*create).if_not_exists = false;
-    Ok(create)
 }

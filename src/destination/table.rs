@@ -240,18 +240,21 @@ pub fn create_with_defaults(
 /// # Safety
 /// A CREATE TABLE of the parser's.
 unsafe fn put_expressions(statement: *mut pg_sys::Node, expressions: Vec<*mut pg_sys::Node>) -> Result<()> {
-    let mut expressions = expressions.into_iter();
-    let create = statement.cast::<pg_sys::CreateStmt>();
-    for column in PgList::<pg_sys::ColumnDef>::from_pg((*create).tableElts).iter_ptr() {
-        for constraint in PgList::<pg_sys::Constraint>::from_pg((*column).constraints).iter_ptr() {
-            let kind = (*constraint).contype;
-            if [pg_sys::ConstrType::CONSTR_DEFAULT, pg_sys::ConstrType::CONSTR_GENERATED].contains(&kind) {
-                (*constraint).raw_expr =
-                    expressions.next().ok_or_else(|| Error::Internal("an expression is missing".to_string()))?;
+    // SAFETY: as the caller has promised.
+    unsafe {
+        let mut expressions = expressions.into_iter();
+        let create = statement.cast::<pg_sys::CreateStmt>();
+        for column in PgList::<pg_sys::ColumnDef>::from_pg((*create).tableElts).iter_ptr() {
+            for constraint in PgList::<pg_sys::Constraint>::from_pg((*column).constraints).iter_ptr() {
+                let kind = (*constraint).contype;
+                if [pg_sys::ConstrType::CONSTR_DEFAULT, pg_sys::ConstrType::CONSTR_GENERATED].contains(&kind) {
+                    (*constraint).raw_expr =
+                        expressions.next().ok_or_else(|| Error::Internal("an expression is missing".to_string()))?;
+                }
             }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Whether a table already has these columns, NOT NULL included. One that a DBA added is left alone: `before` are the

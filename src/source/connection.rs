@@ -485,11 +485,14 @@ fn foreign_server(name: &str, owner: pg_sys::Oid, label: &str) -> Result<(BTreeM
 /// # Safety
 /// A list of DefElem whose arguments are strings, as foreign options are.
 unsafe fn options(list: *mut pg_sys::List) -> BTreeMap<String, String> {
-    let text = |text: *const c_char| CStr::from_ptr(text).to_string_lossy().to_string();
-    PgList::<pg_sys::DefElem>::from_pg(list)
-        .iter_ptr()
-        .map(|option| (text((*option).defname), text(pg_sys::defGetString(option))))
-        .collect()
+    // SAFETY: as the caller has promised.
+    unsafe {
+        let text = |text: *const c_char| CStr::from_ptr(text).to_string_lossy().to_string();
+        PgList::<pg_sys::DefElem>::from_pg(list)
+            .iter_ptr()
+            .map(|option| (text((*option).defname), text(pg_sys::defGetString(option))))
+            .collect()
+    }
 }
 
 /// Only its validator sees to it that a superuser has written a user mapping with password_required = false.

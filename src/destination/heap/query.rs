@@ -57,38 +57,44 @@ struct Receiver {
 /// # Safety
 /// The executor calls it, with a receiver that `write_query` has made.
 unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, to: *mut pg_sys::DestReceiver) -> bool {
-    if !(*to.cast::<Receiver>()).same_types {
-        return false;
-    }
-    let writer = &mut (*to.cast::<Receiver>()).writer;
-    let descriptor = (*writer.relation).rd_att;
-    let context = pg_sys::CurrentMemoryContext;
-    writer.next_row();
-    let wanted = (*(*slot).tts_tupleDescriptor).natts;
-    if i32::from((*slot).tts_nvalid) < wanted {
-        unguarded::slot_getsomeattrs_int(slot, wanted);
-    }
-    let mut from = 0;
-    for ordinal in 0..(*descriptor).natts as usize {
-        if *writer.dropped.add(ordinal) {
-            (*writer.row).tts_isnull.add(ordinal).write(true);
-            continue;
+    // SAFETY: as the caller has promised.
+    unsafe {
+        if !(*to.cast::<Receiver>()).same_types {
+            return false;
         }
-        (*writer.row).tts_values.add(ordinal).write((*slot).tts_values.add(from).read());
-        (*writer.row).tts_isnull.add(ordinal).write((*slot).tts_isnull.add(from).read());
-        from += 1;
+        let writer = &mut (*to.cast::<Receiver>()).writer;
+        let descriptor = (*writer.relation).rd_att;
+        let context = pg_sys::CurrentMemoryContext;
+        writer.next_row();
+        let wanted = (*(*slot).tts_tupleDescriptor).natts;
+        if i32::from((*slot).tts_nvalid) < wanted {
+            unguarded::slot_getsomeattrs_int(slot, wanted);
+        }
+        let mut from = 0;
+        for ordinal in 0..(*descriptor).natts as usize {
+            if *writer.dropped.add(ordinal) {
+                (*writer.row).tts_isnull.add(ordinal).write(true);
+                continue;
+            }
+            (*writer.row).tts_values.add(ordinal).write((*slot).tts_values.add(from).read());
+            (*writer.row).tts_isnull.add(ordinal).write((*slot).tts_isnull.add(from).read());
+            from += 1;
+        }
+        writer.add_row();
+        pg_sys::CurrentMemoryContext = context;
+        true
     }
-    writer.add_row();
-    pg_sys::CurrentMemoryContext = context;
-    true
 }
 
 /// # Safety
 /// The executor calls it, with a receiver that `write_query` has made.
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn start_up(to: *mut pg_sys::DestReceiver, _operation: c_int, descriptor: pg_sys::TupleDesc) {
-    let to = &mut *to.cast::<Receiver>();
-    to.same_types = has_types_of(descriptor, to.writer.relation);
+    // SAFETY: as the caller has promised.
+    unsafe {
+        let to = &mut *to.cast::<Receiver>();
+        to.same_types = has_types_of(descriptor, to.writer.relation);
+    }
 }
 
 /// # Safety
@@ -98,7 +104,10 @@ unsafe extern "C-unwind" fn shut_down(_: *mut pg_sys::DestReceiver) {}
 /// # Safety
 /// The relation is open.
 unsafe fn has_types_of(descriptor: pg_sys::TupleDesc, relation: pg_sys::Relation) -> bool {
-    let given = pgrx::PgTupleDesc::from_pg_copy(descriptor);
-    let wanted = pgrx::PgTupleDesc::from_pg_copy((*relation).rd_att);
-    given.iter().map(|a| a.atttypid).eq(wanted.iter().filter(|a| !a.attisdropped).map(|a| a.atttypid))
+    // SAFETY: as the caller has promised.
+    unsafe {
+        let given = pgrx::PgTupleDesc::from_pg_copy(descriptor);
+        let wanted = pgrx::PgTupleDesc::from_pg_copy((*relation).rd_att);
+        given.iter().map(|a| a.atttypid).eq(wanted.iter().filter(|a| !a.attisdropped).map(|a| a.atttypid))
+    }
 }

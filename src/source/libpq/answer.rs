@@ -107,10 +107,13 @@ impl Drop for Answer {
 /// # Safety
 /// `value` is null or a string that ends with NUL.
 pub(super) unsafe fn text(value: *const c_char) -> String {
-    if value.is_null() {
-        return String::new();
+    // SAFETY: as the caller has promised.
+    unsafe {
+        if value.is_null() {
+            return String::new();
+        }
+        CStr::from_ptr(value).to_string_lossy().trim_end().to_string()
     }
-    CStr::from_ptr(value).to_string_lossy().trim_end().to_string()
 }
 
 /// Of what a server says of an error no more is read.
@@ -121,11 +124,14 @@ const LONGEST_MESSAGE: usize = 64 * 1024;
 /// # Safety
 /// As for `text`.
 pub(super) unsafe fn beginning(value: *const c_char) -> String {
-    if value.is_null() {
-        return String::new();
+    // SAFETY: as the caller has promised.
+    unsafe {
+        if value.is_null() {
+            return String::new();
+        }
+        let length = libc::strnlen(value, LONGEST_MESSAGE);
+        String::from_utf8_lossy(std::slice::from_raw_parts(value.cast(), length)).trim_end().to_string()
     }
-    let length = libc::strnlen(value, LONGEST_MESSAGE);
-    String::from_utf8_lossy(std::slice::from_raw_parts(value.cast(), length)).trim_end().to_string()
 }
 
 /// What stands in the strings of a JSON document: itself, its escapes resolved. None if nothing is escaped.

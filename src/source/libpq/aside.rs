@@ -117,8 +117,11 @@ fn end_without_libraries() {
     /// # Safety
     /// PostgreSQL calls it when the backend exits.
     unsafe extern "C-unwind" fn at_exit(code: c_int, _: pgrx::pg_sys::Datum) {
-        if THREADS.load(Ordering::Acquire) > 0 {
-            libc::_exit(code);
+        // SAFETY: as the caller has promised.
+        unsafe {
+            if THREADS.load(Ordering::Acquire) > 0 {
+                libc::_exit(code);
+            }
         }
     }
     static REGISTERED: Once = Once::new();
