@@ -269,13 +269,13 @@ pub fn swap_all_frozen(a: &mut pg_sys::FormData_pg_class, b: &mut pg_sys::FormDa
 /// # Safety
 /// The relation is locked.
 pub unsafe fn forget_open_file(relation: pg_sys::Oid) {
+    #[cfg(feature = "pre_pg17")]
     // SAFETY: as the caller has promised.
     unsafe {
-        #[cfg(feature = "pre_pg17")]
         pg_sys::RelationCloseSmgrByOid(relation);
-        #[cfg(not(feature = "pre_pg17"))]
-        let _ = relation;
     }
+    #[cfg(not(feature = "pre_pg17"))]
+    let _ = relation;
 }
 
 /// Under wal_level = minimal the commit syncs the files that are new in this transaction, and the cached entries say
@@ -356,7 +356,8 @@ pub unsafe fn string_value(node: *mut pg_sys::Node) -> *const std::os::raw::c_ch
 /// A node of that kind.
 #[cfg(feature = "pre_pg15")]
 pub unsafe fn string_value(node: *mut pg_sys::Node) -> *const c_char {
-    (*node.cast::<pg_sys::Value>()).val.str_
+    // SAFETY: as the caller has promised.
+    unsafe { (*node.cast::<pg_sys::Value>()).val.str_ }
 }
 
 /// An index that is not to be unique has no need of NULLS NOT DISTINCT either.
