@@ -228,6 +228,7 @@ fn publish(
             dml::merge(job, rows, (gone, deleted), destination, decision, run)
         }
         Loaded::Stamped(rows, left, deleted) => {
+            catalog.lock_to_record(&job.dest_table)?;
             let stamps = decision.present.summary.truncated.is_some() || !options.repull;
             logdel::merge(job, rows, (left, deleted), stamps, destination, decision, run)
         }
