@@ -101,12 +101,21 @@ impl Look<'_> {
                 known = None;
                 continue;
             }
-            let shape = match described {
-                Some(shape) => shape,
-                None => source.locked_snapshot_of(&table)?,
+            let described = match described {
+                Some(shape) => Ok(shape),
+                None => source.locked_snapshot_of(&table),
             };
-            let columns = selected_columns(&shape, self.job.filter.as_deref(), source.label())?;
-            source.require_readable(&table, &names(&columns), self.job.filter.is_some())?;
+            let columns = described.and_then(|shape| {
+                let columns = selected_columns(&shape, self.job.filter.as_deref(), source.label())?;
+                source.require_readable(&table, &names(&columns), self.job.filter.is_some())?;
+                Ok((shape, columns))
+            });
+            // A run that fails here tells why it did not leave the copy out, too.
+            let (shape, columns) = columns.inspect_err(|_| {
+                if let Some(run) = &mut run {
+                    run.note(reason.clone());
+                }
+            })?;
             let present = Present { table, shape, columns, fingerprint: counted.ok(), seen };
             return Ok(Decision { reason, copy: Some(Box::new(present)) });
         }
