@@ -10,6 +10,8 @@ mod destination;
 mod error;
 mod job;
 mod method;
+#[cfg(feature = "pg_test")]
+mod pg_tests;
 mod schedule;
 mod settings;
 mod shape;
@@ -42,5 +44,15 @@ fn go_without_backtraces() {
     match before {
         Some(before) => std::env::set_var(WANTED, before),
         None => std::env::remove_var(WANTED),
+    }
+}
+
+/// What `cargo pgrx test` asks for.
+#[cfg(test)]
+pub mod pg_test {
+    pub fn setup(_options: Vec<&str>) {}
+
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        Vec::new()
     }
 }

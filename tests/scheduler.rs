@@ -5,7 +5,7 @@ mod support;
 
 use std::path::PathBuf;
 use support::proxy::Proxy;
-use support::{crash, one, pair, run_dir, script, wait_for, Cluster, Scene};
+use support::{crash, one, pair, run_dir, script, wait_for, wait_for_minutes, Cluster, Scene};
 
 const OPTIONS: &str = "shared_preload_libraries = 'mimeo'\nmimeo.naptime = 1\nmax_worker_processes = 20";
 
@@ -196,4 +196,34 @@ fn a_job_that_fails_or_hangs_does_not_hold_the_others_back() {
         "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'mimeo worker'",
     );
     assert!(workers <= 2, "{workers} workers, mimeo.max_workers is 2");
+}
+
+/// docs/howto.md says how: both ways in which pg_cron runs a command, a background worker and a connection.
+#[test]
+fn pg_cron_runs_what_is_due_in_a_worker_and_by_a_connection() {
+    let mut stations = Vec::new();
+    for (name, in_worker) in [("cron_worker", "on"), ("cron_connection", "off")] {
+        let dir = run_dir().join(format!("station_{name}"));
+        // pg_cron connects by the socket, where the bootstrap superuser needs no password.
+        let options = format!(
+            "shared_preload_libraries = 'pg_cron'\ncron.database_name = 'here'\ncron.host = '{}'\ncron.use_background_workers = {in_worker}\n\
+             cron.log_run = on",
+            dir.display()
+        );
+        let station = Station { cluster: Cluster::start(&dir, &options), dir, scene: Scene::new(name, 10) };
+        station.cluster.superuser("postgres").batch_execute("CREATE ROLE dba LOGIN PASSWORD 'dba secret'").unwrap();
+        station.database("here");
+        let mut superuser = station.cluster.superuser("here");
+        superuser.batch_execute("CREATE EXTENSION pg_cron").unwrap();
+        let before = station.runs("here");
+        superuser.batch_execute("SELECT cron.schedule('mimeo', '* * * * *', 'CALL mimeo.run_refresh()')").unwrap();
+        stations.push((station, superuser, before));
+    }
+    for (station, superuser, before) in &mut stations {
+        // The first call comes with the next minute, and is waited for as long again.
+        let ran = || station.runs("here") > *before;
+        wait_for_minutes(2, "pg_cron to call run_refresh", ran);
+        let status = "SELECT coalesce(string_agg(DISTINCT status, ','), '') FROM cron.job_run_details WHERE status IN ('succeeded', 'failed')";
+        wait_for("pg_cron to record it", || one::<String>(superuser, status) == "succeeded");
+    }
 }

@@ -8,6 +8,7 @@ pub mod foreign_text;
 pub mod grant;
 pub mod identity;
 pub mod interrupts;
+pub mod moment;
 pub mod name;
 pub mod ownership;
 pub mod parse;

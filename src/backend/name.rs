@@ -228,7 +228,7 @@ fn replace_word(text: &str, old: &str, new: &str) -> String {
     replace_between(text, old, new, |c| c.is_alphanumeric() || c == '_' || c == '$')
 }
 
-/// The same within a name, whose words are divided by anything that is no message or digit.
+/// The same within a name, whose words are divided by anything but letters and digits.
 pub fn replace_part(text: &str, old: &str, new: &str) -> String {
     replace_between(text, old, new, char::is_alphanumeric)
 }

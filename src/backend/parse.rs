@@ -396,12 +396,14 @@ pub fn select(sql: &str) -> Result<&str> {
         // SAFETY: the kind of the node is checked before any field of it is read.
         unsafe {
             let select = (*raw).stmt.cast::<pg_sys::SelectStmt>();
+            if (*select).type_ != pg_sys::NodeTag::T_SelectStmt || !(*select).intoClause.is_null() {
+                return Ok(None);
+            }
             let tree = CStr::from_ptr(pg_sys::nodeToString((*raw).stmt.cast())).to_string_lossy().into_owned();
             if tree.contains("{PARAMREF") {
                 return Err(Error::Condition("it has a parameter, for which there is no value".to_string()));
             }
-            let is_select = (*select).type_ == pg_sys::NodeTag::T_SelectStmt && (*select).intoClause.is_null();
-            Ok(is_select.then_some(usize::try_from((*raw).stmt_len).unwrap_or_default()))
+            Ok(Some(usize::try_from((*raw).stmt_len).unwrap_or_default()))
         }
     });
     match parsed {
@@ -420,14 +422,14 @@ fn may_have_other_operators(condition: &str) -> bool {
         return true;
     }
     let mut quote = None;
-    let mut letters = condition.chars().peekable();
-    while let Some(message) = letters.next() {
-        match (quote, message) {
+    let mut characters = condition.chars().peekable();
+    while let Some(character) = characters.next() {
+        match (quote, character) {
             (_, '\\' | '$') => return true,
-            (Some(end), _) if message == end => quote = None,
+            (Some(end), _) if character == end => quote = None,
             (Some(_), _) => {}
-            (None, '\'' | '"') => quote = Some(message),
-            (None, '!') if letters.peek() != Some(&'=') => return true,
+            (None, '\'' | '"') => quote = Some(character),
+            (None, '!') if characters.peek() != Some(&'=') => return true,
             (None, '|' | '~' | '@' | '#' | '&' | '?' | '^' | '`') => return true,
             _ => {}
         }

@@ -1,6 +1,6 @@
 //! All that touches local tables. It knows nothing of sources.
 
-mod binary;
+pub mod binary;
 pub mod column_map;
 pub mod copy_in;
 pub mod dependents;

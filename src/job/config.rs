@@ -4,6 +4,7 @@
 use crate::backend::identity::{
     act_as, current_role, keeps_its_snapshot, role_name, role_named, role_of, system, Identity,
 };
+use crate::backend::moment::Moment;
 use crate::backend::name::{readings, Name};
 use crate::backend::relation;
 use crate::backend::spi;
@@ -391,15 +392,15 @@ impl Catalog {
         Ok(())
     }
 
-    /// Whether a moment, in seconds since 1970, is longer ago than two periods of a job; of one without a period, than an hour.
-    pub fn is_late(&self, dest_table: &str, moment: f64) -> Result<bool> {
+    /// Whether a moment is longer ago than two periods of a job; of one without a period, than an hour.
+    pub fn is_late(&self, dest_table: &str, moment: Moment) -> Result<bool> {
         let _identity = self.act_as_owner()?;
         let table = self.table("refresh_config");
         spi::is_true(
             &format!(
-                "SELECT clock_timestamp() - to_timestamp($2) > coalesce(2 * c.period, interval '1 hour') FROM {table} c WHERE c.dest_table = $1"
+                "SELECT clock_timestamp() - (timestamptz '2000-01-01 00:00:00+00' + $2 * interval '1 microsecond') > coalesce(2 * c.period, interval '1 hour') FROM {table} c WHERE c.dest_table = $1"
             ),
-            &[dest_table.into(), moment.into()],
+            &[dest_table.into(), moment.microseconds().into()],
         )
     }
 

@@ -7,6 +7,7 @@
 
 use crate::backend::foreign_text::ForeignText;
 use crate::backend::interrupts;
+use crate::backend::moment::Moment;
 use crate::backend::name::{quote, Name, Operator};
 use crate::error::{Error, Result};
 use crate::source::catalog::SourceTable;
@@ -177,8 +178,8 @@ const UNTIL_SHOWN: Duration = Duration::from_millis(20);
 pub struct Candidate {
     /// In the control column's type.
     pub value: String,
-    /// The source's clock, in seconds since 1970.
-    pub at: f64,
+    /// By the source's clock.
+    pub at: Moment,
     /// Those that could write to the table when it was taken, as pg_locks.virtualtransaction names them, and have not ended.
     pub writers: Vec<String>,
     /// All that ran then, and whose backends may still hold an old now(); only for a time column.
@@ -200,8 +201,8 @@ struct Blockers {
 pub struct Margin {
     /// None on an empty table.
     pub value: Option<String>,
-    /// The moment that it stands for, of a time column, on the source's clock in seconds since 1970.
-    pub at: f64,
+    /// The moment that it stands for, of a time column, by the source's clock.
+    pub at: Moment,
 }
 
 impl Control {

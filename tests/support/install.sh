@@ -30,7 +30,7 @@ PG_MAJOR=${PG_MAJOR:-15}
 if [ -z "${PG_CONFIG:-}" ]; then
     packages="postgresql-$PG_MAJOR postgresql-server-dev-$PG_MAJOR libpq-dev gcc libc6-dev make perl clang libclang-dev pkg-config"
     # 1.5.1 is where updates begin.
-    [ "$kind" = build ] || packages="$packages postgresql-$PG_MAJOR-pgtap libtap-parser-sourcehandler-pgtap-perl postgresql-$PG_MAJOR-mimeo pgbouncer"
+    [ "$kind" = build ] || packages="$packages postgresql-$PG_MAJOR-pgtap libtap-parser-sourcehandler-pgtap-perl postgresql-$PG_MAJOR-mimeo postgresql-$PG_MAJOR-cron pgbouncer"
     [ "$kind" != bench ] || packages="$packages pgcopydb bc"
     # shellcheck disable=SC2086
     install_packages $packages

@@ -298,10 +298,14 @@ pub fn in_background(mut client: Client, statement: &str) -> Background {
 }
 
 /// Waits for a state, up to a minute.
-pub fn wait_for(what: &str, mut reached: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
+pub fn wait_for(what: &str, reached: impl FnMut() -> bool) {
+    wait_for_minutes(1, what, reached);
+}
+
+pub fn wait_for_minutes(minutes: u64, what: &str, mut reached: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60 * minutes);
     while !reached() {
-        assert!(Instant::now() < end, "waited a minute for {what}");
+        assert!(Instant::now() < end, "waited {minutes} min for {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -3,6 +3,7 @@
 use super::state::State;
 use super::values::Values;
 use crate::backend::interrupts;
+use crate::backend::moment::Moment;
 use crate::backend::spi;
 use crate::error::Result;
 use crate::settings;
@@ -18,8 +19,8 @@ pub struct Bound {
     /// Exclusive. None: nothing is known to be safe yet, or the table is empty.
     pub upper: Option<String>,
     pub kind: BoundKind,
-    /// Up to which moment all rows are below it: by the source's clock, in seconds since 1970.
-    pub at: Option<f64>,
+    /// Up to which moment all rows are below it: by the source's clock.
+    pub at: Option<Moment>,
     /// The greatest value that the source can hold now, where that is known.
     pub newest: Option<String>,
     /// The transactions that keep it from being that, as pg_locks.virtualtransaction names them.
@@ -27,7 +28,7 @@ pub struct Bound {
 }
 
 impl Bound {
-    pub fn new(upper: Option<String>, kind: BoundKind, at: Option<f64>) -> Bound {
+    pub fn new(upper: Option<String>, kind: BoundKind, at: Option<Moment>) -> Bound {
         Bound { upper, kind, at, newest: None, waits_for: Vec::new() }
     }
 }
@@ -144,7 +145,7 @@ pub fn find(
         state.candidates.clear();
         state.taken_at = taken_at;
     }
-    let looked = spi::number("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint", &[])? as f64 / 1000.0;
+    let looked = Moment::now();
     let Some(newest) = source.candidate(table, control, kind)? else {
         return Ok(Bound::new(None, BoundKind::SourceIsEmpty, Some(looked)));
     };
@@ -324,25 +325,34 @@ fn forget(candidates: &mut Vec<Candidate>, settled: Option<&Candidate>, proven: 
 mod tests {
     use super::*;
 
-    fn candidate(at: f64) -> Candidate {
-        Candidate { value: at.to_string(), at, writers: Vec::new(), running: Vec::new() }
+    fn candidate(number: usize) -> Candidate {
+        let at = serde_json::from_value(number.into()).unwrap();
+        Candidate { value: number.to_string(), at, writers: Vec::new(), running: Vec::new() }
+    }
+
+    fn values(candidates: &[Candidate]) -> Vec<&str> {
+        candidates.iter().map(|kept| kept.value.as_str()).collect()
     }
 
     #[test]
     fn a_candidate_is_kept_until_a_newer_one_is_safe() {
-        let mut candidates: Vec<_> = (1..=5).map(|at| candidate(f64::from(at))).collect();
+        let mut candidates: Vec<_> = (1..=5).map(candidate).collect();
         let (settled, proven) = (candidates[3].clone(), candidates[1].clone());
         forget(&mut candidates, Some(&settled), Some(&proven));
-        assert_eq!(candidates.iter().map(|kept| kept.at as i32).collect::<Vec<_>>(), [2, 3, 4, 5]);
+        assert_eq!(values(&candidates), ["2", "3", "4", "5"]);
         forget(&mut candidates, None, None);
         assert_eq!(candidates.len(), 4);
     }
 
     #[test]
     fn many_unsafe_candidates_do_not_pile_up() {
-        let mut candidates: Vec<_> = (0..1000).map(|at| candidate(f64::from(at))).collect();
+        let mut candidates: Vec<_> = (0..1000).map(candidate).collect();
         forget(&mut candidates, None, None);
         assert_eq!(candidates.len(), KEPT);
-        assert_eq!((candidates[0].at, candidates[KEPT - 1].at), (0.0, 999.0), "the oldest and the newest stay");
+        assert_eq!(
+            (values(&candidates)[0], values(&candidates)[KEPT - 1]),
+            ("0", "999"),
+            "the oldest and the newest stay"
+        );
     }
 }

@@ -8,6 +8,7 @@ use super::state::{Redo, State};
 use super::tell::tell;
 use super::values::{clocks_change, Values};
 use crate::backend::identity::{act_as, Identity};
+use crate::backend::moment::Moment;
 use crate::backend::relation::Relation;
 use crate::destination::column_map;
 use crate::destination::copy_in::Target;
@@ -28,9 +29,6 @@ use crate::source::bounds::{Kind, Range, Slice};
 use crate::source::catalog::rows_query;
 use crate::source::connection::Connection;
 use pgrx::notice;
-
-/// 2000-01-01 UTC, in seconds since 1970.
-const EPOCH: f64 = 946_684_800.0;
 
 /// The arguments of refresh_inserter and refresh_updater.
 pub struct Options<'a> {
@@ -390,7 +388,7 @@ impl Steps for Refresh<'_> {
         let state = State { redo: self.next_redo(&decision, &last)?, left: Some(last.clone()), ..self.state.clone() };
         // A batch, or a range, does not say how old the rest is.
         let whole = !decision.is_cut && !matches!(self.options.repull, Repull::Range(..));
-        let as_of = self.bound.at.filter(|_| whole).map(|at| ((at - EPOCH) * 1e6) as i64);
+        let as_of = self.bound.at.filter(|_| whole).map(Moment::microseconds);
         let state = serde_json::to_value(&state)?;
         self.catalog.record_run(&self.job.dest_table, run.started(), Some(&state), Some(&last), as_of)?;
         Ok(self.status)
