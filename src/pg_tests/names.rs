@@ -22,11 +22,10 @@ mod tests {
     #[pg_test]
     fn a_quoted_name_is_read_as_the_name_that_it_was() {
         for name in texts() {
-            let column = format!(
-                "SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = 'pg_temp.t'::regclass AND a.attnum = 1"
-            );
+            let column =
+                "SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = 'pg_temp.t'::regclass AND a.attnum = 1";
             spi::run(&format!("CREATE TEMPORARY TABLE t ({} int)", quote(&name)), &[]).unwrap();
-            assert_eq!(spi::text(&column, &[]).unwrap().as_deref(), Some(name.as_str()));
+            assert_eq!(spi::text(column, &[]).unwrap().as_deref(), Some(name.as_str()));
             spi::run("DROP TABLE pg_temp.t", &[]).unwrap();
         }
     }
