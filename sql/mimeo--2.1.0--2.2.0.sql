@@ -11,7 +11,7 @@ LOCK TABLE @extschema@.refresh_config IN ACCESS EXCLUSIVE MODE;
 LOCK TABLE @extschema@.dblink_mapping_mimeo IN SHARE ROW EXCLUSIVE MODE;
 
 -- A queue on a source must not fill its disk.
-ALTER TABLE @extschema@.refresh_config ADD COLUMN max_queue_size bigint,
+ALTER TABLE @extschema@.refresh_config ADD COLUMN max_queue_size bigint, ADD COLUMN follow_columns boolean,
     ADD CONSTRAINT refresh_config_max_queue_size_check CHECK (max_queue_size > 0);
 CREATE OR REPLACE VIEW @extschema@.refresh_config_dml AS
     SELECT dest_table, source_table, type, dblink, last_run, filter, condition, period, batch_limit, jobmon,
@@ -571,6 +571,7 @@ BEGIN
         (NULL, 'state', 'What mimeo remembers from run to run; not to be changed by hand'),
         (NULL, 'keep_previous', 'snap: the data that a refresh replaces stays in the idle twin, for rollback_snapshot'),
         (NULL, 'max_shrink_percent', 'snap: a refresh that brings fewer rows than are there, by more than this, is refused; NULL is never'),
+        (NULL, 'follow_columns', 'Not of snapshots, which do it always: columns that are added, renamed, widened or dropped on the source are followed here; NULL is false'),
         (NULL, 'max_queue_size', 'dml, logdel: how large the queue on the source may become, in bytes, before it takes no more changes and all rows are copied; NULL is no limit'),
         (NULL, 'guard', 'snap: a query that must return true before the new data shows; {new} in it is the table that holds them; NULL is none'),
         (NULL, 'rows', 'Rows that came from the source'),

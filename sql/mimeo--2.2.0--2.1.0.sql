@@ -305,7 +305,8 @@ BEGIN
 END
 $do$;
 UPDATE @extschema@.refresh_config SET state = state - 'data_as_of' WHERE state ? 'data_as_of';
-ALTER TABLE @extschema@.refresh_config DROP CONSTRAINT refresh_config_max_queue_size_check, DROP COLUMN max_queue_size;
+ALTER TABLE @extschema@.refresh_config DROP CONSTRAINT refresh_config_max_queue_size_check, DROP COLUMN max_queue_size,
+    DROP COLUMN follow_columns;
 CREATE VIEW @extschema@.refresh_config_dml AS
     SELECT dest_table, source_table, type, dblink, last_run, filter, condition, period, batch_limit, jobmon,
            control, pk_name, pk_type, insert_on_fetch

@@ -119,6 +119,8 @@ CREATE TABLE @extschema@.refresh_config (
     guard text,
     -- dml, logdel: in bytes
     max_queue_size bigint,
+    -- all but snap: whether columns that change on the source are followed
+    follow_columns boolean,
     CONSTRAINT refresh_config_pkey PRIMARY KEY (dest_table),
     CONSTRAINT refresh_config_dblink_fkey FOREIGN KEY (dblink)
         REFERENCES @extschema@.dblink_mapping_mimeo (data_source_id),

@@ -282,6 +282,19 @@ pub enum Error {
         owner: String,
         role: String,
     },
+    ColumnInUse {
+        destination: String,
+        column: String,
+        from: String,
+        to: String,
+        users: Vec<String>,
+    },
+    ColumnTaken {
+        destination: String,
+        source_table: String,
+        column: String,
+        reason: String,
+    },
     Dependent {
         object: String,
         view: String,

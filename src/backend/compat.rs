@@ -340,6 +340,25 @@ pub unsafe fn integer_value(constant: *mut pg_sys::A_Const) -> Option<i32> {
     }
 }
 
+/// Gives a constant of the parser's that is a string another text.
+///
+/// # Safety
+/// A node of that kind; `text` lives as long as it.
+pub unsafe fn set_constant(constant: *mut pg_sys::Node, text: *mut std::os::raw::c_char) {
+    // SAFETY: as the caller has promised.
+    unsafe {
+        let constant = constant.cast::<pg_sys::A_Const>();
+        #[cfg(not(feature = "pre_pg15"))]
+        {
+            (*constant).val.sval.sval = text;
+        }
+        #[cfg(feature = "pre_pg15")]
+        {
+            (*constant).val.val.str_ = text;
+        }
+    }
+}
+
 /// The text of a string of the parser's.
 ///
 /// # Safety

@@ -4,7 +4,7 @@ use crate::backend::name::quote;
 use crate::backend::relation::oid_arg;
 use crate::backend::spi;
 use crate::destination::copy_in::reads_binary;
-use crate::destination::table;
+use crate::destination::table::{self, LocalColumn};
 use crate::destination::widths;
 use crate::error::{Error, Result};
 use crate::shape::{Column, Shape};
@@ -35,7 +35,7 @@ pub fn map(destination: &Shape, source: &Shape, columns: &[Column], renamed: &[(
                 incompatible.push(column.clone());
             }
             Some(own) if own.generated.as_deref().unwrap_or_default() != "" => {}
-            Some(own) if !takes(own, column)? || !widths::holds((destination, own), (source, column)) => {
+            Some(own) if !holds((destination, own), (source, column))? => {
                 reasons.push(format!(
                     "column {} is {}, and {} on the source",
                     column.name,
@@ -88,6 +88,34 @@ pub fn obstacle_to_binary(destination: &Shape, source: &Shape, columns: &[Column
         column.name,
         column.type_name.for_message()
     ))
+}
+
+/// Whether a column here takes every value of a column of the source as it is.
+pub fn holds((destination, own): (&Shape, &Column), (source, column): (&Shape, &Column)) -> Result<bool> {
+    Ok(own.generated.as_deref().unwrap_or_default() != ""
+        || takes(own, column)? && widths::holds((destination, own), (source, column)))
+}
+
+/// Whether a column of the source, whose type here would be `wider`, takes every value of a column here as it is, by a cast that runs no
+/// code but PostgreSQL's. A time with a zone and one without are not the same for every session.
+pub fn widens(
+    (destination, own): (&Shape, &Column),
+    (source, column): (&Shape, &Column),
+    wider: &LocalColumn,
+) -> Result<bool> {
+    let zoned = |name: &str| name.starts_with("timestamp") || name.starts_with("time ");
+    if !own.is_of_type(column) {
+        let (from, to) = (own.type_name.for_message(), column.type_name.for_message());
+        let cast = spi::is_true(
+            "SELECT true FROM pg_cast k
+              WHERE k.castsource = $1::oid AND k.casttarget = $2::oid AND k.castcontext = 'i' AND k.castfunc < 16384",
+            &[oid_arg(own.type_oid.into()), oid_arg(wider.type_oid.into())],
+        )?;
+        if !cast || zoned(&from) && zoned(&to) {
+            return Ok(false);
+        }
+    }
+    Ok(widths::holds((source, column), (destination, own)))
 }
 
 /// The same type, or one that every value of the source's type can be assigned to without loss.

@@ -1,10 +1,12 @@
 //! All that touches local tables. It knows nothing of sources.
 
+pub mod alter;
 pub mod binary;
 pub mod column_map;
 pub mod copy_in;
 pub mod dependents;
 pub mod fill;
+pub mod following;
 pub mod heap;
 pub mod indexes;
 pub mod privileges;

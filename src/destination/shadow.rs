@@ -11,6 +11,8 @@ use crate::backend::ownership;
 use crate::backend::relation::{self, lock_exclusively, oid_arg, Patience, Relation};
 use crate::backend::spi;
 use crate::backend::storage;
+use crate::destination::alter;
+use crate::destination::following::Following;
 use crate::destination::heap::{self, Indexed};
 use crate::destination::indexes;
 use crate::destination::references;
@@ -19,7 +21,7 @@ use crate::destination::table;
 use crate::error::{Error, Result};
 use pgrx::pg_sys;
 use serde::Deserialize;
-use std::collections::hash_map::RandomState;
+use std::collections::hash_map::{HashMap, RandomState};
 use std::hash::{BuildHasher, Hasher};
 
 /// A table of the same physical form as the original, beside it.
@@ -166,9 +168,9 @@ fn random_tag() -> u32 {
 }
 
 impl ShadowTable {
-    /// Makes it, empty. Until the end of the transaction nobody changes the form of the original, which can be read
+    /// Makes it, empty, with the columns that the original has once `following` is applied; nothing is renamed in it. Until the end of the transaction nobody changes the form of the original, which can be read
     /// and written all the time.
-    pub fn make(original: &Relation, patience: Patience) -> Result<ShadowTable> {
+    pub fn make(original: &Relation, following: &Following, patience: Patience) -> Result<ShadowTable> {
         lock_form(original.oid, &original.name(), patience)?;
         let tag = random_tag();
         let name = original.name().sibling(shadow_name(original.oid, tag));
@@ -189,6 +191,7 @@ impl ShadowTable {
             spi::run(&format!("ALTER TABLE {name} {change}"), &[])?;
         }
         let statistics = statistics::copy_extended(original.oid, &name)?;
+        following.alter(&name, false)?;
         let indexes = spi::json(INDEXES, &[oid_arg(original.oid)])?.unwrap_or_default();
         Ok(ShadowTable { original: original.clone(), name, oid: made.oid, tag, indexes, pairs: Vec::new(), statistics })
     }
@@ -214,12 +217,20 @@ impl ShadowTable {
     /// 1. The other indexes, and statistics, are made on the shadow table.
     /// 2. Foreign keys in both directions are checked. Nobody writes to the referencing tables from here on.
     /// 3. The exclusive lock, without a queue of readers behind it; then only catalog rows change.
-    pub fn take_over(mut self, indexed: &Indexed, cascade: bool, patience: Patience) -> Result<()> {
+    /// 4. Then the columns of the original are changed, as `following` says, while it is empty.
+    pub fn take_over(
+        mut self,
+        indexed: &Indexed,
+        cascade: bool,
+        following: &Following,
+        patience: Patience,
+    ) -> Result<()> {
         if let Indexed::Only(built) = indexed {
             indexes::rebuild(self.oid, built)?;
         }
         self.make_indexes(|_| true)?;
         table::analyze(&self.name)?;
+        let filled = following.filled(&self.name, false)?;
         let (oid, name) = (self.original.oid, self.original.name());
         references::lock_referenced(oid, patience)?;
         references::check_outgoing(oid, &self.name)?;
@@ -231,7 +242,19 @@ impl ShadowTable {
             references::lock_referencing(oid, patience)?;
             references::check_incoming(oid, &self.name)?;
         }
+        // Nothing that the rows that go would have to be written, or looked at, for.
+        let mut empty = if following.rewrites() || !filled.is_empty() {
+            Some(ShadowTable::make(&self.original, &Following::default(), patience)?)
+        } else {
+            None
+        };
+        if let Some(empty) = &mut empty {
+            empty.make_indexes(|_| true)?;
+        }
         lock_exclusively(&locked, &name, patience, "replaced")?;
+        if !following.is_empty() {
+            self.reform(following, &filled, empty.as_ref())?;
+        }
         if cascade {
             ownership::require_others(&references::all_referencing(oid)?, true)?;
             spi::run(&format!("TRUNCATE ONLY {name} CASCADE"), &[])?;
@@ -240,6 +263,31 @@ impl ShadowTable {
         statistics::move_extended(&self.statistics)?;
         spi::run(&format!("DROP TABLE {}", self.name), &[])?;
         storage::name_toast_table(oid);
+        Ok(())
+    }
+
+    /// Changes the columns of the original, which is locked. If that would read or write its rows, these go first, into the storage of an
+    /// empty table of the same form.
+    fn reform(&mut self, following: &Following, filled: &[String], empty: Option<&ShadowTable>) -> Result<()> {
+        let (oid, name) = (self.original.oid, self.original.name());
+        let before: HashMap<u32, String> = alter::names_of(oid)?.into_iter().collect();
+        if let Some(empty) = empty {
+            storage::swap(oid, empty.oid, &empty.pairs)?;
+            spi::run(&format!("DROP TABLE {}", empty.name), &[])?;
+            // PostgreSQL gives that name to another one when it writes the table anew.
+            storage::name_toast_table(oid);
+        }
+        following.alter(&name, true)?;
+        for column in filled {
+            alter::require(&name, column)?;
+        }
+        // PostgreSQL makes indexes anew for another type, under their names.
+        let after: HashMap<String, u32> = alter::names_of(oid)?.into_iter().map(|(oid, name)| (name, oid)).collect();
+        for (original, _) in self.pairs.iter_mut().chain(&mut self.statistics) {
+            let now = before.get(&original.to_u32()).and_then(|name| after.get(name));
+            let now = now.ok_or_else(|| Error::Internal("an index is gone".to_string()))?;
+            *original = (*now).into();
+        }
         Ok(())
     }
 

@@ -166,10 +166,16 @@ impl LocalColumn {
         format!("{} {}{not_null}", quote(&self.source.name), self.typed())
     }
 
-    fn typed(&self) -> String {
+    /// Type and collation.
+    pub fn typed(&self) -> String {
+        format!("{}{}", self.sql_type, self.collate())
+    }
+
+    /// ` COLLATE …`, if it is not the type's own.
+    pub fn collate(&self) -> String {
         match &self.source.collation {
-            Some((schema, name)) => format!("{} COLLATE {}", self.sql_type, Name::new(schema, name)),
-            None => self.sql_type.clone(),
+            Some((schema, name)) => format!(" COLLATE {}", Name::new(schema, name)),
+            None => String::new(),
         }
     }
 }

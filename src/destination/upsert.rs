@@ -7,6 +7,7 @@ use crate::backend::name::{quote, quote_list, Name, Operator};
 use crate::backend::relation::{self, oid_arg, Patience, Relation};
 use crate::backend::spi;
 use crate::backend::subtransaction::caught;
+use crate::destination::following::Following;
 use crate::destination::heap::{self, Indexed};
 use crate::destination::shadow;
 use crate::error::{Error, Result};
@@ -36,17 +37,18 @@ pub struct Collected {
 
 impl Collected {
     /// Makes it, empty, as the destination's owner. It goes at the end of the transaction.
-    pub fn make(destination: &Name, columns: &[String], owner: &Identity) -> Result<Collected> {
+    /// The columns are called as they are once `following` is applied, and have the types that they have then.
+    pub fn make(destination: &Name, columns: &[String], following: &Following, owner: &Identity) -> Result<Collected> {
         let number = MADE.get() + 1;
         MADE.set(number);
         let name = Name::new("pg_temp", format!("mimeo_rows_{number}"));
         {
             // A restricted role may not make temporary tables; nothing but the table's definition runs here.
             let _unrestricted = owner.unrestricted();
-            let list = quote_list(columns.iter().map(String::as_str));
+            let list = columns.iter().map(|column| following.model(column)).collect::<Vec<_>>().join(", ");
             spi::run(
                 &format!(
-                    "CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {list} FROM {destination} WITH NO DATA",
+                    "CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {list} FROM {destination} d WITH NO DATA",
                     quote(&name.name)
                 ),
                 &[],
@@ -65,13 +67,13 @@ impl Collected {
     }
 
     /// Whether there is a row with the key of `alias`, in SQL.
-    pub fn holds(&self, destination: pg_sys::Oid, key: &[String]) -> Result<String> {
-        Ok(format!("EXISTS (SELECT FROM {} r WHERE {})", self.name, same_key(destination, key)?))
+    pub fn holds(&self, key: &[String]) -> Result<String> {
+        Ok(format!("EXISTS (SELECT FROM {} r WHERE {})", self.name, same_key(self.oid, key)?))
     }
 
     /// Whether a row of a destination has the key of `r`, in SQL.
     pub fn is_in(&self, destination: &Shape, key: &[String]) -> Result<String> {
-        let same = same_key(destination.local_oid(), key)?;
+        let same = same_key(self.oid, key)?;
         Ok(format!("EXISTS (SELECT FROM {} d WHERE {same})", destination.table()))
     }
 
@@ -80,18 +82,18 @@ impl Collected {
         &self,
         original: &Relation,
         destination: &Shape,
-        columns: &[String],
-        key: &[String],
-        rows: &str,
+        (columns, key, rows): (&[String], &[String], &str),
+        following: &Following,
         patience: Patience,
     ) -> Result<()> {
-        if is_rewritable(destination)? {
-            return self.rewrite(original, columns, key, rows, "false", patience);
+        if is_rewritable(destination)? && following.may_go_beside(original, key)? {
+            return self.rewrite(original, (columns, key, rows), "false", following, patience);
         }
+        following.apply(original, patience)?;
         shadow::empty_in_place(original, false, patience)?;
         let list = quote_list(columns.iter().map(String::as_str));
         spi::run(&format!("INSERT INTO {} ({list}) OVERRIDING SYSTEM VALUE {rows}", destination.table()), &[])?;
-        Ok(())
+        following.finish(original)
     }
 
     /// Deletes the rows of a destination that have the same keys as those of these rows whose key holds a NULL: NULL counts as equal to NULL.
@@ -102,7 +104,7 @@ impl Collected {
         if !spi::is_true(&format!("SELECT true FROM {} WHERE {unknown} LIMIT 1", self.name), &[])? {
             return Ok(());
         }
-        let same: Vec<_> = same_columns(destination.local_oid(), key)?
+        let same: Vec<_> = same_columns(self.oid, key)?
             .iter()
             .zip(key)
             .map(|(same, column)| format!("({same} OR d.{0} IS NULL AND r.{0} IS NULL)", quote(column)))
@@ -135,7 +137,7 @@ impl Collected {
 
     /// Deletes the rows of a destination whose keys these are.
     pub fn delete_from(&self, destination: &Shape, key: &[String]) -> Result<()> {
-        let same = same_key(destination.local_oid(), key)?;
+        let same = same_key(self.oid, key)?;
         let keys = quote_list(key.iter().map(String::as_str));
         // In the order of the key, so that an index and its table are walked through once.
         let list = format!("SELECT {keys} FROM {} ORDER BY {keys}", self.name);
@@ -168,7 +170,7 @@ impl Collected {
 
     /// Writes one more column of these rows to those of a destination with the same keys that have none in it.
     pub fn stamp(&self, destination: &Shape, key: &[String], column: &str) -> Result<()> {
-        let same = same_key(destination.local_oid(), key)?;
+        let same = same_key(self.oid, key)?;
         let column = quote(column);
         let _joining = self.joining(destination, key)?;
         spi::run(
@@ -200,53 +202,57 @@ impl Collected {
     pub fn rewrite(
         &self,
         original: &Relation,
-        columns: &[String],
-        key: &[String],
-        rows: &str,
+        (columns, key, rows): (&[String], &[String], &str),
         kept: &str,
+        following: &Following,
         patience: Patience,
     ) -> Result<()> {
-        let name = || Ok(original.name().plain());
-        relation::lock_patiently(&[original.oid], pg_sys::ShareRowExclusiveLock, name, patience, "written anew")?;
-        let shadow = shadow::ShadowTable::make(original, patience)?;
-        let all: Vec<(String, String, Option<String>)> = spi::json(
-            "SELECT json_agg(json_build_array(a.attname, format_type(a.atttypid, a.atttypmod), coalesce(pg_get_expr(d.adbin, d.adrelid),
-                        (SELECT format('nextval(%L::regclass)', s.objid::regclass) FROM pg_depend s
-                          WHERE s.classid = 'pg_class'::regclass AND s.refclassid = 'pg_class'::regclass
-                            AND s.refobjid = a.attrelid AND s.refobjsubid = a.attnum AND s.deptype = 'i')))
-                    ORDER BY a.attnum)::pg_catalog.text
-               FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-              WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped",
-            &[oid_arg(original.oid)],
-        )?
-        .unwrap_or_default();
-        let name = original.name();
-        let new: Vec<_> = all
-            .iter()
-            .map(|(column, sql_type, default)| {
-                let quoted = quote(column);
-                if columns.contains(column) {
-                    return format!("r.{quoted}");
-                }
-                let default = default.as_deref().unwrap_or("NULL");
-                format!("CASE WHEN d.tableoid IS NULL THEN CAST({default} AS {sql_type}) ELSE d.{quoted} END")
-            })
-            .collect();
-        let old: Vec<_> = all.iter().map(|(column, ..)| format!("d.{}", quote(column))).collect();
-        let same = same_key(original.oid, key)?;
-        let query = format!(
-            "SELECT {} FROM ({rows}) r LEFT JOIN {name} d ON {same}
-             UNION ALL SELECT {} FROM {name} d WHERE ({kept}) AND NOT EXISTS (SELECT FROM {} r WHERE {same})",
-            new.join(", "),
-            old.join(", "),
-            self.name
-        );
-        let names = shadow.names();
-        let replaced = caught(|| {
-            heap::write_query(shadow.oid, &query)?;
-            shadow.take_over(&Indexed::All, false, patience)
+        let same = same_key(self.oid, key)?;
+        let old = OldRows::of(original, following)?;
+        let new = old.list(|name, value| {
+            if columns.iter().any(|column| column == name) {
+                return format!("r.{}", quote(name));
+            }
+            format!("CASE WHEN d.tableoid IS NULL THEN {value} ELSE d.{} END", quote(name))
         });
-        replaced.map_err(|error| error.reworded(|text| replace_words(text, &names)))
+        let stays = old.list(|name, _| format!("d.{}", quote(name)));
+        let query = format!(
+            "SELECT {new} FROM ({rows}) r LEFT JOIN {0} d ON {same}
+             UNION ALL SELECT {stays} FROM {0} d WHERE ({kept}) AND NOT EXISTS (SELECT FROM {1} r WHERE {same})",
+            old.rows, self.name
+        );
+        write_anew(original, &query, following, patience)
+    }
+
+    /// The same without a key: these rows are added to those that are there.
+    pub fn append_anew(
+        &self,
+        original: &Relation,
+        columns: &[String],
+        following: &Following,
+        patience: Patience,
+    ) -> Result<()> {
+        let old = OldRows::of(original, following)?;
+        let new = old.list(|name, value| {
+            if columns.iter().any(|column| column == name) {
+                format!("r.{}", quote(name))
+            } else {
+                value.to_string()
+            }
+        });
+        let stays = old.list(|name, _| format!("d.{}", quote(name)));
+        let query = format!("SELECT {stays} FROM {} d UNION ALL SELECT {new} FROM {} r", old.rows, self.name);
+        write_anew(original, &query, following, patience)
+    }
+
+    /// Adds these rows to a destination.
+    pub fn append(&self, destination: &Name, columns: &[String]) -> Result<()> {
+        let list = quote_list(columns.iter().map(String::as_str));
+        spi::run(
+            &format!("INSERT INTO {destination} ({list}) OVERRIDING SYSTEM VALUE SELECT {list} FROM {}", self.name),
+            &[],
+        )?;
+        Ok(())
     }
 
     /// The rows, one for each key.
@@ -278,7 +284,7 @@ impl Collected {
     pub fn merge_into(&self, destination: &Shape, columns: &[String], key: &[String], rows: &str) -> Result<()> {
         let name = destination.table();
         let list = quote_list(columns.iter().map(String::as_str));
-        let same = same_key(destination.local_oid(), key)?;
+        let same = same_key(self.oid, key)?;
         if is_replaceable(destination, columns.len())? {
             self.delete_from(destination, key)?;
             spi::run(&format!("INSERT INTO {name} ({list}) OVERRIDING SYSTEM VALUE {rows}"), &[])?;
@@ -324,14 +330,70 @@ impl Collected {
     }
 }
 
-/// The rows of `d` and `r` have the same key, by the equality that indexes on it use.
-fn same_key(destination: pg_sys::Oid, key: &[String]) -> Result<String> {
-    Ok(same_columns(destination, key)?.join(" AND "))
+/// The rows of a destination as they are once its columns are changed.
+struct OldRows {
+    /// A FROM item: the columns under today's names, in today's types, and tableoid, which no column can be called.
+    rows: String,
+    /// In the order of the table: today's name, and what a new row has in the column if nothing is said of it.
+    columns: Vec<(String, String)>,
 }
 
-fn same_columns(destination: pg_sys::Oid, key: &[String]) -> Result<Vec<String>> {
+impl OldRows {
+    fn of(original: &Relation, following: &Following) -> Result<OldRows> {
+        let all: Vec<(String, String, Option<String>)> = spi::json(
+            "SELECT json_agg(json_build_array(a.attname, format_type(a.atttypid, a.atttypmod), coalesce(pg_get_expr(d.adbin, d.adrelid),
+                        (SELECT format('nextval(%L::regclass)', s.objid::regclass) FROM pg_depend s
+                          WHERE s.classid = 'pg_class'::regclass AND s.refclassid = 'pg_class'::regclass
+                            AND s.refobjid = a.attrelid AND s.refobjsubid = a.attnum AND s.deptype = 'i')))
+                    ORDER BY a.attnum)::pg_catalog.text
+               FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+              WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped",
+            &[oid_arg(original.oid)],
+        )?
+        .unwrap_or_default();
+        let left = following.left();
+        let (mut columns, mut list) = (Vec::new(), Vec::new());
+        for (own, sql_type, default) in &all {
+            let name = following.after(own);
+            let default = default.as_deref().filter(|_| !left.contains(&own.as_str())).unwrap_or("NULL");
+            columns.push((name.to_string(), format!("CAST({default} AS {sql_type})")));
+            list.push(format!("{} AS {}", following.old_value("d", own), quote(name)));
+        }
+        for (name, value) in following.added_columns() {
+            list.push(format!("{value} AS {}", quote(name)));
+            columns.push((name.to_string(), value));
+        }
+        let rows = format!("(SELECT {}, d.tableoid AS tableoid FROM {} d)", list.join(", "), original.name());
+        Ok(OldRows { rows, columns })
+    }
+
+    /// A select list, of each column's name and what a new row has in it.
+    fn list(&self, value: impl Fn(&str, &str) -> String) -> String {
+        self.columns.iter().map(|(name, default)| value(name, default)).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Puts the rows of a query, which has the columns of the table in their order, in the place of all that are there.
+fn write_anew(original: &Relation, query: &str, following: &Following, patience: Patience) -> Result<()> {
+    let name = || Ok(original.name().plain());
+    relation::lock_patiently(&[original.oid], pg_sys::ShareRowExclusiveLock, name, patience, "written anew")?;
+    let shadow = shadow::ShadowTable::make(original, following, patience)?;
+    let names = shadow.names();
+    let replaced = caught(|| {
+        heap::write_query(shadow.oid, query)?;
+        shadow.take_over(&Indexed::All, false, following, patience)
+    });
+    replaced.map_err(|error| error.reworded(|text| replace_words(text, &names)))
+}
+
+/// The rows of `d` and `r` have the same key, by the equality that indexes on it use. `collected` has the types of the destination.
+fn same_key(collected: pg_sys::Oid, key: &[String]) -> Result<String> {
+    Ok(same_columns(collected, key)?.join(" AND "))
+}
+
+fn same_columns(collected: pg_sys::Oid, key: &[String]) -> Result<Vec<String>> {
     let operators: Vec<Operator> =
-        spi::json(KEY_OPERATORS, &[oid_arg(destination), key.to_vec().into()])?.unwrap_or_default();
+        spi::json(KEY_OPERATORS, &[oid_arg(collected), key.to_vec().into()])?.unwrap_or_default();
     let same = key.iter().zip(operators).map(|(column, operator)| format!("d.{0} {operator} r.{0}", quote(column)));
     Ok(same.collect())
 }

@@ -460,6 +460,22 @@ impl Error {
                 format!("destination {destination} is not as mimeo left it: {reason}"),
             )
             .hint(hint),
+            Error::ColumnInUse { destination, column, from, to, users } => words(
+                E::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+                format!(
+                    "cannot change the type of column \"{column}\" of \"{destination}\" from {from} to {to}, as on the source: {} uses it",
+                    users.join(", ")
+                ),
+            )
+            .hint("Drop it, refresh, and create it again."),
+            Error::ColumnTaken { destination, source_table, column, reason } => words(
+                E::ERRCODE_DUPLICATE_COLUMN,
+                format!("cannot add column \"{column}\" of source table \"{source_table}\" to \"{destination}\": {reason}"),
+            )
+            .hint(format!(
+                "Rename or drop the column of that name here (ALTER TABLE), and refresh again; or leave the source's out: name the other \
+                 columns in refresh_config.filter of \"{destination}\"."
+            )),
             Error::Dependent { object, view, reason } => words(
                 E::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
                 format!("{object} depends on view {view}, and cannot be kept while its columns change{reason}"),

@@ -51,11 +51,37 @@ pub struct Job {
     pub max_shrink_percent: Option<i32>,
     #[serde(default)]
     pub guard: Option<String>,
+    /// Not of snapshots: columns that change on the source are followed here. A catalog of 2.1 does not have it.
+    #[serde(default)]
+    pub follow_columns: Option<bool>,
+    /// What columns that the row names are called now, or are gone: written with the run that has found it.
+    #[serde(skip)]
+    pub renamed: Option<Renamed>,
     /// Of dml and logdel: how large the queue may become, in bytes. A catalog of 2.1 does not have it.
     #[serde(default)]
     pub max_queue_size: Option<i64>,
     /// What only the method itself reads: see its own types. And who has configured the job: see `configured_by`.
     pub state: serde_json::Value,
+}
+
+/// What happened to the names of a source's columns.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Renamed {
+    /// Old and new names.
+    pub renamed: Vec<(String, String)>,
+    pub gone: Vec<String>,
+}
+
+impl Renamed {
+    /// A list of names, as they are now, without those that are gone.
+    pub fn list(&self, names: &[String]) -> Vec<String> {
+        names.iter().filter(|name| !self.gone.contains(name)).map(|name| self.name(name)).collect()
+    }
+
+    pub fn name(&self, name: &str) -> String {
+        let now = self.renamed.iter().find(|(old, _)| old == name).map(|(_, new)| new.as_str());
+        now.unwrap_or(name).to_string()
+    }
 }
 
 /// The key of refresh_config.state under which guard_refresh_config keeps who has said what the job does.
@@ -78,6 +104,28 @@ impl Job {
 
     pub fn method(&self) -> Method {
         self.kind.method
+    }
+
+    /// Columns that change on the source are followed here.
+    pub fn follows_columns(&self) -> bool {
+        self.follow_columns == Some(true) && self.method() != Method::Snapshot
+    }
+
+    /// The same job, whose columns are called as they are now; None if it names none of those. A key stays as it is without a column of it.
+    pub fn with_columns(&self, renamed: Renamed) -> Option<Job> {
+        let job = Job {
+            filter: self.filter.as_deref().map(|filter| renamed.list(filter)),
+            pk_name: self.pk_name.as_ref().map(|key| key.iter().map(|name| renamed.name(name)).collect()),
+            control: match self.method() {
+                // Of the others it is no column.
+                Method::Inserter | Method::Updater => self.control.as_deref().map(|name| renamed.name(name)),
+                _ => self.control.clone(),
+            },
+            ..self.clone()
+        };
+        let changed = (&job.filter, &job.pk_name, &job.control) != (&self.filter, &self.pk_name, &self.control);
+        (changed && job.filter.as_ref().is_none_or(|filter| !filter.is_empty()))
+            .then_some(Job { renamed: Some(renamed), ..job })
     }
 
     /// Who has said what this job does. A role counts by its OID, which no other role gets; in a cluster that the row was restored
@@ -156,6 +204,7 @@ pub struct NewJob<'a> {
     pub insert_on_fetch: Option<bool>,
     pub keep_previous: bool,
     pub max_queue_size: Option<i64>,
+    pub follow_columns: Option<bool>,
     /// What the method wants to find at the first run; an object.
     pub state: serde_json::Value,
 }
@@ -389,6 +438,31 @@ impl Catalog {
             &format!("UPDATE {table} SET state = {} WHERE dest_table = $1", new_state("$2")),
             &[dest_table.into(), JsonB(state.clone()).into()],
         )?;
+        Ok(())
+    }
+
+    /// What the columns of a job are called now.
+    pub fn set_columns(&self, job: &Job) -> Result<()> {
+        let _identity = self.act_as_owner()?;
+        let table = self.table("refresh_config");
+        spi::run(
+            &format!("UPDATE {table} SET filter = $2, pk_name = $3, control = $4 WHERE dest_table = $1"),
+            &[
+                job.dest_table.as_str().into(),
+                job.filter.clone().into(),
+                job.pk_name.clone().into(),
+                job.control.clone().into(),
+            ],
+        )?;
+        // Who has configured the job stays responsible: guard_refresh_config takes the first statement for another configuration.
+        if let Some(configured_by) = job.state.get(CONFIGURED_BY) {
+            spi::run(
+                &format!(
+                    "UPDATE {table} SET state = jsonb_set(state, '{{{CONFIGURED_BY}}}', $2) WHERE dest_table = $1"
+                ),
+                &[job.dest_table.as_str().into(), JsonB(configured_by.clone()).into()],
+            )?;
+        }
         Ok(())
     }
 

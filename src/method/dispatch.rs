@@ -1,11 +1,13 @@
 //! From a job to its method.
 
 use crate::backend::identity::read_the_latest;
+use crate::backend::subtransaction::tried;
 use crate::error::Result;
-use crate::job::config::Catalog;
+use crate::job::config::{Catalog, Job};
 use crate::job::lock::{self};
 
 use crate::job::method::Method;
+use crate::method::follow::{renamed_job, told};
 use crate::method::incremental;
 use crate::method::plan::{Plan, Step};
 use crate::method::replay;
@@ -21,6 +23,15 @@ pub fn refresh(kind: &str, destination: &str) -> Result<()> {
         Method::Table => table::refresh(&table::Options::of(call)),
         method @ (Method::Inserter | Method::Updater) => incremental::refresh(method, &incremental::Options::of(call)),
         method @ (Method::Dml | Method::Logdel) => replay::refresh(method, &replay::Options::of(call)),
+    }
+}
+
+fn plan_as(catalog: &Catalog, job: &Job, plan: &mut Plan) -> Result<()> {
+    match job.method() {
+        Method::Snapshot => snapshot::plan(catalog, job, plan),
+        Method::Table => table::plan(catalog, job, plan),
+        Method::Inserter | Method::Updater => incremental::plan(catalog, job, plan),
+        Method::Dml | Method::Logdel => replay::plan(catalog, job, plan),
     }
 }
 
@@ -41,12 +52,14 @@ pub fn plan(destination: &str) -> Result<Vec<Step>> {
                 "another refresh holds it now: this one would do nothing, or wait if p_lock_wait says so".into()
             }),
         );
-        match job.method() {
-            Method::Snapshot => snapshot::plan(&catalog, &job, &mut plan),
-            Method::Table => table::plan(&catalog, &job, &mut plan),
-            Method::Inserter | Method::Updater => incremental::plan(&catalog, &job, &mut plan),
-            Method::Dml | Method::Logdel => replay::plan(&catalog, &job, &mut plan),
-        }
+        let steps = plan.steps.len();
+        let planned = tried(|| plan_as(&catalog, &job, &mut plan))?;
+        let Err(error) = planned else { return Ok(()) };
+        // The job's own columns may be called otherwise now.
+        let Some(job) = renamed_job(&catalog, &job, &error)? else { return Err(error) };
+        plan.steps.truncate(steps);
+        plan.here("follow the source's columns in refresh_config", None, job.renamed.as_ref().map(told));
+        plan_as(&catalog, &job, &mut plan)
     })?;
     Ok(plan.steps)
 }

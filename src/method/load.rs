@@ -8,6 +8,7 @@ use crate::backend::spi;
 use crate::backend::subtransaction::caught;
 use crate::destination::column_map::ColumnMap;
 use crate::destination::copy_in::{self, Target};
+use crate::destination::following::Following;
 use crate::destination::heap::{Indexed, Indexing};
 use crate::destination::shadow::ShadowTable;
 use crate::destination::{self, references, shadow};
@@ -136,20 +137,31 @@ pub(super) fn load_all(
     destination: &Relation,
     shape: &Shape,
     column_map: &ColumnMap,
-    cascade: bool,
+    (cascade, following): (bool, &Following),
     run: &mut Run,
 ) -> Result<Loaded> {
     let Everything { source, query, flush } = rows;
     let name = destination.name();
-    let target = |oid, emptied| Target { oid, columns: &column_map.columns, binary: column_map.binary, emptied };
-    if let Some(obstacle) = shadow::obstacle(shape.local_oid())? {
+    let shadowed: Vec<_> = column_map.columns.iter().map(|column| following.in_shadow(column)).collect();
+    let target = |oid, emptied| Target {
+        oid,
+        columns: if emptied { &shadowed } else { &column_map.columns },
+        binary: column_map.binary,
+        emptied,
+    };
+    let obstacle = match shadow::obstacle(shape.local_oid())? {
+        None => following.obstacle(destination)?,
+        obstacle => obstacle,
+    };
+    if let Some(obstacle) = obstacle {
         run.note(format!("replaced in place: {obstacle}"));
+        following.apply(destination, patience())?;
         shadow::empty_in_place(destination, cascade, patience())?;
         pull(source, query, &name, &target(destination.oid, false), run)?;
         leave(source, flush)?;
         return Ok(Loaded::InPlace);
     }
-    let mut shadow = ShadowTable::make(destination, patience())?;
+    let mut shadow = ShadowTable::make(destination, following, patience())?;
     let names = shadow.names();
     let loaded = caught(|| {
         shadow.index_early()?;
@@ -171,10 +183,11 @@ impl Loaded {
         catalog: &Catalog,
         job: &Job,
         destination: &Relation,
-        cascade: bool,
+        (cascade, following): (bool, &Following),
         run: &mut Run,
     ) -> Result<()> {
         let Loaded::Beside(shadow, indexed) = self else {
+            following.finish(destination)?;
             run.phase("analyze");
             return destination::table::analyze(&destination.name());
         };
@@ -182,7 +195,7 @@ impl Loaded {
         let published = caught(|| {
             catalog.lock_to_record(&job.dest_table)?;
             run.phase("replace");
-            shadow.take_over(&indexed, cascade, patience())
+            shadow.take_over(&indexed, cascade, following, patience())
         });
         published.map_err(|error| error.reworded(|text| replace_words(text, &names)))
     }

@@ -17,8 +17,9 @@ use crate::source::connection::Connection;
 
 use crate::job::method::Method;
 use crate::method::columns::{copied_indexes, names, selected_columns};
+use crate::method::connecting::connect;
 use crate::method::rights::{require_creation, require_owner};
-use crate::method::running::{connect, Call};
+use crate::method::running::Call;
 use pgrx::datum::Interval;
 use pgrx::PgSqlErrorCode;
 use pgrx::{notice, pg_sys, warning};
@@ -128,6 +129,7 @@ impl Making {
             filter: request.filter.as_deref(),
             condition: request.condition,
             jobmon: self.jobmon,
+            follow_columns: (kind != "snap").then_some(true),
             state: serde_json::json!({}),
             ..NewJob::default()
         }

@@ -1,7 +1,9 @@
 //! How each method makes, refreshes and destroys a job, and what all of them share.
 
 pub mod columns;
+pub mod connecting;
 pub mod dispatch;
+mod follow;
 pub mod incremental;
 mod load;
 pub mod making;

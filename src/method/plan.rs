@@ -3,6 +3,7 @@
 use crate::backend::name::Name;
 use crate::backend::relation::Relation;
 use crate::backend::spi;
+use crate::destination::following::Following;
 use crate::destination::shadow;
 use crate::destination::upsert::is_rewritable;
 use crate::error::Result;
@@ -39,6 +40,19 @@ impl Plan {
 
     pub fn connect(&mut self, source: &Connection) {
         self.source(format!("connect to {} as {}", source.label(), source.role()), None, None);
+    }
+
+    /// Changes of the destination's columns.
+    pub fn follow(&mut self, following: &Following, destination: &Relation) {
+        if following.is_empty() {
+            return;
+        }
+        let lock = format!("ACCESS EXCLUSIVE on {}, {}", destination.name().plain(), briefly());
+        self.here(
+            following.summary(),
+            Some(lock),
+            Some("once the rows have come, in the same transaction".to_string()),
+        );
     }
 
     /// The COPY of a query out of the source, and into a table here if that is named.

@@ -1,6 +1,6 @@
 //! What all refreshers and destroyers do around the method's own part.
 
-use crate::backend::identity::{current_role, is_superuser, pin_settings, read_the_latest, require_writable};
+use crate::backend::identity::{pin_settings, read_the_latest, require_writable};
 use crate::backend::interrupts;
 use crate::backend::name::{literal, Name};
 use crate::backend::relation::{self};
@@ -10,12 +10,12 @@ use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::lock::{self, Wait};
 use crate::job::run::Run;
-use crate::source::connection::{Applicant, Connection, Mapping};
+use crate::method::follow::{renamed_job, told};
 
 use crate::job::method::Method;
 use crate::job::record::Status;
-use crate::method::rights::{require_configured, require_owner, require_responsible, require_usage};
-use pgrx::{notice, pg_sys, warning};
+use crate::method::rights::{require_owner, require_responsible};
+use pgrx::{notice, warning};
 use std::time::Duration;
 
 /// Refuses a job of another method.
@@ -25,23 +25,6 @@ pub fn require_method(job: &Job, wanted: Method) -> Result<()> {
         return Ok(());
     }
     Err(Error::WrongMethod { destination: job.dest_table.clone(), found: found.name(), wanted: wanted.name() })
-}
-
-/// Connects to a data source for a destination that `owner` owns.
-pub fn connect(catalog: &Catalog, data_source_id: i32, owner: pg_sys::Oid, destination: &str) -> Result<Connection> {
-    let mapping: Mapping = catalog.mapping(data_source_id)?;
-    let trusted = is_superuser(current_role()) && is_superuser(owner);
-    Connection::open(&mapping, &Applicant { owner, trusted, destination })
-}
-
-/// Connects to a job's data source, for its destination, which `owner` owns.
-///
-/// # Errors
-/// ConfiguredByOther, Unconfirmed, DestinationSchema.
-pub fn connect_job(catalog: &Catalog, job: &Job, owner: pg_sys::Oid) -> Result<Connection> {
-    require_configured(catalog, job, owner)?;
-    require_usage(job, owner)?;
-    connect(catalog, job.data_source_id, owner, &job.dest_table)
 }
 
 /// The arguments that every refresher has.
@@ -86,7 +69,7 @@ pub fn refresh_job(
     };
     // While this call waited for the lock, the job may have been changed or destroyed.
     let job = about(&what(&job), || catalog.latest_row(&job.dest_table))?.ok_or(Error::UnknownJob(job.dest_table))?;
-    let job = Job { destination: name, ..job };
+    let mut job = Job { destination: name, ..job };
     let mut tries = 1;
     loop {
         let mut state = None;
@@ -100,6 +83,10 @@ pub fn refresh_job(
                     state = error.state().cloned();
                     cancelled = error.is_of_recovery();
                 })?;
+                if let Some(renamed) = &job.renamed {
+                    catalog.set_columns(&job)?;
+                    run.note(told(renamed));
+                }
                 run.end(&catalog, status)
             })
         });
@@ -111,6 +98,14 @@ pub fn refresh_job(
             interrupts::sleep(Duration::from_secs(tries));
             tries += 1;
             continue;
+        }
+        if let Err(error) = &outcome {
+            // The job's own columns may be called otherwise now.
+            if let Ok(Some(renamed)) = attempt(|| renamed_job(&catalog, &job, error)) {
+                job = renamed;
+                run.begin_again("begun again, for the job's columns are called otherwise on the source now");
+                continue;
+            }
         }
         let outcome = outcome.map_err(|error| without_rows(error, &job.destination));
         return outcome.inspect_err(|error| run.fail(error, state));

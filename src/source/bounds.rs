@@ -435,6 +435,11 @@ impl Slice<'_> {
         format!("SELECT pg_catalog.max({})::pg_catalog.text {}", self.column(), self.from())
     }
 
+    /// How many rows these are, as text.
+    pub fn count(&self) -> String {
+        format!("SELECT pg_catalog.count(*)::pg_catalog.text {}", self.from())
+    }
+
     /// A row, if the key of one of the rows is there more than once among all rows, whatever their control values.
     pub fn shared_keys(&self, key: &[String], operators: &[Operator]) -> String {
         let list =

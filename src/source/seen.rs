@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The columns of a table, and the files of it and of what belongs to it.
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +27,27 @@ struct SeenColumn {
     version: String,
     /// Rows that are older than the column have a value in it. Of a partitioned table its partitions know that.
     filled: bool,
+    /// None in a state of an older release.
+    #[serde(default)]
+    not_null: Option<bool>,
+}
+
+/// A column as it was, or is, on the source.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    pub name: &'a str,
+    pub number: i16,
+    pub not_null: Option<bool>,
+}
+
+/// What the source says of columns that have come, by their names.
+#[derive(Debug, Default, Deserialize)]
+pub struct Arrivals {
+    /// The one value that all rows have that are older than the column, as text.
+    #[serde(default)]
+    pub given: BTreeMap<String, String>,
+    #[serde(default)]
+    pub comments: BTreeMap<String, String>,
 }
 
 /// $1: the table.
@@ -35,14 +57,39 @@ WITH RECURSIVE tree(oid) AS (
 )
 SELECT json_build_object(
     'columns', (SELECT coalesce(json_agg(json_build_object('name', a.attname, 'number', a.attnum, 'type', a.atttypid::bigint,
-                    'typmod', a.atttypmod, 'collation', a.attcollation::bigint, 'version', a.xmin::pg_catalog.text,
+                    'typmod', a.atttypmod, 'not_null', a.attnotnull, 'collation', a.attcollation::bigint, 'version', a.xmin::pg_catalog.text,
                     'filled', EXISTS (SELECT FROM tree t JOIN pg_attribute x ON x.attrelid = t.oid AND x.attname = a.attname
                                WHERE (to_jsonb(x) ->> 'atthasmissing')::boolean)) ORDER BY a.attnum), '[]')
                   FROM pg_attribute a WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped),
     'files', (SELECT coalesce(md5(string_agg(concat(c.oid, ' ', c.relfilenode), ',' ORDER BY c.oid)), '')
                 FROM tree t JOIN pg_class c ON c.oid = t.oid))::pg_catalog.text";
 
+/// $1: the table, $2: names of columns, a JSON array. A value is given if each table of the tree that has rows keeps the same one.
+const ARRIVALS: &str = r"
+WITH RECURSIVE tree(oid) AS (
+    SELECT $1::oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.oid
+), wanted AS (
+    SELECT n.name FROM json_array_elements_text($2::json) n (name)
+)
+SELECT json_build_object(
+    'given', (SELECT coalesce(json_object_agg(g.name, g.value), '{}') FROM (
+        SELECT w.name, min(v.value) AS value FROM wanted w CROSS JOIN LATERAL (
+            SELECT {value} AS value FROM tree t JOIN pg_class c ON c.oid = t.oid AND c.relkind = 'r'
+              JOIN pg_attribute x ON x.attrelid = t.oid AND x.attname = w.name::name) v
+         GROUP BY w.name HAVING count(*) = count(v.value) AND count(DISTINCT v.value) = 1) g),
+    'comments', (SELECT coalesce(json_object_agg(a.attname, d.description), '{}') FROM wanted w
+        JOIN pg_attribute a ON a.attrelid = $1::oid AND a.attname = w.name::name AND NOT a.attisdropped
+        JOIN pg_description d ON d.classoid = 'pg_class'::regclass AND d.objoid = a.attrelid AND d.objsubid = a.attnum))::pg_catalog.text";
+
 impl Connection {
+    /// What old rows have in columns that have come. In the open snapshot, with the pinned search_path.
+    pub fn arrivals(&mut self, table: &SourceTable, names: &[&str]) -> Result<Arrivals> {
+        let list = serde_json::to_string(names)?;
+        let query = ARRIVALS.replace("{value}", self.server().missing_value());
+        let document = self.value(&query, &[&table.oid.to_string(), &list], "looking at columns that have come")?;
+        Ok(serde_json::from_str(&document.unwrap_or_default())?)
+    }
+
     /// In the open snapshot, with the pinned search_path.
     pub fn seen(&mut self, table: &SourceTable) -> Result<Seen> {
         let document = self.value(SEEN, &[&table.oid.to_string()], "looking at the table's columns")?;
@@ -51,16 +98,27 @@ impl Connection {
 }
 
 impl Seen {
-    /// Why rows that are here may lack values of these columns, or hold old ones, if nothing else was seen to change.
-    pub fn why_again(&self, now: &Seen, copied: &[String]) -> Option<String> {
+    /// The columns, in the source's order.
+    pub fn known(&self) -> impl Iterator<Item = Known<'_>> {
+        self.columns.iter().map(|column| Known { name: &column.name, number: column.number, not_null: column.not_null })
+    }
+
+    /// Why rows that are here may lack values of these columns, or hold old ones, if nothing else was seen to change. Of the columns in
+    /// `followed` the rows here have got the values: they have been renamed here, or have come with the value that they have on the source.
+    pub fn why_again(&self, now: &Seen, copied: &[String], followed: &[&str]) -> Option<String> {
         let rewritten = self.files != now.files;
         now.columns.iter().filter(|column| copied.contains(&column.name)).find_map(|column| {
             let name = &column.name;
-            let before = self.columns.iter().find(|before| before.name == *name && before.number == column.number);
-            let Some(before) = before else {
+            let followed = followed.contains(&name.as_str());
+            let same = |before: &&SeenColumn| (before.name == *name || followed) && before.number == column.number;
+            let Some(before) = self.columns.iter().find(same) else {
                 let other = self.columns.iter().find(|before| before.number == column.number);
                 return match other {
                     Some(other) => Some(format!("column {name} was {} before", other.name)),
+                    None if followed => None,
+                    None if self.columns.iter().any(|before| before.name == *name) => {
+                        Some(format!("column {name} was dropped and has come anew"))
+                    }
                     None if column.filled => {
                         Some(format!("column {name} has come with a value in the rows that were there"))
                     }
@@ -101,7 +159,16 @@ mod tests {
     use super::{Seen, SeenColumn};
 
     fn column(name: &str, number: i16, type_oid: u32, version: &str, filled: bool) -> SeenColumn {
-        SeenColumn { name: name.into(), number, type_oid, typmod: -1, collation: 0, version: version.into(), filled }
+        SeenColumn {
+            name: name.into(),
+            number,
+            type_oid,
+            typmod: -1,
+            collation: 0,
+            version: version.into(),
+            filled,
+            not_null: Some(false),
+        }
     }
 
     fn seen(columns: &[SeenColumn], files: &str) -> Seen {
@@ -113,7 +180,7 @@ mod tests {
         let (id, v) = (column("id", 1, 23, "700", false), column("v", 2, 25, "700", false));
         let before = seen(&[id.clone(), v.clone()], "a");
         let copied = ["id".to_string(), "v".to_string(), "n".to_string()];
-        let why = |columns: &[SeenColumn], files| before.why_again(&seen(columns, files), &copied);
+        let why = |columns: &[SeenColumn], files| before.why_again(&seen(columns, files), &copied, &[]);
         assert_eq!(why(&[id.clone(), v.clone()], "a"), None, "nothing");
         assert_eq!(why(&[id.clone(), v.clone()], "b"), None, "VACUUM FULL");
         let with = |new: SeenColumn| [id.clone(), v.clone(), new];
@@ -124,7 +191,20 @@ mod tests {
         assert!(why(&[id.clone(), column("v", 2, 20, "701", false)], "b").is_some(), "another type");
         assert!(why(&[id.clone(), column("v", 2, 25, "701", false)], "b").is_some(), "the same type USING something");
         assert_eq!(why(&[id.clone(), column("v", 2, 25, "701", false)], "a"), None, "NOT NULL, statistics, a comment");
-        assert_eq!(why(&[id, v, column("o", 3, 23, "701", true)], "a"), None, "a column that is not copied");
+        assert_eq!(
+            why(&[id.clone(), v.clone(), column("o", 3, 23, "701", true)], "a"),
+            None,
+            "a column that is not copied"
+        );
+        let followed = |columns: &[SeenColumn], followed| before.why_again(&seen(columns, "a"), &copied, followed);
+        let given = with(column("n", 3, 23, "701", true));
+        assert_eq!(followed(&given, &["n"]), None, "the rows here have got it");
+        let renamed = [id.clone(), column("n", 2, 25, "701", false)];
+        assert_eq!(followed(&renamed, &["n"]), None, "renamed here, too");
+        let retyped = [id.clone(), column("n", 2, 20, "701", false)];
+        assert!(followed(&retyped, &["n"]).is_some(), "renamed here, too, but of another type");
+        let anew = [id.clone(), column("v", 3, 25, "701", false)];
+        assert!(followed(&anew, &[]).is_some(), "dropped, and added anew without values");
         let later = seen(&[column("number", 1, 23, "702", false)], "a");
         assert_eq!(before.renamed(&later), [("id".to_string(), "number".to_string())]);
     }

@@ -49,6 +49,16 @@ impl Server {
         self >= Server(110_000)
     }
 
+    /// What the rows of a table have in a column x of pg_attribute that is younger than they are, as text; NULL if the table keeps no
+    /// value for them.
+    pub fn missing_value(self) -> &'static str {
+        if self >= Server(110_000) {
+            "CASE WHEN x.atthasmissing THEN array_to_string(x.attmissingval, '') END"
+        } else {
+            "NULL::pg_catalog.text"
+        }
+    }
+
     /// For many short queries compiling is in vain. There is nothing to turn off before 11.
     pub fn without_jit(self) -> &'static str {
         if self >= Server(110_000) {

@@ -3,6 +3,7 @@
 use super::bound::Bound;
 use super::state::{range_from, Redo};
 use crate::destination::column_map::ColumnMap;
+use crate::destination::following::Following;
 use crate::job::method::Method;
 use crate::shape::Shape;
 use crate::source::bounds::Range;
@@ -96,6 +97,10 @@ pub struct Decision {
     pub shape: Shape,
     pub local: Shape,
     pub column_map: ColumnMap,
+    /// `local` is what the destination is once this is applied.
+    pub following: Following,
+    /// All rows are copied anew because of `again`, as p_repull does it.
+    pub repulls: bool,
     /// Why the rows come as text.
     pub text: Option<String>,
     pub seen: Seen,

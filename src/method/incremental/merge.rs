@@ -1,15 +1,15 @@
 //! An updater's rows, on their way into the destination by key.
 
+use super::decide::Decision;
+use super::values::Values;
 use crate::backend::identity::Identity;
 use crate::backend::relation::Relation;
-use crate::destination::column_map::ColumnMap;
 use crate::destination::copy_in::Target;
-use crate::destination::upsert::{Collected, MUCH_TO_MERGE};
+use crate::destination::upsert::{is_rewritable, Collected, MUCH_TO_MERGE};
 use crate::error::{Error, Result};
 use crate::job::config::Job;
 use crate::job::run::Run;
-use crate::method::load::{leave, patience, pull};
-use crate::shape::Shape;
+use crate::method::load::{self, leave, patience};
 use crate::source::connection::Connection;
 
 /// Pulls them into a temporary table. The source is done with then.
@@ -18,19 +18,32 @@ pub fn collect(
     source: &mut Connection,
     query: &str,
     owner: &Identity,
-    local: &Shape,
-    column_map: &ColumnMap,
+    decision: &Decision,
     run: &mut Run,
 ) -> Result<Collected> {
+    let Decision { local, column_map, .. } = decision;
     let key = job.pk_name.clone().unwrap_or_default();
     let missing: Vec<_> = key.iter().filter(|column| !column_map.columns.contains(column)).cloned().collect();
     if key.is_empty() || !missing.is_empty() {
         let table = local.table().plain();
         return Err(Error::FilterLacks { table, what: "columns of the key", columns: missing });
     }
-    let collected = Collected::make(&job.destination, &column_map.columns, owner)?;
+    pull(job, source, query, owner, decision, run)
+}
+
+/// The same without a key.
+pub fn pull(
+    job: &Job,
+    source: &mut Connection,
+    query: &str,
+    owner: &Identity,
+    decision: &Decision,
+    run: &mut Run,
+) -> Result<Collected> {
+    let Decision { column_map, following, .. } = decision;
+    let collected = Collected::make(&job.destination, &column_map.columns, following, owner)?;
     let target = Target { oid: collected.oid, columns: &column_map.columns, binary: column_map.binary, emptied: true };
-    pull(source, query, &job.destination, &target, run)?;
+    load::pull(source, query, &job.destination, &target, run)?;
     leave(source, false)?;
     Ok(collected)
 }
@@ -40,11 +53,11 @@ pub fn merge(
     job: &Job,
     collected: Collected,
     destination: &Relation,
-    shape: &Shape,
-    local: &Shape,
-    column_map: &ColumnMap,
+    decision: &Decision,
+    values: &Values,
     run: &mut Run,
 ) -> Result<bool> {
+    let Decision { take, shape, local, column_map, following, .. } = decision;
     let key = job.pk_name.clone().unwrap_or_default();
     let control = job.control.as_deref().unwrap_or_default();
     let may_be_null = key.iter().any(|name| shape.column(name).is_none_or(|column| !column.not_null));
@@ -55,14 +68,26 @@ pub fn merge(
     if shared {
         run.note("rows share a key: of these the one with the greatest control value is here");
     }
+    let anew = if following.is_empty() {
+        collected.is_much(local, run.rows, MUCH_TO_MERGE)?
+    } else {
+        !take.delete && !may_be_null && is_rewritable(local)? && following.goes_beside(destination, run.rows, &key)?
+    };
+    if !anew {
+        following.apply(destination, patience())?;
+    }
+    if take.delete {
+        values.delete(&job.destination, &take.range)?;
+    }
     if may_be_null {
         collected.delete_null_keys(local, &key)?;
     }
-    if collected.is_much(local, run.rows, MUCH_TO_MERGE)? {
+    if anew {
         run.note("so many rows that the table is written anew");
-        collected.rewrite(destination, &column_map.columns, &key, &rows, "true", patience())?;
+        collected.rewrite(destination, (&column_map.columns, &key, &rows), "true", following, patience())?;
     } else {
         collected.merge_into(local, &column_map.columns, &key, &rows)?;
+        following.finish(destination)?;
     }
     collected.drop()?;
     Ok(shared)

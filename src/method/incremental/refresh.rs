@@ -10,20 +10,23 @@ use super::values::{clocks_change, Values};
 use crate::backend::identity::{act_as, Identity};
 use crate::backend::moment::Moment;
 use crate::backend::relation::Relation;
+use crate::backend::spi;
 use crate::destination::column_map;
 use crate::destination::copy_in::Target;
 use crate::destination::table;
-use crate::destination::upsert::Collected;
+use crate::destination::upsert::{is_rewritable, Collected};
 use crate::error::{Error, Report, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::method::Method;
 use crate::job::record::Status;
 use crate::job::run::Run;
 use crate::method::columns::{names, selected_columns};
+use crate::method::connecting::connect_job;
+use crate::method::follow;
 use crate::method::load::{self, leave, load_all, lock_destination, pull, Everything};
 use crate::method::plan::Plan;
 use crate::method::rights::require_owner_rights;
-use crate::method::running::{connect_job, refresh_job, Call};
+use crate::method::running::{refresh_job, Call};
 use crate::method::steps::{self, Steps};
 use crate::source::bounds::{Kind, Range, Slice};
 use crate::source::catalog::rows_query;
@@ -82,7 +85,8 @@ pub fn plan(catalog: &Catalog, job: &Job, plan: &mut Plan) -> Result<()> {
     let mut refresh = Refresh::of(&options, catalog, job, destination, &owner, asked);
     let bound = refresh.find_bound(&mut source)?;
     let decision = refresh.look(&mut source, &bound)?;
-    tell(&decision, &bound, job, &refresh.asked, refresh.state.lacking.clone(), &mut source, plan)
+    let sides = (&refresh.asked, &refresh.destination);
+    tell(&decision, &bound, job, sides, refresh.state.lacking.clone(), &mut source, plan)
 }
 
 fn is_paused(job: &Job) -> Result<bool> {
@@ -91,6 +95,8 @@ fn is_paused(job: &Job) -> Result<bool> {
 
 struct Refresh<'a> {
     options: &'a Options<'a>,
+    /// As it was asked for, or as columns that have come need it.
+    repull: Repull<'a>,
     catalog: &'a Catalog,
     job: &'a Job,
     destination: Relation,
@@ -109,8 +115,10 @@ enum Loaded {
     All(load::Loaded),
     /// In the destination.
     There,
-    /// In a temporary table.
+    /// In a temporary table, to be merged by key.
     Collected(Collected),
+    /// In a temporary table, to be added.
+    Appended(Collected),
     Nothing,
 }
 
@@ -126,15 +134,16 @@ impl<'a> Refresh<'a> {
         let mut state: State = serde_json::from_value(job.state.clone()).unwrap_or_default();
         let redo = state.redo.take().filter(|_| state.left.as_deref() == Some(asked.last_value.as_str()));
         let bound = Bound::new(None, BoundKind::SourceIsEmpty, None);
-        Refresh { options, catalog, job, destination, owner, asked, state, redo, bound, status: Status::Ok }
+        let (repull, status) = (options.repull, Status::Ok);
+        Refresh { options, repull, catalog, job, destination, owner, asked, state, redo, bound, status }
     }
 
     fn repulls_nothing(&self) -> bool {
-        matches!(self.options.repull, Repull::Nothing)
+        matches!(self.repull, Repull::Nothing)
     }
 
     fn repulls_all(&self) -> bool {
-        matches!(self.options.repull, Repull::All)
+        matches!(self.repull, Repull::All)
     }
 
     /// Up to where nothing can be missed: before the snapshot that reads the data.
@@ -163,16 +172,21 @@ impl<'a> Refresh<'a> {
         }
         let [local] = table::describe([self.destination.oid])?;
         column_map::require_loadable(&local)?;
-        values.require_comparable(&local)?;
         let before = self.state.seen.as_ref();
         let renamed = before.map(|before| before.renamed(&seen)).unwrap_or_default();
-        let column_map = column_map::map(&local, &shape, &columns, &renamed)?;
-        let text = column_map::obstacle_to_binary(&local, &shape, &columns);
+        let (destination, columns) = (&self.destination, columns.as_slice());
+        let sides = follow::Sides { job, destination, local: &local, shape: &shape, columns, before };
+        let following = follow::following(source, table, &sides)?;
+        let local = following.project(&local);
+        let column_map = column_map::map(&local, &shape, columns, &renamed)?;
+        values.require_comparable(&local)?;
+        let text = column_map::obstacle_to_binary(&local, &shape, columns);
         source.use_own_search_path()?;
-        let rows = rows_query(&table.table(), &names(&columns), job.condition.as_deref())?;
+        let rows = rows_query(&table.table(), &names(columns), job.condition.as_deref())?;
 
-        let again = before.and_then(|before| before.why_again(&seen, &column_map.columns));
+        let again = before.and_then(|before| before.why_again(&seen, &column_map.columns, &following.given()));
         let again = again.filter(|_| self.repulls_nothing());
+        let repulls = again.is_some() && self.may_repull(source, &rows)?;
         let merges_all = again.is_some() && job.method().facts().by_key && bound.upper.is_some();
         let take = Choice {
             method: job.method(),
@@ -180,18 +194,20 @@ impl<'a> Refresh<'a> {
             redo: self.redo.as_ref(),
             start,
             repull_range: self.asked.repull_range.clone(),
-            repull_all: self.repulls_all(),
+            repull_all: self.repulls_all() || repulls,
             merges_all,
             limit: self.options.limit.or(job.batch_limit).filter(|limit| *limit > 0).map(i64::from),
         }
         .take();
-        let nothing_is_safe = bound.upper.is_none() && self.repulls_nothing();
+        let nothing_is_safe = bound.upper.is_none() && self.repulls_nothing() && !repulls;
         Ok(Decision {
             take,
             rows,
             shape,
             local,
             column_map,
+            following,
+            repulls,
             text,
             seen,
             nothing_is_safe,
@@ -200,6 +216,19 @@ impl<'a> Refresh<'a> {
             is_cut: false,
             greatest: None,
         })
+    }
+
+    /// Whether an inserter that follows columns may copy all rows anew: no row is here that is gone on the source.
+    fn may_repull(&self, source: &mut Connection, rows: &str) -> Result<bool> {
+        if !self.job.follows_columns() || self.job.method().facts().by_key {
+            return Ok(false);
+        }
+        let here = spi::number(&format!("SELECT count(*) FROM {}", self.job.destination), &[])?;
+        let Asked { control, start, .. } = &self.asked;
+        let range = Range { upper: Some(start.clone()), to_upper: true, ..Range::default() };
+        let slice = Slice { rows, control, range: &range };
+        let there = source.value(&slice.count(), &[], "counting the rows")?;
+        Ok(there.and_then(|there| there.parse::<i64>().ok()).unwrap_or_default() >= here)
     }
 
     /// Whether the bound has not moved for two periods of the job, because somebody on the source holds it: then the reason names him.
@@ -295,9 +324,15 @@ impl Steps for Refresh<'_> {
 
     fn decide(&mut self, source: &mut Connection, run: &mut Run) -> Result<Decision> {
         let mut decision = self.look(source, &self.bound)?;
+        if follow::tell(&decision.following, &self.destination, run) {
+            self.status = Status::Warning;
+        }
+        if decision.repulls {
+            self.repull = Repull::All;
+        }
         if let Some(reason) = &decision.again {
             self.status = Status::Warning;
-            if decision.merges_all {
+            if decision.merges_all || decision.repulls {
                 run.note(format!("all rows are copied: {reason}"));
             } else {
                 self.state.lacking = Some(reason.clone());
@@ -329,12 +364,18 @@ impl Steps for Refresh<'_> {
         run.phase("copy");
         if self.repulls_all() {
             let rows = Everything { source, query: &query, flush: false };
-            let loaded = load_all(rows, &self.destination, local, column_map, false, run)?;
+            let how = (false, &decision.following);
+            let loaded = load_all(rows, &self.destination, local, column_map, how, run)?;
             return Ok((Loaded::All(loaded), decision));
         }
         if self.job.method().facts().by_key {
-            let collected = merge::collect(self.job, source, &query, self.owner, local, column_map, run)?;
+            let collected = merge::collect(self.job, source, &query, self.owner, &decision, run)?;
             return Ok((Loaded::Collected(collected), decision));
+        }
+        if !decision.following.is_empty() {
+            // Readers would wait as long as the rows come.
+            let collected = merge::pull(self.job, source, &query, self.owner, &decision, run)?;
+            return Ok((Loaded::Appended(collected), decision));
         }
         if take.delete {
             self.asked.values.delete(&self.job.destination, &take.range)?;
@@ -354,23 +395,29 @@ impl Steps for Refresh<'_> {
     fn publish(&mut self, (loaded, decision): (Loaded, Decision), run: &mut Run) -> Result<Status> {
         let take = &decision.take;
         match loaded {
-            Loaded::All(loaded) => loaded.publish(self.catalog, self.job, &self.destination, false, run)?,
+            Loaded::All(loaded) => {
+                loaded.publish(self.catalog, self.job, &self.destination, (false, &decision.following), run)?;
+            }
             Loaded::There => {}
             Loaded::Collected(collected) => {
                 self.catalog.lock_to_record(&self.job.dest_table)?;
                 run.phase("merge");
-                if take.delete {
-                    self.asked.values.delete(&self.job.destination, &take.range)?;
-                }
-                let Decision { shape, local, column_map, .. } = &decision;
-                if merge::merge(self.job, collected, &self.destination, shape, local, column_map, run)? {
+                if merge::merge(self.job, collected, &self.destination, &decision, &self.asked.values, run)? {
                     self.status = Status::Warning;
                 }
             }
-            Loaded::Nothing if take.delete && !decision.nothing_is_safe => {
-                self.asked.values.delete(&self.job.destination, &take.range)?;
+            Loaded::Appended(collected) => {
+                self.catalog.lock_to_record(&self.job.dest_table)?;
+                run.phase("merge");
+                self.append(collected, &decision, run)?;
             }
-            Loaded::Nothing => {}
+            Loaded::Nothing => {
+                decision.following.apply(&self.destination, load::patience())?;
+                if take.delete && !decision.nothing_is_safe {
+                    self.asked.values.delete(&self.job.destination, &take.range)?;
+                }
+                decision.following.finish(&self.destination)?;
+            }
         }
         let nearly = |limit: &i64| !decision.is_cut && run.rows.saturating_mul(4) >= (*limit as u64).saturating_mul(3);
         if let Some(limit) = take.limit.filter(nearly) {
@@ -387,7 +434,7 @@ impl Steps for Refresh<'_> {
         }
         let state = State { redo: self.next_redo(&decision, &last)?, left: Some(last.clone()), ..self.state.clone() };
         // A batch, or a range, does not say how old the rest is.
-        let whole = !decision.is_cut && !matches!(self.options.repull, Repull::Range(..));
+        let whole = !decision.is_cut && !matches!(self.repull, Repull::Range(..));
         let as_of = self.bound.at.filter(|_| whole).map(Moment::microseconds);
         let state = serde_json::to_value(&state)?;
         self.catalog.record_run(&self.job.dest_table, run.started(), Some(&state), Some(&last), as_of)?;
@@ -396,10 +443,30 @@ impl Steps for Refresh<'_> {
 }
 
 impl Refresh<'_> {
+    /// Adds rows to a destination whose columns change.
+    fn append(&self, collected: Collected, decision: &Decision, run: &Run) -> Result<()> {
+        let Decision { take, following, column_map, .. } = decision;
+        let control = [self.asked.control.name.clone()];
+        let anew = !take.delete
+            && is_rewritable(&decision.local)?
+            && following.goes_beside(&self.destination, run.rows, &control)?;
+        if anew {
+            collected.append_anew(&self.destination, &column_map.columns, following, load::patience())?;
+        } else {
+            following.apply(&self.destination, load::patience())?;
+            if take.delete {
+                self.asked.values.delete(&self.job.destination, &take.range)?;
+            }
+            collected.append(&self.job.destination, &column_map.columns)?;
+            following.finish(&self.destination)?;
+        }
+        collected.drop()
+    }
+
     /// After a repull of a range the true maximum that the destination holds; else the greatest value that was taken.
     fn last_value(&self, greatest: Option<&str>) -> Result<String> {
         let Asked { values, start, .. } = &self.asked;
-        let last = match self.options.repull {
+        let last = match self.repull {
             Repull::Nothing if self.redo == Some(Redo::Empty) => greatest.map(str::to_string),
             Repull::All => greatest.map(str::to_string),
             Repull::Range(..) => values.greatest_in(&self.job.destination)?,
@@ -413,13 +480,13 @@ impl Refresh<'_> {
         let Asked { values, start, control, .. } = &self.asked;
         let (redo, done) = (self.redo.clone(), &decision.take.range);
         if decision.greatest.is_none() {
-            return match self.options.repull {
+            return match self.repull {
                 Repull::All => Ok(Some(Redo::Empty)),
                 _ if decision.nothing_is_safe || redo == Some(Redo::Empty) => Ok(redo),
                 _ => rest(redo, done, last, values),
             };
         }
-        Ok(match (self.options.repull, &self.bound.upper) {
+        Ok(match (self.repull, &self.bound.upper) {
             // Rows from the bound on may come in late, and have to be taken again.
             (Repull::All, None) => Some(Redo::All),
             (Repull::All, Some(safe)) => {

@@ -4,6 +4,7 @@ use super::asked::Asked;
 use super::bound::Bound;
 use super::decide::Decision;
 use crate::backend::name::quote;
+use crate::backend::relation::Relation;
 use crate::destination::upsert::MUCH_TO_MERGE;
 use crate::error::Result;
 use crate::job::config::Job;
@@ -16,7 +17,7 @@ pub fn tell(
     decision: &Decision,
     bound: &Bound,
     job: &Job,
-    asked: &Asked,
+    (asked, destination): (&Asked, &Relation),
     lacking: Option<String>,
     source: &mut Connection,
     plan: &mut Plan,
@@ -35,11 +36,12 @@ pub fn tell(
         plan.here("nothing: no row is known to be complete", None, Some("0 rows".to_string()));
         return Ok(());
     }
-    if decision.merges_all {
+    if decision.merges_all || decision.repulls {
         plan.source("copy all rows", None, decision.again.clone());
     } else if let Some(reason) = decision.again.clone().or(lacking) {
         plan.here("nothing for the rows that lack values: p_repull := true copies them anew", None, Some(reason));
     }
+    plan.follow(&decision.following, destination);
     let query = Slice { rows, control, range: &take.range }.query(&column_map.columns);
     let volume = volume(source, &query)?;
     if take.delete {

@@ -6,11 +6,13 @@ use super::wanted::{capture, storage_ids, Wanted};
 use crate::backend::name::Name;
 use crate::backend::relation::Relation;
 use crate::destination::column_map::{self, ColumnMap};
+use crate::destination::following::Following;
 use crate::destination::table;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::run::Run;
 use crate::method::columns::{names, selected_columns};
+use crate::method::follow;
 use crate::shape::Shape;
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
@@ -52,8 +54,10 @@ impl Present {
 
 /// The columns of both sides, which have to fit whether or not anything has changed.
 pub struct Columns {
+    /// What the destination is once `following` is applied.
     pub local: Shape,
     pub column_map: ColumnMap,
+    pub following: Following,
     /// Why the rows come as text.
     pub text: Option<String>,
     /// Old and new names of columns that were renamed on the source since the last refresh.
@@ -74,9 +78,13 @@ impl Columns {
         let [local] = table::describe([destination.oid])?;
         column_map::require_loadable(&local)?;
         let renamed = state.seen.as_ref().map(|before| before.renamed(&present.seen)).unwrap_or_default();
+        let sides =
+            follow::Sides { job, destination, local: &local, shape, columns: &columns, before: state.seen.as_ref() };
+        let following = follow::following(source, &present.table, &sides)?;
+        let local = following.project(&local);
         let column_map = column_map::map(&local, shape, &columns, &renamed)?;
         let text = column_map::obstacle_to_binary(&local, shape, &columns);
-        Ok(Columns { local, column_map, text, renamed })
+        Ok(Columns { local, column_map, following, text, renamed })
     }
 }
 
@@ -212,7 +220,7 @@ impl Look<'_> {
     pub fn decide(self, present: Present, columns: Columns, repull: bool, applied: u64) -> Decision {
         let summary = &present.summary;
         let missed = present.missed.then(|| "triggers of a partition or child of the source were gone".to_string());
-        let unexpected = missed.or_else(|| self.why_all(&present, &columns.column_map.columns));
+        let unexpected = missed.or_else(|| self.why_all(&present, &columns));
         let all = repull || unexpected.is_some() || summary.truncated.is_some();
         let rows = summary.rows.saturating_sub(applied);
         let last = summary.last.unwrap_or(0);
@@ -223,7 +231,7 @@ impl Look<'_> {
     }
 
     /// Why the queue does not tell all that has changed.
-    fn why_all(self, present: &Present, copied: &[String]) -> Option<String> {
+    fn why_all(self, present: &Present, columns: &Columns) -> Option<String> {
         let Look { job, state, .. } = self;
         let Present { summary, members, .. } = present;
         if let Some(reason) = &state.copy_all {
@@ -260,7 +268,8 @@ impl Look<'_> {
         if summary.unknown > 0 {
             return Some("rows have changed while columns of the key had other names on the source".to_string());
         }
-        if let Some(reason) = state.seen.as_ref().and_then(|seen| seen.why_again(&present.seen, copied)) {
+        let (copied, given) = (&columns.column_map.columns, columns.following.given());
+        if let Some(reason) = state.seen.as_ref().and_then(|seen| seen.why_again(&present.seen, copied, &given)) {
             return Some(reason);
         }
         let now: HashSet<_> = storage_ids(members, present.cloned).into_iter().collect();

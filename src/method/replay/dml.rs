@@ -4,18 +4,20 @@ use super::decide::{Columns, Decision, Extent};
 use super::work::{Loaded, Rows, Work};
 use crate::backend::relation::Relation;
 use crate::destination::copy_in::Target;
-use crate::destination::upsert::{is_replaceable, MUCH_TO_COPY, MUCH_TO_MERGE};
+use crate::destination::following::Following;
+use crate::destination::upsert::{is_replaceable, is_rewritable, Collected, MUCH_TO_COPY, MUCH_TO_MERGE};
 use crate::error::Result;
 use crate::job::config::Job;
 use crate::job::run::Run;
 use crate::method::load::{leave, load_all, patience, pull_after, Everything};
+use crate::shape::Shape;
 use crate::source::connection::Connection;
 
 /// 1. All rows: beside those that are there; through a temporary table if some may come twice, or nobody wants them while they come.
 /// 2. Few changes, each of which is one row: the rows of the queued keys go, and what there is of them on the source comes straight.
 /// 3. Else what there is comes into a temporary table, and the keys without rows into another.
 pub fn load(source: &mut Connection, work: &Work<'_>, run: &mut Run) -> Result<Loaded> {
-    let Columns { local, column_map, .. } = &work.decision.columns;
+    let Columns { local, column_map, following, .. } = &work.decision.columns;
     let flush = work.decision.present.summary.unflushed;
     let straight = work.options.straight(work.job) && !work.joined;
     let until = match work.decision.portion.extent {
@@ -25,7 +27,7 @@ pub fn load(source: &mut Connection, work: &Work<'_>, run: &mut Run) -> Result<L
             run.phase("copy");
             if straight {
                 let rows = Everything { source, query: &query, flush };
-                return Ok(Loaded::All(load_all(rows, work.destination, local, column_map, false, run)?));
+                return Ok(Loaded::All(load_all(rows, work.destination, local, column_map, (false, following), run)?));
             }
             let collected = work.make(&column_map.columns)?;
             work.collect(source, &query, &collected, &column_map.columns, run)?;
@@ -33,7 +35,7 @@ pub fn load(source: &mut Connection, work: &Work<'_>, run: &mut Run) -> Result<L
             return Ok(Loaded::Whole(Rows { collected, joined: work.joined }));
         }
     };
-    if straight && is_replaceable(local, column_map.columns.len())? {
+    if straight && following.is_empty() && is_replaceable(local, column_map.columns.len())? {
         if let Some(loaded) = load_straight(source, work, until, run)? {
             return Ok(loaded);
         }
@@ -81,26 +83,41 @@ fn load_straight(source: &mut Connection, work: &Work<'_>, until: i64, run: &mut
 
 /// All rows anew.
 pub fn replace_all(job: &Job, rows: Rows, destination: &Relation, decision: &Decision, run: &mut Run) -> Result<()> {
-    let Columns { local, column_map, .. } = &decision.columns;
+    let Columns { local, column_map, following, .. } = &decision.columns;
     let key = job.pk_name.clone().unwrap_or_default();
     run.phase("merge");
     rows.ready(job, &decision.present)?;
     let Rows { collected, joined } = rows;
     let ordered = collected.rows(&column_map.columns, &key, &key[0], !joined);
-    collected.replace_all(destination, local, &column_map.columns, &key, &ordered, patience())?;
+    let rows = (column_map.columns.as_slice(), key.as_slice(), ordered.as_str());
+    collected.replace_all(destination, local, rows, following, patience())?;
     collected.drop()
+}
+
+/// Whether rows are better written anew together with all others than merged.
+pub fn is_written_anew(
+    collected: &Collected,
+    destination: &Relation,
+    local: &Shape,
+    following: &Following,
+    (rows, key): (u64, &[String]),
+) -> Result<bool> {
+    if following.is_empty() {
+        return collected.is_much(local, rows, MUCH_TO_MERGE);
+    }
+    Ok(is_rewritable(local)? && following.goes_beside(destination, rows, key)?)
 }
 
 /// Rows of keys that have changed, and keys that are gone.
 pub fn merge(
     job: &Job,
     rows: Rows,
-    (gone, deleted): (crate::destination::upsert::Collected, u64),
+    (gone, deleted): (Collected, u64),
     destination: &Relation,
     decision: &Decision,
     run: &mut Run,
 ) -> Result<()> {
-    let Columns { local, column_map, .. } = &decision.columns;
+    let Columns { local, column_map, following, .. } = &decision.columns;
     let key = job.pk_name.clone().unwrap_or_default();
     run.phase("merge");
     rows.ready(job, &decision.present)?;
@@ -110,15 +127,18 @@ pub fn merge(
         run.note(format!("{deleted} keys without a row"));
         gone.ready(&key)?;
     }
-    if collected.is_much(local, run.rows, MUCH_TO_MERGE)? {
+    if is_written_anew(&collected, destination, local, following, (run.rows, &key))? {
         run.note("so many rows that the table is written anew");
-        let kept = format!("NOT {}", gone.holds(local.local_oid(), &key)?);
-        collected.rewrite(destination, &column_map.columns, &key, &ordered, &kept, patience())?;
+        let kept = format!("NOT {}", gone.holds(&key)?);
+        let rows = (column_map.columns.as_slice(), key.as_slice(), ordered.as_str());
+        collected.rewrite(destination, rows, &kept, following, patience())?;
     } else {
+        following.apply(destination, patience())?;
         if deleted > 0 {
             gone.delete_from(local, &key)?;
         }
         collected.merge_into(local, &column_map.columns, &key, &ordered)?;
+        following.finish(destination)?;
     }
     gone.drop()?;
     collected.drop()

@@ -1,12 +1,13 @@
 //! logdel: rows that are gone on the source stay here, with the time when they were deleted.
 
 use super::decide::{Columns, Decision, Extent};
+use super::dml::is_written_anew;
 use super::stamp::DELETED;
 use super::work::{Loaded, Rows, Work};
 use crate::backend::name::quote;
 use crate::backend::relation::Relation;
 use crate::backend::spi;
-use crate::destination::upsert::{Collected, MUCH_TO_MERGE};
+use crate::destination::upsert::Collected;
 use crate::error::Result;
 use crate::job::config::Job;
 use crate::job::record::Status;
@@ -22,8 +23,9 @@ fn stamped(columns: &[String]) -> Vec<String> {
 /// 1. All rows into an empty destination: beside it.
 /// 2. Else what there is, and the deleted rows that are queued, come into a temporary table, and keys without either into another.
 pub fn load(source: &mut Connection, work: &Work<'_>, status: &mut Status, run: &mut Run) -> Result<Loaded> {
-    let Decision { present, columns: Columns { local, column_map, renamed, .. }, portion, same_types, .. } =
-        work.decision;
+    let Decision {
+        present, columns: Columns { local, column_map, following, renamed, .. }, portion, same_types, ..
+    } = work.decision;
     let (table, summary, columns) = (present.table.table(), &present.summary, &column_map.columns);
     let flush = summary.unflushed;
     let until = match portion.extent {
@@ -37,7 +39,7 @@ pub fn load(source: &mut Connection, work: &Work<'_>, status: &mut Status, run: 
     let empty = all && spi::is_true(&format!("SELECT NOT EXISTS (SELECT FROM {})", work.job.destination), &[])?;
     if empty && summary.rows == 0 && !work.joined {
         let rows = Everything { source, query: &work.everything(), flush };
-        return Ok(Loaded::All(load_all(rows, work.destination, local, column_map, false, run)?));
+        return Ok(Loaded::All(load_all(rows, work.destination, local, column_map, (false, following), run)?));
     }
     let (stamped, stamped_key) = (stamped(columns), stamped(&work.key));
     let collected = work.make(&stamped)?;
@@ -72,7 +74,7 @@ pub fn merge(
     decision: &Decision,
     run: &mut Run,
 ) -> Result<()> {
-    let Columns { local, column_map, .. } = &decision.columns;
+    let Columns { local, column_map, following, .. } = &decision.columns;
     let key = job.pk_name.clone().unwrap_or_default();
     run.phase("merge");
     if deleted > 0 {
@@ -80,7 +82,11 @@ pub fn merge(
     }
     rows.ready(job, &decision.present)?;
     let Rows { collected, joined } = rows;
-    let (name, stamp, oid) = (&job.destination, quote(DELETED), local.local_oid());
+    let (name, stamp) = (&job.destination, quote(DELETED));
+    let anew = is_written_anew(&collected, destination, local, following, (run.rows, &key))?;
+    if !anew {
+        following.apply(destination, patience())?;
+    }
     if deleted > 0 && job.condition.is_some() {
         // Whether the condition ever selected a row that has come and gone is not known: only those that are here count.
         let here = collected.is_in(local, &key)?;
@@ -89,7 +95,7 @@ pub fn merge(
     if decision.portion.extent != Extent::All {
         left.stamp(local, &key, DELETED)?;
     } else {
-        let absent = format!("d.{stamp} IS NULL AND NOT {}", collected.holds(oid, &key)?);
+        let absent = format!("d.{stamp} IS NULL AND NOT {}", collected.holds(&key)?);
         if stamps {
             let at = decision.present.summary.truncated.clone();
             spi::run(
@@ -102,11 +108,13 @@ pub fn merge(
     }
     let stamped = stamped(&column_map.columns);
     let ordered = collected.rows(&stamped, &key, DELETED, !joined);
-    if collected.is_much(local, run.rows, MUCH_TO_MERGE)? {
+    if anew {
         run.note("so many rows that the table is written anew");
-        collected.rewrite(destination, &stamped, &key, &ordered, "true", patience())?;
+        let rows = (stamped.as_slice(), key.as_slice(), ordered.as_str());
+        collected.rewrite(destination, rows, "true", following, patience())?;
     } else {
         collected.merge_into(local, &stamped, &key, &ordered)?;
+        following.finish(destination)?;
     }
     left.drop()?;
     collected.drop()

@@ -16,10 +16,12 @@ use crate::job::config::{Catalog, Job};
 use crate::job::method::Method;
 use crate::job::record::Status;
 use crate::job::run::Run;
-use crate::method::load::{leave, lock_destination};
+use crate::method::connecting::connect_job;
+use crate::method::follow;
+use crate::method::load::{leave, lock_destination, patience};
 use crate::method::plan::Plan;
 use crate::method::rights::require_owner_rights;
-use crate::method::running::{connect_job, refresh_job, Call};
+use crate::method::running::{refresh_job, Call};
 use crate::method::steps::{self, Steps};
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
@@ -107,6 +109,9 @@ impl Steps for Refresh<'_> {
         let columns = Columns::of(job, &self.state, source, &present, &self.destination)?;
         let decision = look.decide(present, columns, self.options.repull, 0);
         let (summary, portion) = (&decision.present.summary, &decision.portion);
+        if follow::tell(&decision.columns.following, &self.destination, run) {
+            self.status = Status::Warning;
+        }
         if let Some(reason) = &decision.unexpected {
             run.note(format!("all rows are copied: {reason}"));
             self.status = Status::Warning;
@@ -215,9 +220,13 @@ fn publish(
     decision: &Decision,
     run: &mut Run,
 ) -> Result<()> {
+    let following = &decision.columns.following;
     match loaded {
-        Loaded::Nothing => Ok(()),
-        Loaded::All(loaded) => loaded.publish(catalog, job, destination, false, run),
+        Loaded::Nothing => {
+            following.apply(destination, patience())?;
+            following.finish(destination)
+        }
+        Loaded::All(loaded) => loaded.publish(catalog, job, destination, (false, following), run),
         Loaded::There(keys) => keys.drop(),
         Loaded::Whole(rows) => {
             catalog.lock_to_record(&job.dest_table)?;

@@ -64,9 +64,13 @@ impl State {
         if job.remembers_nothing() {
             return Ok(None);
         }
-        let state = serde_json::from_value(job.state.clone()).map_err(|_| {
+        let mut state: State = serde_json::from_value(job.state.clone()).map_err(|_| {
             Error::Internal(format!("the state of {} in refresh_config cannot be read", job.dest_table))
         })?;
+        if let Some(renamed) = &job.renamed {
+            // The same columns, as they are called now.
+            state.filter = state.filter.map(|filter| renamed.list(&filter));
+        }
         Ok(Some(state))
     }
 }

@@ -71,6 +71,7 @@ pub fn tell(
     for member in added(state, &members) {
         plan.source(format!("read the keys of {}, which nobody has queued", member.table()), None, None);
     }
+    plan.follow(&decision.columns.following, destination);
     rows(look, options, &decision, waiting, destination, source, plan)
 }
 

@@ -145,7 +145,7 @@ impl<'a> Work<'a> {
 
     /// A temporary table.
     pub fn make(&self, columns: &[String]) -> Result<Collected> {
-        Collected::make(&self.job.destination, columns, self.owner)
+        Collected::make(&self.job.destination, columns, &self.decision.columns.following, self.owner)
     }
 
     /// Pulls rows into a temporary table; they are added to those of the run.

@@ -3,6 +3,7 @@
 use crate::backend::identity::act_as;
 use crate::backend::relation::Relation;
 use crate::destination::column_map::{self, ColumnMap};
+use crate::destination::following::Following;
 use crate::destination::{sequences, table};
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
@@ -10,15 +11,19 @@ use crate::job::method::Method;
 use crate::job::record::Status;
 use crate::job::run::Run;
 use crate::method::columns::{names, selected_columns};
+use crate::method::connecting::connect_job;
+use crate::method::follow;
 use crate::method::load::{load_all, lock_destination, Everything, Loaded};
 use crate::method::plan::{shadow, volume, Plan};
 use crate::method::rights::require_owner_rights;
-use crate::method::running::{connect_job, refresh_job, Call};
+use crate::method::running::{refresh_job, Call};
 use crate::method::steps::{self, Steps};
-use crate::shape::Shape;
+use crate::shape::{Column, Shape};
 use crate::source::catalog::{rows_query, SourceTable};
 use crate::source::connection::Connection;
+use crate::source::seen::Seen;
 use pgrx::{pg_sys, warning};
+use serde::{Deserialize, Serialize};
 
 /// The arguments of refresh_table.
 pub struct Options<'a> {
@@ -45,7 +50,7 @@ pub fn refresh(options: &Options<'_>) -> Result<()> {
         }
         let source = connect_job(catalog, job, destination.owner)?;
         let _identity = act_as(destination.owner, true)?;
-        steps::refresh(Refresh { catalog, job, destination, cascade }, source, run)
+        steps::refresh(Refresh { catalog, job, destination, cascade, status: Status::Ok }, source, run)
     })
 }
 
@@ -55,7 +60,8 @@ pub fn plan(catalog: &Catalog, job: &Job, plan: &mut Plan) -> Result<()> {
     let mut source = connect_job(catalog, job, destination.owner)?;
     plan.connect(&source);
     let _identity = act_as(destination.owner, true)?;
-    let refresh = Refresh { catalog, job, destination, cascade: job.truncate_cascade.unwrap_or(false) };
+    let cascade = job.truncate_cascade.unwrap_or(false);
+    let refresh = Refresh { catalog, job, destination, cascade, status: Status::Ok };
     let decision = refresh.look(&mut source)?;
     refresh.tell(&decision, &mut source, plan)
 }
@@ -66,6 +72,7 @@ struct Refresh<'a> {
     destination: Relation,
     /// Tables that refer to it are emptied with it.
     cascade: bool,
+    status: Status,
 }
 
 /// All rows are copied, always; what there is to know of that.
@@ -74,15 +81,43 @@ struct Decision {
     query: String,
     local: Shape,
     column_map: ColumnMap,
+    following: Following,
+    /// Of a job that follows columns.
+    seen: Option<Seen>,
     /// Why the rows come as text.
     text: Option<String>,
-    /// Sequences that follow the rows.
-    following: Vec<pg_sys::Oid>,
+    /// Those that follow the rows.
+    sequences: Vec<pg_sys::Oid>,
     /// Sequences of the job that are not there.
     missing: Vec<String>,
 }
 
+/// What a job that follows columns remembers from run to run, in refresh_config.state.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct State {
+    #[serde(default)]
+    seen: Option<Seen>,
+}
+
 impl Refresh<'_> {
+    /// The source's columns, and what follows from them.
+    fn follow(
+        &self,
+        source: &mut Connection,
+        table: &SourceTable,
+        (local, shape, columns): (&Shape, &Shape, &[Column]),
+    ) -> Result<(Option<Seen>, Following)> {
+        if !self.job.follows_columns() {
+            return Ok((None, Following::default()));
+        }
+        let now = source.seen(table)?;
+        let state: State = serde_json::from_value(self.job.state.clone()).unwrap_or_default();
+        let (job, destination, before) = (self.job, &self.destination, state.seen.as_ref());
+        let sides = follow::Sides { job, destination, local, shape, columns, before };
+        let following = follow::following(source, table, &sides)?;
+        Ok((Some(now), following))
+    }
+
     fn look(&self, source: &mut Connection) -> Result<Decision> {
         let [local] = table::describe([self.destination.oid])?;
         column_map::require_loadable(&local)?;
@@ -90,23 +125,26 @@ impl Refresh<'_> {
         let shape = source.locked_snapshot_of(&source_table)?;
         let columns = selected_columns(&shape, self.job.filter.as_deref(), source.label())?;
         source.require_readable(&source_table, &names(&columns), self.job.filter.is_some())?;
+        let (seen, following) = self.follow(source, &source_table, (&local, &shape, &columns))?;
+        let local = following.project(&local);
         let column_map = column_map::map(&local, &shape, &columns, &[])?;
         let text = column_map::obstacle_to_binary(&local, &shape, &columns);
-        let (mut following, missing) = sequences::find(self.job.sequences.as_deref().unwrap_or_default())?;
-        following.extend(sequences::of_identity(self.destination.oid)?);
+        let (mut sequences, missing) = sequences::find(self.job.sequences.as_deref().unwrap_or_default())?;
+        sequences.extend(sequences::of_identity(self.destination.oid)?);
         source.use_own_search_path()?;
         let query = rows_query(&source_table.table(), &column_map.columns, self.job.condition.as_deref())?;
-        Ok(Decision { source_table, query, local, column_map, text, following, missing })
+        Ok(Decision { source_table, query, local, column_map, following, seen, text, sequences, missing })
     }
 
     fn tell(&self, decision: &Decision, source: &mut Connection, plan: &mut Plan) -> Result<()> {
-        let Decision { source_table, query, local, text, following, missing, .. } = decision;
+        let Decision { source_table, query, local, text, sequences, missing, .. } = decision;
+        plan.follow(&decision.following, &self.destination);
         let volume = volume(source, query)?;
         let into = shadow(local, &self.job.destination)?;
         plan.copy(self.job, query, &source_table.table(), &into, volume, text.clone());
         plan.replace_all(&self.destination, local, self.cascade)?;
-        if !following.is_empty() {
-            plan.here(format!("set sequences ({}) behind the greatest values", following.len()), None, None);
+        if !sequences.is_empty() {
+            plan.here(format!("set sequences ({}) behind the greatest values", sequences.len()), None, None);
         }
         if !missing.is_empty() {
             plan.here(format!("warn of sequences that are not there: {}", missing.join(", ")), None, None);
@@ -129,6 +167,9 @@ impl Steps for Refresh<'_> {
     fn decide(&mut self, source: &mut Connection, run: &mut Run) -> Result<Decision> {
         let decision = self.look(source)?;
         run.reads_parent(decision.source_table.as_parent());
+        if follow::tell(&decision.following, &self.destination, run) {
+            self.status = Status::Warning;
+        }
         Ok(decision)
     }
 
@@ -136,20 +177,23 @@ impl Steps for Refresh<'_> {
     fn load(&mut self, source: &mut Connection, decision: Decision, run: &mut Run) -> Result<(Loaded, Decision)> {
         run.phase("copy");
         let rows = Everything { source, query: &decision.query, flush: false };
-        let loaded = load_all(rows, &self.destination, &decision.local, &decision.column_map, self.cascade, run)?;
+        let how = (self.cascade, &decision.following);
+        let loaded = load_all(rows, &self.destination, &decision.local, &decision.column_map, how, run)?;
         Ok((loaded, decision))
     }
 
     /// All of them take their place at once; the sequences follow.
     fn publish(&mut self, (loaded, decision): (Loaded, Decision), run: &mut Run) -> Result<Status> {
-        loaded.publish(self.catalog, self.job, &self.destination, self.cascade, run)?;
+        let how = (self.cascade, &decision.following);
+        loaded.publish(self.catalog, self.job, &self.destination, how, run)?;
         run.phase("sequences");
-        for sequence in decision.following {
+        for sequence in decision.sequences {
             sequences::reset(sequence)?;
         }
-        self.catalog.record_run(&self.job.dest_table, run.started(), None, None, Some(run.started()))?;
+        let state = decision.seen.map(|seen| serde_json::to_value(State { seen: Some(seen) })).transpose()?;
+        self.catalog.record_run(&self.job.dest_table, run.started(), state.as_ref(), None, Some(run.started()))?;
         if decision.missing.is_empty() {
-            return Ok(Status::Ok);
+            return Ok(self.status);
         }
         let missing = decision.missing.join(", ");
         warning!("{}: sequences of the job are not there: {missing}", self.job.dest_table);

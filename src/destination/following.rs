@@ -1,0 +1,454 @@
+//! Changes that bring a destination's columns in line with those of its source, while its rows stay.
+
+use crate::backend::name::{quote, Name};
+use crate::backend::relation::{lock_exclusively, oid_arg, Patience, Relation};
+use crate::backend::spi;
+use crate::destination::alter::{add, describe, require, Clause};
+use crate::destination::table::LocalColumn;
+use crate::error::{Error, Result};
+use crate::shape::{Column, Shape};
+
+/// Tables of more pages are not rewritten while readers wait: 8 MB.
+const LARGE: i64 = 1000;
+
+/// More rows than these are not written while readers wait.
+const MANY: u64 = 20_000;
+
+/// Types whose values stay as they are when their length or precision grows.
+const LONGER_AS_IT_IS: [&str; 8] = [
+    "numeric",
+    "character varying",
+    "bit varying",
+    "timestamp without time zone",
+    "timestamp with time zone",
+    "time without time zone",
+    "time with time zone",
+    "interval",
+];
+
+/// What is changed about one column. `own` is its name here before.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// Renamed on the source.
+    Rename { own: String, to: String },
+    /// Added on the source.
+    Add {
+        column: LocalColumn,
+        /// What the rows that are older than the column have in it, as text. None is NULL, or that all rows are copied.
+        given: Option<String>,
+        comment: Option<String>,
+        /// `GENERATED … AS IDENTITY`, or an expression in its place: only of a table job.
+        clause: Clause,
+    },
+    /// Wider on the source.
+    Widen {
+        own: String,
+        column: LocalColumn,
+        /// Its type here before, for messages.
+        from: String,
+    },
+    /// Gone on the source: it takes NULL from here on, and no default.
+    Leave { own: String, not_null: bool, default: bool },
+    /// NOT NULL has been dropped on the source.
+    Relax { own: String },
+    /// NOT NULL has been set on the source, and is set here if no row has a NULL there.
+    Require { own: String, name: String },
+}
+
+/// All changes of one refresh, in the order in which the source has its columns.
+#[derive(Debug, Clone, Default)]
+pub struct Following {
+    pub changes: Vec<Change>,
+}
+
+impl Change {
+    /// For the history, notices and plan_refresh.
+    fn summary(&self) -> String {
+        match self {
+            Change::Rename { own, to } => format!("\"{own}\" renamed to \"{to}\""),
+            Change::Add { column, given: Some(_), .. } => {
+                format!("\"{}\" added, with the value that the rows of the source have", column.source.name)
+            }
+            Change::Add { column, .. } => format!("\"{}\" added", column.source.name),
+            Change::Widen { column, from, .. } => {
+                format!("type of \"{}\" changed from {from} to {}", column.source.name, column.sql_type)
+            }
+            Change::Leave { own, .. } => format!("\"{own}\" kept, which the source has no longer"),
+            Change::Relax { own } => format!("NOT NULL of \"{own}\" dropped"),
+            Change::Require { name, .. } => format!("NOT NULL of \"{name}\" set, if no row has a NULL"),
+        }
+    }
+
+    /// Its rows are written anew when the type is changed in place.
+    fn rewrites(&self) -> bool {
+        match self {
+            Change::Widen { column, from, .. } => {
+                // Of a numeric without a scale every digit stays.
+                let same_scale = scale(&column.sql_type).is_none() || scale(from) == scale(&column.sql_type);
+                let (from, to) = (without_length(from), without_length(&column.sql_type));
+                let longer = from == to && LONGER_AS_IT_IS.contains(&from.as_str()) && same_scale;
+                !(longer || from == "character varying" && to == "text")
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Following {
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// `columns followed: …`
+    pub fn summary(&self) -> String {
+        format!("columns followed: {}", self.changes.iter().map(Change::summary).collect::<Vec<_>>().join("; "))
+    }
+
+    /// Columns that are gone on the source.
+    pub fn left(&self) -> Vec<&str> {
+        self.changes
+            .iter()
+            .filter_map(|change| if let Change::Leave { own, .. } = change { Some(own.as_str()) } else { None })
+            .collect()
+    }
+
+    /// Columns whose values the old rows get by the change itself.
+    pub fn given(&self) -> Vec<&str> {
+        self.changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Add { column, given: Some(_), .. } => Some(column.source.name.as_str()),
+                Change::Rename { to, .. } => Some(to.as_str()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The columns that get another type, by their names before.
+    pub fn widened(&self) -> Vec<String> {
+        let own = |change: &Change| if let Change::Widen { own, .. } = change { Some(own.clone()) } else { None };
+        self.changes.iter().filter_map(own).collect()
+    }
+
+    /// Readers would wait while PostgreSQL writes rows anew.
+    pub fn rewrites(&self) -> bool {
+        self.changes.iter().any(Change::rewrites)
+    }
+
+    /// What the destination looks like once it is changed.
+    pub fn project(&self, local: &Shape) -> Shape {
+        let mut shape = local.clone();
+        let was = |shape: &Shape, name: &str| {
+            local.columns.iter().position(|column| column.name == name).filter(|at| *at < shape.columns.len())
+        };
+        for change in &self.changes {
+            match change {
+                Change::Rename { own, to } => {
+                    if let Some(at) = was(&shape, own) {
+                        shape.columns[at].name.clone_from(to);
+                    }
+                }
+                Change::Add { column, .. } => shape.columns.push(Column {
+                    type_oid: column.type_oid,
+                    not_null: false,
+                    generated: None,
+                    identity: None,
+                    ..column.source.clone()
+                }),
+                Change::Widen { own, column, .. } => {
+                    if let Some(at) = was(&shape, own) {
+                        let before = &shape.columns[at];
+                        shape.columns[at] = Column {
+                            name: before.name.clone(),
+                            number: before.number,
+                            not_null: before.not_null,
+                            generated: before.generated.clone(),
+                            identity: before.identity.clone(),
+                            type_oid: column.type_oid,
+                            ..column.source.clone()
+                        };
+                    }
+                }
+                Change::Leave { own, .. } | Change::Relax { own } => {
+                    if let Some(at) = was(&shape, own) {
+                        shape.columns[at].not_null = false;
+                    }
+                }
+                Change::Require { .. } => {}
+            }
+        }
+        shape
+    }
+
+    /// The name here before of a column that is called `name` now; None if it is added.
+    pub fn before<'a>(&'a self, name: &'a str) -> Option<&'a str> {
+        let renamed = self.changes.iter().find_map(|change| match change {
+            Change::Rename { own, to } if to == name => Some(own.as_str()),
+            _ => None,
+        });
+        renamed.or_else(|| self.added(name).is_none().then_some(name))
+    }
+
+    /// The name now of a column that was called `own`.
+    pub fn after<'a>(&'a self, own: &'a str) -> &'a str {
+        let renamed = self.changes.iter().find_map(|change| match change {
+            Change::Rename { own: before, to } if before == own => Some(to.as_str()),
+            _ => None,
+        });
+        renamed.unwrap_or(own)
+    }
+
+    fn added(&self, name: &str) -> Option<(usize, &LocalColumn)> {
+        self.changes.iter().enumerate().find_map(|(at, change)| match change {
+            Change::Add { column, .. } if column.source.name == name => Some((at, column)),
+            _ => None,
+        })
+    }
+
+    /// What a column is called in a shadow table, where nothing is renamed.
+    pub fn in_shadow(&self, name: &str) -> String {
+        match self.added(name) {
+            Some((at, _)) => shadow_column(at),
+            None => self.before(name).unwrap_or(name).to_string(),
+        }
+    }
+
+    /// A column of an empty table like the destination once it is changed, as an expression over the destination before; `name` is the
+    /// column's name now.
+    pub fn model(&self, name: &str) -> String {
+        if let Some((_, column)) = self.added(name) {
+            return format!("CAST(NULL AS {}){} AS {}", column.sql_type, column.collate(), quote(name));
+        }
+        let own = self.before(name).unwrap_or(name);
+        format!("{} AS {}", self.old_value("d", own), quote(name))
+    }
+
+    /// What a row of the destination before, seen as `alias`, has in the column that was called `own`, in the type that it has now.
+    pub fn old_value(&self, alias: &str, own: &str) -> String {
+        let widened = self.changes.iter().find_map(|change| match change {
+            Change::Widen { own: before, column, .. } if before == own => Some(column),
+            _ => None,
+        });
+        let value = format!("{alias}.{}", quote(own));
+        match widened {
+            Some(column) => format!("CAST({value} AS {}){}", column.sql_type, column.collate()),
+            None => value,
+        }
+    }
+
+    /// The columns that are added, and what a row that has no value for one has: its type's NULL.
+    pub fn added_columns(&self) -> Vec<(&str, String)> {
+        self.changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Add { column, .. } => Some((
+                    column.source.name.as_str(),
+                    format!("CAST(NULL AS {}){}", column.sql_type, column.collate()),
+                )),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Alters a table: the destination (`renames`), or a shadow table of it.
+    ///
+    /// # Errors
+    /// What PostgreSQL says of it.
+    pub fn alter(&self, table: &Name, renames: bool) -> Result<()> {
+        let run = |action: String| spi::run(&format!("ALTER TABLE {table} {action}"), &[]).map(|_| ());
+        for change in &self.changes {
+            match change {
+                Change::Leave { own, not_null, default } => {
+                    if *not_null {
+                        run(format!("ALTER COLUMN {} DROP NOT NULL", quote(own)))?;
+                    }
+                    if *default {
+                        run(format!("ALTER COLUMN {} DROP DEFAULT", quote(own)))?;
+                    }
+                }
+                Change::Relax { own } => run(format!("ALTER COLUMN {} DROP NOT NULL", quote(own)))?,
+                _ => {}
+            }
+        }
+        if renames {
+            self.rename(table)?;
+        }
+        // All at once: the rows are written anew once.
+        let widened = self.changes.iter().filter_map(|change| match change {
+            Change::Widen { own, column, .. } => {
+                let name = if renames { self.after(own) } else { own };
+                Some(format!("ALTER COLUMN {} TYPE {}", quote(name), column.typed()))
+            }
+            _ => None,
+        });
+        let widened: Vec<_> = widened.collect();
+        if !widened.is_empty() {
+            run(widened.join(", "))?;
+        }
+        for (at, change) in self.changes.iter().enumerate() {
+            if let Change::Add { column, given, comment, clause } = change {
+                let name = if renames { column.source.name.clone() } else { shadow_column(at) };
+                add(table, &name, column, given.as_deref(), *clause)?;
+                if let Some(comment) = comment.as_ref().filter(|_| renames) {
+                    describe(table, &name, comment)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Of columns that change places each goes by way of a name that nobody has.
+    fn rename(&self, table: &Name) -> Result<()> {
+        let pairs: Vec<(&str, &str)> = self
+            .changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Rename { own, to } => Some((own.as_str(), to.as_str())),
+                _ => None,
+            })
+            .collect();
+        let crossed = pairs.iter().any(|(_, to)| pairs.iter().any(|(own, _)| own == to));
+        let between = |at: usize| format!("mimeo_renamed_{at}");
+        let run = |own: &str, to: &str| {
+            spi::run(&format!("ALTER TABLE {table} RENAME COLUMN {} TO {}", quote(own), quote(to)), &[])
+        };
+        for (at, (own, to)) in pairs.iter().enumerate() {
+            run(own, if crossed { between(at) } else { (*to).to_string() }.as_str())?;
+        }
+        for (at, (_, to)) in pairs.iter().enumerate().filter(|_| crossed) {
+            run(&between(at), to)?;
+        }
+        Ok(())
+    }
+
+    /// The columns that are to be NOT NULL, and in which no row of `table` has a NULL, by their names there and now.
+    pub fn filled(&self, table: &Name, renames: bool) -> Result<Vec<String>> {
+        let mut filled = Vec::new();
+        for (at, change) in self.changes.iter().enumerate() {
+            let (there, name) = match change {
+                Change::Require { own, name } => (if renames { name } else { own }.clone(), name.clone()),
+                Change::Add { column, given: None, .. } if column.source.not_null => {
+                    let name = column.source.name.clone();
+                    (if renames { name.clone() } else { shadow_column(at) }, name)
+                }
+                _ => continue,
+            };
+            let column = quote(&there);
+            if !spi::is_true(&format!("SELECT true FROM {table} WHERE {column} IS NULL LIMIT 1"), &[])? {
+                filled.push(name);
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Before rows are written to the destination: locks it exclusively, and alters it.
+    ///
+    /// # Errors
+    /// InUse.
+    pub fn apply(&self, destination: &Relation, patience: Patience) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let name = destination.name();
+        lock_exclusively(&[destination.oid], &name, patience, "altered")?;
+        self.alter(&name, true)
+    }
+
+    /// Once the rows are there.
+    pub fn finish(&self, destination: &Relation) -> Result<()> {
+        let name = destination.name();
+        for column in self.filled(&name, true)? {
+            require(&name, &column)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the destination is better written anew beside the rows that are read meanwhile, in which `rows` are merged by `key`.
+    pub fn goes_beside(&self, destination: &Relation, rows: u64, key: &[String]) -> Result<bool> {
+        if self.is_empty() || !self.may_go_beside(destination, key)? {
+            return Ok(false);
+        }
+        let given = self.changes.iter().any(|change| matches!(change, Change::Add { given: Some(_), .. }));
+        if rows >= MANY && !given {
+            return Ok(true);
+        }
+        Ok(self.rewrites()
+            && spi::is_true(
+                "SELECT pg_relation_size($1) > $2 * current_setting('block_size')::bigint",
+                &[oid_arg(destination.oid), LARGE.into()],
+            )?)
+    }
+
+    /// Whether it can be written anew so. What is merged by key is looked for under today's names.
+    pub fn may_go_beside(&self, destination: &Relation, key: &[String]) -> Result<bool> {
+        let renamed = key.iter().any(|column| self.before(column) != Some(column.as_str()));
+        Ok(!renamed && self.obstacle(destination)?.is_none())
+    }
+
+    /// Why the destination cannot be written anew for it beside its rows, whatever else is possible.
+    pub fn obstacle(&self, destination: &Relation) -> Result<Option<String>> {
+        let widened = self.widened();
+        if widened.is_empty() {
+            return Ok(None);
+        }
+        let referenced = spi::is_true(
+            "SELECT true FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = ANY (k.confkey)
+              WHERE k.contype = 'f' AND k.confrelid = $1 AND a.attname = ANY ($2::name[]) LIMIT 1",
+            &[oid_arg(destination.oid), widened.into()],
+        )?;
+        Ok(referenced.then(|| "a foreign key refers to a column whose type changes".to_string()))
+    }
+
+    /// Refuses a change of type that something here does not survive.
+    ///
+    /// # Errors
+    /// ColumnInUse.
+    pub fn require_free(&self, destination: &Relation) -> Result<()> {
+        for change in &self.changes {
+            let Change::Widen { own, column, from } = change else { continue };
+            let users: Option<Vec<String>> = spi::json(
+                "SELECT json_agg(DISTINCT u.name ORDER BY u.name)::pg_catalog.text FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+                  CROSS JOIN LATERAL (
+                      SELECT format('%s \"%s.%s\"', CASE c.relkind WHEN 'm' THEN 'materialized view' WHEN 'v' THEN 'view' ELSE 'rule on table' END, n.nspname, c.relname) AS name
+                        FROM pg_rewrite w JOIN pg_class c ON c.oid = w.ev_class JOIN pg_namespace n ON n.oid = c.relnamespace
+                       WHERE d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+                      UNION ALL SELECT format('policy \"%s\"', p.polname) FROM pg_policy p WHERE d.classid = 'pg_policy'::regclass AND p.oid = d.objid
+                      UNION ALL SELECT format('trigger \"%s\"', g.tgname) FROM pg_trigger g WHERE d.classid = 'pg_trigger'::regclass AND g.oid = d.objid
+                      UNION ALL SELECT format('function \"%s\"', f.proname) FROM pg_proc f WHERE d.classid = 'pg_proc'::regclass AND f.oid = d.objid
+                      UNION ALL SELECT 'a publication' FROM pg_publication_rel r WHERE d.classid = 'pg_publication_rel'::regclass AND r.oid = d.objid
+                      UNION ALL SELECT format('generated column \"%s\"', x.attname) FROM pg_attrdef f JOIN pg_attribute x ON x.attrelid = f.adrelid AND x.attnum = f.adnum
+                       WHERE d.classid = 'pg_attrdef'::regclass AND f.oid = d.objid AND x.attgenerated <> '') u
+                  WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1 AND a.attname = $2::name",
+                &[oid_arg(destination.oid), own.as_str().into()],
+            )?;
+            if let Some(users) = users {
+                return Err(Error::ColumnInUse {
+                    destination: destination.name().plain(),
+                    column: own.clone(),
+                    from: from.clone(),
+                    to: column.sql_type.clone(),
+                    users,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `2)` of `numeric(8,2)`.
+fn scale(sql_type: &str) -> Option<&str> {
+    sql_type.split_once(',').map(|(_, scale)| scale)
+}
+
+/// A type as format_type prints it, without `(…)`, which stands in the middle of some.
+fn without_length(sql_type: &str) -> String {
+    match (sql_type.find('('), sql_type.rfind(')')) {
+        (Some(from), Some(to)) if from < to => format!("{}{}", &sql_type[..from], &sql_type[to + 1..]),
+        _ => sql_type.to_string(),
+    }
+}
+
+/// The `at`th change adds it to a shadow table under a name that no other column has.
+fn shadow_column(at: usize) -> String {
+    format!("mimeo_added_{at}")
+}

@@ -1,0 +1,327 @@
+//! Columns that were added, renamed, widened or dropped on the source, and what follows from that for the destination of a job with
+//! follow_columns. Snapshots do it in their own way.
+
+use crate::backend::relation::Relation;
+use crate::destination::alter::{self, Clause};
+use crate::destination::column_map;
+use crate::destination::following::{Change, Following};
+use crate::destination::table::{localise, LocalColumn};
+use crate::error::{Error, Result};
+use crate::job::config::{Catalog, Job, Renamed};
+use crate::job::method::Method;
+use crate::job::run::Run;
+use crate::method::connecting::connect_job;
+use crate::shape::{Column, Shape};
+use crate::source::catalog::SourceTable;
+use crate::source::connection::Connection;
+use crate::source::seen::{Arrivals, Known, Seen};
+use std::collections::HashMap;
+
+/// Both sides, and what the source was when the job ran last.
+pub struct Sides<'a> {
+    pub job: &'a Job,
+    pub destination: &'a Relation,
+    pub local: &'a Shape,
+    pub shape: &'a Shape,
+    /// The columns that the job copies.
+    pub columns: &'a [Column],
+    pub before: Option<&'a Seen>,
+}
+
+/// What has to be changed here before rows of the source can come. In the open snapshot, with the pinned search_path. Nothing for a job
+/// that does not follow columns.
+///
+/// # Errors
+/// ColumnTaken, ColumnInUse, UnknownTypes, UnknownCollations, UncopyableTypes.
+pub fn following(source: &mut Connection, table: &SourceTable, sides: &Sides<'_>) -> Result<Following> {
+    let Sides { job, destination, local, shape, columns, before } = sides;
+    // What a foreign table shows is another server's.
+    if !job.follows_columns() || local.kind == 'f' {
+        return Ok(Following::default());
+    }
+    let known: Option<Vec<Known<'_>>> = before.map(|before| before.known().collect());
+    let mut wishes = wishes(columns, local, shape, known.as_deref(), job.filter.is_some());
+    if wishes.is_empty() {
+        return Ok(Following::default());
+    }
+    // Most of them are about a type that has stayed, or one that the column here takes as it is.
+    wishes.retain(|wish| match wish {
+        Wish::Compare { own, column } => {
+            local.column(own).is_some_and(|own| !column_map::holds((local, own), (shape, column)).unwrap_or(true))
+        }
+        Wish::Relax { own } => local.column(own).is_some_and(|own| own.not_null),
+        _ => true,
+    });
+    if wishes.is_empty() {
+        return Ok(Following::default());
+    }
+    let facts = Facts::of(source, table, sides, &wishes)?;
+    let mut changes = Vec::new();
+    for wish in &wishes {
+        changes.extend(change(wish, sides, &facts)?);
+    }
+    let mut following = Following { changes };
+    if following.rewrites() {
+        // All rows are going to be copied, and those that are written anew beside them have no value to be given.
+        for change in &mut following.changes {
+            if let Change::Add { given, .. } = change {
+                *given = None;
+            }
+        }
+    }
+    following.require_free(destination)?;
+    Ok(following)
+}
+
+/// What might have to be done about a column, as far as the names and numbers say.
+#[derive(Debug, Clone, PartialEq)]
+enum Wish {
+    Rename {
+        own: String,
+        to: String,
+    },
+    Add {
+        column: Column,
+    },
+    /// A column here has the name of one that has come.
+    Share {
+        column: Column,
+    },
+    /// Their types may differ.
+    Compare {
+        own: String,
+        column: Column,
+    },
+    Leave {
+        own: String,
+    },
+    Relax {
+        own: String,
+    },
+    Require {
+        own: String,
+        name: String,
+    },
+}
+
+/// What both sides' columns, and those that the source had before, ask for. Without `before` nothing is known of renames and drops.
+fn wishes(columns: &[Column], local: &Shape, shape: &Shape, before: Option<&[Known<'_>]>, filtered: bool) -> Vec<Wish> {
+    let mut wishes = Vec::new();
+    let history = before.unwrap_or_default();
+    let numbered: HashMap<i16, &Known<'_>> = history.iter().map(|known| (known.number, known)).collect();
+    let was_there = |name: &str| history.iter().any(|known| known.name == name);
+    // Old and new names, where the destination still has the old one.
+    let renamed: Vec<(&str, &str)> = columns
+        .iter()
+        .filter_map(|column| {
+            let old = numbered.get(&column.number).filter(|old| old.name != column.name)?;
+            local.column(old.name).is_some().then_some((old.name, column.name.as_str()))
+        })
+        // Somebody has renamed it here already.
+        .filter(|(old, new)| local.column(new).is_none() || shape.column(old).is_some() || !was_there(old))
+        .collect();
+    let leaves = |name: &str| renamed.iter().any(|(old, _)| *old == name);
+    for column in columns {
+        let old = numbered.get(&column.number);
+        let own = match renamed.iter().find(|(_, new)| *new == column.name) {
+            Some((old, new)) => {
+                if local.column(new).is_some() && !leaves(new) {
+                    wishes.push(Wish::Share { column: column.clone() });
+                    continue;
+                }
+                wishes.push(Wish::Rename { own: (*old).to_string(), to: (*new).to_string() });
+                (*old).to_string()
+            }
+            None if local.column(&column.name).is_none() || leaves(&column.name) => {
+                // What was there last time, and is gone here, is for whoever has dropped it to say.
+                let is_new = old.is_none() && (!was_there(&column.name) || leaves(&column.name));
+                if is_new && !filtered {
+                    wishes.push(Wish::Add { column: column.clone() });
+                }
+                continue;
+            }
+            None => {
+                if before.is_some() && old.is_none() && !was_there(&column.name) {
+                    wishes.push(Wish::Share { column: column.clone() });
+                }
+                column.name.clone()
+            }
+        };
+        wishes.push(Wish::Compare { own: own.clone(), column: column.clone() });
+        let before_not_null = old.and_then(|old| old.not_null);
+        let own_not_null = local.column(&own).is_some_and(|own| own.not_null);
+        if own_not_null && !column.not_null && before_not_null != Some(false) {
+            wishes.push(Wish::Relax { own });
+        } else if !own_not_null && column.not_null && before_not_null == Some(false) {
+            wishes.push(Wish::Require { own, name: column.name.clone() });
+        }
+    }
+    for known in history {
+        let is_there = shape.columns.iter().any(|column| column.number == known.number || column.name == known.name);
+        if !is_there && local.column(known.name).is_some() && !leaves(known.name) {
+            wishes.push(Wish::Leave { own: known.name.to_string() });
+        }
+    }
+    wishes
+}
+
+/// What has to be asked for, once it is known that something changes.
+struct Facts {
+    arrivals: Arrivals,
+    local: Vec<LocalColumn>,
+    primary_key: Vec<String>,
+    with_default: Vec<String>,
+}
+
+impl Facts {
+    fn of(source: &mut Connection, table: &SourceTable, sides: &Sides<'_>, wishes: &[Wish]) -> Result<Facts> {
+        let oid = sides.destination.oid;
+        let added: Vec<&Column> = wishes
+            .iter()
+            .filter_map(|wish| if let Wish::Add { column } = wish { Some(column) } else { None })
+            .collect();
+        let names: Vec<&str> = added.iter().map(|column| column.name.as_str()).collect();
+        let arrivals = if names.is_empty() { Arrivals::default() } else { source.arrivals(table, &names)? };
+        let of_type = |wish: &Wish| match wish {
+            Wish::Add { column } | Wish::Compare { column, .. } => Some(column.clone()),
+            _ => None,
+        };
+        let typed: Vec<Column> = wishes.iter().filter_map(of_type).collect();
+        Ok(Facts {
+            arrivals,
+            local: localise(&typed, &table.table())?,
+            primary_key: alter::primary_key(oid)?,
+            with_default: alter::with_default(oid)?,
+        })
+    }
+
+    fn local(&self, name: &str) -> Result<&LocalColumn> {
+        let found = self.local.iter().find(|column| column.source.name == name);
+        found.ok_or_else(|| Error::Internal("a column is gone".to_string()))
+    }
+}
+
+/// What is done about it.
+fn change(wish: &Wish, sides: &Sides<'_>, facts: &Facts) -> Result<Option<Change>> {
+    let Sides { job, destination, local, shape, .. } = sides;
+    Ok(match wish {
+        Wish::Rename { own, to } => Some(Change::Rename { own: own.clone(), to: to.clone() }),
+        Wish::Add { column } => {
+            let clause = match (job.method(), column.identity.as_deref()) {
+                (Method::Table, Some("a")) => Clause::IdentityAlways,
+                (Method::Table, Some("d")) => Clause::IdentityByDefault,
+                _ => Clause::None,
+            };
+            Some(Change::Add {
+                column: facts.local(&column.name)?.clone(),
+                given: facts.arrivals.given.get(&column.name).cloned().filter(|_| clause == Clause::None),
+                comment: facts.arrivals.comments.get(&column.name).cloned(),
+                clause,
+            })
+        }
+        Wish::Share { column } => {
+            let own = local.column(&column.name);
+            let generated = own.is_some_and(|own| own.generated.as_deref().unwrap_or_default() != "");
+            let renamed = sides.before.is_some_and(|before| before.known().any(|known| known.number == column.number));
+            let reason = if generated {
+                "the destination generates a column of that name by itself"
+            } else if renamed {
+                "the destination has a column of its own of that name"
+            } else if alter::holds_values(&destination.name(), &column.name)? {
+                "the destination has a column of that name, which holds values"
+            } else {
+                return Ok(None);
+            };
+            return Err(Error::ColumnTaken {
+                destination: destination.name().plain(),
+                source_table: shape.table().plain(),
+                column: column.name.clone(),
+                reason: reason.to_string(),
+            });
+        }
+        Wish::Compare { own, column } => {
+            let before = local.column(own).ok_or_else(|| Error::Internal("a column is gone".to_string()))?;
+            let wider = facts.local(&column.name)?;
+            // What it cannot take without loss is refused by the column map, with the statement that mends it.
+            if !column_map::widens((local, before), (shape, column), wider)? {
+                return Ok(None);
+            }
+            Some(Change::Widen { own: own.clone(), column: wider.clone(), from: before.written.for_message() })
+        }
+        Wish::Leave { own } => {
+            let column = local.column(own).ok_or_else(|| Error::Internal("a column is gone".to_string()))?;
+            let generated = column.generated.as_deref().unwrap_or_default() != "";
+            let identity = column.identity.as_deref().unwrap_or_default() != "";
+            let changeable = !generated && !identity && !facts.primary_key.contains(own);
+            Some(Change::Leave {
+                own: own.clone(),
+                not_null: column.not_null && changeable,
+                default: changeable && facts.with_default.contains(own),
+            })
+        }
+        Wish::Relax { own } if facts.primary_key.contains(own) => None,
+        Wish::Relax { own } => Some(Change::Relax { own: own.clone() }),
+        Wish::Require { own, name } => Some(Change::Require { own: own.clone(), name: name.clone() }),
+    })
+}
+
+/// The job after columns that its configuration names were renamed or dropped on the source, if `error` may come from that; None if it does not.
+pub fn renamed_job(catalog: &Catalog, job: &Job, error: &Error) -> Result<Option<Job>> {
+    let is_about_names = matches!(
+        error.kind(),
+        Error::KeyGone { .. }
+            | Error::UnknownFilterColumns { .. }
+            | Error::FilterLacks { .. }
+            | Error::UnsupportedControl { .. }
+    );
+    if !is_about_names || !job.follows_columns() || job.renamed.is_some() {
+        return Ok(None);
+    }
+    let Some(before) = job.state.get("seen").and_then(|seen| serde_json::from_value::<Seen>(seen.clone()).ok()) else {
+        return Ok(None);
+    };
+    let owner = crate::destination::table::find(&job.destination)?.owner;
+    let mut source = connect_job(catalog, job, owner)?;
+    let table = source.find_table(&job.source_table)?;
+    source.snapshot_of(table.oid)?;
+    let now = source.seen(&table)?;
+    source.end_snapshot()?;
+    Ok(job.with_columns(names_now(&before, &now)))
+}
+
+/// What the columns of a source are called now that were called otherwise, or are gone, since they were seen; a name that another column has now
+/// means that one.
+fn names_now(before: &Seen, now: &Seen) -> Renamed {
+    let is_there = |name: &str| now.known().any(|column| column.name == name);
+    let mut renamed = Renamed::default();
+    for old in before.known().filter(|old| !is_there(old.name)) {
+        match now.known().find(|column| column.number == old.number) {
+            Some(column) => renamed.renamed.push((old.name.to_string(), column.name.to_string())),
+            None => renamed.gone.push(old.name.to_string()),
+        }
+    }
+    renamed
+}
+
+/// Notes what is followed in the history; whether a column is gone on the source, of which a WARNING tells once.
+pub fn tell(following: &Following, destination: &Relation, run: &mut Run) -> bool {
+    if following.is_empty() {
+        return false;
+    }
+    run.note(following.summary());
+    let left = following.left();
+    for column in &left {
+        pgrx::warning!(
+            "column \"{column}\" of \"{}\" is gone on the source: it keeps its values here, and is NULL in new rows",
+            destination.name().plain()
+        );
+    }
+    !left.is_empty()
+}
+
+/// For the history: what has changed in refresh_config.
+pub fn told(renamed: &Renamed) -> String {
+    let names = renamed.renamed.iter().map(|(old, new)| format!("\"{old}\" is \"{new}\" now"));
+    let gone = renamed.gone.iter().map(|name| format!("\"{name}\" is gone"));
+    format!("refresh_config follows the source's columns: {}", names.chain(gone).collect::<Vec<_>>().join(", "))
+}
