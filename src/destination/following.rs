@@ -37,6 +37,8 @@ pub enum Change {
         /// What the rows that are older than the column have in it, as text. None is NULL, or that all rows are copied.
         given: Option<String>,
         comment: Option<String>,
+        /// NOT NULL from the beginning, if the source has it and the old rows get a value.
+        at_once: bool,
         /// `GENERATED … AS IDENTITY`, or an expression in its place: only of a table job.
         clause: Clause,
     },
@@ -59,6 +61,8 @@ pub enum Change {
 #[derive(Debug, Clone, Default)]
 pub struct Following {
     pub changes: Vec<Change>,
+    /// Rows are still to come that may be NULL where the source has become NOT NULL.
+    pub incomplete: bool,
 }
 
 impl Change {
@@ -286,9 +290,10 @@ impl Following {
             run(widened.join(", "))?;
         }
         for (at, change) in self.changes.iter().enumerate() {
-            if let Change::Add { column, given, comment, clause } = change {
+            if let Change::Add { column, given, comment, at_once, clause } = change {
                 let name = if renames { column.source.name.clone() } else { shadow_column(at) };
-                add(table, &name, column, given.as_deref(), *clause)?;
+                let given = given.as_deref().map(|given| (given, *at_once));
+                add(table, &name, column, given, *clause)?;
                 if let Some(comment) = comment.as_ref().filter(|_| renames) {
                     describe(table, &name, comment)?;
                 }
@@ -324,10 +329,15 @@ impl Following {
     /// The columns that are to be NOT NULL, and in which no row of `table` has a NULL, by their names there and now.
     pub fn filled(&self, table: &Name, renames: bool) -> Result<Vec<String>> {
         let mut filled = Vec::new();
+        if self.incomplete {
+            return Ok(filled);
+        }
         for (at, change) in self.changes.iter().enumerate() {
             let (there, name) = match change {
                 Change::Require { own, name } => (if renames { name } else { own }.clone(), name.clone()),
-                Change::Add { column, given: None, .. } if column.source.not_null => {
+                Change::Add { column, given, at_once, .. }
+                    if column.source.not_null && !(*at_once && given.is_some()) =>
+                {
                     let name = column.source.name.clone();
                     (if renames { name.clone() } else { shadow_column(at) }, name)
                 }
@@ -339,6 +349,13 @@ impl Following {
             }
         }
         Ok(filled)
+    }
+
+    /// With these columns, by their names now, without NOT NULL: rows are going to come that have none.
+    pub fn relaxing(&self, columns: &[String]) -> Following {
+        let relax = |name: &String| self.before(name).map(|own| Change::Relax { own: own.to_string() });
+        let changes = columns.iter().filter_map(relax).chain(self.changes.iter().cloned()).collect();
+        Following { changes, incomplete: self.incomplete }
     }
 
     /// Before rows are written to the destination: locks it exclusively, and alters it.

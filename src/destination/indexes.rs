@@ -118,6 +118,25 @@ impl IndexTarget<'_> {
     }
 }
 
+/// The primary key that a table has.
+#[derive(Deserialize)]
+struct PrimaryKey {
+    name: String,
+    columns: Vec<String>,
+}
+
+impl PrimaryKey {
+    fn of(table: pg_sys::Oid) -> Result<Option<PrimaryKey>> {
+        spi::json(
+            "SELECT json_build_object('name', k.conname, 'columns', (
+                        SELECT json_agg(a.attname ORDER BY c.ordinal) FROM unnest(k.conkey) WITH ORDINALITY c (number, ordinal)
+                          JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = c.number))::pg_catalog.text
+               FROM pg_constraint k WHERE k.conrelid = $1 AND k.contype = 'p'",
+            &[oid_arg(table)],
+        )
+    }
+}
+
 /// An index that was not made: its name on the source, why, and the statement that makes it when what it needs is there.
 pub struct LeftOut {
     pub index: String,
@@ -158,11 +177,22 @@ pub fn copy_all<'a>(
         if target.is_on_table(&name)? || target.is_on_table(&target.former_name_of(index))? {
             continue;
         }
-        if index.primary || key.is_some_and(|key| key.name == index.name) {
+        let present = if index.primary { PrimaryKey::of(target.oid)? } else { None };
+        if present.as_ref().is_some_and(|present| present.columns == index.columns) {
+            // Its columns have been renamed, and it has not.
+            continue;
+        }
+        if present.is_none() && (index.primary || key.is_some_and(|key| key.name == index.name)) {
             copy(index, target, &name)?;
             continue;
         }
-        if let Err(error) = tried(|| copy(index, target, &name))? {
+        let replaced = tried(|| {
+            if let Some(present) = present {
+                spi::run(&format!("ALTER TABLE {} DROP CONSTRAINT {}", target.table, quote(&present.name)), &[])?;
+            }
+            copy(index, target, &name)
+        })?;
+        if let Err(error) = replaced {
             let report = match error {
                 Error::Index { report, .. } => report,
                 other => other.report(),

@@ -66,6 +66,18 @@ impl Collected {
         Ok(())
     }
 
+    /// Those of the columns in which a row has NULL.
+    pub fn with_nulls(&self, columns: &[String]) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        for column in columns {
+            let query = format!("SELECT true FROM {} WHERE {} IS NULL LIMIT 1", self.name, quote(column));
+            if spi::is_true(&query, &[])? {
+                found.push(column.clone());
+            }
+        }
+        Ok(found)
+    }
+
     /// Whether there is a row with the key of `alias`, in SQL.
     pub fn holds(&self, key: &[String]) -> Result<String> {
         Ok(format!("EXISTS (SELECT FROM {} r WHERE {})", self.name, same_key(self.oid, key)?))

@@ -60,7 +60,7 @@ pub fn following(source: &mut Connection, table: &SourceTable, sides: &Sides<'_>
     for wish in &wishes {
         changes.extend(change(wish, sides, &facts)?);
     }
-    let mut following = Following { changes };
+    let mut following = Following { changes, incomplete: false };
     if following.rewrites() {
         // All rows are going to be copied, and those that are written anew beside them have no value to be given.
         for change in &mut following.changes {
@@ -216,6 +216,8 @@ fn change(wish: &Wish, sides: &Sides<'_>, facts: &Facts) -> Result<Option<Change
                 column: facts.local(&column.name)?.clone(),
                 given: facts.arrivals.given.get(&column.name).cloned().filter(|_| clause == Clause::None),
                 comment: facts.arrivals.comments.get(&column.name).cloned(),
+                // Rows that were deleted before have none.
+                at_once: job.method() != Method::Logdel,
                 clause,
             })
         }

@@ -202,6 +202,8 @@ SELECT mimeo.refresh_dml('app.part');
 SELECT same_rows('app.part', 'id, a, b, c::text', 'app.wide', 'id < 50');
 UPDATE mimeo.refresh_config SET condition = 'WHERE a < 20 OR b > 1000' WHERE dest_table = 'app.part';
 
+-- A job that does not follow columns.
+UPDATE mimeo.refresh_config SET follow_columns = NULL WHERE dest_table = 'app.wide';
 SELECT on_source($$ALTER TABLE app.wide RENAME COLUMN b TO bb; UPDATE app.wide SET a = 99 WHERE id = 3$$);
 SELECT throws_like($$SELECT mimeo.refresh_dml('app.wide')$$, 'the filter names columns that app.wide does not have: b', 'a filtered column that is renamed does not stop writers');
 SELECT on_source($$ALTER TABLE app.wide RENAME COLUMN bb TO b$$);

@@ -10,6 +10,7 @@ use crate::destination::following::Following;
 use crate::destination::table;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
+use crate::job::method::Method;
 use crate::job::run::Run;
 use crate::method::columns::{names, selected_columns};
 use crate::method::follow;
@@ -226,6 +227,8 @@ impl Look<'_> {
         let last = summary.last.unwrap_or(0);
         let portion = Portion::choose(rows, last, summary.cut, self.limit, all, present.has_added());
         let before = self.state.seen.as_ref();
+        let mut columns = columns;
+        columns.following.incomplete = self.job.method() == Method::Logdel && !portion.whole;
         let same_types = before.is_none_or(|seen| seen.has_same_types(&present.seen, &columns.column_map.columns));
         Decision { present, columns, unexpected, portion, same_types }
     }

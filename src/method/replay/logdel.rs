@@ -83,6 +83,11 @@ pub fn merge(
     rows.ready(job, &decision.present)?;
     let Rows { collected, joined } = rows;
     let (name, stamp) = (&job.destination, quote(DELETED));
+    // Rows that were deleted before their columns became NOT NULL.
+    let required = local.columns.iter().filter(|own| own.not_null && column_map.columns.contains(&own.name));
+    let required: Vec<_> = required.map(|own| own.name.clone()).filter(|name| !key.contains(name)).collect();
+    let following =
+        &if job.follows_columns() { following.relaxing(&collected.with_nulls(&required)?) } else { following.clone() };
     let anew = is_written_anew(&collected, destination, local, following, (run.rows, &key))?;
     if !anew {
         following.apply(destination, patience())?;
