@@ -61,7 +61,7 @@ pub enum Change {
 #[derive(Debug, Clone, Default)]
 pub struct Following {
     pub changes: Vec<Change>,
-    /// Rows are still to come that may be NULL where the source has become NOT NULL.
+    /// As `set_incomplete` has set it.
     pub incomplete: bool,
 }
 
@@ -354,8 +354,37 @@ impl Following {
     /// With these columns, by their names now, without NOT NULL: rows are going to come that have none.
     pub fn relaxing(&self, columns: &[String]) -> Following {
         let relax = |name: &String| self.before(name).map(|own| Change::Relax { own: own.to_string() });
-        let changes = columns.iter().filter_map(relax).chain(self.changes.iter().cloned()).collect();
-        Following { changes, incomplete: self.incomplete }
+        let changes = self.changes.iter().cloned().map(|change| match change {
+            Change::Add { column, given, comment, at_once, clause } => {
+                let at_once = at_once && !columns.contains(&column.source.name);
+                Change::Add { column, given, comment, at_once, clause }
+            }
+            change => change,
+        });
+        Following { changes: columns.iter().filter_map(relax).chain(changes).collect(), incomplete: self.incomplete }
+    }
+
+    /// Rows are still to come that may be NULL where the source has become NOT NULL.
+    pub fn set_incomplete(&mut self) {
+        self.incomplete = true;
+        for change in &mut self.changes {
+            if let Change::Add { at_once, .. } = change {
+                *at_once = false;
+            }
+        }
+    }
+
+    /// The columns that are NOT NULL from the moment they are added, by name.
+    pub fn required_at_once(&self) -> Vec<&str> {
+        self.changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Add { column, given: Some(_), at_once: true, .. } if column.source.not_null => {
+                    Some(column.source.name.as_str())
+                }
+                _ => None,
+            })
+            .collect()
     }
 
     /// Before rows are written to the destination: locks it exclusively, and alters it.

@@ -216,8 +216,7 @@ fn change(wish: &Wish, sides: &Sides<'_>, facts: &Facts) -> Result<Option<Change
                 column: facts.local(&column.name)?.clone(),
                 given: facts.arrivals.given.get(&column.name).cloned().filter(|_| clause == Clause::None),
                 comment: facts.arrivals.comments.get(&column.name).cloned(),
-                // Rows that were deleted before have none.
-                at_once: job.method() != Method::Logdel,
+                at_once: true,
                 clause,
             })
         }

@@ -10,7 +10,6 @@ use crate::destination::following::Following;
 use crate::destination::table;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
-use crate::job::method::Method;
 use crate::job::run::Run;
 use crate::method::columns::{names, selected_columns};
 use crate::method::follow;
@@ -228,7 +227,9 @@ impl Look<'_> {
         let portion = Portion::choose(rows, last, summary.cut, self.limit, all, present.has_added());
         let before = self.state.seen.as_ref();
         let mut columns = columns;
-        columns.following.incomplete = self.job.method() == Method::Logdel && !portion.whole;
+        if !portion.whole {
+            columns.following.set_incomplete();
+        }
         let same_types = before.is_none_or(|seen| seen.has_same_types(&present.seen, &columns.column_map.columns));
         Decision { present, columns, unexpected, portion, same_types }
     }

@@ -85,7 +85,8 @@ pub fn merge(
     let (name, stamp) = (&job.destination, quote(DELETED));
     // Rows that were deleted before their columns became NOT NULL.
     let required = local.columns.iter().filter(|own| own.not_null && column_map.columns.contains(&own.name));
-    let required: Vec<_> = required.map(|own| own.name.clone()).filter(|name| !key.contains(name)).collect();
+    let required = required.map(|own| own.name.as_str()).chain(following.required_at_once());
+    let required: Vec<_> = required.map(str::to_string).filter(|name| !key.contains(name)).collect();
     let following =
         &if job.follows_columns() { following.relaxing(&collected.with_nulls(&required)?) } else { following.clone() };
     let anew = is_written_anew(&collected, destination, local, following, (run.rows, &key))?;
