@@ -322,6 +322,20 @@ pub enum Error {
 
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// A name for a message, in double quotes as PostgreSQL shows names. Text that has quotes of its own stays as it was written.
+pub fn quoted(name: &str) -> String {
+    if name.contains('"') {
+        name.to_string()
+    } else {
+        format!("\"{name}\"")
+    }
+}
+
+/// Names for a message, separated by commas.
+pub fn quoted_list(names: &[String]) -> String {
+    names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.words().message)

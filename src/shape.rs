@@ -3,7 +3,7 @@
 
 use crate::backend::foreign_text::ForeignText;
 use crate::backend::name::Name;
-use crate::error::{Error, Result};
+use crate::error::{quoted, quoted_list, Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 
@@ -261,7 +261,7 @@ impl Shape {
             Err(Error::UnsupportedSource { table, source_label, reason })
         };
         if self.types.len() > MOST_TYPES {
-            return refuse(format!("its columns use {} types, {MOST_TYPES} are possible", self.types.len()));
+            return refuse(format!("its columns use {} types, but {MOST_TYPES} are the limit", self.types.len()));
         }
         let base = |oid: u32| self.types.get(&oid).filter(|found| found.kind == 'd').map(|found| found.base);
         for (oid, found) in &self.types {
@@ -396,12 +396,13 @@ impl Difference {
         let mut parts = Vec::new();
         let mut list = |verb: &str, names: &[String]| {
             if !names.is_empty() {
-                parts.push(format!("{verb} {}", names.join(", ")));
+                parts.push(format!("{verb} {}", quoted_list(names)));
             }
         };
         list("added", &self.added);
         list("dropped", &self.dropped);
-        let renamed: Vec<_> = self.renamed.iter().map(|(old, new)| format!("{old} to {new}")).collect();
+        let renamed: Vec<_> =
+            self.renamed.iter().map(|(old, new)| format!("{} to {}", quoted(old), quoted(new))).collect();
         list("renamed", &renamed);
         list("retyped", &self.retyped);
         list("changed NOT NULL of", &self.nullability);

@@ -21,7 +21,7 @@ const DEEPEST: usize = 200;
 /// What a text from a source is not parsed for.
 fn excess(text: &str) -> Option<String> {
     if text.len() > LONGEST {
-        return Some(format!("it is {} bytes long, {LONGEST} are possible", text.len()));
+        return Some(format!("it is {} bytes long, but {LONGEST} bytes are the limit", text.len()));
     }
     let (mut depth, mut deepest) = (0usize, 0);
     for byte in text.bytes() {
@@ -32,7 +32,7 @@ fn excess(text: &str) -> Option<String> {
         }
         deepest = deepest.max(depth);
     }
-    (deepest > DEEPEST).then(|| format!("it is nested {deepest} deep, {DEEPEST} are possible"))
+    (deepest > DEEPEST).then(|| format!("it is nested {deepest} levels deep, but {DEEPEST} levels are the limit"))
 }
 
 fn c(sql: &str) -> Result<CString> {
@@ -228,7 +228,7 @@ impl Named {
                 self.add((*element).expr)?;
             }
             if !(*statement).excludeOpNames.is_null() {
-                return Err(Error::Definition("it is that of an exclusion constraint".to_string()));
+                return Err(Error::Definition("it is the index of an exclusion constraint".to_string()));
             }
             self.add((*statement).whereClause)
         }
@@ -255,7 +255,7 @@ unsafe fn require_moderate(call: *mut pg_sys::FuncCall) -> Result<()> {
         match length.and_then(|node| integer(node)) {
             Some(length) if length <= LONGEST_VALUE => Ok(()),
             _ => Err(Error::Definition(format!(
-                "it calls {name} with a length that is not a number up to {LONGEST_VALUE}"
+                "it calls function \"{name}\" with a length that is not a number up to {LONGEST_VALUE}"
             ))),
         }
     }

@@ -63,7 +63,7 @@ impl Comparison {
         } else {
             if intervals.lower.or(intervals.upper).is_some() {
                 return Err(Error::InvalidArgument(format!(
-                    "{} is a job of type {}, which has no range of values: leave the intervals out",
+                    "\"{}\" is a job of type {}, which has no range of values: leave the intervals out",
                     job.dest_table,
                     method.name()
                 )));

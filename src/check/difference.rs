@@ -94,10 +94,10 @@ pub fn find(sides: &mut Comparison, rows: &Rows, most_rows: i64, limit: usize) -
 pub fn show(sides: &mut Comparison, rows: &Rows, most_rows: i64, show: usize) -> Result<()> {
     let dest_table = sides.job.dest_table.clone();
     match find(sides, rows, most_rows, show)? {
-        None => notice!("{dest_table}: there is no key to name the rows by that differ"),
+        None => notice!("\"{dest_table}\": there is no key by which rows that differ could be named"),
         Some(Differences { key, found, .. }) => {
             for Found { text, how, .. } in found {
-                notice!("{dest_table}: key ({})={text} is {how}", key.join(", "));
+                notice!("\"{dest_table}\": key ({})={text} is {how}", key.join(", "));
             }
         }
     }

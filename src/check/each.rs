@@ -65,13 +65,13 @@ pub fn for_each_job(
         match relation::find(&job.destination)? {
             Some(destination) => {
                 if let Err(error) = require_configured(catalog, &job, destination.owner) {
-                    warning!("{} is left out: {error}", job.dest_table);
+                    warning!("\"{}\" is left out: {error}", job.dest_table);
                     continue;
                 }
                 let group = (job.data_source_id, destination.owner.to_u32());
                 groups.entry(group).or_default().push((job, destination));
             }
-            None => warning!("{} is left out: it is missing here", job.dest_table),
+            None => warning!("\"{}\" is left out: it does not exist on the destination", job.dest_table),
         }
     }
     for ((data_source_id, owner), members) in groups {
@@ -81,7 +81,7 @@ pub fn for_each_job(
                     source.find_table(&job.source_table).and_then(|table| body(source, job, destination, &table));
                 match outcome {
                     Err(error @ (Error::SourceTableMissing { .. } | Error::Remote { .. })) => {
-                        warning!("{} is left out: {}", job.dest_table, error.report().message);
+                        warning!("\"{}\" is left out: {}", job.dest_table, error.report().message);
                         source.roll_back()?;
                     }
                     outcome => outcome?,

@@ -8,7 +8,7 @@ use crate::backend::name::quote;
 use crate::backend::relation::lock_to_read;
 use crate::backend::spi;
 use crate::destination::table;
-use crate::error::{Error, Result};
+use crate::error::{quoted_list, Error, Result};
 use crate::shape::{Column, Shape};
 use pgrx::notice;
 use serde::Deserialize;
@@ -58,7 +58,7 @@ impl Rows {
         let mut missing = Vec::new();
         for column in &sides.columns {
             match local.column(&column.name) {
-                None => missing.push(column.name.as_str()),
+                None => missing.push(column.name.clone()),
                 // What the destination computes itself is not copied.
                 Some(own) if own.generated.as_deref().unwrap_or_default() != "" => {}
                 Some(own) => columns.push(compared((column, &sides.shape), (own, &local))),
@@ -72,9 +72,9 @@ impl Rows {
         }
         if !missing.is_empty() {
             notice!(
-                "{}: not compared, for the destination does not have them: {}",
+                "\"{}\": columns are not compared, because the destination does not have them: {}",
                 sides.job.dest_table,
-                missing.join(", ")
+                quoted_list(&missing)
             );
         }
         let encoding = sides.source.script("SHOW server_encoding", "looking at its encoding")?;

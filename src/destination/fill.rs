@@ -23,7 +23,7 @@ pub fn after_commit(views: &[Relation]) -> Result<()> {
         } else {
             let name = view.name();
             warning!(
-                "materialized view {} was made anew without data: REFRESH MATERIALIZED VIEW {name};",
+                "materialized view \"{}\" was created again without data: REFRESH MATERIALIZED VIEW {name};",
                 name.plain()
             );
         }

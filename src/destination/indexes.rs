@@ -129,7 +129,10 @@ impl LeftOut {
     /// For a WARNING.
     pub fn text(&self) -> String {
         let later = self.statement.as_ref().map(|statement| format!(". Later: {statement}")).unwrap_or_default();
-        told(format!("index {} is left out, for it cannot be made here: {}{later}", self.index, self.reason))
+        told(format!(
+            "index \"{}\" is left out, because it cannot be created on the destination: {}{later}",
+            self.index, self.reason
+        ))
     }
 }
 

@@ -119,7 +119,7 @@ pub fn require_no_actions(table: pg_sys::Oid, name: &Name, wait: Patience) -> Re
             return Err(Error::UnsupportedDestination {
                 destination: name.plain(),
                 reason: format!(
-                    "it can only be emptied and loaded in place, and foreign key {} would delete or change rows of {}",
+                    "it can only be emptied and loaded in place, and foreign key \"{}\" would delete or change rows of \"{}\"",
                     key.name,
                     key.from.name.plain()
                 ),
@@ -156,7 +156,7 @@ pub(super) fn lock(tables: &[pg_sys::Oid], wait: Patience) -> Result<()> {
 fn lock_in(mode: u32, tables: &[pg_sys::Oid], wait: Patience) -> Result<()> {
     for &oid in tables {
         let name = || Ok(spi::text("SELECT $1::oid::regclass::pg_catalog.text", &[oid_arg(oid)])?.unwrap_or_default());
-        relation::lock_patiently(&[oid], mode, name, wait, "looked at for its foreign keys")?;
+        relation::lock_patiently(&[oid], mode, name, wait, "locked to check foreign keys")?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use crate::backend::name::{quote, Name};
 use crate::backend::ownership;
 use crate::backend::relation::{self, oid_arg};
 use crate::backend::spi;
-use crate::error::{Error, Result};
+use crate::error::{quoted, Error, Result};
 use pgrx::pg_sys;
 use serde::Deserialize;
 
@@ -39,7 +39,12 @@ pub fn find(names: &[String]) -> Result<(Vec<pg_sys::Oid>, Vec<String>)> {
     for name in names {
         match relation::find_as_written(name)? {
             Some(sequence) if sequence.kind == 'S' => found.push(sequence.oid),
-            Some(_) => return Err(Error::InvalidArgument(format!("{name}, of the job's sequences, is no sequence"))),
+            Some(_) => {
+                return Err(Error::InvalidArgument(format!(
+                    "{}, listed as a sequence of the job, is not a sequence",
+                    quoted(name)
+                )))
+            }
             None => missing.push(name.clone()),
         }
     }

@@ -125,16 +125,16 @@ pub fn localise(columns: &[Column], table: &Name) -> Result<Vec<LocalColumn>> {
     for (column, lookup) in columns.iter().zip(found) {
         if !lookup.collation_exists {
             let (schema, name) = column.collation.clone().unwrap_or_default();
-            collations.push(format!("{} (column {})", Name::new(schema, name), column.name));
+            collations.push(format!("{} (column \"{}\")", Name::new(schema, name), column.name));
         }
         if lookup.uncopyable {
-            uncopyable.push(format!("{} ({})", column.name, column.type_name.for_message()));
+            uncopyable.push(format!("\"{}\" ({})", column.name, column.type_name.for_message()));
         }
         match lookup.sql_type {
             Some(sql_type) => {
                 local.push(LocalColumn { source: column.clone(), sql_type, type_oid: lookup.type_oid });
             }
-            None => types.push(format!("{} (column {})", column.type_name.for_message(), column.name)),
+            None => types.push(format!("{} (column \"{}\")", column.type_name.for_message(), column.name)),
         }
     }
     if !uncopyable.is_empty() {

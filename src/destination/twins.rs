@@ -57,9 +57,9 @@ impl Twins {
         .unwrap_or_default();
         let mut member = |name: &Name, kind: char, what: &str| -> Result<Relation> {
             let at = members.iter().position(|member| member.name == name.name);
-            let member = members.remove(at.ok_or_else(|| broken(format!("{} is missing", name.plain()), None))?);
+            let member = members.remove(at.ok_or_else(|| broken(format!("\"{}\" is missing", name.plain()), None))?);
             if member.kind != kind {
-                return Err(broken(format!("{} is not a {what}", name.plain()), None));
+                return Err(broken(format!("\"{}\" is not a {what}", name.plain()), None));
             }
             Ok(member)
         };
@@ -69,7 +69,7 @@ impl Twins {
             if twin.owner != view.owner {
                 let owner = spi::text("SELECT pg_get_userbyid($1)::pg_catalog.text", &[oid_arg(view.owner)])?;
                 return Err(broken(
-                    format!("{} has another owner than the view", name.plain()),
+                    format!("\"{}\" has another owner than the view", name.plain()),
                     Some(format!("ALTER TABLE {name} OWNER TO {};", quote(&owner.unwrap_or_default()))),
                 ));
             }

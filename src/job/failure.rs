@@ -40,7 +40,7 @@ pub fn deliver(record: &RunRecord) {
         Ok(Some(why)) => why.to_string(),
         Err(error) => error.to_string(),
     };
-    log!("mimeo: the failure of {} could not be recorded: {why}", record.dest_table);
+    log!("mimeo: the failure of \"{}\" could not be recorded: {why}", record.dest_table);
 }
 
 /// The worker's whole life.

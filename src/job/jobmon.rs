@@ -84,7 +84,7 @@ pub fn log(catalog: &Catalog, record: &RunRecord) -> Result<()> {
         Ok(())
     })?;
     if let Err(error) = logged {
-        warning!("the run of {} could not be logged with pg_jobmon: {}", record.dest_table, error.report().message);
+        warning!("the run of \"{}\" could not be logged with pg_jobmon: {}", record.dest_table, error.report().message);
     }
     Ok(())
 }

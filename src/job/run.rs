@@ -97,7 +97,7 @@ impl Run {
         self.phase = Some((name, Instant::now()));
         show_activity(&format!("{}: {name}", self.call));
         if self.debug {
-            notice!("{}: {name}", self.record.dest_table);
+            notice!("\"{}\": {name}", self.record.dest_table);
         }
     }
 
@@ -135,7 +135,7 @@ impl Run {
     pub fn note(&mut self, reason: impl Into<String>) {
         let reason = reason.into();
         if self.debug {
-            notice!("{}: {reason}", self.record.dest_table);
+            notice!("\"{}\": {reason}", self.record.dest_table);
         }
         self.reasons.push(reason);
     }
@@ -145,7 +145,7 @@ impl Run {
             let ms = since.elapsed().as_secs_f64() * 1000.0;
             self.record.phases.push(serde_json::json!({"phase": name, "ms": (ms * 10.0).round() / 10.0}));
             if self.debug {
-                notice!("{}: {name} took {ms:.1} ms", self.record.dest_table);
+                notice!("\"{}\": {name} took {ms:.1} ms", self.record.dest_table);
             }
         }
     }
@@ -168,7 +168,7 @@ impl Run {
         if self.debug && status == Status::Ok {
             let megabytes = self.bytes as f64 / 1e6;
             notice!(
-                "{}: {} rows, {megabytes:.1} MB in {seconds:.3} s, {:.1} MB/s",
+                "\"{}\": {} rows, {megabytes:.1} MB in {seconds:.3} s, {:.1} MB/s",
                 self.record.dest_table,
                 self.rows,
                 megabytes / seconds

@@ -6,7 +6,7 @@ use crate::backend::relation::{self, Relation};
 use crate::backend::spi;
 use crate::destination;
 use crate::destination::{column_map, indexes};
-use crate::error::{told, Error, Result};
+use crate::error::{quoted_list, told, Error, Result};
 use crate::job::config::{Catalog, NewJob};
 use crate::job::jobmon;
 use crate::job::lock::Wait;
@@ -147,11 +147,11 @@ impl Making {
         let wanted = copied_indexes(&self.shape, request.filter.as_deref());
         let (left_out, plain) = indexes::copy_all(wanted, self.shape.key(), &target, kept_by)?;
         for left_out in left_out {
-            warning!("{}: {}", table.plain(), left_out.text());
+            warning!("\"{}\": {}", table.plain(), left_out.text());
         }
         if !plain.is_empty() {
-            let (table, plain) = (table.plain(), told(plain.join(", ")));
-            notice!("{table}: not unique here, because rows stay that are gone on the source: {plain}");
+            let (table, plain) = (table.plain(), told(quoted_list(&plain)));
+            notice!("\"{table}\": indexes are not unique on the destination, because it keeps rows that are gone on the source: {plain}");
         }
         Ok(())
     }
@@ -166,7 +166,10 @@ impl Making {
         column_map::require_loadable(&shape)?;
         column_map::map(&shape, &self.shape, &self.columns, &[])?;
         require_owner(&existing)?;
-        notice!("destination {} exists already: it is kept as it is, and no data is pulled", self.destination.plain());
+        notice!(
+            "destination \"{}\" already exists: it is kept as it is, and no data is pulled",
+            self.destination.plain()
+        );
         Ok(Some(existing))
     }
 }

@@ -38,7 +38,7 @@ impl Plan {
     }
 
     pub fn connect(&mut self, source: &Connection) {
-        self.source(format!("connect to {} as {}", source.label(), source.role()), None, None);
+        self.source(format!("connect to {} as role \"{}\"", source.label(), source.role()), None, None);
     }
 
     /// The COPY of a query out of the source, and into a table here if that is named.
@@ -53,7 +53,7 @@ impl Plan {
         };
         self.source(
             format!("COPY ({query}) TO STDOUT (FORMAT {format})"),
-            Some(format!("ACCESS SHARE on {} until the rows have come", table.plain())),
+            Some(format!("ACCESS SHARE on \"{}\" until the rows have come", table.plain())),
             Some(format!("{volume}; {why}")),
         );
         self.here(format!("load them into {into}, while they come"), None, last_time(job).ok().flatten());
@@ -66,7 +66,7 @@ impl Plan {
             self.here(
                 "write the table anew from them, beside the rows that are there, and swap its storage",
                 Some(format!(
-                    "SHARE ROW EXCLUSIVE on {0} while it is written: writers wait; ACCESS EXCLUSIVE on {0}, {1}",
+                    "SHARE ROW EXCLUSIVE on \"{0}\" while it is written: writers wait; ACCESS EXCLUSIVE on \"{0}\", {1}",
                     name.plain(),
                     briefly()
                 )),
@@ -74,9 +74,9 @@ impl Plan {
             );
         } else {
             self.here(
-                format!("DELETE FROM {name}, and put them there"),
+                format!("DELETE FROM {name}, and insert them into it"),
                 Some(format!(
-                    "ROW EXCLUSIVE on {}: readers see the old rows until the end of the transaction",
+                    "ROW EXCLUSIVE on \"{}\": readers see the old rows until the end of the transaction",
                     name.plain()
                 )),
                 Some("in place: its storage cannot be swapped".to_string()),
@@ -92,21 +92,21 @@ impl Plan {
             let others = if cascade { ", and on the tables that refer to it" } else { "" };
             self.here(
                 "finish the indexes of the shadow table, analyze it, and swap its storage with that of the table",
-                Some(format!("ACCESS EXCLUSIVE on {name}{others}, {}", briefly())),
+                Some(format!("ACCESS EXCLUSIVE on \"{name}\"{others}, {}", briefly())),
                 Some("the old rows can be read until then".to_string()),
             );
         } else if cascade {
             self.here(
                 format!("TRUNCATE {} CASCADE before the rows are loaded", destination.name()),
                 Some(format!(
-                    "ACCESS EXCLUSIVE on {name} and the tables that refer to it, until the end of the transaction"
+                    "ACCESS EXCLUSIVE on \"{name}\" and the tables that refer to it, until the end of the transaction"
                 )),
                 Some("in place: its storage cannot be swapped".to_string()),
             );
         } else {
             self.here(
                 format!("DELETE FROM {} before the rows are loaded", destination.name()),
-                Some(format!("ROW EXCLUSIVE on {name}: readers see the old rows until the end of the transaction")),
+                Some(format!("ROW EXCLUSIVE on \"{name}\": readers see the old rows until the end of the transaction")),
                 Some("in place: its storage cannot be swapped".to_string()),
             );
         }
@@ -117,9 +117,9 @@ impl Plan {
 /// What all rows of a table are loaded into.
 pub fn shadow(destination: &Shape, name: &Name) -> Result<String> {
     Ok(if shadow::can_swap_storage(destination.local_oid())? {
-        format!("a shadow table of {}", name.plain())
+        format!("a shadow table of \"{}\"", name.plain())
     } else {
-        name.plain()
+        format!("\"{}\"", name.plain())
     })
 }
 

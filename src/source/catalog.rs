@@ -161,13 +161,13 @@ impl Connection {
         let document = self.value(COLUMNS, &[&format!("{{{oid}}}")], "reading the table's columns")?;
         let mut shapes: Vec<Shape> = serde_json::from_str(&document.unwrap_or_default())?;
         let mut shape = shapes.pop().ok_or_else(|| Error::SourceTableMissing {
-            table: format!("with the OID {oid}"),
+            table: format!("OID {oid}"),
             source_label: self.label().to_string(),
             fix: None,
         })?;
         if shape.columns.len() > MOST_COLUMNS {
             let reason = format!("it has {} columns", shape.columns.len());
-            let (table, source_label) = (format!("the table with the OID {oid}"), self.label().to_string());
+            let (table, source_label) = (format!("OID {oid}"), self.label().to_string());
             return Err(Error::UnsupportedSource { table, source_label, reason });
         }
         if shape.uses_assigned_types() {

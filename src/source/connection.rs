@@ -380,7 +380,7 @@ fn require_harmless(parameters: &BTreeMap<String, String>, label: &str) -> Resul
         None => Ok(()),
         Some(keyword) => Err(Error::InvalidSource {
             source_label: label.to_string(),
-            reason: format!("only a superuser may give it the connection parameter {keyword}"),
+            reason: format!("only a superuser may give it the connection parameter \"{keyword}\""),
             forbidden: true,
         }),
     }
@@ -414,10 +414,7 @@ fn parameters(mapping: &Mapping, owner: pg_sys::Oid) -> Result<(BTreeMap<String,
             let (parameters, server_requires) = foreign_server(server, owner, &label)?;
             if required && mapping.pwd.as_ref().is_some_and(|password| !password.is_empty()) {
                 // Its owner may let it lead elsewhere.
-                return Err(invalid(
-                    &label,
-                    "the password for a foreign server belongs into a user mapping, not into pwd",
-                ));
+                return Err(invalid(&label, "the password for a foreign server belongs in a user mapping, not in pwd"));
             }
             required &= server_requires;
             parameters

@@ -60,22 +60,22 @@ impl Seen {
             let Some(before) = before else {
                 let other = self.columns.iter().find(|before| before.number == column.number);
                 return match other {
-                    Some(other) => Some(format!("column {name} was {} before", other.name)),
+                    Some(other) => Some(format!("column \"{name}\" was called \"{}\" before", other.name)),
                     None if column.filled => {
-                        Some(format!("column {name} has come with a value in the rows that were there"))
+                        Some(format!("column \"{name}\" was added with a value in the existing rows"))
                     }
-                    None if rewritten => Some(format!("column {name} has come, and the rows were written anew")),
+                    None if rewritten => Some(format!("column \"{name}\" was added, and the rows were written anew")),
                     None => None,
                 };
             };
             if before.type_oid != column.type_oid || before.collation != column.collation {
-                return Some(format!("the type of column {name} has changed"));
+                return Some(format!("the type of column \"{name}\" has changed"));
             }
             if rewritten && before.typmod != column.typmod {
-                return Some(format!("the type of column {name} has changed"));
+                return Some(format!("the type of column \"{name}\" has changed"));
             }
             (rewritten && before.version != column.version)
-                .then(|| format!("column {name} may have been written anew (ALTER COLUMN TYPE … USING)"))
+                .then(|| format!("column \"{name}\" may have been written anew (ALTER COLUMN TYPE … USING)"))
         })
     }
 

@@ -91,12 +91,12 @@ impl fmt::Display for BoundKind {
             BoundKind::Boundary(boundary, because) => match because {
                 Because::Unseen(obstacle) => write!(out, "boundary {boundary}, because {obstacle}"),
                 Because::NoSequence => {
-                    write!(out, "boundary {boundary}, because no sequence without a cache gives the values")
+                    write!(out, "boundary {boundary}, because the values do not come from a sequence without a cache")
                 }
-                Because::ValuesGiven => write!(out, "boundary {boundary}, because whoever inserts gives the values"),
+                Because::ValuesGiven => write!(out, "boundary {boundary}, because the application gives the values"),
                 Because::OlderOpen => write!(out, "boundary {boundary}, because older transactions are open"),
             },
-            BoundKind::Asked(boundary) => write!(out, "boundary {boundary}, as it was asked for"),
+            BoundKind::Asked(boundary) => write!(out, "boundary {boundary}, as configured"),
         }
     }
 }

@@ -102,7 +102,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
             (Some(held), Some(safe)) if values.is_after(&held, &safe)? => {
                 if bound.newest.as_deref().is_some_and(|newest| values.is_after(&held, newest).unwrap_or(false)) {
                     warning!(
-                        "{} holds {} = {held}, which is beyond all that the source can hold now: the job begins at {safe}",
+                        "\"{}\" holds the value {held} in column \"{}\", which is beyond all values that the source can hold now: the job begins at {safe}",
                         destination.plain(),
                         control.name
                     );
@@ -134,7 +134,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
         ..job
     })?;
     if common.debug {
-        notice!("{}: the job is recorded", destination.plain());
+        notice!("\"{}\": the job is recorded", destination.plain());
     }
     Ok((destination, pull))
 }

@@ -53,7 +53,7 @@ pub fn merge(
     collected.ready(&key)?;
     let shared = !unique && collected.shares_keys(&key)?;
     if shared {
-        run.note("rows share a key: of these the one with the greatest control value is here");
+        run.note("rows share a key: the one with the greatest control value is kept");
     }
     if may_be_null {
         collected.delete_null_keys(local, &key)?;

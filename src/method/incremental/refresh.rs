@@ -50,7 +50,7 @@ impl<'a> Options<'a> {
 pub fn refresh(method: Method, options: &Options<'_>) -> Result<()> {
     refresh_job(method, &options.call, |catalog, job, run| {
         if is_paused(job)? {
-            notice!("{} pauses while the clocks change", job.dest_table);
+            notice!("\"{}\" pauses while the clocks change", job.dest_table);
             run.note("paused: the clocks change today, see dst_active");
             catalog.record_run(&job.dest_table, run.started(), None, None, None)?;
             return Ok(Status::Skipped);
@@ -287,7 +287,7 @@ impl Steps for Refresh<'_> {
         }
         if self.is_ahead() {
             let start = &self.asked.start;
-            run.note(format!("last_value {start} is later than the source's clock: no row comes before that. Set it to a value that is proven"));
+            run.note(format!("last_value {start} is later than the source's clock: no row is copied until then. Set it to a value that is proven"));
             self.status = Status::Warning;
         }
         run.phase("look");
@@ -309,7 +309,7 @@ impl Steps for Refresh<'_> {
             self.state.lacking = None;
         }
         if let Some(reason) = &self.state.lacking {
-            run.note(format!("rows that are here lack values: {reason}. p_repull := true copies all rows anew"));
+            run.note(format!("rows of the destination lack values: {reason}. p_repull := true copies all rows anew"));
             self.status = Status::Warning;
         }
         self.state.seen = Some(decision.seen.clone());

@@ -99,5 +99,5 @@ pub fn range_from(redo: Option<&Redo>, last_value: &str) -> Range {
 pub fn required<'a>(value: Option<&'a String>, column: &str, job: &Job) -> Result<&'a str> {
     value
         .map(String::as_str)
-        .ok_or_else(|| Error::Internal(format!("refresh_config.{column} of {} is NULL", job.dest_table)))
+        .ok_or_else(|| Error::Internal(format!("refresh_config.{column} of \"{}\" is NULL", job.dest_table)))
 }

@@ -13,7 +13,7 @@ use crate::source::queue::Legacy;
 pub fn legacy(job: &Job, source: &mut Connection, table: &SourceTable) -> Result<Legacy> {
     source.snapshot_of(table.oid)?;
     let queue = job.control.as_deref().ok_or_else(|| {
-        Error::Internal(format!("refresh_config.control of {} does not name the queue", job.dest_table))
+        Error::Internal(format!("refresh_config.control of \"{}\" does not name the queue", job.dest_table))
     })?;
     source.legacy(queue, table)
 }

@@ -211,7 +211,7 @@ impl Look<'_> {
     /// What follows. `applied` rows of the queue are applied here already, and not removed there yet.
     pub fn decide(self, present: Present, columns: Columns, repull: bool, applied: u64) -> Decision {
         let summary = &present.summary;
-        let missed = present.missed.then(|| "triggers of a partition or child of the source were gone".to_string());
+        let missed = present.missed.then(|| "triggers of a partition or child of the source were missing".to_string());
         let unexpected = missed.or_else(|| self.why_all(&present, &columns.column_map.columns));
         let all = repull || unexpected.is_some() || summary.truncated.is_some();
         let rows = summary.rows.saturating_sub(applied);

@@ -27,7 +27,7 @@ pub fn destroy(method: Method, destination: &str, keep: bool, keep_source: bool,
     let name = job.destination.clone();
     require_method(&job, method)?;
     lock::take(&job.dest_table, Wait::Unlimited)?;
-    about(&format!("Destroying {} {}.", method.name(), job.dest_table), || {
+    about(&format!("Destroying {} \"{}\".", method.name(), job.dest_table), || {
         let pinned = pin_settings()?;
         let existing = relation::find(&name)?;
         let owner = match &existing {
@@ -86,7 +86,7 @@ fn end_here(
     debug: bool,
 ) -> Result<()> {
     match existing {
-        None => notice!("{} is gone already, only the job is removed", job.dest_table),
+        None => notice!("\"{}\" does not exist any more, only the job is removed", job.dest_table),
         Some(existing) if !keep => {
             let kind = if existing.kind == 'f' { "FOREIGN TABLE" } else { "TABLE" };
             spi::run(&format!("DROP {kind} {name}"), &[])?;
@@ -95,7 +95,7 @@ fn end_here(
     }
     catalog.delete(&job.dest_table)?;
     if debug {
-        notice!("{}: the job is removed, the table is {}", name.plain(), if keep { "kept" } else { "dropped" });
+        notice!("\"{}\": the job is removed, the table is {}", name.plain(), if keep { "kept" } else { "dropped" });
     }
     Ok(())
 }

@@ -51,7 +51,7 @@ pub fn load(source: &mut Connection, work: &Work<'_>, status: &mut Status, run: 
     if readable {
         work.collect(source, &gone, &collected, &stamped, run)?;
     } else {
-        run.note("deleted rows hold what the new types of the columns cannot hold: their values are those of the last refresh");
+        run.note("deleted rows have values that the new types of the columns cannot hold: these rows keep the values of the last refresh");
         *status = Status::Warning;
     }
     let deleted = run.rows - live;

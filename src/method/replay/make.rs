@@ -68,7 +68,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
         return unsupported(making.source.label(), format!("a {kind} job needs a plain or partitioned table"));
     }
     if keeps_rows && making.columns.iter().any(|column| column.name == DELETED) {
-        return unsupported(making.source.label(), format!("it has a column {DELETED} of its own"));
+        return unsupported(making.source.label(), format!("it has a column \"{DELETED}\" of its own"));
     }
     let key = row_key::key(&request.key, &making)?;
     let key_names = names(&key);
@@ -152,7 +152,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
         ..job
     })?;
     if common.debug {
-        notice!("{dest_table}: the queue {queue} and its triggers are made, and the job is recorded");
+        notice!("\"{dest_table}\": queue \"{queue}\" and its triggers are made, and the job is recorded");
     }
     Ok((destination, common.pull_data && existing.is_none()))
 }

@@ -206,7 +206,7 @@ pub fn carry_out(
         Repair::Restart => {
             let wait = Patience { give_up: RESTART, ..patience() };
             if !source.restart_queue(&objects.queue, wait)? {
-                run.note("the queue takes no changes yet: it could not be emptied, for somebody uses it");
+                run.note("the queue takes no changes yet: it could not be emptied, because others use it");
             }
         }
         Repair::Adopt => {

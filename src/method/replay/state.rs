@@ -65,7 +65,7 @@ impl State {
             return Ok(None);
         }
         let state = serde_json::from_value(job.state.clone()).map_err(|_| {
-            Error::Internal(format!("the state of {} in refresh_config cannot be read", job.dest_table))
+            Error::Internal(format!("the state of \"{}\" in refresh_config cannot be read", job.dest_table))
         })?;
         Ok(Some(state))
     }

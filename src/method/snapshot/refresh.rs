@@ -196,7 +196,7 @@ impl Steps for Refresh<'_> {
             match tried(|| self.empty_twin(&live, &present))? {
                 // A cursor, or the query around this call: the next refresh empties it.
                 Err(error) if error.sqlstate() == PgSqlErrorCode::ERRCODE_OBJECT_IN_USE => {
-                    run.note("the twin that was live is not emptied yet, for this session reads it");
+                    run.note("the twin that was live is not emptied yet, because this session reads it");
                 }
                 emptied => {
                     emptied?;
@@ -238,7 +238,7 @@ impl Refresh<'_> {
         };
         if let Some(kept) = kept {
             if statistics::carry_over(twins.live.oid, twins.idle.oid, run.rows)? {
-                run.note("statistics kept, for few rows have changed since they were made");
+                run.note("statistics kept, because few rows have changed since they were made");
                 return Ok(Some(kept.clone()));
             }
         }

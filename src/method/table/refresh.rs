@@ -4,7 +4,7 @@ use crate::backend::identity::act_as;
 use crate::backend::relation::Relation;
 use crate::destination::column_map::{self, ColumnMap};
 use crate::destination::{sequences, table};
-use crate::error::Result;
+use crate::error::{quoted_list, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::method::Method;
 use crate::job::record::Status;
@@ -109,7 +109,7 @@ impl Refresh<'_> {
             plan.here(format!("set sequences ({}) behind the greatest values", following.len()), None, None);
         }
         if !missing.is_empty() {
-            plan.here(format!("warn of sequences that are not there: {}", missing.join(", ")), None, None);
+            plan.here(format!("warn of sequences that do not exist: {}", quoted_list(missing)), None, None);
         }
         Ok(())
     }
@@ -151,9 +151,9 @@ impl Steps for Refresh<'_> {
         if decision.missing.is_empty() {
             return Ok(Status::Ok);
         }
-        let missing = decision.missing.join(", ");
-        warning!("{}: sequences of the job are not there: {missing}", self.job.dest_table);
-        run.note(format!("sequences that are not there: {missing}"));
+        let missing = quoted_list(&decision.missing);
+        warning!("\"{}\": sequences of the job do not exist: {missing}", self.job.dest_table);
+        run.note(format!("sequences that do not exist: {missing}"));
         Ok(Status::Warning)
     }
 }

@@ -109,7 +109,7 @@ impl Connection {
         let Some(fix) = grant::fixes(&self.capture_rights(schema, members, cloned)?) else { return Ok(()) };
         Err(Error::SourceRight {
             role: self.role().to_string(),
-            action: format!("make a queue in schema {schema} and triggers on the table"),
+            action: format!("make a queue in schema \"{schema}\" and triggers on the table"),
             source_label: self.label().to_string(),
             fix,
         })
