@@ -63,7 +63,7 @@ pub fn register() {
     register_schedule();
 }
 
-/// What the server is started or reloaded with, or what only a superuser may say.
+/// Settings that are set in postgresql.conf, or by a superuser only.
 fn register_schedule() {
     GucRegistry::define_int_guc(
         c"mimeo.history_keep",
@@ -104,7 +104,7 @@ fn register_schedule() {
     );
 }
 
-/// What a refresh itself goes by.
+/// Settings that a refresh uses.
 fn register_refresh() {
     let int = |name, short, long, setting: &'static GucSetting<i32>, min, max, flags| {
         GucRegistry::define_int_guc(name, short, long, setting, min, max, GucContext::Userset, flags);
