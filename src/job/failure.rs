@@ -19,7 +19,7 @@ struct Order {
     record: RunRecord,
 }
 
-/// Lets a worker write a record, and waits for it: a few milliseconds. What hinders it only goes to the log, for the caller has
+/// Lets a worker write a record, and waits for it: a few milliseconds. A failure of that only goes to the log, because the caller has
 /// an error of its own to report.
 pub fn deliver(record: &RunRecord) {
     let mut record = record.clone();
@@ -43,7 +43,7 @@ pub fn deliver(record: &RunRecord) {
     log!("mimeo: the failure of \"{}\" could not be recorded: {why}", record.dest_table);
 }
 
-/// The worker's whole life.
+/// The main function of the worker.
 pub fn record(handle: u32) -> Result<()> {
     worker::prepare();
     let Some(message) = WorkerMessage::open(handle) else { return Ok(()) };
