@@ -1,5 +1,5 @@
-//! What a refresh has seen of a source's columns, so that the next one notices what no trigger and no control column tells: a column that has come
-//! with values in rows that are here already, or whose values were written anew.
+//! What a refresh has seen of a source's columns, so that the next one notices changes that no trigger and no control column shows: a column that
+//! was added with values in existing rows, or whose values were rewritten.
 
 use crate::error::Result;
 use crate::source::catalog::SourceTable;
@@ -51,7 +51,7 @@ impl Connection {
 }
 
 impl Seen {
-    /// Why rows that are here may lack values of these columns, or hold old ones, if nothing else was seen to change.
+    /// Why rows of the destination may lack values of these columns, or hold old ones, although no other change was seen.
     pub fn why_again(&self, now: &Seen, copied: &[String]) -> Option<String> {
         let rewritten = self.files != now.files;
         now.columns.iter().filter(|column| copied.contains(&column.name)).find_map(|column| {
