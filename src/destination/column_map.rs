@@ -1,4 +1,4 @@
-//! Whether a table that is there already can take the rows of a source, and in which form.
+//! Whether an existing table can take the rows of a source, and in which format.
 
 use crate::backend::name::quote;
 use crate::backend::relation::oid_arg;

@@ -30,7 +30,7 @@ pub fn of_identity(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
     Ok(found.into_iter().map(|found| found.0).collect())
 }
 
-/// The sequences of these names, and the names of those that are not there.
+/// The sequences of these names, and the names of those that do not exist.
 ///
 /// # Errors
 /// InvalidArgument, if something else has the name.
@@ -51,8 +51,8 @@ pub fn find(names: &[String]) -> Result<(Vec<pg_sys::Oid>, Vec<String>)> {
     Ok((found, missing))
 }
 
-/// Makes the next value of a sequence follow the furthest one in the columns that use it, by their default or as their own. Only
-/// columns of whole numbers count, of tables that are not temporary, whose rows this role may read as they are and whose code it
+/// Makes the next value of a sequence follow the furthest one in the columns that use it, by their default or as its owner. Only
+/// integer columns count, of tables that are not temporary, whose rows this role may read as they are and whose code it
 /// trusts: anybody can make a table that uses any sequence.
 pub fn reset(sequence: pg_sys::Oid) -> Result<()> {
     let uses: Vec<Use> = spi::json(
