@@ -59,7 +59,7 @@ impl Plan {
         self.here(format!("load them into {into}, while they come"), None, last_time(job).ok().flatten());
     }
 
-    /// All rows anew, out of a temporary table.
+    /// Replaces all rows, out of a temporary table.
     pub fn replace_by_collected(&mut self, destination: &Relation, shape: &Shape) -> Result<()> {
         let name = destination.name();
         if is_rewritable(shape)? {
@@ -85,7 +85,7 @@ impl Plan {
         Ok(())
     }
 
-    /// All rows of a plain table anew.
+    /// Replaces all rows of a plain table.
     pub fn replace_all(&mut self, destination: &Relation, shape: &Shape, cascade: bool) -> Result<()> {
         let name = destination.name().plain();
         if shadow::can_swap_storage(shape.local_oid())? {
@@ -174,7 +174,7 @@ pub fn briefly() -> String {
     )
 }
 
-/// What else may become of rows that are to be merged into a table.
+/// What a refresh may do instead of merging rows into a table.
 pub fn written_anew(percent: i64) -> String {
     format!("or write the table anew, if they are {percent} % of it or more")
 }

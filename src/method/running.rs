@@ -92,7 +92,7 @@ pub fn refresh_job(
     loop {
         let mut state = None;
         let mut cancelled = false;
-        // In a subtransaction, so that what is left of a failure is cleared away before it is recorded.
+        // In a subtransaction, so that a failure is rolled back before it is recorded.
         let outcome = attempt(|| {
             about(&what(&job), || {
                 let outcome = caught(|| body(&catalog, &job, &mut run));
@@ -119,7 +119,7 @@ pub fn refresh_job(
 }
 
 impl Error {
-    /// What helps a job that is there already.
+    /// The HINT for an existing job.
     fn of_job(self, catalog: &Catalog, job: &Job) -> Error {
         match self {
             Error::SourceTableMissing { table, source_label, .. } if table == job.source_table => {
@@ -135,10 +135,10 @@ impl Error {
     }
 }
 
-/// How often a copy is begun that a standby's recovery cancels.
+/// How often a copy is tried that the recovery of a standby cancels.
 pub const MOST_TRIES: u64 = 3;
 
-/// What PostgreSQL tells of rows that violate a constraint is for who may read the destination.
+/// Values of rows in an error are only for roles that may read the destination.
 pub fn without_rows(error: Error, destination: &Name) -> Error {
     let readable = relation::find(destination).ok().flatten().is_some_and(|destination| {
         spi::is_true("SELECT pg_catalog.has_table_privilege($1, 'SELECT')", &[relation::oid_arg(destination.oid)])

@@ -35,7 +35,7 @@ pub fn collect(
     Ok(collected)
 }
 
-/// Puts them in their places; whether rows that differ have the same key.
+/// Merges them into the destination; returns whether different rows have the same key.
 pub fn merge(
     job: &Job,
     collected: Collected,

@@ -58,7 +58,7 @@ pub fn refresh(method: Method, options: &Options<'_>) -> Result<()> {
         run.phase("connect");
         let destination = table::find(&job.destination)?;
         if !matches!(options.repull, Repull::Nothing) {
-            // Rows that are gone on the source would go here, too.
+            // Rows that are gone on the source would be deleted from the destination, too.
             require_owner_rights("p_repull", job, destination.owner)?;
         }
         let mut source = connect_job(catalog, job, destination.owner)?;
@@ -204,7 +204,7 @@ impl<'a> Refresh<'a> {
         })
     }
 
-    /// Whether the bound has not moved for two periods of the job, because somebody on the source holds it: then the reason names him.
+    /// Whether the bound has not moved for two periods of the job, because a transaction on the source holds it back: then the reason names it.
     fn stands_still(&self, source: &mut Connection, run: &mut Run) -> Result<bool> {
         let bound = &self.bound;
         let standing = match (bound.at, self.state.candidates.first()) {
@@ -352,7 +352,7 @@ impl Steps for Refresh<'_> {
         Ok((Loaded::There, decision))
     }
 
-    /// An updater's rows find their places; last_value, in the same transaction as the data.
+    /// Merges an updater's rows; stores last_value in the same transaction as the data.
     fn publish(&mut self, (loaded, decision): (Loaded, Decision), run: &mut Run) -> Result<Status> {
         let take = &decision.take;
         match loaded {
@@ -388,7 +388,7 @@ impl Steps for Refresh<'_> {
             }
         }
         let state = State { redo: self.next_redo(&decision, &last)?, left: Some(last.clone()), ..self.state.clone() };
-        // A batch, or a range, does not say how old the rest is.
+        // After a batch, or a range, it is not known how old the rest is.
         let whole = !decision.is_cut && !matches!(self.options.repull, Repull::Range(..));
         let as_of = self.bound.at.filter(|_| whole).map(|at| ((at - EPOCH) * 1e6) as i64);
         let state = serde_json::to_value(&state)?;
@@ -449,7 +449,7 @@ impl Refresh<'_> {
     }
 }
 
-/// A source that was asked for values below a bound has given another.
+/// The error if a source returns a value that is not below the bound in the query.
 fn beyond(bound: &str, value: &str) -> Error {
     Error::Internal(format!("{value}, where a value below {bound} was asked for"))
 }

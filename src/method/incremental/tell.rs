@@ -11,7 +11,7 @@ use crate::method::plan::{volume, written_anew, Plan};
 use crate::source::bounds::{bound_type, Slice};
 use crate::source::connection::Connection;
 
-/// In the source's snapshot. `lacking`: why rows that are here lack values, as an earlier refresh has found.
+/// In the source's snapshot. `lacking`: why rows of the destination lack values, as an earlier refresh has found.
 pub fn tell(
     decision: &Decision,
     bound: &Bound,

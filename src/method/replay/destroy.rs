@@ -17,7 +17,7 @@ use crate::source::connection::Connection;
 use pgrx::notice;
 use pgrx::PgSqlErrorCode;
 
-/// Ends a job: trigger, function and queue on the source go, in one transaction there, unless `keep_source` leaves them to another copy of
+/// Ends a job: triggers, functions and queue on the source are dropped, in one transaction there, unless `keep_source` leaves them to another copy of
 /// the job. The destination stays as it is, or is dropped without `keep`. Everything here is done first, so that only the commit is left once
 /// the source has changed.
 pub fn destroy(method: Method, destination: &str, keep: bool, keep_source: bool, debug: bool) -> Result<()> {
@@ -76,7 +76,7 @@ pub fn destroy(method: Method, destination: &str, keep: bool, keep_source: bool,
     })
 }
 
-/// What there is to do in this database.
+/// Ends the job in this database.
 fn end_here(
     catalog: &Catalog,
     job: &Job,
@@ -100,7 +100,7 @@ fn end_here(
     Ok(())
 }
 
-/// Refuses to take a queue away that another copy of the job has used last, in a database that this one is a copy of, or that is a copy of this.
+/// Refuses to drop a queue that another copy of the job has used last, in a database of which this one is a copy, or that is a copy of this.
 ///
 /// # Errors
 /// QueueOfAnother.

@@ -74,7 +74,7 @@ pub fn tell(
     rows(look, options, &decision, waiting, destination, source, plan)
 }
 
-/// What is mended first, on the source; whether the queue is made anew.
+/// What is repaired first, on the source; returns whether the queue is made again.
 fn repairs(
     look: Look<'_>,
     mut facts: Facts,
@@ -116,7 +116,7 @@ fn repairs(
     Ok(queue_is_new)
 }
 
-/// Which rows come, and what becomes of them.
+/// Which rows are copied, and where they go.
 fn rows(
     look: Look<'_>,
     options: &Options<'_>,

@@ -85,7 +85,7 @@ struct Loaded {
     present: Present,
     view: Shape,
     live: Shape,
-    /// The columns are others than before.
+    /// The columns have changed.
     reshaped: bool,
     foreign_keys: Vec<ForeignKey>,
     written: Option<Written>,
@@ -247,7 +247,7 @@ impl Refresh<'_> {
     }
 
     /// Empties a twin and brings it to the source's shape. When that has changed, indexes that the source has got
-    /// since are copied too; one that cannot be made here is a warning, for the data comes first.
+    /// since are copied too; one that cannot be created is a warning, for the data comes first.
     fn empty_twin(&self, twin: &Shape, present: &Present) -> Result<Shape> {
         let name = twin.table();
         table::truncate(&name)?;

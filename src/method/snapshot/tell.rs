@@ -25,7 +25,7 @@ pub fn tell(decision: &Decision, job: &Job, before: &State, source: &mut Connect
         plan.here("nothing: the refresh is skipped", None, Some("0 rows".to_string()));
         return Ok(());
     };
-    // A refresh that was under way may have made the view anew meanwhile. To lock it would be wrong: that refresh holds the idle
+    // A refresh that was running may have created the view again meanwhile. To lock it would be wrong: that refresh holds the idle
     // twin, which is looked at below.
     let (twins, [view, idle]) = loop {
         let twins = Twins::find(&job.destination)?;

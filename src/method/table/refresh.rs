@@ -68,7 +68,7 @@ struct Refresh<'a> {
     cascade: bool,
 }
 
-/// All rows are copied, always; what there is to know of that.
+/// All rows are copied, always; this is how.
 struct Decision {
     source_table: SourceTable,
     query: String,
@@ -78,7 +78,7 @@ struct Decision {
     text: Option<String>,
     /// Sequences that follow the rows.
     following: Vec<pg_sys::Oid>,
-    /// Sequences of the job that are not there.
+    /// Sequences of the job that do not exist.
     missing: Vec<String>,
 }
 
@@ -140,7 +140,7 @@ impl Steps for Refresh<'_> {
         Ok((loaded, decision))
     }
 
-    /// All of them take their place at once; the sequences follow.
+    /// All of them become visible at once; the sequences follow.
     fn publish(&mut self, (loaded, decision): (Loaded, Decision), run: &mut Run) -> Result<Status> {
         loaded.publish(self.catalog, self.job, &self.destination, self.cascade, run)?;
         run.phase("sequences");
