@@ -18,7 +18,7 @@ pub struct Contents {
     pub destination: RowSums,
 }
 
-/// Compares what the rows of a job's source and destination hold, and tells of up to `show` keys whose rows differ.
+/// Compares the contents of the rows of a job's source and destination, and reports up to `show` keys whose rows differ.
 pub fn content(destination: &str, intervals: Intervals<'_>, show: i32) -> Result<Contents> {
     about(&format!("Comparing the rows of \"{destination}\"."), || {
         let mut sides = Comparison::begin(destination, intervals, |destination| {

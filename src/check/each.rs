@@ -1,4 +1,4 @@
-//! Going through jobs and their sources, one after the other: what one of them has is no reason to leave out the next.
+//! Going through jobs and their sources, one after the other: trouble with one of them is no reason to leave out the next.
 
 use crate::backend::identity::read_the_latest;
 use crate::backend::relation::{self, Relation};
@@ -12,7 +12,7 @@ use crate::source::connection::Connection;
 use pgrx::{pg_sys, warning};
 use std::collections::BTreeMap;
 
-/// Whether an error tells of the source, or of the way to it, and not of this server: a monitor goes on to the next source then.
+/// Whether an error is one of the source, or of the connection to it, and not of this server: a monitor goes on to the next source then.
 pub fn is_of_source(error: &Error) -> bool {
     matches!(
         error.kind(),

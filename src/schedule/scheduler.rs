@@ -26,7 +26,7 @@ pub fn register() {
         .load();
 }
 
-/// The scheduler's whole life.
+/// The main function of the scheduler.
 pub fn look_after() {
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
     // To no database: it only looks their names up.
@@ -92,7 +92,7 @@ fn open_databases() -> BTreeMap<String, u32> {
     databases
 }
 
-/// Starts a worker, unless there are enough that are not over.
+/// Starts a worker, unless enough of them are running.
 fn start_round(database: u32, name: &str, running: &mut Vec<Worker>) {
     running.retain(|worker| !worker.is_over());
     if running.len() >= settings::max_workers() {
@@ -104,7 +104,7 @@ fn start_round(database: u32, name: &str, running: &mut Vec<Worker>) {
     }
 }
 
-/// The whole life of a worker of the scheduler: what is due in one database. Quiet where the extension is missing.
+/// The main function of a worker of the scheduler: runs what is due in one database. No error if the extension is not there.
 pub fn work_in(database: u32) -> Result<()> {
     worker::prepare();
     worker::connect(pg_sys::Oid::from(database), None);

@@ -1,4 +1,4 @@
-//! Why a source does not let us in, and what to do about it.
+//! Why a source refuses the connection, and what to do about it.
 
 use crate::backend::grant::{self, Right};
 use crate::backend::identity::{current_role, role_name};
@@ -8,7 +8,7 @@ use crate::job::config::Catalog;
 use crate::source::connection::{may_be_told, Mapping, Target};
 use pgrx::PgSqlErrorCode as E;
 
-/// The row of a source that was not reached: what it says as a comment, then the statement that helps.
+/// The row of a source that could not be reached: its error as a comment, then the statement that helps.
 pub fn right(error: &Error, mapping: &Mapping, catalog: &Catalog) -> Result<Right> {
     let advice = Advice {
         target: mapping.target(current_role()),
@@ -31,10 +31,10 @@ pub fn right(error: &Error, mapping: &Mapping, catalog: &Catalog) -> Result<Righ
     Ok(Right::new(told(label), "connection", false, || told(format!("-- {reason}\n{fix}"))))
 }
 
-/// Where the connection was to lead, and where that is written.
+/// The target of the connection, and where it is configured.
 struct Advice<'a> {
     target: Target,
-    /// Ours.
+    /// The current role on this server.
     role: String,
     id: i32,
     server: Option<&'a str>,
@@ -94,7 +94,7 @@ impl Advice<'_> {
         }
     }
 
-    /// What helps if a connection parameter is a superuser's to give.
+    /// What helps if only a superuser may give a connection parameter.
     fn allow(&self) -> String {
         match self.server {
             Some(server) => format!(
@@ -141,7 +141,7 @@ impl Advice<'_> {
     }
 }
 
-/// The line that lets us in. The server says from which address we come: `no pg_hba.conf entry for host "10.0.0.7", user …`.
+/// The line of pg_hba.conf that lets this server in. The source's error has the address of this server: `no pg_hba.conf entry for host "10.0.0.7", user …`.
 fn hba_line(reason: &str, database: &str, role: &str) -> String {
     let (database, role) = (quote(database), quote(role));
     match reason.split('"').find(|part| part.parse::<std::net::IpAddr>().is_ok()) {
