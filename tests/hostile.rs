@@ -1007,8 +1007,9 @@ fn a_source_that_never_answers_does_not_hold_the_end_of_a_transaction() {
         assert!(stage.most_memory() - memory < 100, "{what}: what came was kept");
     }
     let log = String::from_utf8_lossy(&std::fs::read(pair().destination.dir().join("log")).unwrap()).to_string();
-    let told =
-        log.lines().filter(|line| line.contains("@hostile_undo ") && line.contains("is left there; to be run there"));
+    let told = log
+        .lines()
+        .filter(|line| line.contains("@hostile_undo ") && line.contains("are left there; run on that source"));
     assert_eq!(told.count(), 4, "the log says what is left on the source");
     stage.end();
 }

@@ -163,7 +163,8 @@ fn on_source(
     if captures {
         let standby = source.is_standby()?;
         rights.push(Right::new(source.label(), "writing", !standby, || {
-            "-- it is a standby: let the data source lead to the primary, or choose snap, table, inserter or updater".to_string()
+            "-- it is a standby: point the data source to the primary, or choose snap, table, inserter or updater"
+                .to_string()
         }));
     }
     if captures && fits {
@@ -257,7 +258,7 @@ fn destination_rights(catalog: &Catalog, name: &Name, method: Method, role: &str
         let granted = !taken && is_owned(&existing);
         rights.push(Right::new(name.plain(), "free or owned", granted, || {
             if taken {
-                format!("-- {} exists: drop it, rename it, or choose another p_dest_table", name.plain())
+                format!("-- \"{}\" exists: drop it, rename it, or choose another p_dest_table", name.plain())
             } else {
                 let what = if existing.kind == 'v' { "VIEW" } else { "TABLE" };
                 format!("ALTER {what} {name} OWNER TO {};", quote(role))

@@ -35,9 +35,7 @@ pub fn after_commit(views: &[Relation]) -> Result<()> {
     let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
     register_xact_callback(PgXactCallbackEvent::Commit, move || {
         if Worker::start_for("mimeo_fill_views", "mimeo fill views", database, list.trim_start()).is_none() {
-            pgrx::log!(
-                "mimeo: no background worker is left to fill materialized views; REFRESH MATERIALIZED VIEW does"
-            );
+            pgrx::log!("mimeo: no background worker is left to fill materialized views; run REFRESH MATERIALIZED VIEW");
         }
     });
     Ok(())

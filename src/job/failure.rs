@@ -30,7 +30,7 @@ pub fn deliver(record: &RunRecord) {
         let order = Order { database, record: record.clone() };
         let message = WorkerMessage::write(&serde_json::to_string(&order)?, 0)?;
         let Some(worker) = Worker::start_with("mimeo_record_failure", "mimeo history", &message) else {
-            return Ok(Some("there is no background worker left (max_worker_processes)"));
+            return Ok(Some("no background worker is left (max_worker_processes)"));
         };
         let over = worker::wait_for(&[worker], Some(Duration::from_secs(5)));
         Ok((!over).then_some("its background worker did not end within 5 s"))

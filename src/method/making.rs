@@ -6,7 +6,7 @@ use crate::backend::relation::{self, Relation};
 use crate::backend::spi;
 use crate::destination;
 use crate::destination::{column_map, indexes};
-use crate::error::{quoted_list, told, Error, Result};
+use crate::error::{quoted, quoted_list, told, Error, Result};
 use crate::job::config::{Catalog, NewJob};
 use crate::job::jobmon;
 use crate::job::lock::Wait;
@@ -50,7 +50,8 @@ impl Request<'_> {
     }
 
     pub fn doing(&self, method: Method) -> String {
-        format!("Making a {} of {} from data source {}.", method.name(), self.source_table, self.data_source_id)
+        let source = quoted(self.source_table);
+        format!("Making a {} of {source} from data source {}.", method.name(), self.data_source_id)
     }
 }
 

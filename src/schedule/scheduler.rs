@@ -44,7 +44,7 @@ pub fn look_after() {
                 }
                 None => {
                     if missing.insert(name.clone()) {
-                        warning!("mimeo scheduler: there is no database \"{name}\" that takes connections");
+                        warning!("mimeo scheduler: there is no database \"{name}\" that allows connections");
                     }
                 }
             }
@@ -100,7 +100,7 @@ fn start_round(database: u32, name: &str, running: &mut Vec<Worker>) {
     }
     match Worker::start("mimeo_run_due_jobs", &format!("mimeo jobs of {name}"), database) {
         Some(worker) => running.push(worker),
-        None => warning!("mimeo scheduler: there is no background worker left (max_worker_processes)"),
+        None => warning!("mimeo scheduler: no background worker is left (max_worker_processes)"),
     }
 }
 

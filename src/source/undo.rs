@@ -28,7 +28,11 @@ impl Undo {
     }
 
     fn leave(&self) {
-        pgrx::log!("mimeo: what was made on {} is left there; to be run there: {}", self.label, self.script);
+        pgrx::log!(
+            "mimeo: objects that were created on {} are left there; run on that source: {}",
+            self.label,
+            self.script
+        );
     }
 }
 

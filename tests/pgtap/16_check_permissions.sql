@@ -149,7 +149,7 @@ SELECT results_eq($$SELECT pg_temp.gaps('app.t', 'snap', 'Here;.snap')$$, $$VALU
 CREATE TABLE app.mine (id int);
 SELECT is_empty($$SELECT pg_temp.gaps('app.t', 'table', 'app.mine')$$, 'a table of one''s own is kept,');
 SELECT results_eq($$SELECT pg_temp.gaps('app.t', 'snap', 'app.mine')$$,
-    $$VALUES ('destination | app.mine | free or owned | -- app.mine exists: drop it, rename it, or choose another p_dest_table')$$, 'but not by a snapshot');
+    $$VALUES ('destination | app.mine | free or owned | -- "app.mine" exists: drop it, rename it, or choose another p_dest_table')$$, 'but not by a snapshot');
 SELECT results_eq($$SELECT pg_temp.gaps('app.t', 'snap', 'Not here.t')$$,
     $$VALUES ('destination | schema Not here | exists | CREATE SCHEMA "Not here"; GRANT USAGE, CREATE ON SCHEMA "Not here" TO "dba";')$$, 'no schema');
 SELECT is(pg_temp.hint($$SELECT mimeo.snapshot_maker('app.t', 1, 'Not here.t')$$), '3F000 schema "Not here" does not exist on the destination | Run on the destination: CREATE SCHEMA "Not here"; (which needs CREATE on the database), or choose another p_dest_table.',
@@ -194,7 +194,7 @@ SELECT is_empty($$SELECT * FROM mimeo.check_permissions(11, 'app.t') c WHERE c::
 
 INSERT INTO mimeo.dblink_mapping_mimeo (data_source_id, data_source, username, pwd)
 VALUES (18, 'host=127.0.0.1 passfile=x', 'reader', 'x'), (19, 'Postgresql://reader:hunter2@127.0.0.1/x', NULL, NULL);
-SELECT is(pg_temp.refusal(18), E'-- only a superuser may give it the connection parameter "passfile"\n-- take it out of data_source; or, as a superuser here:\n'
+SELECT is(pg_temp.refusal(18), E'-- only a superuser may give it the connection parameter "passfile"\n-- take it out of data_source; or, as a superuser on the destination:\n'
     'UPDATE "mimeo"."dblink_mapping_mimeo" SET password_required = false WHERE data_source_id = 18;', 'a parameter that is a superuser''s to give');
 SELECT alike(pg_temp.refusal(19), E'-- its data_source is neither a connection string nor the name of a foreign server\n%UPDATE %', 'what is hardly a connection string');
 SELECT unalike(pg_temp.refusal(19), '%hunter2%', 'is not told');
