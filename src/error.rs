@@ -1,7 +1,7 @@
 //! Every way in which mimeo refuses or fails.
 //!
-//! A variant carries what it has to tell, down to the statement that helps; its words stand in `words`, and its way to and from
-//! PostgreSQL in `backend/raise.rs`. No variant may hold a password or a connection string.
+//! A variant carries the values of its message, including the statement that solves the problem. The texts are in `words`; the
+//! conversion from and to PostgreSQL's errors is in `backend/raise.rs`. No variant may hold a password or a connection string.
 
 mod report;
 mod secrets;
@@ -119,13 +119,13 @@ pub enum Error {
     InvalidSource {
         source_label: String,
         reason: String,
-        /// It asks for what is a superuser's to give.
+        /// It gives a connection parameter that only a superuser may give.
         forbidden: bool,
     },
     Unreachable {
         source_label: String,
         reason: String,
-        /// SQLSTATE, if a server was reached that said no.
+        /// SQLSTATE, if a server was reached and refused the connection.
         code: Option<SqlState>,
     },
     ForeignServer {
@@ -153,7 +153,7 @@ pub enum Error {
     SourceTableMissing {
         table: String,
         source_label: String,
-        /// What tells a job of the table's new name; None of a maker.
+        /// The statement that gives a job the new name of the table; None for a maker.
         fix: Option<String>,
     },
     SourcePrivilege {
@@ -173,7 +173,7 @@ pub enum Error {
         source_label: String,
         /// What the names of the triggers begin with.
         trigger: String,
-        /// What the job is to remember all the same.
+        /// The state that the job keeps although the run failed.
         state: serde_json::Value,
     },
     EndlessBatch {
@@ -306,7 +306,7 @@ pub enum Error {
     MalformedStream,
     Internal(String),
     Postgres(Report),
-    /// The user, or a time limit here, has ended the call.
+    /// The user, or a timeout on this server, has cancelled the call.
     Cancelled(Report),
     JobmonMissing,
     Busy(String),
@@ -324,16 +324,30 @@ pub enum Error {
         failed: Vec<(String, String)>,
         begun: usize,
     },
-    /// The same error in other words: with what was being done besides, or without what is not for everybody.
+    /// An error with another report: it also tells what was being done, or leaves out what not everybody may see.
     Told {
         report: Report,
-        /// Not another of these.
+        /// Never a `Told` itself.
         #[source]
         cause: Box<Error>,
     },
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// A name for a message, in double quotes as PostgreSQL shows names. Text that has quotes of its own stays as it was written.
+pub fn quoted(name: &str) -> String {
+    if name.contains('"') {
+        name.to_string()
+    } else {
+        format!("\"{name}\"")
+    }
+}
+
+/// Names for a message, separated by commas.
+pub fn quoted_list(names: &[String]) -> String {
+    names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
+}
 
 impl fmt::Display for Error {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -342,7 +356,7 @@ impl fmt::Display for Error {
 }
 
 impl Error {
-    /// What it was before anybody put it into other words.
+    /// The original error, below `Told`.
     pub fn kind(&self) -> &Error {
         match self {
             Error::Told { cause, .. } => cause,
@@ -368,7 +382,7 @@ impl Error {
         self.told_as(report)
     }
 
-    /// The same error without the values of rows that PostgreSQL tells: where a constraint is violated, and in what was being done.
+    /// The same error without values of rows: PostgreSQL puts them into CONTEXT, and into DETAIL where a constraint is violated.
     pub fn without_rows(self) -> Error {
         if self.is_cancel() {
             return self;
@@ -381,7 +395,7 @@ impl Error {
         self.told_as(report)
     }
 
-    /// An error of PostgreSQL with these changes to message, DETAIL, CONTEXT and names, in whatever language they are.
+    /// An error of PostgreSQL with `change` applied to message, DETAIL, CONTEXT and names, whatever language they are in.
     pub fn reworded(self, change: impl Fn(String) -> String) -> Error {
         if !matches!(self.kind(), Error::Postgres(_)) {
             return self;
@@ -397,7 +411,7 @@ impl Error {
         })
     }
 
-    /// What a job is to remember although its run came to nothing.
+    /// The state that a job keeps although its run failed.
     pub fn state(&self) -> Option<&serde_json::Value> {
         match self.kind() {
             Error::TriggersDisabled { state, .. } | Error::EndlessBatch { state, .. } => Some(state),
@@ -405,17 +419,17 @@ impl Error {
         }
     }
 
-    /// The whole call is to end.
+    /// The whole call has to end.
     pub fn is_cancel(&self) -> bool {
         matches!(self.kind(), Error::Cancelled(_))
     }
 
-    /// A standby's recovery has cancelled what it was asked.
+    /// The recovery of a standby has cancelled the query.
     pub fn is_of_recovery(&self) -> bool {
         matches!(self.kind(), Error::Remote { report, .. } if report.sqlstate == PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE)
     }
 
-    /// A lock was not to be had in time, on either side.
+    /// A lock could not be acquired in time, on either side.
     pub fn is_lock_timeout(&self) -> bool {
         self.sqlstate() == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
     }

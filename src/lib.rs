@@ -34,8 +34,8 @@ pub extern "C-unwind" fn _PG_init() {
     }
 }
 
-/// pgrx puts a Rust backtrace, where the environment asks for one, into the DETAIL of every error, and so it came to clients, into the history and
-/// to other backends. The standard library looks at the environment once, in each library that has it built in.
+/// If the environment asks for a Rust backtrace, pgrx puts it into the DETAIL of every error, and so to clients, into the history and
+/// to other backends. The standard library reads the environment once, in each library that has it built in.
 fn go_without_backtraces() {
     const WANTED: &str = "RUST_LIB_BACKTRACE";
     let before = std::env::var_os(WANTED);

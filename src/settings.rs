@@ -63,12 +63,12 @@ pub fn register() {
     register_schedule();
 }
 
-/// What the server is started or reloaded with, or what only a superuser may say.
+/// Settings that are set in postgresql.conf, or by a superuser only.
 fn register_schedule() {
     GucRegistry::define_int_guc(
         c"mimeo.history_keep",
         c"How long the rows of run_history are kept.",
-        c"-1 is for ever.",
+        c"-1 keeps them forever.",
         &HISTORY_KEEP,
         -1,
         i32::MAX,
@@ -104,14 +104,14 @@ fn register_schedule() {
     );
 }
 
-/// What a refresh itself goes by.
+/// Settings that a refresh uses.
 fn register_refresh() {
     let int = |name, short, long, setting: &'static GucSetting<i32>, min, max, flags| {
         GucRegistry::define_int_guc(name, short, long, setting, min, max, GucContext::Userset, flags);
     };
     int(
         c"mimeo.swap_lock_timeout",
-        c"How long one try to swap a view may stand in the lock's queue.",
+        c"How long one attempt to swap a view may wait in the queue of the lock.",
         c"Readers that come meanwhile wait behind it for at most this long.",
         &SWAP_LOCK_TIMEOUT,
         1,
@@ -156,7 +156,7 @@ fn register_refresh() {
     );
     int(
         c"mimeo.keepalives_idle",
-        c"How long a connection to a source may be silent before TCP asks whether it still lives.",
+        c"How long a connection to a source may be idle before TCP sends a keepalive message.",
         c"keepalives_idle in the data source wins; 0 is the system's default.",
         &KEEPALIVES_IDLE,
         0,

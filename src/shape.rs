@@ -1,15 +1,15 @@
-//! The words both sides share about a table: its columns, their types, its key, its indexes.
+//! The description of a table that both sides share: its columns, their types, its key, its indexes.
 //! The queries here ask any PostgreSQL server for them, this one as well as a source.
 
 use crate::backend::foreign_text::ForeignText;
 use crate::backend::name::Name;
-use crate::error::{Error, Result};
+use crate::error::{quoted, quoted_list, Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 
 /// Columns of relations: one query, one parameter ($1: an array of OIDs), one JSON array whose elements `Shape` reads.
-/// Like the other two to be run with pg_catalog as the whole search_path, so that every other name comes qualified. `to_jsonb(a)` lets it
-/// run on servers whose catalogs lack the younger columns.
+/// Like the other two, it has to run with search_path = pg_catalog, so that every other name comes qualified. `to_jsonb(a)` lets it run on
+/// servers whose catalogs lack newer columns.
 pub const COLUMNS: &str = r"
 SELECT coalesce(json_agg(json_build_object(
     'oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'kind', c.relkind,
@@ -33,7 +33,7 @@ SELECT coalesce(json_agg(json_build_object(
 )), '[]')::pg_catalog.text
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY ($1)";
 
-/// The types that the columns of a relation ($1) use, inside each other too; a JSON object by OID. Worth asking only if
+/// The types that the columns of a relation ($1) use, also inside other types; a JSON object by OID. Worth asking only if
 /// `Shape::uses_assigned_types`.
 pub const TYPES: &str = r"
 WITH RECURSIVE reach(oid) AS (
@@ -75,7 +75,7 @@ SELECT coalesce(json_agg(json_build_object(
  WHERE x.indrelid = $1 AND x.indisvalid";
 
 /// The operators by which unique indexes compare columns of a relation ($1) with themselves, in the order of their names
-/// ($2: an array): that of the default operator class of the type below a column's domains, or of a type that it is taken for as it is. A
+/// ($2: an array): that of the default operator class of the type below a column's domains, or of a type that it is binary coercible to. A
 /// JSON array that `backend::name::Operator`s read.
 pub const KEY_OPERATORS: &str = r"
 SELECT json_agg(coalesce((
@@ -100,7 +100,7 @@ const FIRST_ASSIGNED_OID: u32 = 10_000;
 /// Types that the columns of a table use, at most.
 const MOST_TYPES: usize = 10_000;
 
-/// Domains over each other, at most.
+/// Levels of domains over domains, at most.
 const DEEPEST_DOMAIN: usize = 64;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -178,7 +178,7 @@ pub struct IndexDefinition {
     pub columns: Vec<String>,
 }
 
-/// What a column of a source gets when nothing is said of it.
+/// The default, or the generation expression, of a column of a source.
 #[derive(Debug, Clone, Deserialize)]
 pub struct ColumnDefault {
     pub column: String,
@@ -226,7 +226,7 @@ impl Shape {
     /// What identifies a row: the primary key, else the first unique index, neither partial nor on expressions
     /// nor deferrable, whose columns are all NOT NULL.
     pub fn key(&self) -> Option<&IndexDefinition> {
-        // A source may name columns that there are not, and as often as it likes.
+        // A source may name columns that do not exist, and any number of times.
         let required: HashSet<&str> =
             self.columns.iter().filter(|column| column.not_null).map(|column| column.name.as_str()).collect();
         let usable = |index: &&IndexDefinition| {
@@ -250,8 +250,8 @@ impl Shape {
         })
     }
 
-    /// Refuses more types than any table has use for, and domains over domains without end: who follows them would be at it for long, or
-    /// for ever.
+    /// Refuses more types than any table needs, and endless chains of domains over domains: following them would take very long, or never
+    /// end.
     ///
     /// # Errors
     /// UnsupportedSource.
@@ -261,7 +261,7 @@ impl Shape {
             Err(Error::UnsupportedSource { table, source_label, reason })
         };
         if self.types.len() > MOST_TYPES {
-            return refuse(format!("its columns use {} types, {MOST_TYPES} are possible", self.types.len()));
+            return refuse(format!("its columns use {} types, but {MOST_TYPES} are the limit", self.types.len()));
         }
         let base = |oid: u32| self.types.get(&oid).filter(|found| found.kind == 'd').map(|found| found.base);
         for (oid, found) in &self.types {
@@ -289,7 +289,7 @@ impl Shape {
     }
 
     /// Whether a column of ours can take the binary form of a column of `other`: the types are the same, as far
-    /// as the wire shows. Arrays and composites carry the OIDs of what they hold, so there only types with fixed
+    /// as the binary format shows. Arrays and composites carry the OIDs of what they hold, so there only types with fixed
     /// OIDs will do.
     pub fn takes_binary(&self, own: &Column, other: &Shape, theirs: &Column) -> bool {
         if own.type_oid < FIRST_ASSIGNED_OID {
@@ -309,7 +309,7 @@ impl Shape {
             return false;
         }
         if own_oid < FIRST_ASSIGNED_OID {
-            // An OID means another object over there; its name does not.
+            // An OID means another object on the other server; its name does not.
             return own_oid == their_oid && !holds_local_oids(&own.name.for_message());
         }
         if inside {
@@ -396,12 +396,13 @@ impl Difference {
         let mut parts = Vec::new();
         let mut list = |verb: &str, names: &[String]| {
             if !names.is_empty() {
-                parts.push(format!("{verb} {}", names.join(", ")));
+                parts.push(format!("{verb} {}", quoted_list(names)));
             }
         };
         list("added", &self.added);
         list("dropped", &self.dropped);
-        let renamed: Vec<_> = self.renamed.iter().map(|(old, new)| format!("{old} to {new}")).collect();
+        let renamed: Vec<_> =
+            self.renamed.iter().map(|(old, new)| format!("{} to {}", quoted(old), quoted(new))).collect();
         list("renamed", &renamed);
         list("retyped", &self.retyped);
         list("changed NOT NULL of", &self.nullability);

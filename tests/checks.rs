@@ -57,9 +57,9 @@ fn differing_keys_are_shown_with_how_they_differ() {
     assert_eq!(
         listener.listen(show),
         [
-            "app.copy: key (id)=(-5) is only here",
-            "app.copy: key (id)=(19999) is only on the source",
-            "app.copy: key (id)=(7) is different"
+            "\"app.copy\": key (id)=(-5) is only here",
+            "\"app.copy\": key (id)=(19999) is only on the source",
+            "\"app.copy\": key (id)=(7) is different"
         ]
     );
     assert_eq!(listener.listen("SELECT mimeo.validate_content('app.copy', p_show := 2)").len(), 2);
@@ -75,7 +75,7 @@ fn differing_keys_are_shown_with_how_they_differ() {
         .unwrap();
     let told = listener.listen("SELECT mimeo.validate_content('app.copy', p_show := 20000)");
     assert_eq!(told.len(), 20_000, "every key once");
-    assert!(told.contains(&"app.copy: key (id)=(3) is 1 times on the source, 2 times here".to_string()));
+    assert!(told.contains(&"\"app.copy\": key (id)=(3) is 1 times on the source, 2 times here".to_string()));
 }
 
 #[test]
@@ -96,21 +96,21 @@ fn keys_of_several_columns_and_tables_without_a_key() {
     scene.owner().batch_execute("UPDATE app.odd SET v = 3 WHERE v = 1; DELETE FROM app.nokey").unwrap();
     assert_eq!(
         listener.listen("SELECT mimeo.validate_content('app.odd', p_show := 9)"),
-        [r#"app.odd: key (a, b c)=(1,"x ""y"", z") is different"#]
+        [r#""app.odd": key (a, b c)=(1,"x ""y"", z") is different"#]
     );
     assert_eq!(
         listener.listen("SELECT mimeo.validate_content('app.up', p_show := 9)"),
-        ["app.up: key (v)=(1) is only here", "app.up: key (v)=(3) is only on the source"],
+        ["\"app.up\": key (v)=(1) is only here", "\"app.up\": key (v)=(3) is only on the source"],
         "the job's own key goes first"
     );
     assert_eq!(
         listener.listen("SELECT mimeo.validate_content('app.nokey', p_show := 9)"),
-        ["app.nokey: there is no key to name the rows by that differ"]
+        ["\"app.nokey\": there is no key by which rows that differ could be named"]
     );
     scene.owner().batch_execute("ALTER TABLE app.odd ADD COLUMN late int").unwrap();
     assert_eq!(
         listener.listen("SELECT mimeo.validate_content('app.odd')"),
-        ["app.odd: not compared, for the destination does not have them: late"]
+        ["\"app.odd\": columns are not compared, because the destination does not have them: \"late\""]
     );
 }
 
@@ -132,13 +132,16 @@ fn what_is_left_out_is_told_and_each_source_is_connected_to_once() {
     let mut listener = Listener::new(&scene);
     let told = listener.listen("SELECT * FROM mimeo.check_source_columns()");
     assert_eq!(told.len(), 3, "{told:?}");
-    assert_eq!(told[0], "app.dropped is left out: it is missing here");
-    assert!(told[1].starts_with("app.gone is left out: table app.gone does not exist on data source 1"), "{told:?}");
+    assert_eq!(told[0], "\"app.dropped\" is left out: it does not exist on the destination");
+    assert!(
+        told[1].starts_with("\"app.gone\" is left out: table \"app.gone\" does not exist on data source 1"),
+        "{told:?}"
+    );
     assert!(told[2].starts_with("data source 2 is left out: could not connect to data source 2"), "{told:?}");
     assert!(!told[2].contains("pwd") && told[2].contains("Connection refused"), "{told:?}");
 
     let told = listener.listen("SELECT * FROM mimeo.snapshot_monitor()");
-    assert!(told.iter().any(|line| line == "app.t is left out: permission denied for table t"), "{told:?}");
+    assert!(told.iter().any(|line| line == "\"app.t\" is left out: permission denied for table t"), "{told:?}");
     assert_eq!(listener.listen("SELECT * FROM mimeo.check_missing_source_tables()").len(), 1);
 
     // With log_connections the source's log would tell; its counter of sessions tells, too.

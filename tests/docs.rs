@@ -147,5 +147,5 @@ fn the_crontab_lines_of_howto_md_work() {
     scene.dba().batch_execute("UPDATE mimeo.refresh_config SET last_run = NULL").unwrap();
     let output = shell(&scene, "dba", "dba secret", "psql -qXd reports -c \"CALL mimeo.run_refresh(p_jobs := 4)\"");
     assert!(!output.status.success(), "cron notices a failure");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("1 of 1 jobs failed: public.orders"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("1 of 1 jobs failed: \"public.orders\""), "{output:?}");
 }

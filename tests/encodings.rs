@@ -123,7 +123,7 @@ fn names_and_definitions_with_other_letters_are_refused_plainly_where_they_canno
         assert_eq!(sqlstate(&outcome), "22P05", "{statement}: {error}");
         assert!(
             message(&outcome)
-                .ends_with("has other characters than those of ASCII, and this database has the encoding LATIN1"),
+                .ends_with("contains characters that are not ASCII, and the encoding of this database is \"LATIN1\""),
             "{error}"
         );
         assert!(!format!("{error:?}").contains("panick") && !format!("{error:?}").contains("backtrace"), "{error:?}");

@@ -101,7 +101,7 @@ fn f22_and_copies_from_a_standby() {
 
     let outcome = dba.batch_execute("SELECT mimeo.logdel_maker('app.t', 1)");
     assert!(
-        message(&outcome).ends_with("is a standby, where a dml or logdel job can have no queue"),
+        message(&outcome).ends_with("is a standby, on which a dml or logdel job cannot have a queue"),
         "{}",
         message(&outcome)
     );
@@ -115,7 +115,7 @@ fn f22_and_copies_from_a_standby() {
     dba.batch_execute("SELECT mimeo.refresh_dml('app.d')").unwrap();
     let outcome = dba.batch_execute("SELECT mimeo.refresh_dml('app.d')");
     assert!(
-        message(&outcome).ends_with("is a standby, where a dml or logdel job can have no queue"),
+        message(&outcome).ends_with("is a standby, on which a dml or logdel job cannot have a queue"),
         "{}",
         message(&outcome)
     );
@@ -131,7 +131,8 @@ fn f22_and_copies_from_a_standby() {
     let last = "SELECT status || ': ' || reason || ' ' || rows FROM mimeo.run_history WHERE dest_table = 'app.slow' ORDER BY run_id DESC LIMIT 1";
     let said: String = one(&mut dba, last);
     assert!(
-        said.starts_with("ok: begun again, for the standby's recovery had cancelled the copy") && said.ends_with(" 40"),
+        said.starts_with("ok: begun again, because the recovery of the standby cancelled the copy")
+            && said.ends_with(" 40"),
         "{said}"
     );
     // And each time: then it is said what helps.
@@ -187,7 +188,7 @@ fn u2_a_queue_that_another_copy_of_the_job_uses_is_not_taken_away() {
     for (method, destination) in [("dml", "app.d"), ("logdel", "app.l")] {
         let outcome = scene.dba().batch_execute(&format!("SELECT mimeo.{method}_destroyer('{destination}')"));
         assert_eq!(sqlstate(&outcome), "55006");
-        assert!(message(&outcome).contains("was used last by another copy of the job of"), "{}", message(&outcome));
+        assert!(message(&outcome).contains("was last used by another copy of the job of"), "{}", message(&outcome));
         assert!(more(&outcome).contains("p_keep_source := true"), "{}", more(&outcome));
         scene
             .dba()

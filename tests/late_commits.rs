@@ -253,7 +253,7 @@ fn a_boundary_that_a_user_has_chosen_always_counts() {
     let mut client = scene.dba();
     for table in ["asked", "changed", "updated"] {
         assert!(writers(&mut client, table).starts_with("1 2"), "{table}: the row that came late is there");
-        assert!(reason(&mut client, table).contains(", as it was asked for"), "{}", reason(&mut client, table));
+        assert!(reason(&mut client, table).contains(", as configured"), "{}", reason(&mut client, table));
     }
     let said = reason(&mut client, "unasked");
     assert!(

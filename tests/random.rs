@@ -502,7 +502,7 @@ fn refresh(case: &mut Case, dba: &mut Client, kind: &str, destination: &str) {
         let Err(error) = dba.batch_execute(&call) else { return };
         assert!(!case.follows || kind == "snap", "{destination}: {error:?}\n{}", case.log.join("\n"));
         let hint = error.as_db_error().and_then(|error| error.hint()).unwrap_or_default().to_string();
-        let Some(fix) = hint.strip_prefix("Run here: ") else {
+        let Some(fix) = hint.strip_prefix("Run on the destination: ") else {
             panic!("{destination}: {error:?}\n{}", case.log.join("\n"));
         };
         case.run(dba, format!("/* {destination} */ {fix}"));

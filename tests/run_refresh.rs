@@ -39,7 +39,7 @@ fn fifty_jobs_of_which_one_is_broken() {
         .unwrap();
     let outcome = dba.batch_execute("CALL mimeo.run_refresh(p_jobs := 4)");
     assert_eq!(sqlstate(&outcome), "38000");
-    assert_eq!(message(&outcome), "1 of 50 jobs failed: app.t17");
+    assert_eq!(message(&outcome), "1 of 50 jobs failed: \"app.t17\"");
     assert_eq!((runs(&scene, "ok"), runs(&scene, "critical")), (49, 1));
     let due: i64 = one(&mut dba, "SELECT count(*) FROM mimeo.job_status WHERE due");
     assert_eq!(due, 1, "only the broken one is still due");
@@ -171,7 +171,7 @@ fn a_worker_that_is_terminated_fails_only_its_job() {
         )
         .unwrap();
     let outcome = call.join().unwrap().1;
-    assert_eq!(message(&outcome), "1 of 6 jobs failed: app.t3");
+    assert_eq!(message(&outcome), "1 of 6 jobs failed: \"app.t3\"");
     assert_eq!((runs(&scene, "ok"), runs(&scene, "critical")), (5, 1), "it is recorded");
 }
 
@@ -189,7 +189,7 @@ fn settings_and_role_of_the_session_hold_in_its_workers() {
     scene.set_source(proxy.port);
     caller.batch_execute("SET mimeo.connect_timeout = 1").unwrap();
     let outcome = caller.batch_execute("CALL mimeo.run_refresh(p_jobs := 2)");
-    assert_eq!(message(&outcome), "3 of 3 jobs failed: app.t1, app.t2, app.t3");
+    assert_eq!(message(&outcome), "3 of 3 jobs failed: \"app.t1\", \"app.t2\", \"app.t3\"");
     let error: String = one(&mut scene.dba(), "SELECT min(error) FROM mimeo.run_history");
     assert!(error.contains("no answer within 1 s"), "{error}");
 }

@@ -20,7 +20,7 @@ fn a_parameter_that_uses_this_server_is_a_superusers_to_give() {
     assert_eq!(sqlstate(&outcome), "42501");
     assert_eq!(
         message(&outcome),
-        "data source 1 cannot be used: only a superuser may give it the connection parameter passfile"
+        "data source 1 cannot be used: only a superuser may give it the connection parameter \"passfile\""
     );
     superuser.batch_execute("UPDATE mimeo.dblink_mapping_mimeo SET password_required = false").unwrap();
     assert_eq!(refresh(&mut dba), "00000", "a superuser has answered for the row");

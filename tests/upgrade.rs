@@ -425,7 +425,7 @@ fn c2_the_update_tells_which_owners_lack_rights_on_their_schema() {
 
     for (dest_table, said) in refresh_all(&mut superuser) {
         assert!(
-            said.starts_with("42501 permission denied for schema app | dba, who owns it, or a superuser can run: GRANT USAGE ON SCHEMA \"app\" TO \"keeper_of_few\";"),
+            said.starts_with("42501 permission denied for schema app | Its owner, role \"dba\", or a superuser can run: GRANT USAGE ON SCHEMA \"app\" TO \"keeper_of_few\";"),
             "{dest_table}: {said}"
         );
     }

@@ -1,4 +1,4 @@
-//! What a caller gives as arguments: texts, and NULL where there must be none.
+//! Arguments of SQL functions: texts, and NULL where it is not allowed.
 
 use crate::backend::encoding;
 use crate::error::{Error, Result};
@@ -12,7 +12,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 use pgrx::{pg_sys, FromDatum, PgLogLevel};
 use std::ops::Deref;
 
-/// A text. One that holds what no name here can is a plain error.
+/// A text. One that this database's encoding does not allow is an ordinary error.
 pub struct Text(String);
 
 impl Deref for Text {
@@ -101,10 +101,10 @@ pub fn strings(texts: Option<Texts>, name: &'static str) -> Result<Option<Vec<St
     texts.map(|texts| texts.into_iter().map(text).collect()).transpose()
 }
 
-/// An argument that a release has added at the end, by its place.
+/// An argument that a later release has added at the end of the list, by its position.
 pub struct Later<const PLACE: usize, T> {
     value: Option<T>,
-    /// The catalog is that of a release which has it.
+    /// Whether the catalog is that of a release which has it.
     is_there: bool,
 }
 

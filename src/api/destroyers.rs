@@ -71,8 +71,8 @@ fn updater_destroyer(
     Ok(())
 }
 
-/// Ends a dml job: queue and triggers on the source go, unless they are to be kept for another copy of the job; the destination is kept
-/// unless told otherwise.
+/// Ends a dml job: queue and triggers on the source are dropped, unless they are to be kept for another copy of the job; the destination is
+/// kept unless told otherwise.
 #[pg_extern]
 fn dml_destroyer(
     p_dest_table: Option<Text>,

@@ -117,7 +117,7 @@ fn inserter_maker(
     Ok(())
 }
 
-/// Makes an updater job: rows that are new or changed by a time or serial column are put in their places by key.
+/// Makes an updater job: rows that are new or changed by a time or serial column are merged by key.
 #[pg_extern]
 #[allow(clippy::too_many_arguments)]
 fn updater_maker(

@@ -1,4 +1,4 @@
-//! Monitors: they look at jobs and change nothing.
+//! Monitors: they read jobs, sources and destinations, and change nothing.
 
 use super::arguments::{strings, Given, Later, Text};
 use crate::backend::result_row::ResultRow;
@@ -151,7 +151,7 @@ fn snapshot_monitor(
     Ok(TableIterator::new(sizes.into_iter().map(|size| (size.destination, size.rows, size.bytes))))
 }
 
-/// What the source role and the caller have and lack for a job that is to be made, or fails.
+/// The privileges that the source role and the caller have and lack, for a job that is to be made, or that fails.
 #[pg_extern]
 #[allow(clippy::type_complexity)]
 fn check_permissions(

@@ -35,7 +35,7 @@ fn run_refresh(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
     Ok(())
 }
 
-/// What a worker was started with.
+/// The argument that a worker was started with.
 fn argument(datum: pg_sys::Datum) -> u32 {
     // SAFETY: a bigint, passed by value.
     unsafe { i64::from_datum(datum, false) }.unwrap_or(0) as u32
@@ -62,7 +62,7 @@ pub extern "C-unwind" fn mimeo_empty_twin(database: pg_sys::Datum) {
     finish(snapshot::empty_twin(argument(database)));
 }
 
-/// Fills materialized views that were made anew.
+/// Fills materialized views that were created again.
 #[pg_guard]
 #[no_mangle]
 pub extern "C-unwind" fn mimeo_fill_views(database: pg_sys::Datum) {
@@ -85,7 +85,7 @@ pub unsafe extern "C-unwind" fn mimeo_build_indexes(
     }
 }
 
-/// Works at the jobs of a CALL run_refresh.
+/// Runs jobs of a CALL run_refresh.
 #[pg_guard]
 #[no_mangle]
 pub extern "C-unwind" fn mimeo_run_jobs(order: pg_sys::Datum) {

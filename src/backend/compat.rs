@@ -12,14 +12,14 @@ use std::os::raw::c_char;
 /// Whether there is a MERGE statement.
 pub const HAS_MERGE: bool = cfg!(not(feature = "pre_pg15"));
 
-/// Whether pg_stat_force_next_flush() is there, which has counters written at the end of the transaction.
+/// Whether pg_stat_force_next_flush() exists, which makes this backend report its counters at the end of the transaction.
 pub const HAS_COUNTER_FLUSH: bool = cfg!(not(feature = "pre_pg15"));
 
 /// PostgreSQL's functions without pgrx's guard around each call: for the innermost loops, which have one guard around them, and for
-/// error callbacks, in the midst of which another jump buffer has no place.
+/// error callbacks, during which no other jump buffer may be set.
 ///
 /// # Safety
-/// An error of theirs jumps past all Rust frames up to the next guard: nothing between may own anything.
+/// An error in them jumps past all Rust frames to the next guard: no frame in between may own anything.
 pub mod unguarded {
     use pgrx::pg_sys::{
         self, BlockNumber, BulkInsertState, CommandId, ConditionVariable, CopyFromState, Datum, EState, ErrorData,
@@ -138,7 +138,7 @@ pub mod unguarded {
         fn err_generic_string(field: c_int, text: *const c_char) -> c_int;
     }
 
-    /// What visits the nodes of a tree, and returns true to stop.
+    /// A callback that visits the nodes of a tree; it returns true to stop.
     pub type Walker = unsafe extern "C-unwind" fn(*mut Node, *mut c_void) -> bool;
 
     // What pgrx does not bind.
@@ -241,7 +241,7 @@ pub unsafe fn set_size(relation: pg_sys::Relation, rows: f64, visible: pg_sys::B
     }
 }
 
-/// Tells the cumulative statistics that a table has been analyzed, and how many rows it has; none of them is dead.
+/// Reports to the cumulative statistics that a table has been analyzed, and how many rows it has; none of them is dead.
 ///
 /// # Safety
 /// It is open.
@@ -255,7 +255,7 @@ pub unsafe fn report_analyze(table: pg_sys::Relation, rows: i64) {
     }
 }
 
-/// Swaps what two rows of pg_class say of pages all of whose rows are frozen.
+/// Swaps relallfrozen of two rows of pg_class.
 pub fn swap_all_frozen(a: &mut pg_sys::FormData_pg_class, b: &mut pg_sys::FormData_pg_class) {
     #[cfg(not(feature = "pre_pg18"))]
     std::mem::swap(&mut a.relallfrozen, &mut b.relallfrozen);
@@ -263,8 +263,8 @@ pub fn swap_all_frozen(a: &mut pg_sys::FormData_pg_class, b: &mut pg_sys::FormDa
     let _ = (a, b);
 }
 
-/// After the storage of two relations was swapped: each of their cached entries would else keep a pointer to the other's open file. From
-/// 17 on the relation cache closes them by itself.
+/// After the storage of two relations was swapped: otherwise the relcache entry of each would keep a pointer to the other's open file.
+/// From 17 on the relation cache closes them itself.
 ///
 /// # Safety
 /// The relation is locked.
@@ -278,8 +278,8 @@ pub unsafe fn forget_open_file(relation: pg_sys::Oid) {
     let _ = relation;
 }
 
-/// Under wal_level = minimal the commit syncs the files that are new in this transaction, and the cached entries say
-/// which. The first relation's file is new from now on; the second's is what the first's was.
+/// Under wal_level = minimal the commit syncs the files that are new in this transaction, and the relcache entries say
+/// which these are. The first relation's file is new from now on; the second's is what the first's was.
 ///
 /// # Safety
 /// Both are open, and locked with ACCESS EXCLUSIVE.
@@ -316,7 +316,7 @@ pub unsafe fn handle_sigterm() {
     }
 }
 
-/// Has PostgreSQL refuse settings `mimeo.…` that nobody has defined.
+/// Makes PostgreSQL refuse settings `mimeo.…` that are not defined.
 pub fn reserve_settings() {
     #[cfg(not(feature = "pre_pg15"))]
     // SAFETY: called while the library is loaded, after its last setting; the name is a constant.
@@ -325,7 +325,7 @@ pub fn reserve_settings() {
     }
 }
 
-/// The value of a constant of the parser's that is an integer.
+/// The value of an A_Const node of the parser; None if it is not an integer.
 ///
 /// # Safety
 /// A node of that kind.
@@ -359,7 +359,7 @@ pub unsafe fn set_constant(constant: *mut pg_sys::Node, text: *mut std::os::raw:
     }
 }
 
-/// The text of a string of the parser's.
+/// The text of a String node of the parser.
 ///
 /// # Safety
 /// A node of that kind.
@@ -369,7 +369,7 @@ pub unsafe fn string_value(node: *mut pg_sys::Node) -> *const std::os::raw::c_ch
     unsafe { (*node.cast::<pg_sys::String>()).sval }
 }
 
-/// The text of a string of the parser's.
+/// The text of a String node of the parser.
 ///
 /// # Safety
 /// A node of that kind.
@@ -379,7 +379,7 @@ pub unsafe fn string_value(node: *mut pg_sys::Node) -> *const c_char {
     unsafe { (*node.cast::<pg_sys::Value>()).val.str_ }
 }
 
-/// An index that is not to be unique has no need of NULLS NOT DISTINCT either.
+/// Takes NULLS NOT DISTINCT off an index that is not to be unique.
 pub fn restrict_nulls_not_distinct(create: &mut pg_sys::IndexStmt, unique: bool) {
     #[cfg(not(feature = "pre_pg15"))]
     {

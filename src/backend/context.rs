@@ -1,8 +1,8 @@
-//! What an error of PostgreSQL tells beside its message, DETAIL and HINT, and pgrx leaves out where it passes an error on: CONTEXT, and
-//! the names of schema, table, column, type and constraint.
+//! The parts of an error of PostgreSQL that pgrx drops when it passes the error on: CONTEXT, and the names of schema, table, column, type
+//! and constraint.
 //!
-//! Before it leaves, PostgreSQL asks everybody who has said so what is being done, from the innermost on. `Watch` is one of those, and
-//! notes what is known by then; what those outside of it have to say they add when the error is raised once more.
+//! When PostgreSQL reports an error, it calls the callbacks of error_context_stack, the innermost first. `Watch` is such a callback, and
+//! saves what is known by then; the callbacks outside of it add their lines when the error is raised again.
 
 use crate::backend::compat::unguarded::{
     err_generic_string, errcode, errcontext_msg, geterrcode, CopyErrorData, FreeErrorData,
@@ -13,7 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::ptr;
 
-/// An error.
+/// An error that a callback has seen.
 #[derive(Debug, PartialEq)]
 struct Seen {
     sqlstate: SqlState,
@@ -26,11 +26,11 @@ thread_local! {
     static SEEN: RefCell<Option<Seen>> = const { RefCell::new(None) };
     /// What is to be added to the error with this message.
     static KNOWN: RefCell<Option<Seen>> = const { RefCell::new(None) };
-    /// Who adds it. Made once, and never freed: it may stay in PostgreSQL's list until whoever has called us takes it off.
+    /// The callback that adds it. Allocated once and never freed: it may stay in the list until our caller takes it off.
     static ADDER: Cell<*mut pg_sys::ErrorContextCallback> = const { Cell::new(ptr::null_mut()) };
 }
 
-/// As long as it lasts, errors are noted.
+/// As long as it exists, errors are saved.
 pub struct Watch(Box<pg_sys::ErrorContextCallback>);
 
 impl Watch {
@@ -50,18 +50,18 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // SAFETY: as above. What was put before this one since has gone: by itself, or by the jump that an error is.
+        // SAFETY: as above. Callbacks that were pushed later are gone: taken off, or jumped over by an error.
         unsafe { pg_sys::error_context_stack = self.0.previous };
     }
 }
 
-/// The SQLSTATE of an error that was caught, and where it came about, by its message. pgrx knows PostgreSQL's own SQLSTATEs only.
+/// SQLSTATE and location of a caught error, found by its message. pgrx knows PostgreSQL's own SQLSTATEs only.
 pub fn take(message: &str) -> Option<(SqlState, ErrorLocation)> {
     KNOWN.set(None);
     SEEN.take().filter(|seen| seen.message == message).map(|seen| (seen.sqlstate, seen.location))
 }
 
-/// An error with this message is about to be raised: it has this SQLSTATE, and also tells this.
+/// An error with this message is about to be raised: it gets this SQLSTATE and this location.
 pub fn add(message: &str, sqlstate: SqlState, location: ErrorLocation) {
     KNOWN.set(Some(Seen { sqlstate, message: message.to_string(), location }));
     if ADDER.get().is_null() {
@@ -89,7 +89,7 @@ pub fn add(message: &str, sqlstate: SqlState, location: ErrorLocation) {
 unsafe fn current() -> Option<Seen> {
     // SAFETY: as the caller has promised.
     unsafe {
-        // Success and warnings are in these classes, whatever their level: what a trigger says a million times costs little.
+        // SQLSTATE classes of success and warnings, which are skipped at once: a trigger may raise a million notices.
         const QUIET: [c_int; 3] = [0, 1 << 6, 2 << 6];
         if QUIET.contains(&(geterrcode() & 0xfff)) {
             return None;
@@ -121,13 +121,13 @@ unsafe fn current() -> Option<Seen> {
 }
 
 /// # Safety
-/// PostgreSQL calls it, in the midst of an error.
+/// PostgreSQL calls it while it reports an error.
 unsafe extern "C-unwind" fn note(_: *mut c_void) {
     // SAFETY: as the caller has promised.
     unsafe {
         let Some(now) = current() else { return };
         SEEN.with_borrow_mut(|seen| {
-            // One that is further out sees the same error once more, with what lies between the two.
+            // A Watch further out sees the same error again, with the CONTEXT between the two.
             let is_seen = seen.as_ref().is_some_and(|before| {
                 let (known, location) = (&before.location, &now.location);
                 (before.sqlstate, &before.message) == (now.sqlstate, &now.message)
@@ -146,7 +146,7 @@ unsafe extern "C-unwind" fn note(_: *mut c_void) {
 }
 
 /// # Safety
-/// PostgreSQL calls it, in the midst of an error.
+/// PostgreSQL calls it while it reports an error.
 unsafe extern "C-unwind" fn add_known(_: *mut c_void) {
     // SAFETY: as the caller has promised.
     unsafe {

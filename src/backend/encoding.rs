@@ -5,13 +5,13 @@ use crate::error::{Error, Result};
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
-/// As PostgreSQL calls it.
+/// Its name.
 pub fn of_database() -> String {
     // SAFETY: a constant string of the server.
     unsafe { CStr::from_ptr(pg_sys::GetDatabaseEncodingName()) }.to_string_lossy().to_string()
 }
 
-/// Whether texts of this database are UTF-8 if they hold more than ASCII: SQL_ASCII takes them for what they are.
+/// Whether non-ASCII text of this database may be read as UTF-8: SQL_ASCII does not interpret it.
 fn may_be_utf8() -> bool {
     // SAFETY: reads a variable.
     let encoding = unsafe { pg_sys::GetDatabaseEncoding() };

@@ -1,16 +1,16 @@
-//! SQL that a source has said: types, expressions, definitions. It never becomes a part of a statement here.
+//! SQL that a source has sent: types, expressions, definitions. It never becomes a part of a statement on this server.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// A piece of SQL as a catalog prints it, this server's or a source's. It has no `Display` on purpose: it cannot be formatted into a
-/// statement by mistake. What it stands for is parsed (`backend::parse`), bound as a parameter, or told in a message.
+/// statement by mistake. It is parsed (`backend::parse`), bound as a parameter, or shown in a message.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ForeignText(String);
 
 impl ForeignText {
-    /// For a parameter of a statement, which is a value whatever it holds.
+    /// For a parameter of a statement: there it is a value, whatever it contains.
     pub fn as_parameter(&self) -> &str {
         &self.0
     }
@@ -45,7 +45,7 @@ impl From<&str> for ForeignText {
     }
 }
 
-/// That what a source says cannot be formatted is asked whenever this is compiled.
+/// Checks at compile time that the text of a source cannot be formatted.
 const _: () = {
     trait NotDisplayed {
         const DISPLAYED: bool = false;
@@ -53,7 +53,7 @@ const _: () = {
     impl<T> NotDisplayed for T {}
     struct Probe<T>(std::marker::PhantomData<T>);
     impl<T: fmt::Display> Probe<T> {
-        // Comes before that of the trait, where it is there.
+        // Takes precedence over the constant of the trait if Display is implemented.
         const DISPLAYED: bool = true;
     }
     assert!(Probe::<String>::DISPLAYED, "the probe sees Display");

@@ -10,7 +10,7 @@ pub struct Right {
     pub object: String,
     pub privilege: String,
     pub granted: bool,
-    /// What gives it. None if it is there.
+    /// The statement that grants it. None if the role has it.
     pub fix: Option<String>,
 }
 

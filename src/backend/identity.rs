@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
 
-/// Settings that decide what SQL text and COPY text mean, in whichever way the caller has them.
+/// Settings that decide what SQL text and COPY text mean. They are pinned whatever the caller has set.
 const PINNED: [(&CStr, &CStr); 16] = [
     (c"search_path", c"pg_catalog, pg_temp"),
     (c"datestyle", c"ISO, YMD"),
@@ -26,8 +26,8 @@ const PINNED: [(&CStr, &CStr); 16] = [
     (c"gin_fuzzy_search_limit", c"0"),
 ];
 
-/// Those that are also pinned while the backend acts as somebody else: what a time without a zone means, and which triggers fire, are
-/// not the caller's to say. A caller's own words are read in the caller's own time zone before that.
+/// Settings that are also pinned while the backend acts as another role: the caller may not decide what a time without a zone means, nor
+/// which triggers fire. Arguments of the caller are read in the caller's time zone before that.
 const PINNED_FOR_OTHERS: [(&CStr, &CStr); 2] = [(c"timezone", c"GMT"), (c"session_replication_role", c"origin")];
 
 /// Until it is dropped, the backend acts as another role.
@@ -54,7 +54,7 @@ pub fn act_as(role: pg_sys::Oid, restricted: bool) -> Result<Identity> {
     Ok(identity)
 }
 
-/// Sets what is not so already, whoever may set it else, for as long as the innermost Identity lasts.
+/// Sets those settings that have another value, whoever else may set them, for as long as the innermost Identity lasts.
 fn pin(settings: &[(&'static CStr, &'static CStr)]) {
     for (setting, value) in settings {
         // SAFETY: the strings are constants, and PostgreSQL knows these settings; what it returns is read at once.
@@ -78,8 +78,8 @@ fn pin(settings: &[(&'static CStr, &'static CStr)]) {
 }
 
 impl Identity {
-    /// The same role without the restriction that this identity brought, for a step that runs nobody's code, as REFRESH
-    /// MATERIALIZED VIEW CONCURRENTLY makes its temporary table. What restricted the caller still does.
+    /// The same role without the restriction of this identity, for a step that runs no code of users, as REFRESH MATERIALIZED VIEW
+    /// CONCURRENTLY creates its temporary table. A restriction of the caller stays.
     pub fn unrestricted(&self) -> Identity {
         let mut user = pg_sys::InvalidOid;
         let mut context = 0;
@@ -169,25 +169,25 @@ pub fn role_name(role: pg_sys::Oid) -> Result<String> {
 
 /// The role with that OID; None if it is gone.
 pub fn role_of(oid: pg_sys::Oid) -> Option<pg_sys::Oid> {
-    // SAFETY: looks a role up by its OID, which need not be there.
+    // SAFETY: looks a role up by its OID, which need not exist.
     unsafe { (!pg_sys::GetUserNameFromId(oid, true).is_null()).then_some(oid) }
 }
 
 /// The role of that name; None if it is gone.
 pub fn role_named(name: &str) -> Option<pg_sys::Oid> {
     let name = CString::new(name).ok()?;
-    // SAFETY: looks a role up by its name, which need not be there.
+    // SAFETY: looks a role up by its name, which need not exist.
     let found = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
     (found != pg_sys::InvalidOid).then_some(found)
 }
 
-/// The role that the session has taken on, beneath all security-definer functions and what mimeo acts as.
+/// The role of the session (by login or SET ROLE), beneath all SECURITY DEFINER functions and the roles that mimeo acts as.
 pub fn outer_role() -> pg_sys::Oid {
     // SAFETY: reads a backend variable.
     unsafe { pg_sys::GetOuterUserId() }
 }
 
-/// What tells this cluster from all others.
+/// The system identifier of this cluster.
 pub fn system() -> String {
     // SAFETY: a constant of this cluster.
     unsafe { pg_sys::GetSystemIdentifier() }.to_string()
@@ -210,7 +210,7 @@ pub fn in_recovery() -> bool {
     unsafe { pg_sys::RecoveryInProgress() }
 }
 
-/// Refuses, early and clearly, where nothing can be written.
+/// Refuses a standby and a read-only transaction before anything is done.
 pub fn require_writable(what: &'static str) -> Result<()> {
     // SAFETY: reads two backend variables.
     unsafe {

@@ -107,7 +107,7 @@ pub fn literal(text: &str) -> String {
 /// the properly quoted form. A schema of None is a bare name, to be found along a search_path.
 ///
 /// # Errors
-/// InvalidName when nothing is left of it.
+/// InvalidName if there is no reading.
 pub fn readings(text: &str) -> Result<Vec<(Option<String>, String)>> {
     let mut readings: Vec<(Option<String>, String)> = text
         .match_indices('.')
@@ -134,7 +134,7 @@ pub fn readings(text: &str) -> Result<Vec<(Option<String>, String)>> {
     Ok(unique)
 }
 
-/// The names in a list with commas between them. One that holds a comma, a space or a quote stands in double quotes.
+/// The names in a list with commas between them. One that contains a comma, a space or a quote is in double quotes.
 pub fn split_list(text: &str) -> Vec<String> {
     let mut names = vec![String::new()];
     let mut quoted = false;
@@ -153,11 +153,11 @@ pub fn split_list(text: &str) -> Vec<String> {
     names
 }
 
-/// What SQL takes for a space.
+/// White space in SQL.
 const SPACES: [char; 6] = [' ', '\t', '\n', '\r', '\u{b}', '\u{c}'];
 
-/// `"a.b".C` as SQL reads it: `a.b` and `c`. None if it is not a list of identifiers. Of letters that are not ASCII, SQL
-/// takes any, and changes none.
+/// `"a.b".C` as SQL reads it: `a.b` and `c`. None if it is not a list of identifiers. Letters that are not
+/// ASCII are allowed in identifiers, and are not folded.
 fn parse_quoted(text: &str) -> Option<Vec<String>> {
     let mut parts = Vec::new();
     let mut rest = text.trim_matches(SPACES);
@@ -218,22 +218,22 @@ pub fn cut_middle(text: &str, limit: usize) -> String {
     format!("{}{}", &text[..head], &text[tail..])
 }
 
-/// Puts the second name of each pair wherever the first stands as a word of its own.
+/// Replaces the first name of each pair by the second, wherever it occurs as a whole word.
 pub fn replace_words(text: String, names: &[(String, String)]) -> String {
     names.iter().fold(text, |text, (old, new)| replace_word(&text, old, new))
 }
 
-/// Puts `new` wherever `old` stands as a word of its own.
+/// Replaces `old` by `new` wherever it occurs as a whole word.
 fn replace_word(text: &str, old: &str, new: &str) -> String {
     replace_between(text, old, new, |c| c.is_alphanumeric() || c == '_' || c == '$')
 }
 
-/// The same within a name, whose words are divided by anything but letters and digits.
+/// The same within a name, in which every character that is neither a letter nor a digit separates words.
 pub fn replace_part(text: &str, old: &str, new: &str) -> String {
     replace_between(text, old, new, char::is_alphanumeric)
 }
 
-/// Puts `new` wherever `old` stands and no character that belongs to a word is next to it.
+/// Replaces `old` by `new` wherever no character next to it belongs to a word.
 fn replace_between(text: &str, old: &str, new: &str, belongs: impl Fn(char) -> bool) -> String {
     let belongs = |character: Option<char>| character.is_some_and(&belongs);
     let (mut replaced, mut done) = (String::new(), 0);

@@ -1,14 +1,14 @@
-//! While the rights of a role are held, nobody else's code runs: whether what a table, a type or a definition reaches may run as the
-//! current role. The one place that answers this.
+//! While mimeo holds the rights of a role, no code of another role may run. Only this file decides whether everything that a table, a type
+//! or a definition reaches may run as the current role.
 //!
-//! Code is what functions hold, and who owns a function, or what calls it, can change it at any time. So it is the owners that
-//! count: a superuser, the role itself, and roles that have its rights are trusted; functions (those behind operators, casts,
+//! Code is in functions, and the owner of a function, or of the object that calls it, can change it at any time. So the owners
+//! decide: a superuser, the role itself, and roles that have its rights are trusted; functions (those behind operators, casts,
 //! operator classes, triggers, types), and the types that run code (domains, composites, ranges, whose owners can add some), of
 //! anybody else are not. An enum has no code as the type of a column that is just copied; in an expression or a foreign key it has
 //! casts, which its owner can make at any time. What a trusted function calls is its owner's own affair.
 //!
-//! It is asked before PostgreSQL itself could run anything: the planner evaluates immutable functions of constants while it only
-//! looks at a table's indexes and constraints, and the parser reads constants by the input functions of their types.
+//! The check comes before PostgreSQL itself could run anything: the planner evaluates immutable functions of constants while it only
+//! reads a table's indexes and constraints, and the parser reads constants by the input functions of their types.
 
 use crate::backend::compat::unguarded;
 use crate::backend::identity::{pin_settings, set_local};
@@ -93,15 +93,15 @@ SELECT json_build_object('object', o.object, 'owner', coalesce(r.rolname, 'PUBLI
     OR NOT (r.rolsuper OR r.rolname = current_user OR pg_has_role(r.oid, (SELECT me.oid FROM pg_roles me WHERE me.rolname = current_user), 'USAGE'))
  ORDER BY o.ordinal, o.object LIMIT 1";
 
-/// Of tables ($1): all of it, and what event triggers call.
+/// Roots for tables ($1): the tables with everything on them, and the functions of event triggers.
 const TABLES: &str = "
 WITH RECURSIVE roots (class, oid) AS (
     SELECT 'pg_class'::regclass::oid, t.oid FROM unnest($1::oid[]) t (oid)
     UNION ALL SELECT 'pg_proc'::regclass, e.evtfoid FROM pg_event_trigger e WHERE e.evtenabled <> 'D'
 )";
 
-/// Of tables ($1) that are only read, without their policies: what the planner looks at, and with $2 what a TRUNCATE fires. Their
-/// columns' types do nothing.
+/// Roots for tables ($1) that are only read, without their policies: what the planner evaluates, and with $2 what a TRUNCATE fires. The
+/// types of their columns run nothing.
 const OTHERS: &str = "
 WITH RECURSIVE tree (oid) AS (
     SELECT t.oid FROM unnest($1::oid[]) t (oid)
@@ -116,7 +116,7 @@ WITH RECURSIVE tree (oid) AS (
                WHERE $2 AND NOT x.tgisinternal AND x.tgenabled <> 'D'
 )";
 
-/// Of a view ($1) that is to be made anew from its definition: its indexes, and the types whose constants stand in it.
+/// Roots for a view ($1) that is to be created again from its definition: its indexes, and the types of the constants in it.
 const VIEW: &str = "
 WITH RECURSIVE roots (class, oid) AS (
     SELECT 'pg_class'::regclass::oid, x.indexrelid FROM pg_index x WHERE x.indrelid = $1
@@ -129,15 +129,15 @@ WITH RECURSIVE roots (class, oid) AS (
     UNION ALL SELECT 'pg_proc'::regclass, e.evtfoid FROM pg_event_trigger e WHERE e.evtenabled <> 'D'
 )";
 
-/// Of a materialized view ($1) that is to be filled: all that its query reads, too.
+/// Roots for a materialized view ($1) that is to be filled: also everything that its query reads.
 const QUERY: &str = "
 WITH RECURSIVE roots (class, oid) AS (
     SELECT 'pg_class'::regclass::oid, $1
     UNION ALL SELECT 'pg_proc'::regclass, e.evtfoid FROM pg_event_trigger e WHERE e.evtenabled <> 'D'
 )";
 
-/// Of definitions that are only parsed. $1: the names in them (`Named`); $2: types. Whatever could be meant by a name counts, with the
-/// types of its arguments, which constants may be read as.
+/// Roots for definitions that are only parsed. $1: the names in them (`Named`); $2: types. Every object that a name could mean counts, with
+/// the types of its arguments, because constants may be read as these.
 const NAMES: &str = "
 WITH RECURSIVE named (kind, schema, name) AS (
     SELECT k.kind, coalesce(e.name ->> 0, 'pg_catalog'), e.name ->> 1
@@ -161,7 +161,7 @@ WITH RECURSIVE named (kind, schema, name) AS (
                JOIN pg_opclass o ON o.opcnamespace = n.oid AND o.opcname = m.name::name WHERE m.kind = 'operator_classes'
 )";
 
-/// Of functions ($1), operators ($2) and types ($3).
+/// Roots for functions ($1), operators ($2) and types ($3).
 const OBJECTS: &str = "
 WITH RECURSIVE roots (class, oid) AS (
     SELECT 'pg_proc'::regclass::oid, t.oid FROM unnest($1::oid[]) t (oid)
@@ -179,7 +179,7 @@ fn require(roots: &str, args: &[pgrx::datum::DatumWithOid<'_>]) -> Result<()> {
         role: String,
     }
     let _pinned = pin_settings()?;
-    // The planner takes it for a query that is worth compiling.
+    // By its estimated cost the planner would use JIT for this query.
     set_local("jit", "off")?;
     match spi::json(&format!("{roots}{REACH}"), args)? {
         Some(Found { object, owner, role }) => Err(Error::UntrustedOwner { object, owner, role }),
@@ -200,7 +200,7 @@ pub fn require_tables(oids: &[pg_sys::Oid]) -> Result<()> {
     require(TABLES, &[oids.to_vec().into()])
 }
 
-/// Tables of others that are going to be read, past all policies, or emptied with a table that they refer to. They are locked.
+/// Tables of other owners that are going to be read, past all policies, or emptied with a table that they refer to. They are locked.
 ///
 /// # Errors
 /// UntrustedOwner.
@@ -211,7 +211,7 @@ pub fn require_others(oids: &[pg_sys::Oid], emptied: bool) -> Result<()> {
     require(OTHERS, &[oids.to_vec().into(), emptied.into()])
 }
 
-/// A view or materialized view that is going to be made anew, without data.
+/// A view or materialized view that is going to be created again, without data.
 ///
 /// # Errors
 /// UntrustedOwner.
@@ -236,7 +236,7 @@ pub fn require_functions(oids: &[u32]) -> Result<()> {
     require(OBJECTS, &[array(oids.iter().copied()).into(), "{}".into(), "{}".into()])
 }
 
-/// Types that the columns of a table are to have, by name; those that are not here do not count.
+/// Types that the columns of a table are to have, by name; those that do not exist on this server do not count.
 ///
 /// # Errors
 /// UntrustedOwner.
@@ -249,7 +249,7 @@ pub fn require_types(names: &[&str]) -> Result<()> {
     require(OBJECTS, &["{}".into(), "{}".into(), oids.unwrap_or_else(|| "{}".to_string()).into()])
 }
 
-/// What definitions name, before anything of them is analysed.
+/// The names in definitions, before anything of them is analysed.
 ///
 /// # Errors
 /// UntrustedOwner.
@@ -258,8 +258,8 @@ pub fn require_names(named: &Named) -> Result<()> {
     require(NAMES, &[names.into(), array(named.types.iter().copied()).into()])
 }
 
-/// A CREATE INDEX of a source's, before anything of it is run: first what it names, then what PostgreSQL has made of that, casts
-/// that nobody has named included. It is analysed for good: PostgreSQL does not do it again.
+/// A CREATE INDEX of a source, before anything of it is run: first the names in it, then the result of parse analysis, implicit casts
+/// included. The statement stays analysed: PostgreSQL does not analyse it again.
 ///
 /// # Errors
 /// UntrustedOwner, Definition; what PostgreSQL says of an expression that makes no sense.

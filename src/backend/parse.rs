@@ -12,16 +12,16 @@ use pgrx::{pg_sys, PgBox, PgList};
 use std::ffi::{CStr, CString};
 use std::os::raw::c_void;
 
-/// Longer definitions of indexes and columns are not taken from a source.
+/// Bytes of a definition of an index or a column that is accepted from a source, at most.
 const LONGEST: usize = 64 * 1024;
 
 /// Parentheses and brackets within each other, at most: PostgreSQL prints a pair for each operator.
 const DEEPEST: usize = 200;
 
-/// What a text from a source is not parsed for.
+/// Why a text from a source is not parsed: it is too long, or nested too deeply.
 fn excess(text: &str) -> Option<String> {
     if text.len() > LONGEST {
-        return Some(format!("it is {} bytes long, {LONGEST} are possible", text.len()));
+        return Some(format!("it is {} bytes long, but {LONGEST} bytes are the limit", text.len()));
     }
     let (mut depth, mut deepest) = (0usize, 0);
     for byte in text.bytes() {
@@ -32,7 +32,7 @@ fn excess(text: &str) -> Option<String> {
         }
         deepest = deepest.max(depth);
     }
-    (deepest > DEEPEST).then(|| format!("it is nested {deepest} deep, {DEEPEST} are possible"))
+    (deepest > DEEPEST).then(|| format!("it is nested {deepest} levels deep, but {DEEPEST} levels are the limit"))
 }
 
 fn c(sql: &str) -> Result<CString> {
@@ -52,7 +52,7 @@ pub fn statement(sql: &str) -> Result<*mut pg_sys::Node> {
     }
 }
 
-/// The one statement that a definition of a source's holds, not analysed.
+/// The one statement in a definition of a source, not analysed.
 ///
 /// # Errors
 /// Postgres with a syntax error; Definition if it is not exactly one statement, or too long, or too deep.
@@ -115,7 +115,7 @@ pub struct Expression {
     pub constant: bool,
 }
 
-/// The one expression that a text is; None if it is none, or more, or too much of one.
+/// The one expression in a text; None if it is not exactly one, or too long, or nested too deeply.
 ///
 /// # Errors
 /// Cancelled.
@@ -167,22 +167,22 @@ pub fn expression(text: &ForeignText) -> Result<Option<Expression>> {
     Ok(parsed.unwrap_or_default())
 }
 
-/// What a tree of the parser's names: schema, if it says one, and name.
+/// The names in a tree of the parser: schema, if there is one, and name.
 #[derive(Debug, Default, serde::Serialize)]
 pub struct Named {
     pub functions: Vec<(Option<String>, String)>,
     pub operators: Vec<(Option<String>, String)>,
     pub operator_classes: Vec<(Option<String>, String)>,
-    /// The types that are there.
+    /// OIDs of the types that exist.
     #[serde(skip)]
     pub types: Vec<u32>,
 }
 
 impl Named {
-    /// Adds what an expression names.
+    /// Adds the names in an expression.
     ///
     /// # Errors
-    /// Definition, if it holds what no definition of a column or index holds; Postgres if it is too deep after all.
+    /// Definition, if it contains something that no definition of a column or index contains; Postgres if it is too deep after all.
     ///
     /// # Safety
     /// A node of the parser's.
@@ -211,7 +211,7 @@ impl Named {
         }
     }
 
-    /// Adds what an index of this statement names.
+    /// Adds the names in a CREATE INDEX.
     ///
     /// # Errors
     /// As `add`.
@@ -228,18 +228,18 @@ impl Named {
                 self.add((*element).expr)?;
             }
             if !(*statement).excludeOpNames.is_null() {
-                return Err(Error::Definition("it is that of an exclusion constraint".to_string()));
+                return Err(Error::Definition("it is the index of an exclusion constraint".to_string()));
             }
             self.add((*statement).whereClause)
         }
     }
 }
 
-/// The longest text that an expression of a source may ask for by a number.
+/// Length of a text that an expression of a source may create by a length argument, at most.
 const LONGEST_VALUE: i32 = 10_000;
 
-/// Calls of functions that make a text as long as they are told: within each other they take all memory there is, when the planner
-/// computes what does not depend on a row, and nobody can cancel most of them.
+/// Refuses calls that create a long text by a length argument: nested, they use up all memory when the planner evaluates constant
+/// expressions, and most of them cannot be cancelled.
 ///
 /// # Safety
 /// A node of the parser's.
@@ -255,13 +255,13 @@ unsafe fn require_moderate(call: *mut pg_sys::FuncCall) -> Result<()> {
         match length.and_then(|node| integer(node)) {
             Some(length) if length <= LONGEST_VALUE => Ok(()),
             _ => Err(Error::Definition(format!(
-                "it calls {name} with a length that is not a number up to {LONGEST_VALUE}"
+                "it calls function \"{name}\" with a length that is not a number up to {LONGEST_VALUE}"
             ))),
         }
     }
 }
 
-/// The lengths of types.
+/// Refuses types with a large length.
 ///
 /// # Safety
 /// A list of the parser's, or null.
@@ -309,7 +309,7 @@ unsafe fn raw_nodes(node: *mut pg_sys::Node) -> Vec<*mut pg_sys::Node> {
                     return false;
                 }
                 (*found.cast::<Vec<*mut pg_sys::Node>>()).push(node);
-                // What is in it is not looked at, for it is refused.
+                // A subquery is refused, so what is in it need not be visited.
                 (*node).type_ != pg_sys::NodeTag::T_SubLink && unguarded::raw_expression_tree_walker(node, visit, found)
             }
         }
@@ -384,7 +384,7 @@ unsafe fn type_oid(name: *mut pg_sys::TypeName) -> Result<Option<u32>> {
     }
 }
 
-/// The one SELECT that this is, however a condition has changed it, without a semicolon at its end and what follows that.
+/// The text, if it is one SELECT whatever its condition contains; without a final semicolon and what follows that.
 ///
 /// # Errors
 /// Condition, if it is something else.
@@ -415,8 +415,8 @@ pub fn select(sql: &str) -> Result<&str> {
     }
 }
 
-/// Whether operators may stand in a condition beside those that compare and calculate: behind another there may be any function. What is
-/// written unusually counts as if.
+/// Whether a condition may contain operators other than those of comparison and arithmetic, which could call any function. Unusual
+/// spelling counts as if it did.
 fn may_have_other_operators(condition: &str) -> bool {
     if condition.to_lowercase().contains("operator") {
         return true;

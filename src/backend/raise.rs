@@ -24,7 +24,7 @@ impl From<Error> for ErrorReport {
 
 impl From<SpiError> for Error {
     fn from(error: SpiError) -> Error {
-        // What only a statement that a user wrote can be.
+        // Only a statement that a user wrote can cause the first two.
         let (sqlstate, message) = match error {
             SpiError::SpiError(SpiErrorCodes::Transaction) => {
                 (PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_TERMINATION, "a transaction cannot be begun or ended here")

@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 use serde::Deserialize;
 use std::time::{Duration, Instant};
 
-/// A relation, found.
+/// A relation that exists.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Relation {
     #[serde(deserialize_with = "oid")]

@@ -1,5 +1,5 @@
 //! Swapping the storage of two relations of the same physical form, as CLUSTER does after a rewrite: their rows in
-//! pg_class change places with respect to where the data lies, and everything else about them stays.
+//! pg_class exchange the columns that say where the data is, and everything else about them stays.
 
 use crate::backend::compat::{self, unguarded};
 use crate::error::{Error, Result};
@@ -39,8 +39,8 @@ pub fn swap(first: pg_sys::Oid, second: pg_sys::Oid, indexes: &[(pg_sys::Oid, pg
     Ok(())
 }
 
-/// As CLUSTER does: what SERIALIZABLE transactions have read of single rows and pages becomes the whole table, for the places
-/// of the rows are others from here on.
+/// As CLUSTER does: predicate locks of SERIALIZABLE transactions on rows and pages become locks on the whole table, because the
+/// rows have other TIDs from here on.
 fn keep_predicate_locks(table: pg_sys::Oid) {
     // SAFETY: opens the relation, and closes it.
     unsafe {
@@ -50,7 +50,7 @@ fn keep_predicate_locks(table: pg_sys::Oid) {
     }
 }
 
-/// The counters of live and dead rows, which autovacuum goes by, are those of the new file, whose statistics have just been made.
+/// Sets the counters of live and dead rows, which autovacuum uses, by the new file, whose statistics have just been made.
 fn count_anew(table: pg_sys::Oid) {
     // SAFETY: opens the relation, and closes it.
     unsafe {
@@ -61,7 +61,7 @@ fn count_anew(table: pg_sys::Oid) {
     }
 }
 
-/// Refuses relations whose rows do not look the same on disk, and such as this session is reading.
+/// Refuses relations whose rows have different physical forms, and relations that this session is reading.
 fn require_same_form(first: pg_sys::Oid, second: pg_sys::Oid) -> Result<()> {
     // SAFETY: opens both relations, and closes them.
     unsafe {
@@ -137,7 +137,7 @@ fn swap_rows(first: pg_sys::Oid, second: pg_sys::Oid) -> Result<()> {
         pg_sys::heap_freetuple(other_tuple);
         pg_sys::table_close(catalog, pg_sys::RowExclusiveLock as i32);
 
-        // A TOAST table goes when the table that it depends on goes.
+        // A TOAST table is dropped with the table that it depends on.
         if toasts.iter().any(|(_, toast)| *toast != pg_sys::InvalidOid) {
             for (_, toast) in toasts.iter().filter(|(_, toast)| *toast != pg_sys::InvalidOid) {
                 pg_sys::deleteDependencyRecordsFor(pg_sys::RelationRelationId, *toast, false);

@@ -34,7 +34,7 @@ pub fn attempt<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     outcome
 }
 
-/// The same for a step without which the call goes on: the inner result is that of the step.
+/// The same for a step that may fail without ending the call: the inner result is that of the step.
 ///
 /// # Errors
 /// Cancelled: the whole call is to end.
@@ -45,7 +45,7 @@ pub fn tried<T>(body: impl FnOnce() -> Result<T>) -> Result<Result<T>> {
     }
 }
 
-/// Runs `body` and turns an error that PostgreSQL raises in it into a result. Nothing is rolled back: the
+/// Runs `body` and converts an error that PostgreSQL raises in it to a result. Nothing is rolled back: the
 /// caller has to raise it again.
 pub fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     let _watch = Watch::begin();

@@ -15,7 +15,7 @@ pub struct WorkerMessage {
     segment: *mut pg_sys::dsm_segment,
 }
 
-/// What stands in front of the cells and the text.
+/// What precedes the cells and the text.
 #[repr(C)]
 struct Header {
     counters: [AtomicU32; 2],
@@ -108,7 +108,7 @@ impl Worker {
         Worker::start_for(function, name, argument, "")
     }
 
-    /// With a purpose of up to 127 bytes besides.
+    /// The same, with a purpose of up to 127 bytes.
     pub fn start_for(function: &str, name: &str, argument: u32, purpose: &str) -> Option<Worker> {
         // SAFETY: reads a constant of this process; the handle has to outlive the transaction.
         let (own_pid, context) =
@@ -141,7 +141,7 @@ impl Worker {
     }
 }
 
-/// Waits until all of them are over, or the time is; whether they are. It raises the error if the query is cancelled.
+/// Waits until all of them have ended, or the time limit is over; whether they have. It raises the error if the query is cancelled.
 pub fn wait_for(workers: &[Worker], limit: Option<Duration>) -> bool {
     let start = Instant::now();
     loop {
@@ -164,7 +164,7 @@ pub fn prepare() {
     }
 }
 
-/// What Worker::start_for was told.
+/// The purpose that was given to Worker::start_for.
 pub fn purpose() -> String {
     BackgroundWorker::get_extra().to_string()
 }
@@ -175,7 +175,7 @@ pub fn connect(database: pg_sys::Oid, role: Option<pg_sys::Oid>) {
     // SAFETY: called once in the life of a worker; what is refused ends it.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, role, 0) };
     if role == pg_sys::InvalidOid {
-        // It is a superuser then, and must not find what others have put into their schemas.
+        // The worker is a superuser then, and must not find objects that others have put into their schemas.
         // SAFETY: sets a setting as SET does; the strings are constants.
         unsafe {
             pg_sys::SetConfigOption(
@@ -264,7 +264,7 @@ impl TransactionControl {
     /// Ends the last transaction.
     pub fn end(self) {
         if self == TransactionControl::Worker {
-            // SAFETY: a transaction is open; and its figures are reported before the process ends.
+            // SAFETY: a transaction is open; and its statistics are reported before the process ends.
             unsafe {
                 pg_sys::CommitTransactionCommand();
                 pg_sys::pgstat_report_stat(true);

@@ -46,7 +46,7 @@ impl Comparison {
     /// 2. The range, from what the destination holds.
     /// 3. The source's snapshot.
     ///
-    /// `allow` may refuse the caller the destination.
+    /// `allow` may refuse the destination to the caller.
     pub fn begin(
         destination: &str,
         intervals: Intervals<'_>,
@@ -63,7 +63,7 @@ impl Comparison {
         } else {
             if intervals.lower.or(intervals.upper).is_some() {
                 return Err(Error::InvalidArgument(format!(
-                    "{} is a job of type {}, which has no range of values: leave the intervals out",
+                    "\"{}\" is a job of type {}, which has no range of values: leave the intervals out",
                     job.dest_table,
                     method.name()
                 )));
@@ -123,7 +123,7 @@ impl Comparison {
         })
     }
 
-    /// What one expression gives over the rows of the source, as text.
+    /// The value of an aggregate expression over the rows of the source, as text.
     pub fn ask_source(&mut self, expression: &str, doing: &str) -> Result<String> {
         let query = format!("SELECT ({expression})::pg_catalog.text {}", self.source_rows);
         Ok(self.source.value(&query, &[], doing)?.unwrap_or_default())

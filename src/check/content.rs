@@ -18,9 +18,9 @@ pub struct Contents {
     pub destination: RowSums,
 }
 
-/// Compares what the rows of a job's source and destination hold, and tells of up to `show` keys whose rows differ.
+/// Compares the contents of the rows of a job's source and destination, and reports up to `show` keys whose rows differ.
 pub fn content(destination: &str, intervals: Intervals<'_>, show: i32) -> Result<Contents> {
-    about(&format!("Comparing the rows of {destination}."), || {
+    about(&format!("Comparing the rows of \"{destination}\"."), || {
         let mut sides = Comparison::begin(destination, intervals, |destination| {
             if show > 0 {
                 require_readable(destination)?;
@@ -47,7 +47,7 @@ pub fn differences(
 ) -> Result<Vec<(serde_json::Value, String, bool)>> {
     let limit = usize::try_from(limit)
         .map_err(|_| Error::InvalidArgument(format!("p_limit is {limit}; it must not be negative")))?;
-    about(&format!("Comparing the rows of {destination}."), || {
+    about(&format!("Comparing the rows of \"{destination}\"."), || {
         let mut sides = Comparison::begin(destination, intervals, require_readable)?;
         let rows = row_sums::Rows::of(&mut sides)?;
         let [source, here] = row_sums::of_both(&mut sides, &rows)?;

@@ -1,5 +1,5 @@
 //! Which rows differ. Neither side is ever held as a whole: the keys are spread over buckets, and only some of those whose sums
-//! differ are looked at row by row.
+//! differ are compared row by row.
 
 use super::compare::Comparison;
 use super::row_sums::{sums, RowSums, Rows};
@@ -11,7 +11,7 @@ use pgrx::notice;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 
-/// Rows that are looked at together, at most, if they are spread evenly.
+/// Rows that are compared together, at most, if they are spread evenly.
 const AT_ONCE: i64 = 100_000;
 
 /// Hexadecimal digits of a key's hash that say which bucket it is in: 4096 buckets or 65536.
@@ -90,21 +90,21 @@ pub fn find(sides: &mut Comparison, rows: &Rows, most_rows: i64, limit: usize) -
     Ok(Some(differences))
 }
 
-/// Tells of up to `show` keys whose rows differ, each in a NOTICE.
+/// Reports up to `show` keys whose rows differ, each in a NOTICE.
 pub fn show(sides: &mut Comparison, rows: &Rows, most_rows: i64, show: usize) -> Result<()> {
     let dest_table = sides.job.dest_table.clone();
     match find(sides, rows, most_rows, show)? {
-        None => notice!("{dest_table}: there is no key to name the rows by that differ"),
+        None => notice!("\"{dest_table}\": there is no key by which rows that differ could be named"),
         Some(Differences { key, found, .. }) => {
             for Found { text, how, .. } in found {
-                notice!("{dest_table}: key ({})={text} is {how}", key.join(", "));
+                notice!("\"{dest_table}\": key ({})={text} is {how}", key.join(", "));
             }
         }
     }
     Ok(())
 }
 
-/// How the rows of one key differ; there and here their hashes.
+/// How the rows of one key differ, by their hashes on the source (`there`) and on the destination (`here`).
 fn how(there: &[String], here: &[String]) -> String {
     match (there.len(), here.len()) {
         (_, 0) => "only on the source".to_string(),
@@ -129,7 +129,7 @@ struct Key {
     json: String,
 }
 
-/// The same questions to both sides: first the source, then here.
+/// The same queries for both sides: first the source, then the destination.
 struct Query {
     keys: [Key; 2],
     hashes: [String; 2],
@@ -165,14 +165,14 @@ impl Query {
                 self.bucket(key)
             )
         })?;
-        // They go into the next question, which is asked here, too.
+        // They go into the next query, which is run on this server, too.
         if let Some(bucket) = found.iter().flat_map(BTreeMap::keys).find(|bucket| !is_bucket(bucket, self.digits)) {
             return Err(Error::Internal(format!("the source's hash of a key begins with {bucket}")));
         }
         Ok(found)
     }
 
-    /// The keys in these buckets, as JSON, and the hashes of their rows there and here.
+    /// The keys in these buckets, as JSON, and the hashes of their rows on the source and on the destination.
     fn rows(&self, sides: &mut Comparison, buckets: &[&String]) -> Result<BTreeMap<String, Rowed>> {
         let list = buckets.iter().map(|bucket| bucket.as_str()).collect::<Vec<_>>().join(",");
         let list = literal(&format!("{{{list}}}"));
@@ -196,7 +196,7 @@ impl Query {
     }
 }
 
-/// A key as JSON, and the hashes of its rows there and here.
+/// A key as JSON, and the hashes of its rows on the source and on the destination.
 type Rowed = (serde_json::Value, [Vec<String>; 2]);
 
 /// Whether it is the beginning of a hash: so many hexadecimal digits.

@@ -1,4 +1,4 @@
-//! Going through jobs and their sources, one after the other: what one of them has is no reason to leave out the next.
+//! Going through jobs and their sources, one after the other: trouble with one of them is no reason to leave out the next.
 
 use crate::backend::identity::read_the_latest;
 use crate::backend::relation::{self, Relation};
@@ -12,7 +12,7 @@ use crate::source::connection::Connection;
 use pgrx::{pg_sys, warning};
 use std::collections::BTreeMap;
 
-/// Whether an error tells of the source, or of the way to it, and not of this server: a monitor goes on to the next source then.
+/// Whether an error is one of the source, or of the connection to it, and not of this server: a monitor goes on to the next source then.
 pub fn is_of_source(error: &Error) -> bool {
     matches!(
         error.kind(),
@@ -65,13 +65,13 @@ pub fn for_each_job(
         match relation::find(&job.destination)? {
             Some(destination) => {
                 if let Err(error) = require_configured(catalog, &job, destination.owner) {
-                    warning!("{} is left out: {error}", job.dest_table);
+                    warning!("\"{}\" is left out: {error}", job.dest_table);
                     continue;
                 }
                 let group = (job.data_source_id, destination.owner.to_u32());
                 groups.entry(group).or_default().push((job, destination));
             }
-            None => warning!("{} is left out: it is missing here", job.dest_table),
+            None => warning!("\"{}\" is left out: it does not exist on the destination", job.dest_table),
         }
     }
     for ((data_source_id, owner), members) in groups {
@@ -81,7 +81,7 @@ pub fn for_each_job(
                     source.find_table(&job.source_table).and_then(|table| body(source, job, destination, &table));
                 match outcome {
                     Err(error @ (Error::SourceTableMissing { .. } | Error::Remote { .. })) => {
-                        warning!("{} is left out: {}", job.dest_table, error.report().message);
+                        warning!("\"{}\" is left out: {}", job.dest_table, error.report().message);
                         source.roll_back()?;
                     }
                     outcome => outcome?,

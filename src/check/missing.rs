@@ -16,7 +16,7 @@ pub struct MissingTable {
 }
 
 /// The tables of one source or of all that no job copies; with `views` also views and materialized views. The queues of mimeo do not
-/// count, nor do parts of a partitioned table.
+/// count, nor do partitions.
 pub fn source_tables(data_source_id: Option<i32>, views: bool) -> Result<Vec<MissingTable>> {
     let (catalog, jobs) = jobs(data_source_id)?;
     let alone = data_source_id.is_some();
@@ -43,10 +43,10 @@ pub fn source_tables(data_source_id: Option<i32>, views: bool) -> Result<Vec<Mis
     Ok(missing)
 }
 
-/// Where tables stand in a list, which may be as long as the source likes.
+/// Indexes of tables in a list, which may be as long as the source likes.
 struct ByName<'a> {
     qualified: HashMap<(&'a str, &'a str), usize>,
-    /// Those that their bare names find.
+    /// Those that are found by their names without a schema.
     visible: HashMap<&'a str, usize>,
 }
 
@@ -62,7 +62,7 @@ impl ByName<'_> {
         by_name
     }
 
-    /// That of the table that a job names.
+    /// The index of the table that a job names.
     fn find(&self, written: &str) -> Result<Option<usize>> {
         Ok(readings(written)?.iter().find_map(|(schema, name)| match schema {
             Some(schema) => self.qualified.get(&(schema.as_str(), name.as_str())).copied(),

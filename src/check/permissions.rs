@@ -1,4 +1,4 @@
-//! check_permissions: what a job of some method needs, on both sides, and what of it is there. Makers and refreshers ask the same
+//! check_permissions: what a job of some method needs, on both sides, and what of it is granted. Makers and refreshers ask the same
 //! questions through the same functions.
 
 use super::each::is_of_source;
@@ -38,7 +38,7 @@ pub fn permissions(
     let method = method(p_type)?;
     read_the_latest();
     let catalog = Catalog::find()?;
-    // Of a job that is there, its own.
+    // The filter of an existing job.
     let filter = match filter {
         Some(filter) => Some(filter),
         None => catalog.job(destination.unwrap_or(source_table)).ok().and_then(|job| job.filter),
@@ -94,7 +94,7 @@ struct Wanted<'a> {
 }
 
 /// Indexes of the source that a maker would leave out, with the statement that makes each of them later. Tried on a temporary table, which
-/// goes at once; nothing is told where none can be made.
+/// is dropped at once; where none can be created, nothing is reported.
 fn unmade_indexes(shape: &Shape, filter: Option<&[String]>) -> Result<Vec<Right>> {
     let mut rights = Vec::new();
     let tried = attempt(|| {
@@ -163,7 +163,8 @@ fn on_source(
     if captures {
         let standby = source.is_standby()?;
         rights.push(Right::new(source.label(), "writing", !standby, || {
-            "-- it is a standby: let the data source lead to the primary, or choose snap, table, inserter or updater".to_string()
+            "-- it is a standby: point the data source to the primary, or choose snap, table, inserter or updater"
+                .to_string()
         }));
     }
     if captures && fits {
@@ -234,8 +235,8 @@ fn destination(written: Option<&str>, source_table: &str, source: Option<Name>) 
     new_destination(Some(text), &nowhere.ok_or_else(|| Error::InvalidName(text.to_string()))?)
 }
 
-/// A snapshot's view and twins must not be there; another destination may be, if it is the caller's. So may those of a job that
-/// exists.
+/// A snapshot's view and twins must not exist; another destination may, if it is the caller's. So may those of an existing
+/// job.
 fn destination_rights(catalog: &Catalog, name: &Name, method: Method, role: &str) -> Result<Vec<Right>> {
     let mut names = vec![name.clone()];
     if method == Method::Snapshot {
@@ -257,7 +258,7 @@ fn destination_rights(catalog: &Catalog, name: &Name, method: Method, role: &str
         let granted = !taken && is_owned(&existing);
         rights.push(Right::new(name.plain(), "free or owned", granted, || {
             if taken {
-                format!("-- {} exists: drop it, rename it, or choose another p_dest_table", name.plain())
+                format!("-- \"{}\" exists: drop it, rename it, or choose another p_dest_table", name.plain())
             } else {
                 let what = if existing.kind == 'v' { "VIEW" } else { "TABLE" };
                 format!("ALTER {what} {name} OWNER TO {};", quote(role))

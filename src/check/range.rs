@@ -67,7 +67,7 @@ pub fn range(intervals: Intervals<'_>, job: &Job, kind: Kind, control: &Control,
                     "p_lower_interval '{lower}' must be longer than {until} '{upper}', or no row lies between them"
                 )))
             }
-            None => warning!("{}: all rows lie within {until} '{upper}', so none is compared", job.dest_table),
+            None => warning!("\"{}\": all rows lie within {until} '{upper}', so none is compared", job.dest_table),
         }
     }
     Ok(Range { lower: from, from_lower: true, upper: to, to_upper: true, known: true })

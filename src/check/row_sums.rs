@@ -1,5 +1,5 @@
-//! A number for what rows hold, whatever their order, and whichever server reads them: of each row a hash of what its columns
-//! are written as, and the sum of these. Two rows that are the same count twice.
+//! A number for the contents of rows, whatever their order, and whichever server reads them: a hash of the text of the columns of
+//! each row, and the sum of these. Two rows that are the same count twice.
 
 use super::compare::Comparison;
 use crate::backend::encoding;
@@ -8,7 +8,7 @@ use crate::backend::name::quote;
 use crate::backend::relation::lock_to_read;
 use crate::backend::spi;
 use crate::destination::table;
-use crate::error::{Error, Result};
+use crate::error::{quoted_list, Error, Result};
 use crate::shape::{Column, Shape};
 use pgrx::notice;
 use serde::Deserialize;
@@ -35,7 +35,7 @@ impl RowSums {
     }
 }
 
-/// What is compared of each row: on the source, and here. Of the columns that the job copies, those that both sides have.
+/// What is compared of each row, on the source and on the destination. Of the columns that the job copies, those that both sides have.
 pub struct Rows {
     pub columns: Vec<Compared>,
     /// The encodings of the databases differ, so that the same text would be other bytes.
@@ -51,14 +51,14 @@ pub struct Compared {
 
 impl Rows {
     pub fn of(sides: &mut Comparison) -> Result<Rows> {
-        // The columns that are described are those that are read, whoever alters the table meanwhile.
+        // The columns that are described must be those that are read, even if others want to alter the table meanwhile.
         lock_to_read(sides.destination.oid);
         let [local] = table::describe([sides.destination.oid])?;
         let mut columns = Vec::new();
         let mut missing = Vec::new();
         for column in &sides.columns {
             match local.column(&column.name) {
-                None => missing.push(column.name.as_str()),
+                None => missing.push(column.name.clone()),
                 // What the destination computes itself is not copied.
                 Some(own) if own.generated.as_deref().unwrap_or_default() != "" => {}
                 Some(own) => columns.push(compared((column, &sides.shape), (own, &local))),
@@ -72,9 +72,9 @@ impl Rows {
         }
         if !missing.is_empty() {
             notice!(
-                "{}: not compared, for the destination does not have them: {}",
+                "\"{}\": columns are not compared, because the destination does not have them: {}",
                 sides.job.dest_table,
-                missing.join(", ")
+                quoted_list(&missing)
             );
         }
         let encoding = sides.source.script("SHOW server_encoding", "looking at its encoding")?;
@@ -91,7 +91,7 @@ impl Rows {
         format!("pg_catalog.md5({text})")
     }
 
-    /// The hash of a whole row, on the source and here.
+    /// The hash of a whole row, on the source and on the destination.
     pub fn row_hashes(&self) -> [String; 2] {
         [
             self.hash(self.columns.iter().map(|column| &column.source)),
@@ -140,7 +140,7 @@ fn compared((theirs, shape): (&Column, &Shape), (own, local): (&Column, &Shape))
         ("character", "character") => both(format!("{column}::pg_catalog.text")),
         _ => {
             let converted = match here {
-                // Numbers and times are written otherwise by wider types.
+                // Wider types write numbers and times differently.
                 "real" | "double precision" if is_number(there) => Some(here),
                 "timestamp without time zone" if there == "date" => Some(here),
                 "timestamp with time zone" if ["date", "timestamp without time zone"].contains(&there) => Some(here),

@@ -17,7 +17,7 @@ pub struct Counts {
 
 /// Counts the rows of a job's source and destination.
 pub fn rowcount(destination: &str, intervals: Intervals<'_>, debug: bool) -> Result<Counts> {
-    about(&format!("Counting the rows of {destination}."), || {
+    about(&format!("Counting the rows of \"{destination}\"."), || {
         let mut sides = Comparison::begin(destination, intervals, |_| Ok(()))?;
         if debug {
             notice!("{}: on the source SELECT count(*) {}", sides.job.dest_table, sides.source_rows);

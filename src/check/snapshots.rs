@@ -38,7 +38,7 @@ pub fn snapshots(
     for_each_job(&catalog, jobs, "snapshot_monitor", destination.is_some(), |source, job, _, table| {
         let (found_rows, found_bytes) = source.extent(table)?;
         if debug {
-            notice!("{}: {found_rows} rows and {found_bytes} bytes on {}", job.dest_table, source.label());
+            notice!("\"{}\": {found_rows} rows and {found_bytes} bytes on {}", job.dest_table, source.label());
         }
         let all = rows.is_none() && bytes.is_none();
         if all || reaches(rows, found_rows) || reaches(bytes, found_bytes) {

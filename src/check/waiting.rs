@@ -1,4 +1,4 @@
-//! Which differences the next refresh may take away, for the changes behind them have not been brought yet.
+//! Which differences the next refresh may remove, because the changes behind them have not been copied yet.
 
 use super::compare::Comparison;
 use super::difference::Found;

@@ -15,7 +15,7 @@ const DATES: std::ops::Range<i32> = -2_451_545..2_145_031_949;
 /// No value has more bytes (MaxAllocSize).
 const LONGEST: i32 = 0x3fff_ffff;
 
-/// What came of decoding a row.
+/// The result of decoding a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     Row,
@@ -42,7 +42,7 @@ enum Reading {
 }
 
 struct Field {
-    /// Its place in the table, from 0.
+    /// Its index among the table's attributes, from 0.
     attribute: usize,
     reading: Reading,
 }
@@ -59,7 +59,7 @@ impl Decoder {
     /// For a stream of these columns. None if the table has others, which would need their defaults.
     ///
     /// # Safety
-    /// An open relation, or a type that there is.
+    /// An open relation, or a type that exists.
     pub unsafe fn of(relation: pg_sys::Relation, columns: &[String]) -> Option<Decoder> {
         // SAFETY: as the caller has promised.
         unsafe {
@@ -144,7 +144,7 @@ impl Decoder {
 
 impl Reading {
     /// # Safety
-    /// An open relation, or a type that there is.
+    /// An open relation, or a type that exists.
     unsafe fn of(type_oid: pg_sys::Oid, typmod: i32) -> Reading {
         // SAFETY: as the caller has promised.
         unsafe {
@@ -237,7 +237,7 @@ fn varlena(bytes: &[u8]) -> pg_sys::Datum {
     }
 }
 
-/// A place in a stream of which some has come.
+/// A position in a stream, of which some has come.
 struct Cursor<'a> {
     data: &'a [u8],
     at: usize,

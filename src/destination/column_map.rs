@@ -1,4 +1,4 @@
-//! Whether a table that is there already can take the rows of a source, and in which form.
+//! Whether an existing table can take the rows of a source, and in which format.
 
 use crate::backend::name::quote;
 use crate::backend::relation::oid_arg;
@@ -31,13 +31,13 @@ pub fn map(destination: &Shape, source: &Shape, columns: &[Column], renamed: &[(
     for column in columns {
         match destination.column(&column.name) {
             None => {
-                reasons.push(format!("column {} is missing", column.name));
+                reasons.push(format!("column \"{}\" is missing", column.name));
                 incompatible.push(column.clone());
             }
             Some(own) if own.generated.as_deref().unwrap_or_default() != "" => {}
             Some(own) if !holds((destination, own), (source, column))? => {
                 reasons.push(format!(
-                    "column {} is {}, and {} on the source",
+                    "column \"{}\" is {}, but {} on the source",
                     column.name,
                     own.written.for_message(),
                     column.written.for_message()
@@ -84,7 +84,7 @@ pub fn obstacle_to_binary(destination: &Shape, source: &Shape, columns: &[Column
     };
     let column = columns.iter().find(loaded)?;
     Some(format!(
-        "the binary form of column {} ({}) may differ between the two sides",
+        "the binary form of column \"{}\" ({}) may differ between the two sides",
         column.name,
         column.type_name.for_message()
     ))

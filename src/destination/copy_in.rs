@@ -76,7 +76,7 @@ pub fn reads_binary() -> bool {
 /// What a load did.
 pub struct Loaded {
     pub rows: u64,
-    /// No trigger can have changed the number of rows.
+    /// Whether no trigger can have changed the number of rows.
     pub exact: bool,
     pub indexing: Indexing,
 }

@@ -1,5 +1,5 @@
-//! A view whose columns change in more than a growth at the end has to be dropped, and everything built on it goes
-//! with it. Here that is read first, and made anew afterwards.
+//! A view whose columns change in another way than by new ones at the end has to be dropped, with everything that depends
+//! on it. This file reads these objects first, and creates them again afterwards.
 
 use crate::backend::identity::{act_as, pin_settings, set_local};
 use crate::backend::name::{quote, Name};
@@ -43,7 +43,7 @@ struct View {
     reads: Vec<u32>,
     /// Column and expression.
     defaults: Vec<(String, String)>,
-    /// Statements that make what sits on the view itself: rules, triggers, and indexes of a materialized view.
+    /// Statements that create what belongs to the view itself: rules, triggers, and indexes of a materialized view.
     attachments: Vec<String>,
 }
 
@@ -114,10 +114,10 @@ fn in_order(head: pg_sys::Oid, views: Vec<View>) -> Result<Vec<View>> {
 }
 
 impl Family {
-    /// Reads all that hangs on a view.
+    /// Reads everything that depends on a view.
     ///
     /// # Errors
-    /// Dependent, with its name, if something hangs on it that is not known how to be made anew.
+    /// Dependent, with its name, if an object depends on it that cannot be created again.
     pub fn of(view: pg_sys::Oid) -> Result<Family> {
         refuse_strangers(view)?;
         let views: Vec<View> = spi::json(
@@ -164,11 +164,11 @@ impl Family {
         std::iter::once(&self.head).chain(&self.members).map(|member| member.view.oid).collect()
     }
 
-    /// Drops the view, lets `remake` make something else under its name, and puts everything on it again.
+    /// Drops the view, lets `remake` create something else under its name, and creates everything on it again.
     ///
     /// # Errors
     /// Dependent, before anything has changed, if somebody else's code would run as the owner of one of them; and afterwards, if one
-    /// cannot be made anew.
+    /// cannot be created again.
     pub fn drop_and_remake(&self, name: &Name, remake: impl FnOnce() -> Result<()>) -> Result<()> {
         for member in &self.members {
             let _identity = act_as(member.view.owner, true)?;
@@ -210,7 +210,7 @@ impl Member {
         }
     }
 
-    /// Makes the view again, as its own owner; a materialized one without data, which nobody has to wait for.
+    /// Creates the view again, as its own owner; a materialized one without data, so that nobody has to wait for its query.
     fn remake(&self) -> Result<Relation> {
         let _identity = act_as(self.view.owner, true)?;
         let (name, keyword) = (self.view.name(), self.view.keyword());
@@ -236,7 +236,7 @@ impl Member {
     }
 }
 
-/// Everything that depends on the family and is neither in it nor made anew with it.
+/// Refuses whatever depends on the family and is neither in it nor created again with it.
 fn refuse_strangers(view: pg_sys::Oid) -> Result<()> {
     let stranger = spi::text(
         &format!(

@@ -1,4 +1,4 @@
-//! Filling materialized views that were made anew with the snapshot's view that they read. How long their queries take is not known,
+//! Filling materialized views that were created again with the snapshot's view that they read. How long their queries take is not known,
 //! so nobody may wait for them behind the locks of a refresh: a background worker runs them after the commit.
 
 use crate::backend::identity::{act_as, has_rights_of, outer_role};
@@ -9,11 +9,11 @@ use crate::backend::worker::{self, TransactionControl, Worker};
 use crate::error::Result;
 use pgrx::{pg_sys, register_xact_callback, warning, PgXactCallbackEvent};
 
-/// What a worker can be told (BGW_EXTRALEN, with a NUL at its end).
+/// Bytes that can be passed to a worker (BGW_EXTRALEN, with a NUL at its end).
 const MOST_BYTES: usize = 127;
 
-/// Has those filled that the session's own role could fill itself, and whose queries reach nobody else's code. Of the others a warning
-/// tells. They are empty, in the order in which they read each other.
+/// Fills, after the commit, those that the session's own role could fill itself, and whose queries reach only trusted code. For each of the
+/// others there is a WARNING. `views` are empty, and in the order in which they read each other.
 pub fn after_commit(views: &[Relation]) -> Result<()> {
     let mut list = String::new();
     for view in views {
@@ -23,7 +23,7 @@ pub fn after_commit(views: &[Relation]) -> Result<()> {
         } else {
             let name = view.name();
             warning!(
-                "materialized view {} was made anew without data: REFRESH MATERIALIZED VIEW {name};",
+                "materialized view \"{}\" was created again without data: REFRESH MATERIALIZED VIEW {name};",
                 name.plain()
             );
         }
@@ -35,21 +35,19 @@ pub fn after_commit(views: &[Relation]) -> Result<()> {
     let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
     register_xact_callback(PgXactCallbackEvent::Commit, move || {
         if Worker::start_for("mimeo_fill_views", "mimeo fill views", database, list.trim_start()).is_none() {
-            pgrx::log!(
-                "mimeo: no background worker is left to fill materialized views; REFRESH MATERIALIZED VIEW does"
-            );
+            pgrx::log!("mimeo: no background worker is left to fill materialized views; run REFRESH MATERIALIZED VIEW");
         }
     });
     Ok(())
 }
 
-/// Asked as the owner of the view, whose rights its query has.
+/// Checked as the owner of the view, with whose rights its query runs.
 fn is_trusted(view: &Relation) -> Result<bool> {
     let _identity = act_as(view.owner, true)?;
     ownership::trusts_query(view.oid)
 }
 
-/// The worker's whole life.
+/// The main function of the worker.
 pub fn work(database: u32) -> Result<()> {
     worker::prepare();
     let purpose = worker::purpose();

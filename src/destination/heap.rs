@@ -15,7 +15,7 @@ pub use writer::{Indexed, Indexing, Manner, Written};
 use pgrx::pg_sys;
 
 /// A plain heap without triggers and without generated columns, which is no partition and has no constraint that is
-/// checked later: nothing but the rows and their index entries has to happen.
+/// checked later: nothing but the rows and their index entries has to be written.
 ///
 /// # Safety
 /// The relation is open.

@@ -1,4 +1,4 @@
-//! Indexes and foreign keys of a local table: copying those of a source, and getting them out of the way of a
+//! Indexes and foreign keys of a local table: copying those of a source, and dropping and rebuilding them around a
 //! load.
 
 use crate::backend::compat;
@@ -35,7 +35,7 @@ pub fn rebuild(oid: pg_sys::Oid, built: &[pg_sys::Oid]) -> Result<()> {
     Ok(())
 }
 
-/// A foreign key that was taken off for a load.
+/// A foreign key that was dropped for a load.
 #[derive(Debug, Deserialize)]
 pub struct ForeignKey {
     #[serde(deserialize_with = "relation::oid")]
@@ -45,8 +45,8 @@ pub struct ForeignKey {
     comment: Option<String>,
 }
 
-/// Drops the foreign keys of a table that point elsewhere: rows that are written past the executor fire no
-/// triggers. `restore_foreign_keys` puts them back, and checks all rows in one query.
+/// Drops the foreign keys of a table to other tables: rows that are written past the executor fire no
+/// triggers. `restore_foreign_keys` adds them again, and checks all rows in one query.
 pub fn take_foreign_keys_off(table: &Name, oid: pg_sys::Oid) -> Result<Vec<ForeignKey>> {
     let keys: Vec<ForeignKey> = spi::json(
         "SELECT json_agg(json_build_object('to', k.confrelid::bigint, 'name', k.conname, 'definition', pg_get_constraintdef(k.oid),
@@ -61,8 +61,8 @@ pub fn take_foreign_keys_off(table: &Name, oid: pg_sys::Oid) -> Result<Vec<Forei
     Ok(keys)
 }
 
-/// Puts foreign keys back. PostgreSQL reads the tables that they point at to check them, so these must be such that nobody else's code
-/// runs with it.
+/// Adds foreign keys again. PostgreSQL reads the referenced tables to check them, so no code of an untrusted role may run when these are
+/// read.
 ///
 /// # Errors
 /// UntrustedOwner; a foreign key violation of PostgreSQL's.
@@ -137,7 +137,7 @@ impl PrimaryKey {
     }
 }
 
-/// An index that was not made: its name on the source, why, and the statement that makes it when what it needs is there.
+/// An index that was not created: its name on the source, the reason, and the statement that creates it once what it needs exists.
 pub struct LeftOut {
     pub index: String,
     pub reason: String,
@@ -148,16 +148,19 @@ impl LeftOut {
     /// For a WARNING.
     pub fn text(&self) -> String {
         let later = self.statement.as_ref().map(|statement| format!(". Later: {statement}")).unwrap_or_default();
-        told(format!("index {} is left out, for it cannot be made here: {}{later}", self.index, self.reason))
+        told(format!(
+            "index \"{}\" is left out, because it cannot be created on the destination: {}{later}",
+            self.index, self.reason
+        ))
     }
 }
 
-/// Copies indexes of a source to a local table, but for those that it has already. The data comes first: one that cannot be made here is left
-/// out, unless it is the key's. Where rows stay that are gone on the source (`kept_by` is the key that they are found by), nothing else is
-/// unique: such indexes are made as plain ones, whose names are returned, too.
+/// Copies indexes of a source to a local table, but for those that it has already. The data comes first: an index that cannot be created is
+/// left out, unless it is the key's. Where the table keeps rows that are gone on the source (`kept_by` is the key that they are found by), no
+/// other index is unique: such indexes are created as non-unique ones, whose names are returned, too.
 ///
 /// # Errors
-/// Index, with the reason, if that of the key cannot be made here.
+/// Index, with the reason, if that of the key cannot be created.
 pub fn copy_all<'a>(
     indexes: impl IntoIterator<Item = &'a IndexDefinition>,
     key: Option<&IndexDefinition>,
@@ -198,7 +201,7 @@ pub fn copy_all<'a>(
                 other => other.report(),
             };
             let reason = report.message;
-            // Nobody should run by hand what was refused because it is a stranger's, or no harmless definition.
+            // Nobody should run by hand what was refused because it reaches code of an untrusted role, or is not a harmless definition.
             let refused = report.sqlstate.is_any_of(&[
                 PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
                 PgSqlErrorCode::ERRCODE_INVALID_OBJECT_DEFINITION,
@@ -258,7 +261,7 @@ fn statement_here(index: &IndexDefinition, table: &Name, name: &str) -> Result<O
     Ok(rest.map(|rest| format!("CREATE {unique}INDEX {} ON {table}{rest};", quote(name))))
 }
 
-/// `name`, with a number if need be that makes it free in the table's schema.
+/// `name`, with a number if it is taken in the table's schema.
 fn free_name(table: &Name, name: &str) -> Result<String> {
     if relation::find(&table.sibling(name))?.is_none() {
         return Ok(name.to_string());
@@ -272,7 +275,7 @@ fn free_name(table: &Name, name: &str) -> Result<String> {
     unreachable!("the numbers do not end")
 }
 
-/// Makes an index by the CREATE INDEX that a source's pg_get_indexdef gave, with another table and name. What it calls is looked at
+/// Makes an index by the CREATE INDEX that a source's pg_get_indexdef gave, with another table and name. What it calls is checked
 /// first.
 fn create_from_source(
     definition: &ForeignText,

@@ -1,5 +1,5 @@
-//! What belongs to a relation beside its rows and its definition: grants and comments, so that they survive when
-//! it is made anew.
+//! Grants and comments of a relation, which are no part of its definition, so that they survive when it is created
+//! again.
 
 use crate::backend::name::{literal, quote, Name};
 use crate::backend::relation::oid_arg;

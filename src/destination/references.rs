@@ -1,4 +1,4 @@
-//! Foreign keys from and to a local table, checked against rows that are about to take the place of its own.
+//! Foreign keys from and to a local table, checked against rows that are about to replace its own.
 
 use crate::backend::identity::{pin_settings, set_local};
 use crate::backend::name::{quote, Name, Operator};
@@ -12,11 +12,11 @@ use serde::Deserialize;
 #[derive(Deserialize)]
 struct ForeignKey {
     name: String,
-    /// The table that points, and the one that is pointed at.
+    /// The referencing table; then the referenced one.
     from: Table,
     to: Table,
     to_itself: bool,
-    /// Columns there, here, and the operator between them.
+    /// Referencing column, referenced column, and the operator between them.
     columns: Vec<(String, String, Operator)>,
 }
 
@@ -31,7 +31,7 @@ struct Table {
 }
 
 impl Table {
-    /// For a FROM: a foreign key knows nothing of tables that inherit, but for partitions.
+    /// For a FROM: a foreign key does not include tables that inherit, except partitions.
     fn rows(&self) -> String {
         let only = if self.kind == 'p' { "" } else { "ONLY " };
         format!("{only}{}", self.name)
@@ -56,7 +56,7 @@ SELECT coalesce(json_agg(json_build_object(
   JOIN pg_class d ON d.oid = k.confrelid JOIN pg_namespace m ON m.oid = d.relnamespace
  WHERE k.contype = 'f'";
 
-/// The rows that will be those of `table` must find what its own foreign keys point at.
+/// Checks the foreign keys of `table`, for the rows that will replace its own.
 ///
 /// # Errors
 /// ForeignKey.
@@ -74,7 +74,7 @@ pub fn check_outgoing(table: pg_sys::Oid, rows: &Name) -> Result<()> {
     Ok(())
 }
 
-/// The rows of other tables that point at `table` must find theirs among those that will be its own.
+/// Checks the foreign keys of other tables that reference `table`, against the rows that will replace its own.
 ///
 /// # Errors
 /// ForeignKey.
@@ -102,8 +102,8 @@ fn incoming(table: pg_sys::Oid, which: &str) -> Result<Vec<ForeignKey>> {
     Ok(spi::json(&query, &[oid_arg(table)])?.unwrap_or_default())
 }
 
-/// The rows of `table` may be deleted and loaded again: no foreign key would delete or change rows of other tables with
-/// them. A key without such an action is left to PostgreSQL, which refuses or defers.
+/// Checks that the rows of `table` may be deleted and loaded again: that no foreign key would delete or change rows of other
+/// tables with them. A foreign key without such an action is left to PostgreSQL, which refuses or defers.
 ///
 /// # Errors
 /// UnsupportedDestination.
@@ -119,7 +119,7 @@ pub fn require_no_actions(table: pg_sys::Oid, name: &Name, wait: Patience) -> Re
             return Err(Error::UnsupportedDestination {
                 destination: name.plain(),
                 reason: format!(
-                    "it can only be emptied and loaded in place, and foreign key {} would delete or change rows of {}",
+                    "it can only be emptied and loaded in place, and foreign key \"{}\" would delete or change rows of \"{}\"",
                     key.name,
                     key.from.name.plain()
                 ),
@@ -129,12 +129,12 @@ pub fn require_no_actions(table: pg_sys::Oid, name: &Name, wait: Patience) -> Re
     Ok(())
 }
 
-/// Keeps others from writing to the tables that point at this one, until the end of the transaction.
+/// Keeps others from writing to the tables that reference this one, until the end of the transaction.
 pub fn lock_referencing(table: pg_sys::Oid, wait: Patience) -> Result<()> {
     lock(&referencing(table, false)?, wait)
 }
 
-/// Keeps others from writing to the tables that this one points at, until the end of the transaction.
+/// Keeps others from writing to the tables that this one references, until the end of the transaction.
 pub fn lock_referenced(table: pg_sys::Oid, wait: Patience) -> Result<()> {
     let found: Vec<Found> = spi::json(
         "SELECT json_agg(DISTINCT k.confrelid::bigint)::pg_catalog.text FROM pg_constraint k
@@ -156,7 +156,7 @@ pub(super) fn lock(tables: &[pg_sys::Oid], wait: Patience) -> Result<()> {
 fn lock_in(mode: u32, tables: &[pg_sys::Oid], wait: Patience) -> Result<()> {
     for &oid in tables {
         let name = || Ok(spi::text("SELECT $1::oid::regclass::pg_catalog.text", &[oid_arg(oid)])?.unwrap_or_default());
-        relation::lock_patiently(&[oid], mode, name, wait, "looked at for its foreign keys")?;
+        relation::lock_patiently(&[oid], mode, name, wait, "locked to check foreign keys")?;
     }
     Ok(())
 }
@@ -207,7 +207,7 @@ fn referencing(table: pg_sys::Oid, indirectly: bool) -> Result<Vec<pg_sys::Oid>>
 }
 
 impl ForeignKey {
-    /// That a row `f` of the table that points does point somewhere.
+    /// The condition that a row `f` of the referencing table has a reference.
     fn is_given(&self) -> String {
         let given: Vec<_> = self.columns.iter().map(|(from, _, _)| format!("f.{} IS NOT NULL", quote(from))).collect();
         given.join(" AND ")

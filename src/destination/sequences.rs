@@ -4,7 +4,7 @@ use crate::backend::name::{quote, Name};
 use crate::backend::ownership;
 use crate::backend::relation::{self, oid_arg};
 use crate::backend::spi;
-use crate::error::{Error, Result};
+use crate::error::{quoted, Error, Result};
 use pgrx::pg_sys;
 use serde::Deserialize;
 
@@ -30,7 +30,7 @@ pub fn of_identity(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
     Ok(found.into_iter().map(|found| found.0).collect())
 }
 
-/// The sequences of these names, and the names of those that are not there.
+/// The sequences of these names, and the names of those that do not exist.
 ///
 /// # Errors
 /// InvalidArgument, if something else has the name.
@@ -39,15 +39,20 @@ pub fn find(names: &[String]) -> Result<(Vec<pg_sys::Oid>, Vec<String>)> {
     for name in names {
         match relation::find_as_written(name)? {
             Some(sequence) if sequence.kind == 'S' => found.push(sequence.oid),
-            Some(_) => return Err(Error::InvalidArgument(format!("{name}, of the job's sequences, is no sequence"))),
+            Some(_) => {
+                return Err(Error::InvalidArgument(format!(
+                    "{}, listed as a sequence of the job, is not a sequence",
+                    quoted(name)
+                )))
+            }
             None => missing.push(name.clone()),
         }
     }
     Ok((found, missing))
 }
 
-/// Makes the next value of a sequence follow the furthest one in the columns that use it, by their default or as their own. Only
-/// columns of whole numbers count, of tables that are not temporary, whose rows this role may read as they are and whose code it
+/// Makes the next value of a sequence follow the furthest one in the columns that use it, by their default or as its owner. Only
+/// integer columns count, of tables that are not temporary, whose rows this role may read as they are and whose code it
 /// trusts: anybody can make a table that uses any sequence.
 pub fn reset(sequence: pg_sys::Oid) -> Result<()> {
     let uses: Vec<Use> = spi::json(

@@ -29,7 +29,7 @@ pub struct ShadowTable {
     original: Relation,
     pub name: Name,
     pub oid: pg_sys::Oid,
-    /// Of all its names.
+    /// A part of all its names.
     tag: u32,
     /// The original's.
     indexes: Vec<Index>,
@@ -143,7 +143,7 @@ pub fn obstacle(destination: pg_sys::Oid) -> Result<Option<String>> {
     )
 }
 
-/// Whether there is none.
+/// Whether the storage of a table can be swapped.
 pub fn can_swap_storage(destination: pg_sys::Oid) -> Result<bool> {
     Ok(obstacle(destination)?.is_none())
 }
@@ -156,13 +156,13 @@ pub fn lock_form(oid: pg_sys::Oid, name: &Name, patience: Patience) -> Result<()
     relation::lock_patiently(&[oid], pg_sys::ShareUpdateExclusiveLock, || Ok(name.plain()), patience, "refreshed")
 }
 
-/// Of the shadow of a table or an index of this OID. `tag` is one that nobody else can know before: a table of that name would be
+/// The name of the shadow of a table or an index with this OID. Nobody else can know `tag` before: a table of that name would be
 /// in the way.
 fn shadow_name(original: pg_sys::Oid, tag: u32) -> String {
     format!("mimeo_{}_{tag:08x}", original.to_u32())
 }
 
-/// A number that is not to be guessed.
+/// A number that cannot be guessed.
 fn random_tag() -> u32 {
     RandomState::new().build_hasher().finish() as u32
 }
@@ -196,13 +196,13 @@ impl ShadowTable {
         Ok(ShadowTable { original: original.clone(), name, oid: made.oid, tag, indexes, pairs: Vec::new(), statistics })
     }
 
-    /// What users know by other names: the shadow table's own, and the original's, of the table and of its indexes. For errors.
+    /// Pairs of names, for errors: those of the shadow table and its indexes, and those of the original, which users know.
     pub fn names(&self) -> Vec<(String, String)> {
         let indexes = self.indexes.iter().map(|index| (shadow_name(index.oid, self.tag), index.name.clone()));
         indexes.chain([(self.name.name.clone(), self.original.name().name)]).collect()
     }
 
-    /// Gives it indexes before its rows, if these leave them to be built behind them, or afterwards. An exclusion constraint
+    /// Creates its indexes before the rows come, if they can be built behind the load, or afterwards. An exclusion constraint
     /// always comes later: it may bring a trigger.
     pub fn index_early(&mut self) -> Result<()> {
         if !heap::takes_frozen(self.oid) {
@@ -212,7 +212,7 @@ impl ShadowTable {
     }
 
     /// Once it is loaded, with what is `indexed` of the indexes that it has: checks foreign keys, swaps the storage, and
-    /// drops it. With `cascade`, tables that point at the original are emptied; otherwise their rows must find theirs.
+    /// drops it. With `cascade`, tables that point at the original are emptied; otherwise their foreign keys must hold.
     ///
     /// 1. The other indexes, and statistics, are made on the shadow table.
     /// 2. Foreign keys in both directions are checked. Nobody writes to the referencing tables from here on.
@@ -315,8 +315,8 @@ impl ShadowTable {
     }
 }
 
-/// How the columns of a table are stored and counted, where that was set: what to say in ALTER TABLE. Of an index, whose columns are
-/// numbered, only how they are counted.
+/// Storage, compression, statistics targets and options of the columns of a table, where they were set, as clauses of ALTER TABLE. Of an
+/// index, whose columns are numbered, only the statistics targets.
 fn storage_of_columns(oid: pg_sys::Oid) -> Result<Vec<String>> {
     #[derive(Deserialize)]
     struct Set {
@@ -367,7 +367,7 @@ impl Column {
     fn definition(&self) -> String {
         let name = quote(&self.name);
         if self.dropped {
-            // Dropped here too, once it is there: its place stays empty, whatever its type was.
+            // A dropped column: created and dropped here too, so that the attribute numbers are the same; its type does not matter.
             return format!("{name} integer");
         }
         let mut text = format!("{name} {}", self.sql_type.as_deref().unwrap_or_default());

@@ -71,10 +71,10 @@ impl SortedIndexes {
         }
     }
 
-    /// Collects the entries of a row, which has its place in the table. The executor's scan tuple is the slot.
+    /// Collects the entries of a row, which has its TID in the table. The executor's scan tuple is the slot.
     ///
     /// # Safety
-    /// The row has its place in the table. Without a guard: see `compat::unguarded`.
+    /// The row has its TID in the table. Without a guard: see `compat::unguarded`.
     pub unsafe fn add(&mut self, slot: *mut pg_sys::TupleTableSlot, executor: *mut pg_sys::EState) {
         // SAFETY: as the caller has promised.
         unsafe {

@@ -94,7 +94,7 @@ pub fn copy_extended(from: pg_sys::Oid, to: &Name) -> Result<Vec<(pg_sys::Oid, p
     Ok(pairs)
 }
 
-/// Gives extended statistics what their copies hold: each pair is a pair of `copy_extended`. The catalog is a superuser's to write.
+/// Copies the data of the copies to the extended statistics: each pair is a pair of `copy_extended`. Only a superuser may write the catalog.
 pub fn move_extended(pairs: &[(pg_sys::Oid, pg_sys::Oid)]) -> Result<()> {
     if pairs.is_empty() {
         return Ok(());

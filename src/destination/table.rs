@@ -1,4 +1,4 @@
-//! Local tables: what they look like, making them, bringing them to another shape, emptying them.
+//! Local tables: reading their columns, creating them, altering them to another shape, emptying them.
 
 use crate::backend::identity::keeps_its_snapshot;
 use crate::backend::name::{literal, quote, Name};
@@ -18,7 +18,7 @@ use std::collections::HashMap;
 /// The columns of local relations, in the order of `oids`. Runs with pinned settings only.
 ///
 /// # Errors
-/// Altered, in a transaction that keeps one snapshot: that shows other columns than statements will meet.
+/// Altered, in a transaction that keeps one snapshot: that shows other columns than statements will find.
 pub fn describe<const N: usize>(oids: [pg_sys::Oid; N]) -> Result<[Shape; N]> {
     describe_present(oids)?.ok_or_else(|| Error::Internal("a relation is gone".to_string()))
 }
@@ -38,7 +38,7 @@ pub fn describe_present<const N: usize>(oids: [pg_sys::Oid; N]) -> Result<Option
     Ok(shapes.try_into().ok())
 }
 
-/// Whether a local relation has just these columns for whoever uses it now, whatever the transaction's snapshot shows.
+/// Whether a local relation has just these columns for statements that use it now, whatever the transaction's snapshot shows.
 fn is_current(shape: &Shape) -> bool {
     // SAFETY: gives the relation as the catalogs are now, or NULL if it is gone; PgRelation lets go of it.
     let relation = unsafe { pg_sys::RelationIdGetRelation(shape.local_oid()) };
@@ -64,7 +64,7 @@ pub fn find(destination: &Name) -> Result<Relation> {
     })
 }
 
-/// The columns of a source as this server can hold them: their types and collations looked up by name.
+/// The columns of a source as columns of this server: their types and collations are looked up by name.
 ///
 /// # Errors
 /// UnknownTypes, UnknownCollations, UncopyableTypes: all of them at once.
@@ -125,16 +125,16 @@ pub fn localise(columns: &[Column], table: &Name) -> Result<Vec<LocalColumn>> {
     for (column, lookup) in columns.iter().zip(found) {
         if !lookup.collation_exists {
             let (schema, name) = column.collation.clone().unwrap_or_default();
-            collations.push(format!("{} (column {})", Name::new(schema, name), column.name));
+            collations.push(format!("{} (column \"{}\")", Name::new(schema, name), column.name));
         }
         if lookup.uncopyable {
-            uncopyable.push(format!("{} ({})", column.name, column.type_name.for_message()));
+            uncopyable.push(format!("\"{}\" ({})", column.name, column.type_name.for_message()));
         }
         match lookup.sql_type {
             Some(sql_type) => {
                 local.push(LocalColumn { source: column.clone(), sql_type, type_oid: lookup.type_oid });
             }
-            None => types.push(format!("{} (column {})", column.type_name.for_message(), column.name)),
+            None => types.push(format!("{} (column \"{}\")", column.type_name.for_message(), column.name)),
         }
     }
     if !uncopyable.is_empty() {
@@ -149,7 +149,7 @@ pub fn localise(columns: &[Column], table: &Name) -> Result<Vec<LocalColumn>> {
     Ok(local)
 }
 
-/// A column to be held here.
+/// A column of a source, for a table on this server.
 #[derive(Debug, Clone)]
 pub struct LocalColumn {
     pub source: Column,
@@ -198,7 +198,7 @@ pub fn create_with_defaults(
     defaults: &[ColumnDefault],
     comment: &str,
 ) -> Result<()> {
-    // The source may say as many as it likes.
+    // The source may send any number of them.
     let by_column: HashMap<_, _> = defaults.iter().map(|default| (default.column.as_str(), default)).collect();
     let mut expressions = Vec::new();
     let mut named = Named::default();
@@ -213,7 +213,7 @@ pub fn create_with_defaults(
                     // SAFETY: a node of the parser's.
                     unsafe { named.add(expression.node)? };
                     expressions.push(expression.node);
-                    // The constant is one that the expression takes the place of.
+                    // A constant that the expression will replace.
                     if generated {
                         " GENERATED ALWAYS AS (NULL) STORED"
                     } else {
@@ -227,7 +227,7 @@ pub fn create_with_defaults(
         definitions.push(format!("{}{clause}", column.definition()));
     }
     if !expressions.is_empty() {
-        // Casts that nobody has named come in by the types of the columns.
+        // The types of the columns bring implicit casts.
         named.types.extend(columns.iter().map(|column| column.type_oid));
     }
     ownership::require_names(&named)?;
@@ -241,7 +241,7 @@ pub fn create_with_defaults(
     Ok(())
 }
 
-/// Puts expressions, in their order, in the places of those that the columns of a CREATE TABLE have.
+/// Replaces the expressions of the columns of a CREATE TABLE by these, in their order.
 ///
 /// # Safety
 /// A CREATE TABLE of the parser's.
@@ -359,8 +359,8 @@ pub fn analyze(table: &Name) -> Result<()> {
     Ok(())
 }
 
-/// Has the deferred constraints of a table and its partitions checked at once, until the end of the transaction: nothing can be put
-/// off to its end by a refresh, which acts as the owner for as long as it lasts.
+/// Sets the deferred constraints of a table and its partitions to immediate, until the end of the transaction: a refresh acts as the owner
+/// only while it lasts, so nothing of it may be checked later.
 pub fn check_at_once(oid: pg_sys::Oid) -> Result<()> {
     let deferred: Vec<(String, String)> = spi::json(
         "SELECT coalesce(json_agg(DISTINCT jsonb_build_array(n.nspname, k.conname)), '[]')::pg_catalog.text

@@ -57,9 +57,9 @@ impl Twins {
         .unwrap_or_default();
         let mut member = |name: &Name, kind: char, what: &str| -> Result<Relation> {
             let at = members.iter().position(|member| member.name == name.name);
-            let member = members.remove(at.ok_or_else(|| broken(format!("{} is missing", name.plain()), None))?);
+            let member = members.remove(at.ok_or_else(|| broken(format!("\"{}\" is missing", name.plain()), None))?);
             if member.kind != kind {
-                return Err(broken(format!("{} is not a {what}", name.plain()), None));
+                return Err(broken(format!("\"{}\" is not a {what}", name.plain()), None));
             }
             Ok(member)
         };
@@ -69,7 +69,7 @@ impl Twins {
             if twin.owner != view.owner {
                 let owner = spi::text("SELECT pg_get_userbyid($1)::pg_catalog.text", &[oid_arg(view.owner)])?;
                 return Err(broken(
-                    format!("{} has another owner than the view", name.plain()),
+                    format!("\"{}\" has another owner than the view", name.plain()),
                     Some(format!("ALTER TABLE {name} OWNER TO {};", quote(&owner.unwrap_or_default()))),
                 ));
             }
@@ -85,16 +85,16 @@ impl Twins {
         Ok(Twins { owner: view.owner, view, live, idle })
     }
 
-    /// Whether a view with these columns is one that shows `shown`, with columns at its end at most.
+    /// Whether a view with these columns shows those of `shown`, with at most more columns at the end.
     pub fn is_extended(shown: &Shape, columns: &[Column]) -> bool {
         let length = shown.columns.len();
         length <= columns.len() && table::shows(shown, &columns[..length])
     }
 
-    /// Points the view, which shows `shown` now, at the idle twin, and returns whether it had to be made anew.
+    /// Points the view, which shows `shown` now, to the idle twin, and returns whether it had to be created again.
     ///
     /// 1. The view that only grows by columns at its end, or not at all, is replaced: everything on it stays.
-    /// 2. Any other change drops it and makes it anew, with all that depends on it.
+    /// 2. For any other change it is dropped and created again, with all that depends on it.
     ///
     /// In both cases the exclusive lock comes last and without a queue of readers behind it.
     pub fn swap(&self, shown: &Shape, columns: &[Column], patience: Patience) -> Result<bool> {

@@ -18,10 +18,10 @@ use std::cell::Cell;
 /// Fewer rows than this are merged in any case.
 const MUCH: u64 = 50_000;
 
-/// Hundredths of a table that are better written anew with the rest than merged from a temporary table.
+/// Percentage of changed rows from which on a table is rewritten rather than merged from a temporary table.
 pub const MUCH_TO_MERGE: i64 = 33;
 
-/// The same of rows that come straight from the source, which costs less.
+/// The same for rows that come straight from the source, which costs less.
 pub const MUCH_TO_COPY: i64 = 60;
 
 thread_local! {
@@ -60,7 +60,7 @@ impl Collected {
         Ok(Collected { name, oid: oid.into() })
     }
 
-    /// Takes rows off again that `condition` does not select: it sees them as `r`.
+    /// Deletes rows that `condition` does not select: it refers to them as `r`.
     pub fn retain(&self, condition: &str) -> Result<()> {
         spi::run(&format!("DELETE FROM {} r WHERE NOT ({condition})", self.name), &[])?;
         Ok(())
@@ -89,7 +89,7 @@ impl Collected {
         Ok(format!("EXISTS (SELECT FROM {} d WHERE {same})", destination.table()))
     }
 
-    /// Puts `rows` in the place of all rows of a destination.
+    /// Replaces all rows of a destination by `rows`.
     pub fn replace_all(
         &self,
         original: &Relation,
@@ -134,7 +134,7 @@ impl Collected {
         Ok(())
     }
 
-    /// Whether rows that differ have the same key.
+    /// Whether different rows have the same key.
     pub fn shares_keys(&self, key: &[String]) -> Result<bool> {
         let keys = quote_list(key.iter().map(String::as_str));
         spi::is_true(
@@ -158,8 +158,8 @@ impl Collected {
         Ok(())
     }
 
-    /// As long as the result lasts, few rows find those with the same keys in a large table by its index. The planner rather
-    /// reads the whole table, for it takes every page to be far away.
+    /// As long as the result exists, a join of few rows with a large table uses the index on its key. The planner would rather
+    /// read the whole table, because it takes every page access for a random one.
     fn joining(&self, destination: &Shape, key: &[String]) -> Result<Option<Identity>> {
         let few = spi::is_true(
             "SELECT true FROM pg_class d, pg_class r
@@ -180,7 +180,7 @@ impl Collected {
         Ok(Some(joining))
     }
 
-    /// Writes one more column of these rows to those of a destination with the same keys that have none in it.
+    /// Sets a column in rows of a destination to that of the collected rows with the same keys, where it is NULL.
     pub fn stamp(&self, destination: &Shape, key: &[String], column: &str) -> Result<()> {
         let same = same_key(self.oid, key)?;
         let column = quote(column);
@@ -196,8 +196,8 @@ impl Collected {
         Ok(())
     }
 
-    /// Whether so many rows are better written anew together with all others than put in place one by one: these
-    /// hundredths of the table, if its storage can be swapped.
+    /// Whether so many rows make it better to rewrite the whole table than to change them one by one: this percentage
+    /// of the table, if its storage can be swapped.
     pub fn is_much(&self, destination: &Shape, rows: u64, percent: i64) -> Result<bool> {
         Ok(rows >= MUCH
             && spi::is_true(
@@ -209,7 +209,7 @@ impl Collected {
             && shadow::can_swap_storage(destination.local_oid())?)
     }
 
-    /// The same as `merge_into`, by writing the whole table anew beside it: nobody else writes to it meanwhile, and
+    /// The same as `merge_into`, by rewriting the whole table beside it: nobody else writes to it meanwhile, and
     /// readers wait only for the swap. Of the rows that are not replaced, seen as `d`, those stay that `kept` selects.
     pub fn rewrite(
         &self,
@@ -288,7 +288,7 @@ impl Collected {
         Ok(())
     }
 
-    /// Puts `rows` in the place of those that have the same key.
+    /// Replaces the rows that have the same key by `rows`.
     ///
     /// 1. A destination with columns of its own, triggers or foreign keys: MERGE (before PostgreSQL 15 UPDATE and
     ///    INSERT), so that its columns keep their values, and nothing that points at a row is deleted with it.
@@ -410,7 +410,7 @@ fn same_columns(collected: pg_sys::Oid, key: &[String]) -> Result<Vec<String>> {
     Ok(same.collect())
 }
 
-/// Whether rows may be deleted and inserted again: nothing of the destination's own hangs on them.
+/// Whether rows may be deleted and inserted again: nothing of the destination's own depends on them.
 pub fn is_replaceable(destination: &Shape, columns: usize) -> Result<bool> {
     Ok(is_plain(destination, columns)? || has_foreign_parts(destination)?)
 }
@@ -427,7 +427,7 @@ fn is_plain(destination: &Shape, columns: usize) -> Result<bool> {
     )
 }
 
-/// Whether all rows can be written anew beside those that are there.
+/// Whether all rows can be written again beside the existing ones.
 pub fn is_rewritable(destination: &Shape) -> Result<bool> {
     let generated = |column: &Column| column.generated.as_deref().unwrap_or_default() != "";
     Ok(!destination.columns.iter().any(generated) && shadow::can_swap_storage(destination.local_oid())?)

@@ -1,12 +1,12 @@
-//! Whether a type with a length or precision takes every value of another without rounding or cutting it.
+//! Whether a type with a length or precision takes every value of another without rounding or truncating it.
 
 use crate::shape::{Column, Shape};
 
 /// Length or precision as pg_attribute.atttypmod has it; -1 is none.
 type Typmod = i32;
 
-/// Types whose values a destination's type would round, cut or take for something else, although PostgreSQL casts them implicitly:
-/// source, destination.
+/// Types whose values a destination's type would round, truncate or change, although PostgreSQL casts them implicitly: source,
+/// destination.
 const LOSSY: [(&str, &str); 14] = [
     ("numeric", "real"),
     ("numeric", "double precision"),
@@ -38,7 +38,7 @@ pub fn holds(own: (&Shape, &Column), source: (&Shape, &Column)) -> bool {
         && takes_other(&own_name, own_typmod, &their_name, their_typmod)
 }
 
-/// The name of the type that a column's domains are of, and its length: a domain's own, where it has one.
+/// The name of the type below a column's domains, and its length: that of a domain, where it has one.
 fn below_domains(shape: &Shape, column: &Column) -> (String, Typmod) {
     let (mut oid, mut typmod) = (column.type_oid, column.typmod);
     for _ in 0..=64 {
@@ -103,7 +103,7 @@ fn takes(name: &str, own: Typmod, theirs: Typmod) -> bool {
     }
 }
 
-/// The same of two types.
+/// The same for two types.
 fn takes_other(own_name: &str, own: Typmod, their_name: &str, theirs: Typmod) -> bool {
     if own < 0 {
         return true;

@@ -20,7 +20,7 @@ pub struct Written {
 }
 
 impl Written {
-    /// None where nothing is counted.
+    /// None where track_counts is off.
     pub fn to(table: pg_sys::Oid) -> Result<Option<Written>> {
         spi::json(
             "SELECT CASE WHEN current_setting('track_counts')::boolean THEN json_build_object(

@@ -1,4 +1,4 @@
-//! What no error tells: passwords of sources.
+//! Passwords of sources, which no error may show.
 
 use std::cell::RefCell;
 
@@ -9,12 +9,12 @@ thread_local! {
 
 struct Secret {
     password: String,
-    /// A source, or libpq, has said it although nobody had told it with a statement. Only then it is taken out of what is told:
-    /// else a caller could read from his own words, put into an error, which of them is a password.
+    /// A source, or libpq, has sent it although no statement that was sent there contained it. Only then is it redacted:
+    /// otherwise a caller could put guesses into an error, and see which of them is a password.
     said: bool,
 }
 
-/// No error tells what a source says of this from here on. A shorter one could be told from what is missing.
+/// From here on errors do not show this password if a source sends it. A shorter one could be guessed from what is redacted.
 pub fn keep_secret(password: &str) {
     SECRETS.with_borrow_mut(|secrets| {
         if password.len() <= 3 {
@@ -27,7 +27,7 @@ pub fn keep_secret(password: &str) {
     });
 }
 
-/// A source, or libpq, has said this text. `asked` is what it was sent before: words that stand there too are not its own.
+/// A source, or libpq, has sent this text. `asked` tells whether what was sent to it before contained a password: then it only repeats that.
 pub fn heard(text: &str, asked: impl Fn(&str) -> bool) {
     SECRETS.with_borrow_mut(|secrets| {
         for secret in secrets.iter_mut().filter(|secret| !secret.said) {
@@ -36,10 +36,10 @@ pub fn heard(text: &str, asked: impl Fn(&str) -> bool) {
     });
 }
 
-/// A source can say as much as it likes; the log and run_history take so many bytes of it.
+/// Bytes of a text that go to the log and to run_history, at most: a source can send any amount.
 const LONGEST: usize = 32 * 1024;
 
-/// A text as it can be told: no password that a source has said, and not too long.
+/// A text as errors may show it: without passwords that a source has sent, and not too long.
 pub fn told(text: String) -> String {
     let hide = |text: String, secret: &Secret| text.replace(secret.password.as_str(), "********");
     let mut text = SECRETS.with_borrow(|secrets| secrets.iter().filter(|secret| secret.said).fold(text, hide));

@@ -1,8 +1,8 @@
-//! What each error tells: its SQLSTATE, message, DETAIL and HINT, together. A variant without words does not compile.
+//! The text of each error: SQLSTATE, message, DETAIL and HINT in one place. A variant that has no text does not compile.
 
 use super::report::{ErrorLocation, Report};
 use super::sqlstate::SqlState;
-use super::Error;
+use super::{quoted, quoted_list, Error};
 use pgrx::PgSqlErrorCode as E;
 
 fn words(sqlstate: impl Into<SqlState>, message: impl Into<String>) -> Report {
@@ -18,22 +18,22 @@ impl Report {
         Report { hint: Some(hint.into()), ..self }
     }
 
-    /// What PostgreSQL has told of the same besides.
+    /// DETAIL, CONTEXT and names as PostgreSQL reported them for the same error.
     fn with_details_of(self, report: &Report) -> Report {
         Report { detail: report.detail.clone(), location: report.location.clone(), ..self }
     }
 }
 
 impl Error {
-    /// All of it as it is, passwords included: `Error::report` is for users.
+    /// The full text, passwords included. What users see comes from `Error::report`.
     pub(super) fn words(&self) -> Report {
         match self {
-            // Errors that PostgreSQL itself has raised, here or on a source.
+            // Errors that PostgreSQL itself has raised, on this server or on a source.
             Error::Postgres(report) if is_lost_on_the_way(report) => {
                 let before = report.hint.as_ref().map(|hint| format!("{hint}\n")).unwrap_or_default();
                 report.clone().hint(format!(
-                    "{before}A refresh runs with search_path = pg_catalog, pg_temp: in functions of triggers, constraints and event triggers \
-                     name everything with its schema, or give them a search_path (ALTER FUNCTION … SET search_path = …)."
+                    "{before}A refresh runs with search_path = pg_catalog, pg_temp. In functions of triggers, constraints and event triggers, \
+                     qualify every name with its schema, or set a search_path for them (ALTER FUNCTION … SET search_path = …)."
                 ))
             }
             Error::Postgres(report) | Error::Cancelled(report) | Error::Told { report, .. } => report.clone(),
@@ -47,40 +47,41 @@ impl Error {
                     return told;
                 }
                 told.hint(
-                    "The source is a standby, whose recovery goes before its queries. Let it wait there (max_standby_streaming_delay, \
-                     max_standby_archive_delay), set hot_standby_feedback, or copy from the primary.",
+                    "The source is a standby, and its recovery cancels queries that are in its way. Let recovery wait longer on the standby \
+                     (max_standby_streaming_delay, max_standby_archive_delay), set hot_standby_feedback, or copy from the primary.",
                 )
             }
             Error::Index { index, table, report } => words(
                 report.sqlstate,
-                format!("index {index} of {table} cannot be made here: {}", report.message),
+                format!("could not create index \"{index}\" of \"{table}\" on the destination: {}", report.message),
             )
             .with_details_of(report)
-            .hint(report.hint.clone().unwrap_or_else(|| "Make what it needs here, or call with p_index := false.".into())),
+            .hint(report.hint.clone().unwrap_or_else(|| "Create what it needs on the destination, or call with p_index := false.".into())),
             Error::SharedKey { table, report } => words(
                 E::ERRCODE_UNIQUE_VIOLATION,
-                format!("rows of {table} and of the tables that inherit from it have the same key"),
+                format!("rows of \"{table}\" and of the tables that inherit from it have the same key"),
             )
             .with_details_of(report)
             .hint(format!(
-                "A key is unique within one table only. Copy that one alone with p_condition := $$WHERE tableoid = '{table}'::regclass$$, and \
-                 its children by jobs of their own; or name a key that is unique over all of them (p_pk_name, p_pk_type), or leave indexes \
-                 away (p_index := false)."
+                "A key is unique within one table only. Copy the parent alone with p_condition := $$WHERE tableoid = '{table}'::regclass$$, and \
+                 its children with jobs of their own; or name a key that is unique across all of them (p_pk_name, p_pk_type); or copy \
+                 no indexes (p_index := false)."
             )),
             Error::HeldAlready { destination, inserter, report } => {
                 let again = if *inserter {
-                    "If the row was there before and has another control value now, take an updater: an inserter takes each row once. "
+                    "If the row was copied before and has another control value now, use an updater: an inserter copies each row once. "
                 } else {
                     ""
                 };
                 words(
                     E::ERRCODE_UNIQUE_VIOLATION,
-                    format!("a row has come whose place is taken in {destination}: {}", report.message),
+                    format!("could not store a row in destination \"{destination}\": {}", report.message),
                 )
                 .with_details_of(report)
                 .hint(format!(
-                    "{again}Rows that are gone on the source stay here, so a value that is used again there is here twice: \
-                     only the key can be unique here. Make other unique indexes of this table plain ones (DROP INDEX, CREATE INDEX)."
+                    "{again}Rows that were deleted on the source stay in the destination. So a value that is used again on the source occurs \
+                     twice in the destination, where only the key can be unique. Replace the other unique indexes of the destination by \
+                     indexes that are not unique (DROP INDEX, CREATE INDEX)."
                 ))
             }
 
@@ -92,7 +93,7 @@ impl Error {
             .hint("The view job_status and the table refresh_config list what is managed."),
             Error::WrongMethod { destination, found, wanted } => words(
                 E::ERRCODE_WRONG_OBJECT_TYPE,
-                format!("destination table {destination} is a job of type {found}, not {wanted}"),
+                format!("destination table \"{destination}\" is a job of type {found}, not {wanted}"),
             )
             .hint(format!("Call refresh_{found}, or {found}_destroyer.")),
             Error::JobExists { method, destination } => words(
@@ -119,32 +120,32 @@ impl Error {
                 format!("{function} cannot run inside a transaction block"),
             )
             .hint("It commits after each job. CALL it by itself, with autocommit on."),
-            Error::Busy(table) => words(E::ERRCODE_OBJECT_IN_USE, format!("a refresh of {table} is running"))
+            Error::Busy(table) => words(E::ERRCODE_OBJECT_IN_USE, format!("a refresh of \"{table}\" is running"))
                 .hint("Wait for it, or cancel it: pg_stat_activity shows it."),
             Error::JobsFailed { failed, begun } => {
-                let names: Vec<_> = failed.iter().map(|(name, _)| name.as_str()).collect();
-                let reasons: Vec<_> = failed.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+                let names: Vec<_> = failed.iter().map(|(name, _)| name.clone()).collect();
+                let reasons: Vec<_> = failed.iter().map(|(name, why)| format!("\"{name}\": {why}")).collect();
                 words(
                     E::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
-                    format!("{} of {begun} jobs failed: {}", failed.len(), names.join(", ")),
+                    format!("{} of {begun} jobs failed: {}", failed.len(), quoted_list(&names)),
                 )
                 .detail(reasons.join("\n"))
-                .hint("The view job_status and the table run_history tell more.")
+                .hint("See the view job_status and the table run_history.")
             }
-            Error::JobmonMissing => words(E::ERRCODE_UNDEFINED_OBJECT, "pg_jobmon is not installed here")
-                .hint("CREATE EXTENSION pg_jobmon, or let p_jobmon and refresh_config.jobmon be false."),
+            Error::JobmonMissing => words(E::ERRCODE_UNDEFINED_OBJECT, "extension \"pg_jobmon\" is not installed in this database")
+                .hint("Run CREATE EXTENSION pg_jobmon, or set p_jobmon and refresh_config.jobmon to false."),
             Error::NothingKept { destination, kept } => words(
                 E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("there is no earlier data of {destination} to go back to"),
+                format!("there is no earlier data of \"{destination}\" to go back to"),
             )
             .hint(if *kept {
-                "A refresh keeps the data that it replaces from now on. One step back is possible."
+                "From the next refresh on, the data that a refresh replaces is kept. One step back is possible."
             } else {
-                "With refresh_config.keep_previous, a refresh keeps the data that it replaces."
+                "Set refresh_config.keep_previous, and a refresh keeps the data that it replaces."
             }),
             Error::Refused { destination, reason } => words(
                 E::ERRCODE_CHECK_VIOLATION,
-                format!("the new data of {destination} is refused: {reason}"),
+                format!("the new data of \"{destination}\" is refused: {reason}"),
             )
             .hint(
                 "The old data stays. If the new data is right, change max_shrink_percent or guard of \
@@ -160,58 +161,58 @@ impl Error {
             }
             Error::NameTooLong { name, limit } => words(
                 E::ERRCODE_NAME_TOO_LONG,
-                format!("the name {name} is {} bytes long, {limit} are possible", name.len()),
+                format!("name \"{name}\" is {} bytes long, but {limit} bytes are the limit", name.len()),
             )
             .hint("Choose another p_dest_table. A snapshot needs six bytes more for its twins."),
             Error::Encoding { what, encoding } => words(
                 E::ERRCODE_UNTRANSLATABLE_CHARACTER,
-                format!("{what} has other characters than those of ASCII, and this database has the encoding {encoding}"),
+                format!("{what} contains characters that are not ASCII, and the encoding of this database is \"{encoding}\""),
             )
-            .hint("Rows may hold any characters; names, conditions and definitions only those of ASCII, unless the database is in UTF8."),
+            .hint("Unless the encoding of the database is UTF8, names, conditions and definitions may contain only ASCII characters. Rows may contain any."),
 
-            // Who may do what.
+            // Privileges and ownership.
             Error::NotOwner(name) => words(E::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("must be owner of {name}"))
-                .hint("Its owner can call this, a role that has the owner's rights, or a superuser."),
+                .hint("Only its owner, a role that has the rights of its owner, or a superuser can call this."),
             Error::ConfiguredByOther { destination, owner, by, fix } => words(
                 E::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                format!("destination {destination} belongs to {owner}, whose rights {by}, who configured the job, does not have"),
+                format!("destination \"{destination}\" belongs to role \"{owner}\", but role \"{by}\", which configured the job, does not have its rights"),
             )
-            .hint(format!("If the job is right, {owner} can confirm it: {fix}")),
+            .hint(format!("If the job is as it should be, role \"{owner}\" can confirm it: {fix}")),
             Error::OwnerChanged { destination, owner, fix } => words(
                 E::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                format!("destination {destination} belongs to {owner} now, and did not when its job was configured"),
+                format!("destination \"{destination}\" belongs to role \"{owner}\" now, but belonged to another role when its job was configured"),
             )
-            .hint(format!("If the job is right, {owner} can confirm it: {fix}")),
+            .hint(format!("If the job is as it should be, role \"{owner}\" can confirm it: {fix}")),
             Error::Unconfirmed { destination, owner, fix } => words(
                 E::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                format!("nobody answers for the job of destination {destination}, which belongs to {owner}"),
+                format!("no role answers for the job of destination \"{destination}\", which belongs to role \"{owner}\""),
             )
-            .hint(format!("If the job is right, {owner} can confirm it: {fix}")),
+            .hint(format!("If the job is as it should be, role \"{owner}\" can confirm it: {fix}")),
             Error::OwnerRights { argument, destination, owner } => words(
                 E::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                format!("{argument} does more than the job of destination {destination} says, and needs the rights of {owner}, its owner"),
+                format!("{argument} does more than the job of destination \"{destination}\" says, and needs the rights of its owner, role \"{owner}\""),
             )
-            .hint(format!("Call it as {owner}, or as a role that has its rights.")),
+            .hint(format!("Call it as role \"{owner}\", or as a role that has its rights.")),
             Error::NotReadable { destination, fix } => words(
                 E::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                format!("rows of {destination} are shown only to a role that may read it"),
+                format!("rows of \"{destination}\" are shown only to a role that may read it"),
             )
             .hint(fix),
-            // PostgreSQL's own words.
+            // As PostgreSQL itself words it.
             Error::DestinationSchema { schema, by, fix } => {
                 words(E::ERRCODE_INSUFFICIENT_PRIVILEGE, format!("permission denied for schema {schema}"))
-                    .hint(format!("{by}, who owns it, or a superuser can run: {fix}"))
+                    .hint(format!("Its owner, role \"{by}\", or a superuser can run: {fix}"))
             }
             Error::UntrustedOwner { object, owner, role } => {
-                // A function runs; the owner of anything else can give it code that runs.
+                // A function is run itself; the owner of any other object can attach code to it that is run.
                 let does = if object.starts_with("function ") { "would run" } else { "could run code" };
                 words(
                     E::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                    format!("{object} belongs to {owner}, and {does} with the rights of {role}"),
+                    format!("{object} belongs to role \"{owner}\", and {does} with the rights of role \"{role}\""),
                 )
                 .hint(format!(
-                    "What runs while a destination is made or refreshed must belong to a superuser, to {role}, or to a role that has \
-                     the rights of {role}."
+                    "Code that runs while a destination is made or refreshed must belong to a superuser, to role \"{role}\", or to a role that \
+                     has its rights."
                 ))
             }
 
@@ -228,9 +229,9 @@ impl Error {
                     return words(E::ERRCODE_INVALID_PARAMETER_VALUE, message);
                 }
                 words(E::ERRCODE_INSUFFICIENT_PRIVILEGE, message).hint(
-                    "It may use files or the identity of this server. Leave it \
-                     out; or a superuser owns the foreign server, or sets password_required to false in dblink_mapping_mimeo \
-                     (for an option of a user mapping: there).",
+                    "The parameter can use files or the identity of this server. Leave it out, or let a superuser own the foreign server, or \
+                     let a superuser set password_required to false: in dblink_mapping_mimeo, or in the user mapping if that has the \
+                     parameter.",
                 )
             }
             Error::Unreachable { source_label, reason, code: _ } => words(
@@ -243,12 +244,12 @@ impl Error {
             ),
             Error::ForeignServer { source_label, role, server, fix } => words(
                 E::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                format!("{source_label} cannot be used: role {role} lacks USAGE on foreign server {server}"),
+                format!("{source_label} cannot be used: role \"{role}\" lacks USAGE on foreign server \"{server}\""),
             )
             .hint(fix),
             Error::UserMapping { source_label, role, server, fix } => words(
                 E::ERRCODE_UNDEFINED_OBJECT,
-                format!("{source_label} cannot be used: role {role} has no user mapping for foreign server {server}"),
+                format!("{source_label} cannot be used: role \"{role}\" has no user mapping for foreign server \"{server}\""),
             )
             .hint(fix),
             Error::PasswordRequired(source_label) => words(
@@ -264,7 +265,7 @@ impl Error {
                 E::ERRCODE_CONNECTION_FAILURE,
                 format!("the connection to {source_label} was lost: {reason}"),
             )
-            .hint("Nothing has changed here. Refresh again; if it comes back, the log of the source tells more."),
+            .hint("The destination is unchanged. Refresh again; if the error recurs, see the log of the source."),
             Error::OldSource { source_label, version, oldest } => words(
                 E::ERRCODE_FEATURE_NOT_SUPPORTED,
                 format!("{source_label} is PostgreSQL {version}, and a source must be PostgreSQL {oldest} or later"),
@@ -278,68 +279,68 @@ impl Error {
             // Tables of a source.
             Error::SourceTableMissing { table, source_label, fix } => words(
                 E::ERRCODE_UNDEFINED_TABLE,
-                format!("table {table} does not exist on {source_label}"),
+                format!("table {} does not exist on {source_label}", quoted(table)),
             )
             .hint(match fix {
                 Some(fix) => format!(
-                    "If it was renamed there, or moved to another schema: {fix} The source role must also have USAGE on its schema, if the name is \
-                     bare."
+                    "If it was renamed, or moved to another schema: {fix} The source role must also have USAGE on its schema, if the name is \
+                     given without a schema."
                 ),
-                None => "Give it as schema.table, exactly as it is spelled there.".to_string(),
+                None => "Give it as schema.table, exactly as it is spelled on the source.".to_string(),
             }),
             Error::SourcePrivilege { role, table, source_label, fix } => words(
                 E::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                format!("role {role} may not read {table} on {source_label}"),
+                format!("role \"{role}\" may not read \"{table}\" on {source_label}"),
             )
             .hint(format!("Run on the source: {fix}")),
             Error::SourceRight { role, action, source_label, fix } => words(
                 E::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                format!("role {role} may not {action} on {source_label}"),
+                format!("role \"{role}\" may not {action} on {source_label}"),
             )
             .hint(format!("Run on the source: {fix}")),
             Error::UnsupportedSource { table, source_label, reason } => words(
                 E::ERRCODE_WRONG_OBJECT_TYPE,
-                format!("{table} on {source_label} cannot be copied: {reason}"),
+                format!("\"{table}\" on {source_label} cannot be copied: {reason}"),
             )
-            .hint("docs/choose.md tells which method takes which table; p_filter leaves columns out."),
+            .hint("See docs/choose.md for the methods that can copy a table; p_filter leaves columns out."),
             Error::UnknownFilterColumns { table, columns } => words(
                 E::ERRCODE_UNDEFINED_COLUMN,
-                format!("the filter names columns that {table} does not have: {}", columns.join(", ")),
+                format!("the filter names columns that \"{table}\" does not have: {}", quoted_list(columns)),
             )
             .hint(
-                "Give them exactly as they are spelled on the source. If they were renamed or dropped there, \
+                "Give them exactly as they are spelled on the source. If they were renamed or dropped on the source, \
                  change refresh_config.filter of the job.",
             ),
             Error::UnknownTypes { table, types } => words(
                 E::ERRCODE_UNDEFINED_OBJECT,
-                format!("{table} uses types that do not exist here: {}", types.join(", ")),
+                format!("\"{table}\" uses types that do not exist on the destination: {}", types.join(", ")),
             )
-            .hint("Create the types or their extension here, or leave the columns out with p_filter."),
+            .hint("Create the types or their extension on the destination, or leave the columns out with p_filter."),
             Error::UncopyableTypes { table, columns } => words(
                 E::ERRCODE_FEATURE_NOT_SUPPORTED,
-                format!("{table} has columns whose values have no meaning on another server: {}", columns.join(", ")),
+                format!("\"{table}\" has columns whose values have no meaning on another server: {}", columns.join(", ")),
             )
             .hint("Leave them out: name the other columns in p_filter."),
             Error::UnknownCollations { table, collations } => words(
                 E::ERRCODE_UNDEFINED_OBJECT,
-                format!("{table} uses collations that do not exist here: {}", collations.join(", ")),
+                format!("\"{table}\" uses collations that do not exist on the destination: {}", collations.join(", ")),
             )
-            .hint("Create them here with CREATE COLLATION, or leave the columns out with p_filter."),
+            .hint("Create them on the destination with CREATE COLLATION, or leave the columns out with p_filter."),
             Error::Definition(what) => words(
                 E::ERRCODE_INVALID_OBJECT_DEFINITION,
-                format!("a definition of the source cannot be used here: {what}"),
+                format!("a definition of the source cannot be used on the destination: {what}"),
             )
             .hint("Leave the column out with p_filter, or the indexes with p_index := false."),
             Error::Condition(what) => {
                 words(E::ERRCODE_SYNTAX_ERROR, format!("the condition cannot be used: {what}")).hint(
-                    "It is what follows FROM and the table in one query: WHERE …, or a comma and further tables first.",
+                    "A condition is what follows FROM and the table in one query: WHERE …, or a comma and further tables before that.",
                 )
             }
 
             // Keys and control columns.
             Error::NoKey { table, source_label } => words(
                 E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("{table} on {source_label} has no key that identifies its rows"),
+                format!("\"{table}\" on {source_label} has no key that identifies its rows"),
             )
             .hint(
                 "Give it a primary key or a unique index on NOT NULL columns, or name its key with \
@@ -347,30 +348,30 @@ impl Error {
             ),
             Error::FilterLacks { table, what, columns } => words(
                 E::ERRCODE_INVALID_COLUMN_REFERENCE,
-                format!("the filter of {table} lacks {what}: {}", columns.join(", ")),
+                format!("the filter of \"{table}\" lacks {what}: {}", quoted_list(columns)),
             )
             .hint("Add them to p_filter."),
             Error::KeyGone { table, source_label, columns } => words(
                 E::ERRCODE_INVALID_COLUMN_REFERENCE,
-                format!("{table} on {source_label} has no column {}, which the job finds its rows by", columns.join(", ")),
+                format!("\"{table}\" on {source_label} lacks columns of the key of the job: {}", quoted_list(columns)),
             )
             .hint(
-                "If it was renamed, rename it here, too (ALTER TABLE … RENAME COLUMN), and in \
+                "If they were renamed on the source, rename them in the destination, too (ALTER TABLE … RENAME COLUMN), and in \
                  refresh_config.pk_name. Changes are queued meanwhile.",
             ),
             Error::AmbiguousKey { table, key } => words(
                 E::ERRCODE_UNIQUE_VIOLATION,
-                format!("rows of {table} that differ have the same key ({})", key.join(", ")),
+                format!("different rows of \"{table}\" have the same key ({})", quoted_list(key)),
             )
-            .hint("The job finds its rows by this key: name one whose values no two rows share, in p_pk_name of its maker."),
+            .hint("The job identifies rows by this key. Call its maker with a key that is unique (p_pk_name)."),
             Error::NullableKey { table, columns, fix } => words(
                 E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("columns of the key of {table} may be NULL: {}", columns.join(", ")),
+                format!("columns of the key of \"{table}\" may be NULL: {}", quoted_list(columns)),
             )
-            .hint(format!("On the source: {fix}")),
+            .hint(format!("Run on the source: {fix}")),
             Error::UnsupportedControl { table, column, reason } => words(
                 E::ERRCODE_WRONG_OBJECT_TYPE,
-                format!("column {column} of {table} cannot be the control column: {reason}"),
+                format!("column \"{column}\" of \"{table}\" cannot be the control column: {reason}"),
             )
             .hint(
                 "A control column grows with each row that is added (inserter) or changed (updater): a serial or \
@@ -378,44 +379,44 @@ impl Error {
             ),
             Error::EndlessBatch { table, column, value, limit, state: _ } => words(
                 E::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-                format!("more than {limit} rows of {table} have the same {column}, {value}, so that no batch can end"),
+                format!("more than {limit} rows of \"{table}\" have the same value of column \"{column}\", {value}, so no batch can end"),
             )
             .hint("Call the refresher with a greater p_limit, or raise batch_limit."),
 
             // Queues.
             Error::TriggersDisabled { table, source_label, trigger, state: _ } => words(
                 E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("changes of {table} on {source_label} are missed: its triggers are disabled or gone"),
+                format!("changes of \"{table}\" on {source_label} are missed: its triggers are disabled or gone"),
             )
             .hint(format!(
-                "The triggers are called {trigger}_…. If they are disabled, ALTER TABLE … ENABLE TRIGGER … on the source, and refresh: all \
-                 rows are copied then. If they are gone, call the destroyer and the maker of its method again."
+                "The names of the triggers begin with \"{trigger}_\". If they are disabled, run ALTER TABLE … ENABLE TRIGGER … on the source, \
+                 and refresh: all rows are copied then. If they are gone, call the destroyer and the maker of its method again."
             )),
             Error::SourceStandby { source_label } => words(
                 E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("{source_label} is a standby, where a dml or logdel job can have no queue"),
+                format!("{source_label} is a standby, on which a dml or logdel job cannot have a queue"),
             )
-            .hint("Let the data source lead to the primary, or choose a method that only reads: snapshot, table, inserter, updater."),
+            .hint("Point the data source to the primary, or choose a method that only reads: snapshot, table, inserter, updater."),
             Error::QueueMissing { queue, source_label } => {
-                words(E::ERRCODE_UNDEFINED_TABLE, format!("the queue {queue} does not exist on {source_label}"))
+                words(E::ERRCODE_UNDEFINED_TABLE, format!("queue \"{queue}\" does not exist on {source_label}"))
                     .hint("Changes may have been missed. Call the destroyer and the maker of its method again.")
             }
             Error::QueueOfAnother { queue, source_label, destination } => words(
                 E::ERRCODE_OBJECT_IN_USE,
-                format!("the queue {queue} on {source_label} was used last by another copy of the job of {destination}"),
+                format!("queue \"{queue}\" on {source_label} was last used by another copy of the job of \"{destination}\""),
             )
             .hint(
-                "A database that is a copy of this one, or that this one is a copy of, has used it last. With \
-                 p_keep_source := true the destroyer ends the job here, and leaves the source alone. If there is no other one any more, refresh the \
-                 job here once, and call the destroyer again.",
+                "The other copy is in a database that was copied from this one, or from which this one was copied. With p_keep_source := true, \
+                 the destroyer ends the job in this database only, and leaves the source alone. If the other database no longer exists, refresh \
+                 the job in this database once, and call the destroyer again.",
             ),
             Error::ForeignQueue { what, source_label, destination, fix } => words(
                 E::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                format!("{what} on {source_label} was not made for destination {destination}"),
+                format!("{what} on {source_label} was not made for destination \"{destination}\""),
             )
-            .hint(format!("If it is this job's all the same, run on the source: {fix}")),
+            .hint(format!("If it belongs to this job nevertheless, run on the source: {fix}")),
             Error::TooManyDestinations { table, most } => {
-                words(E::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("{table} has {most} destinations already"))
+                words(E::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("\"{table}\" already has {most} destinations"))
                     .hint("Call the destroyer of one of them first: refresh_config lists them by source_table.")
             }
             // Monitors match this text.
@@ -431,33 +432,33 @@ impl Error {
             // Destinations.
             Error::IncompatibleColumns { destination, source_table, reasons, fixes } => words(
                 E::ERRCODE_DATATYPE_MISMATCH,
-                format!("destination {destination} cannot take the columns of {source_table}: {}", reasons.join("; ")),
+                format!("destination \"{destination}\" cannot take the columns of \"{source_table}\": {}", reasons.join("; ")),
             )
-            .hint(format!("Run here: {}", fixes.join(" "))),
+            .hint(format!("Run on the destination: {}", fixes.join(" "))),
             Error::UnsupportedDestination { destination, reason } => words(
                 E::ERRCODE_WRONG_OBJECT_TYPE,
-                format!("destination {destination} cannot be written to by mimeo: {reason}"),
+                format!("destination \"{destination}\" cannot be written to by mimeo: {reason}"),
             ),
             Error::ForeignKey { table, constraint, destination } => words(
                 E::ERRCODE_FOREIGN_KEY_VIOLATION,
-                format!("rows of {table} violate foreign key {constraint} with the new rows of {destination}"),
+                format!("rows of \"{table}\" violate foreign key \"{constraint}\" with the new rows of \"{destination}\""),
             )
             .hint(
                 "The old data stays. Set truncate_cascade to empty the referencing tables too, \
-                 or remove the rows that point nowhere.",
+                 or remove the rows that refer to a row that does not exist.",
             ),
             Error::DestinationExists(name) => {
-                words(E::ERRCODE_DUPLICATE_TABLE, format!("destination {name} exists already"))
+                words(E::ERRCODE_DUPLICATE_TABLE, format!("destination \"{name}\" already exists"))
                     .hint("Drop or rename it, or choose another p_dest_table.")
             }
             Error::SchemaMissing { schema, fix } => {
-                words(E::ERRCODE_INVALID_SCHEMA_NAME, format!("schema {schema} does not exist here")).hint(format!(
-                    "Run here: {fix} (which takes CREATE on the database), or choose another p_dest_table."
+                words(E::ERRCODE_INVALID_SCHEMA_NAME, format!("schema \"{schema}\" does not exist on the destination")).hint(format!(
+                    "Run on the destination: {fix} (which needs CREATE on the database), or choose another p_dest_table."
                 ))
             }
             Error::BrokenDestination { destination, reason, hint } => words(
                 E::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("destination {destination} is not as mimeo left it: {reason}"),
+                format!("destination \"{destination}\" is not as mimeo left it: {reason}"),
             )
             .hint(hint),
             Error::ColumnInUse { destination, column, from, to, users } => words(
@@ -478,49 +479,49 @@ impl Error {
             )),
             Error::Dependent { object, view, reason } => words(
                 E::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
-                format!("{object} depends on view {view}, and cannot be kept while its columns change{reason}"),
+                format!("{object} depends on view \"{view}\", whose columns change, and cannot be kept{reason}"),
             )
             .hint("Drop it, refresh, and create it again."),
             Error::InUse { relation, seconds, intent } => words(
                 E::ERRCODE_LOCK_NOT_AVAILABLE,
-                format!("{relation} was in use for {seconds} s, and was not {intent}"),
+                format!("{} was in use for {seconds} s, and was not {intent}", quoted(relation)),
             )
             .hint(
-                "The old data stays. pg_locks shows who holds it; mimeo.swap_max_wait says how \
+                "The old data stays. pg_locks shows who holds a lock on it; mimeo.swap_max_wait says how \
                  long to wait.",
             ),
             Error::InUseHere(relation) => words(
                 E::ERRCODE_OBJECT_IN_USE,
-                format!("{relation} is being read by a cursor or a query of this session"),
+                format!("\"{relation}\" is being read by a cursor or a query of this session"),
             )
             .hint("Close it first, or refresh in another session."),
             Error::Altered(table) => words(
                 E::ERRCODE_T_R_SERIALIZATION_FAILURE,
-                format!("could not serialize access: {table} was altered after this transaction began"),
+                format!("could not serialize access: \"{table}\" was altered after this transaction began"),
             )
             .hint("Try again in a new transaction."),
 
-            // What came over the wire.
+            // What a source sent.
             Error::RowCount { source_label, sent, loaded, table } => words(
                 E::ERRCODE_DATA_EXCEPTION,
-                format!("{source_label} sent {sent} rows, {loaded} were loaded into {table}"),
+                format!("{source_label} sent {sent} rows, but {loaded} were loaded into \"{table}\""),
             )
             .hint(COMES_BACK),
             Error::MalformedStream => {
                 words(E::ERRCODE_BAD_COPY_FILE_FORMAT, "the source's COPY data cannot be read").hint(COMES_BACK)
             }
             Error::Internal(what) => words(E::ERRCODE_INTERNAL_ERROR, format!("unexpected answer: {what}")).hint(
-                "If it comes back, it is a fault of mimeo's, or the state of the job was changed by hand: then call its destroyer and its \
-                 maker again.",
+                "If the error recurs, it is a bug of mimeo, or the state of the job was changed by hand; then call the destroyer and the maker \
+                 of the job again.",
             ),
         }
     }
 }
 
 const COMES_BACK: &str =
-    "The old data stays. Refresh again; if it comes back, look at what stands between here and the source.";
+    "The old data stays. Refresh again; if the error recurs, check what lies between this server and the source, such as a pooler.";
 
-/// Whether a name was not found in somebody's function: below our own statement, which is the last line, there is another.
+/// Whether a name was not found inside a user's function: CONTEXT then has more lines than the last one, which is mimeo's own statement.
 fn is_lost_on_the_way(report: &Report) -> bool {
     let ErrorLocation { context: Some(context), .. } = &report.location else { return false };
     report.sqlstate.is_any_of(&[

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 pub struct Job {
     /// `schema.table`, as the row holds it.
     pub dest_table: String,
-    /// The same, split: the reading of it of which there is a relation, else the first.
+    /// The same, split into schema and name: the reading for which a relation exists, else the first.
     #[serde(skip, default = "nowhere")]
     pub destination: Name,
     pub source_table: String,
@@ -60,7 +60,7 @@ pub struct Job {
     /// Of dml and logdel: how large the queue may become, in bytes. A catalog of 2.1 does not have it.
     #[serde(default)]
     pub max_queue_size: Option<i64>,
-    /// What only the method itself reads: see its own types. And who has configured the job: see `configured_by`.
+    /// State that only the method itself reads (see its own types), and who has configured the job (see `configured_by`).
     pub state: serde_json::Value,
 }
 
@@ -84,19 +84,19 @@ impl Renamed {
     }
 }
 
-/// The key of refresh_config.state under which guard_refresh_config keeps who has said what the job does.
+/// The key of refresh_config.state under which guard_refresh_config records who has configured the job.
 const CONFIGURED_BY: &str = "configured_by";
 
-/// The key under which `record_run` keeps as of which moment the data is, which job_status shows.
+/// The key under which `record_run` stores the moment as of which the data is; job_status shows it.
 const AS_OF: &str = "data_as_of";
 
-/// Until the row has been read as a whole.
+/// A placeholder until the whole row has been read.
 fn nowhere() -> Name {
     Name::new("", "")
 }
 
 impl Job {
-    /// As its row was read, with its destination.
+    /// The job of a row that was read, with its destination filled in.
     fn found(self) -> Result<Job> {
         let destination = destination_name(&self.dest_table)?;
         Ok(Job { destination, ..self })
@@ -128,8 +128,8 @@ impl Job {
             .then_some(Job { renamed: Some(renamed), ..job })
     }
 
-    /// Who has said what this job does. A role counts by its OID, which no other role gets; in a cluster that the row was restored
-    /// into, by its name.
+    /// The role that has configured this job. It is found by its OID, which no other role gets; in a cluster into which the row was
+    /// restored, by its name.
     pub fn configured_by(&self) -> ConfiguredBy {
         #[derive(Deserialize)]
         struct Role {
@@ -137,7 +137,7 @@ impl Job {
             oid: u32,
             #[serde(default)]
             system: Option<String>,
-            /// Whom the destination belonged to then.
+            /// The owner of the destination at that time.
             #[serde(default)]
             owner: Option<u32>,
         }
@@ -151,7 +151,7 @@ impl Job {
         found.map_or(ConfiguredBy::Gone(role), |role| ConfiguredBy::Role { role, owner })
     }
 
-    /// Nothing but that is remembered.
+    /// Whether the state holds nothing else.
     pub fn remembers_nothing(&self) -> bool {
         self.state
             .as_object()
@@ -159,14 +159,14 @@ impl Job {
     }
 }
 
-/// Who answers for what a job does.
+/// The role that answers for a job.
 pub enum ConfiguredBy {
     Role {
         role: Oid,
-        /// Whom the destination belonged to then, where that is known.
+        /// The owner of the destination at that time, where that is known.
         owner: Option<Oid>,
     },
-    /// A role of that name, which is gone.
+    /// A role of that name, which no longer exists.
     Gone(String),
     Nobody,
 }
@@ -205,7 +205,7 @@ pub struct NewJob<'a> {
     pub keep_previous: bool,
     pub max_queue_size: Option<i64>,
     pub follow_columns: Option<bool>,
-    /// What the method wants to find at the first run; an object.
+    /// The state of the method for the first run; a JSON object.
     pub state: serde_json::Value,
 }
 
@@ -244,7 +244,7 @@ impl Catalog {
         Ok(Some(Catalog { schema, version, owner: table.owner, created_by }))
     }
 
-    /// Which the catalog is at; the library may be newer.
+    /// The version of the catalog; the library may be newer.
     pub fn version(&self) -> &str {
         &self.version
     }
@@ -312,8 +312,8 @@ impl Catalog {
         job.map(Job::found).transpose()
     }
 
-    /// Takes the locks that `record_run` and the history need, before readers are made to wait for anything: whoever may write to the
-    /// configuration could else hold them meanwhile.
+    /// Takes the locks that `record_run` and the history need, before readers are made to wait for anything: otherwise a role that may
+    /// write to the configuration could hold them meanwhile.
     pub fn lock_to_record(&self, dest_table: &str) -> Result<()> {
         let _identity = self.act_as_owner()?;
         let (config, history) = (self.table("refresh_config"), self.table("run_history"));
@@ -398,8 +398,8 @@ impl Catalog {
         Ok(())
     }
 
-    /// Records that a job has run, since `started` (microseconds since 2000-01-01 UTC), what its method wants to find next
-    /// time, and as of which moment the data is. None keeps what is there.
+    /// Records that a job has run, since `started` (microseconds since 2000-01-01 UTC), the state of its method for the
+    /// next run, and the moment as of which the data is. None keeps the present value.
     pub fn record_run(
         &self,
         dest_table: &str,
@@ -430,7 +430,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// What a job's method wants to find next time.
+    /// Stores the state of a job's method for the next run.
     pub fn set_state(&self, dest_table: &str, state: &serde_json::Value) -> Result<()> {
         let _identity = self.act_as_owner()?;
         let table = self.table("refresh_config");
@@ -501,7 +501,7 @@ impl Catalog {
     }
 }
 
-/// What a method remembers leaves alone who has configured the job.
+/// The new state in SQL: that of the method, with the keys that are not the method's kept as they are.
 fn new_state(parameter: &str) -> String {
     format!(
         "{parameter} || CASE WHEN state ? '{CONFIGURED_BY}' THEN \
@@ -510,7 +510,7 @@ fn new_state(parameter: &str) -> String {
     )
 }
 
-/// A row's `schema.table` in its two parts: the reading of which there is a relation, else the first.
+/// The schema and the name in a row's `schema.table`: the reading for which a relation exists, else the first.
 fn destination_name(dest_table: &str) -> Result<Name> {
     let names: Vec<Name> = readings(dest_table)?
         .into_iter()

@@ -19,7 +19,7 @@ struct Order {
     record: RunRecord,
 }
 
-/// Lets a worker write a record, and waits for it: a few milliseconds. What hinders it only goes to the log, for the caller has
+/// Lets a worker write a record, and waits for it: a few milliseconds. A failure of that only goes to the log, because the caller has
 /// an error of its own to report.
 pub fn deliver(record: &RunRecord) {
     let mut record = record.clone();
@@ -30,7 +30,7 @@ pub fn deliver(record: &RunRecord) {
         let order = Order { database, record: record.clone() };
         let message = WorkerMessage::write(&serde_json::to_string(&order)?, 0)?;
         let Some(worker) = Worker::start_with("mimeo_record_failure", "mimeo history", &message) else {
-            return Ok(Some("there is no background worker left (max_worker_processes)"));
+            return Ok(Some("no background worker is left (max_worker_processes)"));
         };
         let over = worker::wait_for(&[worker], Some(Duration::from_secs(5)));
         Ok((!over).then_some("its background worker did not end within 5 s"))
@@ -40,10 +40,10 @@ pub fn deliver(record: &RunRecord) {
         Ok(Some(why)) => why.to_string(),
         Err(error) => error.to_string(),
     };
-    log!("mimeo: the failure of {} could not be recorded: {why}", record.dest_table);
+    log!("mimeo: the failure of \"{}\" could not be recorded: {why}", record.dest_table);
 }
 
-/// The worker's whole life.
+/// The main function of the worker.
 pub fn record(handle: u32) -> Result<()> {
     worker::prepare();
     let Some(message) = WorkerMessage::open(handle) else { return Ok(()) };

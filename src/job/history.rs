@@ -9,7 +9,7 @@ use crate::job::record::RunRecord;
 use crate::settings;
 use pgrx::datum::{DatumWithOid, JsonB};
 
-/// Writes the row, takes rows away that are older than they have to be kept, and tells pg_jobmon.
+/// Writes the row, deletes rows that are older than mimeo.history_keep, and logs the run with pg_jobmon.
 pub fn write(record: &RunRecord, catalog: &Catalog) -> Result<()> {
     {
         let _identity = catalog.act_as_owner()?;
@@ -52,15 +52,15 @@ pub fn write(record: &RunRecord, catalog: &Catalog) -> Result<()> {
     Ok(())
 }
 
-/// What a source counts may be more than a bigint holds.
+/// A number that comes from a source may exceed a bigint.
 fn whole(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// Takes some rows away that are older than mimeo.history_keep. What another session is taking away is left to it.
+/// Deletes some rows that are older than mimeo.history_keep. Rows that another session is deleting are skipped.
 fn prune(catalog: &Catalog) -> Result<()> {
     let Some(keep) = settings::history_keep() else { return Ok(()) };
-    // Such a transaction cannot pass over rows that others have taken away since it began.
+    // Such a transaction cannot skip rows that others have deleted since it began.
     if keeps_its_snapshot() {
         return Ok(());
     }
@@ -76,7 +76,7 @@ fn prune(catalog: &Catalog) -> Result<()> {
     Ok(())
 }
 
-/// Marks the runs of a job from `started` on (microseconds since 2000-01-01 UTC) that brought data, which shows no more.
+/// Marks the runs of a job from `started` on (microseconds since 2000-01-01 UTC) that brought data which is no longer shown.
 pub fn take_back(catalog: &Catalog, dest_table: &str, started: i64, by: &str) -> Result<()> {
     let _identity = catalog.act_as_owner()?;
     let table = catalog.table("run_history");

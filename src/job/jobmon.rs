@@ -1,4 +1,4 @@
-//! pg_jobmon: the log of jobs that many users of 1.x watch. What it needs to know is told when a run has ended.
+//! pg_jobmon: the log of jobs that many users of 1.x watch. A run is logged there when it has ended.
 
 use crate::backend::identity::act_as;
 use crate::backend::name::Name;
@@ -21,7 +21,7 @@ fn schema() -> Result<Option<String>> {
     )
 }
 
-/// What a maker's p_jobmon stands for: None is whether pg_jobmon is there.
+/// The value of a maker's p_jobmon: None means true if pg_jobmon is installed.
 ///
 /// # Errors
 /// JobmonMissing.
@@ -84,7 +84,7 @@ pub fn log(catalog: &Catalog, record: &RunRecord) -> Result<()> {
         Ok(())
     })?;
     if let Err(error) = logged {
-        warning!("the run of {} could not be logged with pg_jobmon: {}", record.dest_table, error.report().message);
+        warning!("the run of \"{}\" could not be logged with pg_jobmon: {}", record.dest_table, error.report().message);
     }
     Ok(())
 }

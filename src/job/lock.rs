@@ -1,7 +1,7 @@
 //! The lock of a job: two refreshes of one destination never overlap.
 //!
-//! It is a lock of PostgreSQL's on an object that there is not: in refresh_config, by a hash of the destination. No SQL can take such
-//! a lock, as any role could an advisory one, and so keep all refreshes off.
+//! It is a lock of type object on an object that does not exist: of class refresh_config, with a hash of the destination as its OID. No
+//! SQL can take such a lock; an advisory lock could be taken by any role, to block all refreshes.
 
 use crate::backend::identity::{in_recovery, pin_settings, set_local};
 use crate::backend::name::Name;

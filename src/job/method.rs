@@ -1,4 +1,4 @@
-//! The methods, and what tells them from each other.
+//! The methods, and how they differ.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Deserializer};
@@ -17,7 +17,7 @@ pub enum Method {
 pub struct Facts {
     method: Method,
     pub name: &'static str,
-    /// As 1.x began its messages with it.
+    /// The word with which 1.x began its messages.
     pub title: &'static str,
     /// As 1.x named its jobs in pg_jobmon.
     pub jobmon_title: &'static str,

@@ -52,7 +52,7 @@ pub struct RunRecord {
     /// None is the session's user.
     pub run_by: Option<String>,
     pub jobmon: bool,
-    /// Of a run that came to nothing: what the job is to remember all the same.
+    /// Of a run that failed: the state that the job keeps nevertheless.
     pub state: Option<serde_json::Value>,
 }
 
@@ -80,7 +80,7 @@ impl RunRecord {
         }
     }
 
-    /// Of a run that could not even begin, or that ended without a word.
+    /// Of a run that could not begin, or that ended without a record of its own.
     pub fn of_failure(dest_table: &str, source_table: &str, kind: &str, error: &Error) -> RunRecord {
         let mut record = RunRecord::new(dest_table, source_table, kind);
         record.fail(error);

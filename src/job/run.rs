@@ -1,4 +1,4 @@
-//! A run under way: its phases and figures, what it tells meanwhile, and who hears of its end.
+//! A run in progress: its phases and counts, what it reports meanwhile, and to whom it reports its end.
 
 use crate::backend::name::{literal, Name};
 use crate::error::{told, Error, Result};
@@ -13,12 +13,12 @@ use std::ffi::CString;
 use std::time::Instant;
 
 thread_local! {
-    /// Who watches: what the last run inside has left behind.
+    /// Inside of `watch`: the record of the last run in it.
     static WATCHED: RefCell<Option<Option<RunRecord>>> = const { RefCell::new(None) };
 }
 
-/// Runs `body`, and tells what the run in it has left behind. A run that failed has not written its row then: that is left to
-/// the caller, whose transaction lives on.
+/// Runs `body`, and returns the record of the run in it. A run that failed has not written its row then: the caller has to, whose
+/// transaction goes on.
 pub fn watch<T>(body: impl FnOnce() -> T) -> (T, Option<RunRecord>) {
     /// Nobody watches any more, also when an error unwinds.
     struct End;
@@ -43,7 +43,7 @@ fn tell_watcher(record: &RunRecord) -> bool {
     })
 }
 
-/// A run under way: its phases, its figures.
+/// A run in progress: its phases, its counts.
 pub struct Run {
     method: Method,
     record: RunRecord,
@@ -97,7 +97,7 @@ impl Run {
         self.phase = Some((name, Instant::now()));
         show_activity(&format!("{}: {name}", self.call));
         if self.debug {
-            notice!("{}: {name}", self.record.dest_table);
+            notice!("\"{}\": {name}", self.record.dest_table);
         }
     }
 
@@ -106,7 +106,7 @@ impl Run {
         self.parent = parent;
     }
 
-    /// What a failure means for whoever reads of it: the key of a table with children is not unique over all of them.
+    /// The cause of a failure, where PostgreSQL's message does not show it: the key of a table with children is not unique across all of them.
     pub fn explain(&self, error: Error) -> Error {
         let of_postgres = matches!(error.kind(), Error::Postgres(_));
         if !of_postgres || error.sqlstate() != PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION {
@@ -114,7 +114,7 @@ impl Run {
         }
         match &self.parent {
             Some(parent) => Error::SharedKey { table: parent.clone(), report: error.report() },
-            // Rows stay here that are gone on the source.
+            // The destination keeps rows that are gone on the source.
             None if self.method.facts().keeps_gone => Error::HeldAlready {
                 destination: self.record.dest_table.clone(),
                 inserter: self.method == Method::Inserter,
@@ -135,7 +135,7 @@ impl Run {
     pub fn note(&mut self, reason: impl Into<String>) {
         let reason = reason.into();
         if self.debug {
-            notice!("{}: {reason}", self.record.dest_table);
+            notice!("\"{}\": {reason}", self.record.dest_table);
         }
         self.reasons.push(reason);
     }
@@ -145,7 +145,7 @@ impl Run {
             let ms = since.elapsed().as_secs_f64() * 1000.0;
             self.record.phases.push(serde_json::json!({"phase": name, "ms": (ms * 10.0).round() / 10.0}));
             if self.debug {
-                notice!("{}: {name} took {ms:.1} ms", self.record.dest_table);
+                notice!("\"{}\": {name} took {ms:.1} ms", self.record.dest_table);
             }
         }
     }
@@ -168,7 +168,7 @@ impl Run {
         if self.debug && status == Status::Ok {
             let megabytes = self.bytes as f64 / 1e6;
             notice!(
-                "{}: {} rows, {megabytes:.1} MB in {seconds:.3} s, {:.1} MB/s",
+                "\"{}\": {} rows, {megabytes:.1} MB in {seconds:.3} s, {:.1} MB/s",
                 self.record.dest_table,
                 self.rows,
                 megabytes / seconds
@@ -177,10 +177,10 @@ impl Run {
         Ok(())
     }
 
-    /// Records a failure, whatever becomes of this transaction: it is told to who watches, else to a worker that writes it in
+    /// Records a failure, whether or not this transaction is rolled back: it is returned by `watch`, else written by a worker in
     /// a transaction of its own.
     ///
-    /// `state` is what the job is to remember all the same.
+    /// `state` is the state that the job keeps nevertheless.
     pub fn fail(&mut self, error: &Error, state: Option<serde_json::Value>) {
         let record = self.finished(Status::Critical);
         record.fail(error);

@@ -44,7 +44,7 @@ pub fn plan(destination: &str) -> Result<Vec<Step>> {
     let catalog = Catalog::find()?;
     let job = catalog.job(destination)?;
     let mut plan = Plan::default();
-    about(&format!("Planning a refresh of {}.", job.dest_table), || {
+    about(&format!("Planning a refresh of \"{}\".", job.dest_table), || {
         plan.here(
             "take the lock of the job",
             Some("a lock of its own until the end of the transaction: other refreshes of this job".to_string()),

@@ -112,7 +112,7 @@ pub(super) struct Everything<'a> {
     pub flush: bool,
 }
 
-/// When all rows have come: nothing is asked of the source from here on, for locks may be waited for, or held, that others
+/// When all rows have come: nothing is read from the source from here on, for locks may be waited for, or held, that others
 /// wait for.
 pub(super) fn leave(source: &mut Connection, flush: bool) -> Result<()> {
     source.end_snapshot()?;
@@ -206,8 +206,8 @@ pub(super) fn patience() -> Patience {
     Patience { queue: settings::swap_lock_timeout().min(allowed()), give_up: settings::swap_max_wait() }
 }
 
-/// How long others may be made to wait, whatever the caller has set: what the server's configuration or the database says, else what
-/// the setting is by itself. Less may be set by anybody.
+/// The longest mimeo.swap_lock_timeout that counts, whatever the caller has set: that of the server's configuration or of the database,
+/// else the default. Any role may set less.
 fn allowed() -> Duration {
     const SELF: i64 = 100;
     if settings::swap_lock_timeout() <= Duration::from_millis(SELF as u64) {

@@ -1,4 +1,4 @@
-//! What all makers do: they look at the source, refuse what can be refused, and write the job.
+//! What all makers do: they read the source, refuse what can be refused, and write the job.
 
 use crate::backend::identity::{current_role, pin_settings, read_the_latest, Identity};
 use crate::backend::name::{quote, readings, Name};
@@ -6,7 +6,7 @@ use crate::backend::relation::{self, Relation};
 use crate::backend::spi;
 use crate::destination;
 use crate::destination::{column_map, indexes};
-use crate::error::{told, Error, Result};
+use crate::error::{quoted, quoted_list, told, Error, Result};
 use crate::job::config::{Catalog, NewJob};
 use crate::job::jobmon;
 use crate::job::lock::Wait;
@@ -51,7 +51,8 @@ impl Request<'_> {
     }
 
     pub fn doing(&self, method: Method) -> String {
-        format!("Making a {} of {} from data source {}.", method.name(), self.source_table, self.data_source_id)
+        let source = quoted(self.source_table);
+        format!("Making a {} of {source} from data source {}.", method.name(), self.data_source_id)
     }
 }
 
@@ -94,7 +95,7 @@ impl Making {
         Ok(making)
     }
 
-    /// Lets the source read the query that a refresh will run, before anything is made here.
+    /// Lets the source plan the query that a refresh will run, before anything is created on the destination.
     pub fn check_condition(&mut self, condition: Option<&str>) -> Result<()> {
         if condition.is_none() {
             return Ok(());
@@ -103,7 +104,7 @@ impl Making {
         let query = rows_query(&self.table.table(), &names(&self.columns), condition)?;
         let explained = self.source.value(&format!("EXPLAIN {query}"), &[], "checking the condition");
         explained.map_err(|error| match error {
-            // What stands behind the table is its alias, or makes it a function.
+            // A name after the table is read as its alias, and a parenthesis makes it a function call.
             Error::Remote { report, .. }
                 if report.sqlstate.is_any_of(&[
                     PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
@@ -135,8 +136,8 @@ impl Making {
         }
     }
 
-    /// Copies the source's indexes to a table that was just made. What cannot be made here is told in a WARNING, of each index once; and in a
-    /// NOTICE, what is not unique here, because rows stay that are gone on the source (`kept_by` is the key that they are found by).
+    /// Copies the source's indexes to a table that was just created. A WARNING tells of each index that cannot be created; a NOTICE of those
+    /// that are not unique, because the destination keeps rows that are gone on the source (`kept_by` is the key that they are found by).
     pub fn copy_indexes(
         &self,
         request: &Request<'_>,
@@ -149,16 +150,16 @@ impl Making {
         let wanted = copied_indexes(&self.shape, request.filter.as_deref());
         let (left_out, plain) = indexes::copy_all(wanted, self.shape.key(), &target, kept_by)?;
         for left_out in left_out {
-            warning!("{}: {}", table.plain(), left_out.text());
+            warning!("\"{}\": {}", table.plain(), left_out.text());
         }
         if !plain.is_empty() {
-            let (table, plain) = (table.plain(), told(plain.join(", ")));
-            notice!("{table}: not unique here, because rows stay that are gone on the source: {plain}");
+            let (table, plain) = (table.plain(), told(quoted_list(&plain)));
+            notice!("\"{table}\": indexes are not unique on the destination, because it keeps rows that are gone on the source: {plain}");
         }
         Ok(())
     }
 
-    /// A table that is there already and stays as it is; None if there is none. A NOTICE tells.
+    /// An existing table, which stays as it is, with a NOTICE; None if there is none.
     ///
     /// # Errors
     /// What `fit` and `require_loadable` refuse.
@@ -168,12 +169,15 @@ impl Making {
         column_map::require_loadable(&shape)?;
         column_map::map(&shape, &self.shape, &self.columns, &[])?;
         require_owner(&existing)?;
-        notice!("destination {} exists already: it is kept as it is, and no data is pulled", self.destination.plain());
+        notice!(
+            "destination \"{}\" already exists: it is kept as it is, and no data is pulled",
+            self.destination.plain()
+        );
         Ok(Some(existing))
     }
 }
 
-/// Whether a condition begins with a word that is none of SQL's, or a parenthesis.
+/// Whether a condition begins with a parenthesis, or with a word that cannot follow a table in FROM.
 pub fn is_bare(condition: &str) -> bool {
     if condition.trim_start().starts_with('(') {
         return true;
@@ -197,7 +201,7 @@ pub fn new_destination(written: Option<&str>, source: &Name) -> Result<Name> {
     };
     let mut readings = readings(written)?;
     if written.contains('"') {
-        // Nothing is there yet that could be called so: quotes are meant as quotes, if they are in their places.
+        // No table of that name exists yet: quotes are read as quotes, if they are placed properly.
         readings.rotate_right(1);
     }
     let bare = if written.contains('"') { readings.first() } else { readings.last() };

@@ -39,7 +39,7 @@ impl Plan {
     }
 
     pub fn connect(&mut self, source: &Connection) {
-        self.source(format!("connect to {} as {}", source.label(), source.role()), None, None);
+        self.source(format!("connect to {} as role \"{}\"", source.label(), source.role()), None, None);
     }
 
     /// Changes of the destination's columns.
@@ -67,20 +67,20 @@ impl Plan {
         };
         self.source(
             format!("COPY ({query}) TO STDOUT (FORMAT {format})"),
-            Some(format!("ACCESS SHARE on {} until the rows have come", table.plain())),
+            Some(format!("ACCESS SHARE on \"{}\" until the rows have come", table.plain())),
             Some(format!("{volume}; {why}")),
         );
         self.here(format!("load them into {into}, while they come"), None, last_time(job).ok().flatten());
     }
 
-    /// All rows anew, out of a temporary table.
+    /// Replaces all rows, out of a temporary table.
     pub fn replace_by_collected(&mut self, destination: &Relation, shape: &Shape) -> Result<()> {
         let name = destination.name();
         if is_rewritable(shape)? {
             self.here(
                 "write the table anew from them, beside the rows that are there, and swap its storage",
                 Some(format!(
-                    "SHARE ROW EXCLUSIVE on {0} while it is written: writers wait; ACCESS EXCLUSIVE on {0}, {1}",
+                    "SHARE ROW EXCLUSIVE on \"{0}\" while it is written: writers wait; ACCESS EXCLUSIVE on \"{0}\", {1}",
                     name.plain(),
                     briefly()
                 )),
@@ -88,9 +88,9 @@ impl Plan {
             );
         } else {
             self.here(
-                format!("DELETE FROM {name}, and put them there"),
+                format!("DELETE FROM {name}, and insert them into it"),
                 Some(format!(
-                    "ROW EXCLUSIVE on {}: readers see the old rows until the end of the transaction",
+                    "ROW EXCLUSIVE on \"{}\": readers see the old rows until the end of the transaction",
                     name.plain()
                 )),
                 Some("in place: its storage cannot be swapped".to_string()),
@@ -99,28 +99,28 @@ impl Plan {
         Ok(())
     }
 
-    /// All rows of a plain table anew.
+    /// Replaces all rows of a plain table.
     pub fn replace_all(&mut self, destination: &Relation, shape: &Shape, cascade: bool) -> Result<()> {
         let name = destination.name().plain();
         if shadow::can_swap_storage(shape.local_oid())? {
             let others = if cascade { ", and on the tables that refer to it" } else { "" };
             self.here(
                 "finish the indexes of the shadow table, analyze it, and swap its storage with that of the table",
-                Some(format!("ACCESS EXCLUSIVE on {name}{others}, {}", briefly())),
+                Some(format!("ACCESS EXCLUSIVE on \"{name}\"{others}, {}", briefly())),
                 Some("the old rows can be read until then".to_string()),
             );
         } else if cascade {
             self.here(
                 format!("TRUNCATE {} CASCADE before the rows are loaded", destination.name()),
                 Some(format!(
-                    "ACCESS EXCLUSIVE on {name} and the tables that refer to it, until the end of the transaction"
+                    "ACCESS EXCLUSIVE on \"{name}\" and the tables that refer to it, until the end of the transaction"
                 )),
                 Some("in place: its storage cannot be swapped".to_string()),
             );
         } else {
             self.here(
                 format!("DELETE FROM {} before the rows are loaded", destination.name()),
-                Some(format!("ROW EXCLUSIVE on {name}: readers see the old rows until the end of the transaction")),
+                Some(format!("ROW EXCLUSIVE on \"{name}\": readers see the old rows until the end of the transaction")),
                 Some("in place: its storage cannot be swapped".to_string()),
             );
         }
@@ -131,9 +131,9 @@ impl Plan {
 /// What all rows of a table are loaded into.
 pub fn shadow(destination: &Shape, name: &Name) -> Result<String> {
     Ok(if shadow::can_swap_storage(destination.local_oid())? {
-        format!("a shadow table of {}", name.plain())
+        format!("a shadow table of \"{}\"", name.plain())
     } else {
-        name.plain()
+        format!("\"{}\"", name.plain())
     })
 }
 
@@ -188,7 +188,7 @@ pub fn briefly() -> String {
     )
 }
 
-/// What else may become of rows that are to be merged into a table.
+/// What a refresh may do instead of merging rows into a table.
 pub fn written_anew(percent: i64) -> String {
     format!("or write the table anew, if they are {percent} % of it or more")
 }

@@ -11,15 +11,15 @@ use crate::job::config::{Catalog, ConfiguredBy, Job};
 
 use pgrx::pg_sys;
 
-/// What a job does, it does as the owner of its destination: only if whoever has configured it has the rights of that role. The
-/// table, or its name, may have come to another owner since.
+/// A job runs as the owner of its destination: only if the role that has configured it has the rights of that owner. The table, or
+/// its name, may have got another owner since.
 ///
 /// # Errors
-/// ConfiguredByOther; Unconfirmed, if nobody has said so: the guards of refresh_config were not at work.
+/// ConfiguredByOther, OwnerChanged; Unconfirmed, if no role is recorded, because the guards of refresh_config were not active.
 pub fn require_configured(catalog: &Catalog, job: &Job, owner: pg_sys::Oid) -> Result<()> {
     let by = match job.configured_by() {
         ConfiguredBy::Role { role, owner: then } if has_rights_of(role, owner) => match then {
-            // A superuser has the rights of whoever makes another table under that name.
+            // A superuser has the rights of any role that creates another table under that name.
             Some(then) if then != owner => {
                 let (destination, owner) = (job.dest_table.clone(), role_name(owner)?);
                 let fix = format!("SELECT {}({});", catalog.table("confirm_job"), literal(&destination));
@@ -92,7 +92,7 @@ pub fn require_creation(schema: &str) -> Result<()> {
     }
 }
 
-/// Refuses an owner who may not even look into the schema of the destination, if there is one.
+/// Refuses an owner without USAGE on the schema of the destination, if that exists.
 ///
 /// # Errors
 /// DestinationSchema.
@@ -125,7 +125,7 @@ pub fn require_owner(existing: &Relation) -> Result<()> {
     Err(Error::NotOwner(existing.name().plain()))
 }
 
-/// Of a job whose destination is gone: it is for who answers for it, or has the rights of that role.
+/// For a job whose destination is gone: refuses all but the role that answers for it, and roles with its rights.
 ///
 /// # Errors
 /// NotOwner.

@@ -3,7 +3,7 @@
 use crate::backend::name::{quote, quote_list, with_suffix};
 use crate::backend::{relation, spi};
 use crate::destination::table;
-use crate::error::{Error, Result};
+use crate::error::{quoted_list, Error, Result};
 use crate::method::making::{Making, Request};
 use crate::shape::Column;
 
@@ -47,9 +47,9 @@ pub(super) fn key(given: &GivenKey, making: &Making) -> Result<Vec<Column>> {
     let columns: Vec<Column> = names.iter().filter_map(|name| making.shape.column(name)).cloned().collect();
     if columns.len() != names.len() {
         return invalid(&format!(
-            "p_pk_name names columns that {} does not have: {}",
+            "p_pk_name names columns that \"{}\" does not have: {}",
             making.table.table().plain(),
-            names.iter().filter(|name| making.shape.column(name).is_none()).cloned().collect::<Vec<_>>().join(", ")
+            quoted_list(&names.iter().filter(|name| making.shape.column(name).is_none()).cloned().collect::<Vec<_>>())
         ));
     }
     Ok(columns)

@@ -6,7 +6,7 @@ use crate::backend::name::{literal, Name};
 use crate::backend::relation::{self};
 use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
-use crate::error::{Error, Result};
+use crate::error::{quoted, Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::lock::{self, Wait};
 use crate::job::run::Run;
@@ -60,12 +60,13 @@ pub fn refresh_job(
     require_method(&job, method)?;
     let mut run = Run::begin(&catalog.table(function), &job, call.jobmon, call.debug)?;
     if !lock::take(&job.dest_table, call.lock_wait)? {
-        warning!("another refresh of {} is running, this one does nothing", job.dest_table);
+        warning!("another refresh of \"{}\" is running, this one does nothing", job.dest_table);
         return run.end(&catalog, Status::Concurrent);
     }
     let what = |job: &Job| {
-        let Job { dest_table, source_table, data_source_id, .. } = job;
-        format!("Refreshing {} {dest_table} from {source_table} on data source {data_source_id}.", method.name())
+        let Job { dest_table, data_source_id, .. } = job;
+        let source = quoted(&job.source_table);
+        format!("Refreshing {} \"{dest_table}\" from {source} on data source {data_source_id}.", method.name())
     };
     // While this call waited for the lock, the job may have been changed or destroyed.
     let job = about(&what(&job), || catalog.latest_row(&job.dest_table))?.ok_or(Error::UnknownJob(job.dest_table))?;
@@ -74,7 +75,7 @@ pub fn refresh_job(
     loop {
         let mut state = None;
         let mut cancelled = false;
-        // In a subtransaction, so that what is left of a failure is cleared away before it is recorded.
+        // In a subtransaction, so that a failure is rolled back before it is recorded.
         let outcome = attempt(|| {
             about(&what(&job), || {
                 let outcome = caught(|| body(&catalog, &job, &mut run));
@@ -92,8 +93,8 @@ pub fn refresh_job(
         });
         if cancelled && tries < MOST_TRIES {
             run.begin_again(&match tries {
-                1 => "begun again, for the standby's recovery had cancelled the copy".to_string(),
-                _ => format!("begun again {tries} times, for the standby's recovery had cancelled the copy"),
+                1 => "begun again, because the recovery of the standby cancelled the copy".to_string(),
+                _ => format!("begun again {tries} times, because the recovery of the standby cancelled the copy"),
             });
             interrupts::sleep(Duration::from_secs(tries));
             tries += 1;
@@ -103,7 +104,7 @@ pub fn refresh_job(
             // The job's own columns may be called otherwise now.
             if let Ok(Some(renamed)) = attempt(|| renamed_job(&catalog, &job, error)) {
                 job = renamed;
-                run.begin_again("begun again, for the job's columns are called otherwise on the source now");
+                run.begin_again("begun again, because the job's columns are called otherwise on the source now");
                 continue;
             }
         }
@@ -113,7 +114,7 @@ pub fn refresh_job(
 }
 
 impl Error {
-    /// What helps a job that is there already.
+    /// The HINT for an existing job.
     fn of_job(self, catalog: &Catalog, job: &Job) -> Error {
         match self {
             Error::SourceTableMissing { table, source_label, .. } if table == job.source_table => {
@@ -129,10 +130,10 @@ impl Error {
     }
 }
 
-/// How often a copy is begun that a standby's recovery cancels.
+/// How often a copy is tried that the recovery of a standby cancels.
 pub const MOST_TRIES: u64 = 3;
 
-/// What PostgreSQL tells of rows that violate a constraint is for who may read the destination.
+/// Values of rows in an error are only for roles that may read the destination.
 pub fn without_rows(error: Error, destination: &Name) -> Error {
     let readable = relation::find(destination).ok().flatten().is_some_and(|destination| {
         spi::is_true("SELECT pg_catalog.has_table_privilege($1, 'SELECT')", &[relation::oid_arg(destination.oid)])
@@ -153,12 +154,12 @@ pub fn destroy_job(method: Method, destination: &str, keep: bool, debug: bool) -
     let name = &job.destination;
     require_method(&job, method)?;
     lock::take(&job.dest_table, Wait::Unlimited)?;
-    about(&format!("Destroying {} {}.", method.name(), job.dest_table), || {
+    about(&format!("Destroying {} \"{}\".", method.name(), job.dest_table), || {
         let _pinned = pin_settings()?;
         match relation::find(name)? {
             None => {
                 require_responsible(&job)?;
-                notice!("{} is gone already, only the job is removed", job.dest_table);
+                notice!("\"{}\" does not exist any more, only the job is removed", job.dest_table);
             }
             Some(existing) => {
                 require_owner(&existing)?;
@@ -170,7 +171,7 @@ pub fn destroy_job(method: Method, destination: &str, keep: bool, debug: bool) -
         }
         catalog.delete(&job.dest_table)?;
         if debug {
-            notice!("{}: the job is removed, the table is {}", name.plain(), if keep { "kept" } else { "dropped" });
+            notice!("\"{}\": the job is removed, the table is {}", name.plain(), if keep { "kept" } else { "dropped" });
         }
         Ok(())
     })

@@ -2,7 +2,7 @@
 //!
 //! 1. *prepare*: locks here, bounds, waiting for writers: what needs no snapshot of the source, or must come before it.
 //! 2. *decide*: looks at both sides in a snapshot of the source, which stays open, and says what follows. Where something on the source
-//!    has to be mended first, that is done between two looks. plan_refresh tells a decision, a refresh carries it out.
+//!    has to be repaired first, that is done between two looks. plan_refresh tells a decision, a refresh carries it out.
 //! 3. *load*: rows of that snapshot go where nobody sees them yet, or only this transaction does. It ends the snapshot.
 //! 4. *publish*: foreign keys, swap, state. Locks that readers feel are taken here alone.
 

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::job::config::Catalog;
 use serde::{Deserialize, Serialize};
 
-/// A job whose turn it is.
+/// A job that is due.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Due {
     pub dest_table: String,
@@ -41,7 +41,7 @@ pub fn list(catalog: &Catalog, method: Option<&str>) -> Result<Vec<Due>> {
     Ok(jobs.unwrap_or_default())
 }
 
-/// Whether it still is.
+/// Whether a job is still due.
 pub fn is_due(catalog: &Catalog, dest_table: &str) -> Result<bool> {
     let _identity = catalog.act_as_owner()?;
     let jobs = catalog.table("job_status");

@@ -1,4 +1,4 @@
-//! Running the jobs whose turn it is, each in a transaction of its own: what CALL run_refresh, its background workers and
+//! Running the jobs that are due, each in a transaction of its own: what CALL run_refresh, its background workers and
 //! the scheduler do.
 
 mod call;

@@ -26,7 +26,7 @@ pub fn register() {
         .load();
 }
 
-/// The scheduler's whole life.
+/// The main function of the scheduler.
 pub fn look_after() {
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
     // To no database: it only looks their names up.
@@ -44,7 +44,7 @@ pub fn look_after() {
                 }
                 None => {
                     if missing.insert(name.clone()) {
-                        warning!("mimeo scheduler: there is no database \"{name}\" that takes connections");
+                        warning!("mimeo scheduler: there is no database \"{name}\" that allows connections");
                     }
                 }
             }
@@ -92,7 +92,7 @@ fn open_databases() -> BTreeMap<String, u32> {
     databases
 }
 
-/// Starts a worker, unless there are enough that are not over.
+/// Starts a worker, unless enough of them are running.
 fn start_round(database: u32, name: &str, running: &mut Vec<Worker>) {
     running.retain(|worker| !worker.is_over());
     if running.len() >= settings::max_workers() {
@@ -100,11 +100,11 @@ fn start_round(database: u32, name: &str, running: &mut Vec<Worker>) {
     }
     match Worker::start("mimeo_run_due_jobs", &format!("mimeo jobs of {name}"), database) {
         Some(worker) => running.push(worker),
-        None => warning!("mimeo scheduler: there is no background worker left (max_worker_processes)"),
+        None => warning!("mimeo scheduler: no background worker is left (max_worker_processes)"),
     }
 }
 
-/// The whole life of a worker of the scheduler: what is due in one database. Quiet where the extension is missing.
+/// The main function of a worker of the scheduler: runs what is due in one database. No error if the extension is not there.
 pub fn work_in(database: u32) -> Result<()> {
     worker::prepare();
     worker::connect(pg_sys::Oid::from(database), None);

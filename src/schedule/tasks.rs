@@ -1,4 +1,4 @@
-//! Jobs that several processes work at, and what has become of each.
+//! Jobs that several processes run, and what has become of each.
 
 use super::due::Due;
 use crate::error::{Error, Result};
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU8, Ordering};
 /// Jobs, and who has taken which of them: the processes that work at them share this.
 pub struct Tasks<'a> {
     pub jobs: &'a [Due],
-    /// The index of the next job that nobody has looked at.
+    /// The index of the next job that nobody has taken.
     pub next: &'a AtomicU32,
     /// How many have been begun.
     pub begun: &'a AtomicU32,
@@ -22,7 +22,7 @@ pub struct Tasks<'a> {
 pub enum Fate {
     /// Nobody has taken it.
     Open = 0,
-    /// Somebody has, and has not said what came of it.
+    /// A process has taken it, and has not recorded the result.
     Taken,
     /// Another call was running it, or just has.
     Passed,
@@ -58,7 +58,7 @@ impl Tasks<'_> {
     }
 }
 
-/// What is to be said of a call when all is over.
+/// The result of a call, when all jobs are done.
 pub struct Outcome {
     /// The jobs, and why.
     pub failed: Vec<(String, String)>,

@@ -62,7 +62,7 @@ fn run_one(
         attempt(|| {
             spi::with_snapshot(|| {
                 dispatch::refresh(&due.kind, &due.dest_table)?;
-                // What is left for the commit to check fails here, as this job's failure.
+                // Constraints that the commit would check fail here, as a failure of this job.
                 spi::run("SET CONSTRAINTS ALL IMMEDIATE", &[])
             })
         })
@@ -92,7 +92,7 @@ fn run_one(
     Ok((Fate::Failed, Some(error.to_string())))
 }
 
-/// Runs `body` in a memory context that goes when it is over: a call may run many jobs.
+/// Runs `body` in a memory context that is deleted afterwards: a call may run many jobs.
 fn in_own_memory<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     // SAFETY: a new context that lives until the end of this function, whatever transactions begin and end meanwhile.
     unsafe {
@@ -107,7 +107,7 @@ fn in_own_memory<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
         );
         pg_sys::MemoryContextSwitchTo(context);
         let outcome = caught(body);
-        // That of a transaction may have gone with it, and another has come.
+        // The context of a transaction may have been deleted with it, and another one created.
         pg_sys::MemoryContextSwitchTo(if of_transaction { pg_sys::TopTransactionContext } else { before });
         pg_sys::MemoryContextDelete(context);
         outcome

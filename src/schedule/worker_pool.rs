@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 struct Orders {
     database: u32,
     session_user: u32,
-    /// What the session was SET to since it began, its role among them.
+    /// Settings that were changed in the session since it began, its role among them.
     settings: Vec<(String, String)>,
     jobs: Vec<Due>,
     limit: u32,
@@ -46,7 +46,7 @@ const SESSION_SETTINGS: &str = "SELECT coalesce(pg_catalog.json_agg(pg_catalog.j
      WHERE source OPERATOR(pg_catalog.=) 'session' AND name OPERATOR(pg_catalog.<>) 'statement_timeout'
        AND (context OPERATOR(pg_catalog.=) 'user' OR context OPERATOR(pg_catalog.=) 'superuser')";
 
-/// Starts up to `workers` workers and waits for them. What they leave, this process does.
+/// Starts up to `workers` workers and waits for them. Jobs that they leave are run by this process.
 ///
 /// # Errors
 /// What ended the call: the workers are terminated then.
@@ -113,7 +113,7 @@ fn abandoned(due: &Due) -> RunRecord {
     RunRecord::of_failure(&due.dest_table, &due.source_table, &due.kind, &error)
 }
 
-/// The first line of what a job's last row in run_history says.
+/// The first line of the error in a job's last failed run.
 fn last_error(catalog: &Catalog, due: &Due) -> Result<String> {
     spi::with_snapshot(|| {
         let _identity = catalog.act_as_owner()?;
@@ -129,7 +129,7 @@ fn last_error(catalog: &Catalog, due: &Due) -> Result<String> {
     })
 }
 
-/// A worker's whole life.
+/// The main function of a worker.
 pub fn work(handle: u32) -> Result<()> {
     worker::prepare();
     let Some(message) = WorkerMessage::open(handle) else { return Ok(()) };
@@ -142,7 +142,7 @@ pub fn work(handle: u32) -> Result<()> {
             let set = attempt(|| {
                 spi::run("SELECT pg_catalog.set_config($1, $2, false)", &[name.as_str().into(), value.as_str().into()])
             });
-            // A setting that only counts for sessions of clients is none for a worker. Another role must not do the work.
+            // A setting that exists only for sessions of clients may fail in a worker. For the role that is an error: no other one may run the jobs.
             if name == "role" {
                 set?;
             }

@@ -48,13 +48,13 @@ pub struct Control {
     /// As format_type prints it, without length or precision.
     #[serde(rename = "type")]
     pub type_name: ForeignText,
-    /// Why writers cannot be seen here; None if they can.
+    /// Why the writers of this table cannot be seen; None if they can.
     obstacle: Option<String>,
-    /// With length or precision: what a bound has to be cut to, as the values are.
+    /// With length or precision: a bound has to be cast to it, as the values are.
     sql_type: ForeignText,
-    /// A sequence without a cache gives its values.
+    /// Its values come from a sequence without a cache.
     sequence: bool,
-    /// The source gives its values, by a default or a trigger, and not whoever inserts.
+    /// Its values come from a default or a trigger on the source, and not from the client.
     given: bool,
     /// No two rows have the same value.
     unique: bool,
@@ -62,7 +62,7 @@ pub struct Control {
     infinite: bool,
     /// The time zone of the source role, which writes zoneless times.
     zone: String,
-    /// When the source's server started: what was seen before that is void.
+    /// When the source's server started: observations from before that are void.
     started: String,
     /// What a writer has locked before it gets a value: the table, its partitions, children and ancestors, and the
     /// sequences of the column, which a nextval() locks until its transaction ends.
@@ -132,9 +132,9 @@ SELECT pg_catalog.json_build_object(
  WHERE a.attrelid OPERATOR(pg_catalog.=) $1::pg_catalog.oid AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name
    AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped";
 
-/// Of the relations in $1: the transactions that may write to them, and all that run in this database. Not among
-/// these: autovacuum, which is no user, inserts no row, and may run for hours; and a backend that is still starting, whose
-/// first command comes after this.
+/// Of the relations in $1: the transactions that may write to them, and all that run in this database. Left out are
+/// autovacuum, which inserts no rows and may run for hours; and a backend that is still starting, whose first command
+/// comes after this.
 const BLOCKERS: &str = r"
 SELECT pg_catalog.json_build_object(
     'writers', (SELECT coalesce(pg_catalog.json_agg(DISTINCT l.virtualtransaction), '[]')
@@ -160,7 +160,7 @@ SELECT coalesce(pg_catalog.json_agg(DISTINCT l.virtualtransaction), '[]')::pg_ca
     OR l.locktype OPERATOR(pg_catalog.=) 'virtualxid'
        AND pg_catalog.split_part(l.virtualtransaction, '/', 1) OPERATOR(pg_catalog.=) ANY ($2::pg_catalog.text[])";
 
-/// The oldest of the transactions in $1, in words. What the role may not see is left out.
+/// The oldest of the transactions in $1, as text. What the role may not see is left out.
 const WHO: &str = r"
 SELECT pg_catalog.concat_ws(', ', 'pid ' OPERATOR(pg_catalog.||) l.pid::pg_catalog.text,
            'application_name ' OPERATOR(pg_catalog.||) nullif(a.application_name, ''), 'user ' OPERATOR(pg_catalog.||) a.usename::pg_catalog.text,
@@ -170,7 +170,7 @@ SELECT pg_catalog.concat_ws(', ', 'pid ' OPERATOR(pg_catalog.||) l.pid::pg_catal
  WHERE l.virtualtransaction OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.text[])
  ORDER BY a.xact_start NULLS LAST, l.pid LIMIT 1";
 
-/// How long after its first command has come in a transaction is surely to be seen in pg_locks.
+/// How long after the arrival of its first command a transaction is certain to be visible in pg_locks.
 const UNTIL_SHOWN: Duration = Duration::from_millis(20);
 
 /// A bound that is safe as soon as these transactions have ended.
@@ -182,7 +182,7 @@ pub struct Candidate {
     pub at: Moment,
     /// Those that could write to the table when it was taken, as pg_locks.virtualtransaction names them, and have not ended.
     pub writers: Vec<String>,
-    /// All that ran then, and whose backends may still hold an old now(); only for a time column.
+    /// All transactions that ran then, and whose backends may still have an old now(); only for a time column.
     #[serde(default)]
     pub running: Vec<String>,
 }
@@ -236,7 +236,7 @@ impl Control {
         &self.started
     }
 
-    /// Whoever inserts may have taken the value long before.
+    /// Whether its values come from a default or a trigger: otherwise the client may have taken a value long before.
     pub fn is_given(&self) -> bool {
         self.given
     }
@@ -259,7 +259,7 @@ impl Control {
         } else {
             format!("pg_catalog.timezone($1::pg_catalog.text, {now})")
         };
-        // `require` has seen that it is one of these.
+        // `require` has checked that it is one of these.
         format!("{now}::{}", precise(&self.sql_type).unwrap_or_default())
     }
 
@@ -292,7 +292,7 @@ impl Connection {
         }
     }
 
-    /// A bound that covers all that is visible now, and those who may still write below it. None on an empty table.
+    /// A bound that covers all rows that are visible now, and the transactions that may still write below it. None on an empty table.
     pub fn candidate(&mut self, table: &SourceTable, control: &Control, kind: Kind) -> Result<Option<Candidate>> {
         let (value, parameters): (String, Vec<&str>) = match kind {
             Kind::Time => (control.clock(""), vec![control.zone.as_str()]),
@@ -351,7 +351,7 @@ impl Connection {
         Ok(serde_json::from_str(&document.unwrap_or_default())?)
     }
 
-    /// Who keeps a bound back: of these transactions the oldest, as far as the role may see it.
+    /// The oldest of these transactions, which hold a bound back, as far as the role may see it.
     pub fn who_waits(&mut self, transactions: &[String]) -> Result<Option<String>> {
         let list = format!("{{{}}}", transactions.join(","));
         self.value(WHO, &[&list], "looking who keeps rows back")
@@ -379,7 +379,7 @@ pub struct Range {
     pub upper: Option<String>,
     /// The upper bound belongs to the range.
     pub to_upper: bool,
-    /// A row without a value is not there yet. Where there are bounds, it is beyond them.
+    /// Rows whose value is NULL are left out. Where there are bounds, these leave them out already.
     pub known: bool,
 }
 
@@ -440,7 +440,7 @@ impl Slice<'_> {
         format!("SELECT pg_catalog.count(*)::pg_catalog.text {}", self.from())
     }
 
-    /// A row, if the key of one of the rows is there more than once among all rows, whatever their control values.
+    /// Returns a row if the key of one of the rows occurs more than once among all rows, whatever their control values.
     pub fn shared_keys(&self, key: &[String], operators: &[Operator]) -> String {
         let list =
             |alias: &str| key.iter().map(|name| format!("{alias}.{}", quote(name))).collect::<Vec<_>>().join(", ");
@@ -479,7 +479,7 @@ pub fn bound_type(type_name: &ForeignText) -> &'static str {
     types.iter().find(|(name, _)| *type_name == *name).map_or("numeric", |(_, bound)| bound)
 }
 
-/// The type of a control column, with its precision, in words of our own; None if it is none that such a column has.
+/// The type of a control column, with its precision, as text that is built here; None if it is not a type of control columns.
 fn precise(sql_type: &ForeignText) -> Option<String> {
     let said = sql_type.for_message();
     let (name, digits) = match said.split_once('(') {

@@ -10,7 +10,7 @@ use pgrx::PgSqlErrorCode;
 use serde::Deserialize;
 use std::collections::HashSet;
 
-/// A table has no more on any server (MaxHeapAttributeNumber).
+/// No table has more columns (MaxHeapAttributeNumber).
 const MOST_COLUMNS: usize = 1600;
 
 /// A table of a source, found and readable.
@@ -161,13 +161,13 @@ impl Connection {
         let document = self.value(COLUMNS, &[&format!("{{{oid}}}")], "reading the table's columns")?;
         let mut shapes: Vec<Shape> = serde_json::from_str(&document.unwrap_or_default())?;
         let mut shape = shapes.pop().ok_or_else(|| Error::SourceTableMissing {
-            table: format!("with the OID {oid}"),
+            table: format!("OID {oid}"),
             source_label: self.label().to_string(),
             fix: None,
         })?;
         if shape.columns.len() > MOST_COLUMNS {
             let reason = format!("it has {} columns", shape.columns.len());
-            let (table, source_label) = (format!("the table with the OID {oid}"), self.label().to_string());
+            let (table, source_label) = (format!("OID {oid}"), self.label().to_string());
             return Err(Error::UnsupportedSource { table, source_label, reason });
         }
         if shape.uses_assigned_types() {
@@ -188,7 +188,7 @@ impl Connection {
     pub fn indexes(&mut self, table: &SourceTable) -> Result<Vec<IndexDefinition>> {
         let document = self.value(INDEXES, &[&table.oid.to_string()], "reading the table's indexes")?;
         let indexes: Vec<IndexDefinition> = serde_json::from_str(&document.unwrap_or_default())?;
-        // PostgreSQL's are on 32 columns at most, unless it was built otherwise.
+        // An index has at most 32 columns (INDEX_MAX_KEYS), unless the server was built otherwise.
         if indexes.iter().any(|index| index.columns.len() > 1600) {
             return Err(Error::UnsupportedSource {
                 table: table.table().plain(),
@@ -234,8 +234,8 @@ SELECT coalesce(json_agg(json_build_object('column', a.attname, 'expression', pg
  WHERE d.adrelid = $1 AND coalesce(to_jsonb(a) ->> 'attgenerated', '') <> 'v'";
 
 /// The query whose rows are copied: these columns, qualified by the table's own name, and the user's condition as
-/// it was written. Wherever it stands, nothing of the condition reaches beyond it: it is one SELECT, and what follows it begins on a
-/// line of its own.
+/// it was written. Nothing in the condition reaches beyond the query: it is one SELECT, and whatever follows it begins on a line of
+/// its own.
 ///
 /// # Errors
 /// Condition.

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::source::connection::Connection;
 use serde::{Deserialize, Serialize};
 
-/// What stays the same as long as nothing changes the rows of a table.
+/// Values that stay the same as long as nothing changes the rows of a table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Counters {
     pub oid: u32,

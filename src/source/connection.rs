@@ -29,14 +29,14 @@ pub struct Mapping {
     pub password_required: bool,
 }
 
-/// No password, and no connection string, which may hold one.
+/// Shows no password, and no connection string, which may contain one.
 impl fmt::Debug for Mapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "data source {}", self.data_source_id)
     }
 }
 
-/// As whom and to which database a source leads, as far as it says.
+/// The role and the database of a data source, as far as it names them.
 #[derive(Debug, Clone, Default)]
 pub struct Target {
     pub user: Option<String>,
@@ -87,7 +87,7 @@ pub struct Connection {
     pub(super) parameters: Vec<(String, String)>,
 }
 
-/// What the sources write and read, and which rows they find, does not depend on the settings of a role, a database or a server.
+/// Settings that are pinned on sources: text that they send and read, and the rows that they find, do not depend on a role, a database or a server.
 const PINNED: [(&str, &str); 15] = [
     ("datestyle", "ISO, YMD"),
     ("intervalstyle", "postgres"),
@@ -107,13 +107,13 @@ const PINNED: [(&str, &str); 15] = [
     ("gin_fuzzy_search_limit", "0"),
 ];
 
-/// The same for one transaction, each time: behind a pooler, who has set something for a session may have set it for another one.
+/// The same for each transaction: behind a pooler, what is set for a session may be set in the session of another client.
 pub(super) fn pinned_in_transaction() -> String {
     PINNED.iter().map(|(name, value)| format!("SET LOCAL {name} = {}; ", literal(value))).collect()
 }
 
-/// Sets it for the session of a connection, unless that is a pooler's: other clients would find it there. Answers with the pid of the
-/// server's process, and the role.
+/// Sets them for the session of a connection, unless that is a pooler's, where other clients would inherit them. Returns the pid of the
+/// server process, and the role.
 fn pinned_in_session(link: &Link) -> String {
     let settings: Vec<_> =
         PINNED.iter().map(|(name, value)| format!("({}, {})", literal(name), literal(value))).collect();
@@ -216,7 +216,7 @@ impl Connection {
         self.vouched
     }
 
-    /// The role that reads over there.
+    /// The role on the source.
     pub fn role(&self) -> &str {
         &self.role
     }
@@ -229,7 +229,7 @@ impl Connection {
         })
     }
 
-    /// Gives what is asked outside of a transaction one of its own, with the settings pinned, where a session is not this connection's alone.
+    /// Behind a pooler, runs what is outside of a transaction in a transaction of its own, with the settings pinned.
     fn pinned<T>(&mut self, ask: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         if !self.pooled || !self.link.is_idle() {
             return ask(self);
@@ -260,7 +260,7 @@ impl Connection {
         Ok((self.link.answers(doing)?.and_then(|answer| answer.value()), result))
     }
 
-    /// Whether all rows of a query can be read: false, if a value of one is none of its type. In the open snapshot, which stays.
+    /// Whether all rows of a query can be read: false if a value is not valid for its type. In the open snapshot, which stays.
     pub fn is_readable(&mut self, query: &str, doing: &str) -> Result<bool> {
         self.script("SAVEPOINT mimeo", doing)?;
         let counted = self.value(&format!("SELECT pg_catalog.count(q.*) FROM ({query}) q"), &[], doing);
@@ -311,7 +311,7 @@ impl Drop for Connection {
     }
 }
 
-/// Sets a session up, after `first`; whether it is a pooler's, and the role that it has.
+/// Sets a session up, after `first`; returns whether it is a pooler's, and its role.
 fn set_up(link: &mut Link, first: &str) -> Result<(bool, String)> {
     let script = format!("{first}{}", pinned_in_session(link));
     link.send_script(&script)?;
@@ -334,9 +334,9 @@ fn set_up_again(mut link: Link, application_name: &str, label: &str) -> Option<(
     Some((link, role))
 }
 
-/// What whoever may write to dblink_mapping_mimeo, or has a foreign server, may say of a connection. The rest reads or writes files
-/// of this server, or uses its identity (passfile, service, sslkey, sslkeylogfile, gssdelegation), or turns the session into another
-/// kind (replication). libpq's newer versions add more of that.
+/// Connection parameters that any role may give that may write to dblink_mapping_mimeo, or has a foreign server. The others read or write
+/// files of this server, or use its identity (passfile, service, sslkey, sslkeylogfile, gssdelegation), or change the kind of the session
+/// (replication). Newer versions of libpq add more of these.
 const HARMLESS: [&str; 32] = [
     "application_name",
     "channel_binding",
@@ -361,7 +361,7 @@ const HARMLESS: [&str; 32] = [
     "ssl_max_protocol_version",
     "ssl_min_protocol_version",
     "sslcompression",
-    // Certificates: what is none is not shown to anybody.
+    // Certificates: the content of a file that holds none is not shown.
     "sslcrl",
     "sslcrldir",
     "sslmode",
@@ -380,7 +380,7 @@ fn require_harmless(parameters: &BTreeMap<String, String>, label: &str) -> Resul
         None => Ok(()),
         Some(keyword) => Err(Error::InvalidSource {
             source_label: label.to_string(),
-            reason: format!("only a superuser may give it the connection parameter {keyword}"),
+            reason: format!("only a superuser may give it the connection parameter \"{keyword}\""),
             forbidden: true,
         }),
     }
@@ -390,8 +390,8 @@ fn invalid(label: &str, reason: impl Into<String>) -> Error {
     Error::InvalidSource { source_label: label.to_string(), reason: reason.into(), forbidden: false }
 }
 
-/// The libpq parameters of a data source, and whether a password is required. Each part of them may hold what is not harmless only
-/// if a superuser has written it: a row without password_required, which nobody else can write, a foreign server that a superuser
+/// The libpq parameters of a data source, and whether a password is required. Parameters that are not harmless are allowed only in parts that a superuser
+/// has written: a row without password_required, which nobody else can write, a foreign server that a superuser
 /// owns, or a user mapping without password_required.
 ///
 /// # Errors
@@ -413,11 +413,8 @@ fn parameters(mapping: &Mapping, owner: pg_sys::Oid) -> Result<(BTreeMap<String,
         Some(server) => {
             let (parameters, server_requires) = foreign_server(server, owner, &label)?;
             if required && mapping.pwd.as_ref().is_some_and(|password| !password.is_empty()) {
-                // Its owner may let it lead elsewhere.
-                return Err(invalid(
-                    &label,
-                    "the password for a foreign server belongs into a user mapping, not into pwd",
-                ));
+                // The owner of the foreign server may point it elsewhere.
+                return Err(invalid(&label, "the password for a foreign server belongs in a user mapping, not in pwd"));
             }
             required &= server_requires;
             parameters
@@ -428,7 +425,7 @@ fn parameters(mapping: &Mapping, owner: pg_sys::Oid) -> Result<(BTreeMap<String,
             parameters.insert(keyword.to_string(), value.clone());
         }
     }
-    // The source would be asked for a database of that name, and tell it, maybe with a password in it.
+    // The source would report that no database of that name exists, and the name may contain a password.
     let is_connection_string =
         |name: &String| name.contains("://") || parse_connection_string(name).is_some_and(|found| !found.is_empty());
     if parameters.get("dbname").is_some_and(is_connection_string) {
@@ -536,7 +533,7 @@ fn may_use_server(server: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     .unwrap_or(false)
 }
 
-/// A database has any name; one that looks like a connection string is not shown.
+/// A database may have any name; one that looks like a connection string is not shown.
 fn label(mapping: &Mapping, parameters: &BTreeMap<String, String>) -> String {
     let mut shown = parameters.clone();
     shown.retain(|keyword, value| keyword != "dbname" || !value.contains(['=', '@', ':']));

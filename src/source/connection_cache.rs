@@ -18,7 +18,7 @@ thread_local! {
     static KEPT: RefCell<Option<Vec<Kept>>> = const { RefCell::new(None) };
 }
 
-/// Lets what `body` connects to be used again as long as it runs.
+/// Connections that `body` opens are used again as long as it runs.
 pub fn sharing<T>(body: impl FnOnce() -> T) -> T {
     struct End;
     impl Drop for End {

@@ -15,7 +15,7 @@ pub struct CopyOut<'a> {
 }
 
 impl Connection {
-    /// Starts to send what `query` returns, in COPY's binary or text format.
+    /// Starts a COPY of the rows that `query` returns, in binary or text format.
     ///
     /// # Errors
     /// Remote, with what the source says of the query.

@@ -35,7 +35,7 @@ fn c(value: &str) -> Result<CString> {
 pub struct Link {
     connection: *mut pq::PGconn,
     label: String,
-    /// Whether the server may be at work for us.
+    /// Whether the server may still be running a statement of ours.
     busy: bool,
     /// What was sent last: the server may repeat it.
     asked: Vec<CString>,
@@ -62,7 +62,7 @@ impl Link {
         }
         // SAFETY: both arrays end with null and live through the call.
         let connection = unsafe { pq::PQconnectStartParams(keywords.as_ptr(), values.as_ptr(), 0) };
-        // The server may know it, and tell it. One that is also the role's name is no secret, and that name stands in hints.
+        // The server may know the password, and send it. One that is also the role's name is no secret, and that name is in hints.
         let given = |wanted: &str| parameters.iter().find(|(keyword, _)| keyword == wanted).map(|(_, value)| value);
         if let Some(password) = given("password").filter(|password| given("user") != Some(password)) {
             keep_secret(password);
@@ -86,7 +86,7 @@ impl Link {
             if self.connection.is_null() || pq::PQstatus(self.connection) == pq::ConnStatusType::CONNECTION_BAD {
                 return Err(unreachable(self, &self.message()));
             }
-            // Only so does libpq tell the SQLSTATE with which a server turns a connection down.
+            // Only so does libpq report the SQLSTATE with which a server refuses a connection.
             pq::PQsetErrorVerbosity(self.connection, pq::PGVerbosity::PQERRORS_VERBOSE);
             // Notices of the source are not ours; libpq would print them to the server's log.
             pq::PQsetNoticeProcessor(self.connection, Some(ignore_notice), ptr::null_mut());
@@ -115,7 +115,7 @@ impl Link {
         }
         // SAFETY: the connection is up.
         unsafe {
-            // Else libpq draws, for each notice that has a place in the statement, the line of the statement that it is in.
+            // Otherwise libpq adds to each notice with a position in the statement the line that it is in.
             pq::PQsetErrorVerbosity(self.connection, pq::PGVerbosity::PQERRORS_TERSE);
             pq::PQsetnonblocking(self.connection, 1);
         }
@@ -138,7 +138,7 @@ impl Link {
         message
     }
 
-    /// What comes from the server, or from libpq.
+    /// Looks for passwords in text that comes from the server, or from libpq.
     fn hear(&self, said: &str) {
         heard(said, |password| {
             let holds = |asked: &CString| String::from_utf8_lossy(asked.as_bytes()).contains(password);
@@ -150,7 +150,7 @@ impl Link {
         Error::ConnectionLost { source_label: self.label.clone(), reason: self.message() }
     }
 
-    /// The way to this very server: of several hosts the one that it is, and the address that its name had.
+    /// Parameters that lead to this very server: of several hosts the one that was reached, with the address of its name.
     pub fn address(&self) -> Vec<(String, String)> {
         let connection = self.connection;
         // SAFETY: the strings belong to the connection.
@@ -205,7 +205,7 @@ impl Link {
         self.flush(sent)
     }
 
-    /// However many rows come, they are not kept.
+    /// Rows are not collected in memory, however many come.
     fn take_row_by_row(&self, sent: c_int) {
         if sent == 1 {
             // SAFETY: asks an existing connection, whose statement was just sent.
@@ -261,7 +261,7 @@ impl Link {
             self.hear(&text);
             let Some(text) = unescaped(&text) else { continue };
             self.hear(&text);
-            // No text of PostgreSQL's holds one, and here none could be a name or a parameter.
+            // No text of PostgreSQL contains one, and no name and no parameter on this server could.
             if text.contains('\0') {
                 let reason = "the server sent a NUL in a text".to_string();
                 return Err(Error::ConnectionLost { source_label: self.label.clone(), reason });
@@ -289,7 +289,7 @@ impl Link {
             let violates = |reason: &str| {
                 Err(Error::ConnectionLost { source_label: self.label.clone(), reason: reason.to_string() })
             };
-            // libpq gives such a result again and again.
+            // libpq returns such a result again and again.
             if answer.is_copy() {
                 return violates("the server began a COPY that nobody asked for");
             }

@@ -1,5 +1,5 @@
-//! What a refresh has seen of a source's columns, so that the next one notices what no trigger and no control column tells: a column that has come
-//! with values in rows that are here already, or whose values were written anew.
+//! What a refresh has seen of a source's columns, so that the next one notices changes that no trigger and no control column shows: a column that
+//! was added with values in existing rows, or whose values were rewritten.
 
 use crate::error::Result;
 use crate::source::catalog::SourceTable;
@@ -105,6 +105,8 @@ impl Seen {
 
     /// Why rows that are here may lack values of these columns, or hold old ones, if nothing else was seen to change. Of the columns in
     /// `followed` the rows here have got the values: they have been renamed here, or have come with the value that they have on the source.
+    /// Of the columns in `followed` the rows of the destination have the values: they were renamed there, too, or added with the value that they
+    /// have on the source.
     pub fn why_again(&self, now: &Seen, copied: &[String], followed: &[&str]) -> Option<String> {
         let rewritten = self.files != now.files;
         now.columns.iter().filter(|column| copied.contains(&column.name)).find_map(|column| {
@@ -114,26 +116,26 @@ impl Seen {
             let Some(before) = self.columns.iter().find(same) else {
                 let other = self.columns.iter().find(|before| before.number == column.number);
                 return match other {
-                    Some(other) => Some(format!("column {name} was {} before", other.name)),
+                    Some(other) => Some(format!("column \"{name}\" was called \"{}\" before", other.name)),
                     None if followed => None,
                     None if self.columns.iter().any(|before| before.name == *name) => {
-                        Some(format!("column {name} was dropped and has come anew"))
+                        Some(format!("column \"{name}\" was dropped, and added anew"))
                     }
                     None if column.filled => {
-                        Some(format!("column {name} has come with a value in the rows that were there"))
+                        Some(format!("column \"{name}\" was added with a value in the existing rows"))
                     }
-                    None if rewritten => Some(format!("column {name} has come, and the rows were written anew")),
+                    None if rewritten => Some(format!("column \"{name}\" was added, and the rows were written anew")),
                     None => None,
                 };
             };
             if before.type_oid != column.type_oid || before.collation != column.collation {
-                return Some(format!("the type of column {name} has changed"));
+                return Some(format!("the type of column \"{name}\" has changed"));
             }
             if rewritten && before.typmod != column.typmod {
-                return Some(format!("the type of column {name} has changed"));
+                return Some(format!("the type of column \"{name}\" has changed"));
             }
             (rewritten && before.version != column.version)
-                .then(|| format!("column {name} may have been written anew (ALTER COLUMN TYPE … USING)"))
+                .then(|| format!("column \"{name}\" may have been written anew (ALTER COLUMN TYPE … USING)"))
         })
     }
 

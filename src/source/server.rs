@@ -1,4 +1,4 @@
-//! What the server of a source can do, by its version: all that older ones lack stands here, or is asked of their catalogs by `to_jsonb`.
+//! What the server of a source can do, by its version: everything that older ones lack is here, or is read from their catalogs by `to_jsonb`.
 
 /// A PostgreSQL server, as PQserverVersion counts: 150004 is 15.4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,7 +59,7 @@ impl Server {
         }
     }
 
-    /// For many short queries compiling is in vain. There is nothing to turn off before 11.
+    /// For many short queries JIT does not pay. Servers before 11 have none.
     pub fn without_jit(self) -> &'static str {
         if self >= Server(110_000) {
             "SET LOCAL jit = off"

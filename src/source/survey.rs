@@ -15,7 +15,7 @@ pub struct Listed {
     pub kind: char,
     /// It is a part of another table.
     pub partition: bool,
-    /// Its bare name finds it.
+    /// Its name without a schema finds it.
     pub visible: bool,
 }
 

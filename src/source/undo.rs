@@ -1,7 +1,7 @@
-//! Taking back what was done on a source, if the transaction here comes to nothing.
+//! Undoing what was done on a source, if the local transaction is rolled back.
 //!
 //! A maker has to commit on the source before it can pull data. Should the maker fail, or the transaction around it be rolled
-//! back later, what it has made there goes again.
+//! back later, what it has created on the source is dropped again.
 
 use crate::source::connection::Connection;
 use crate::source::libpq::{run_detached, Outcome};
@@ -28,7 +28,11 @@ impl Undo {
     }
 
     fn leave(&self) {
-        pgrx::log!("mimeo: what was made on {} is left there; to be run there: {}", self.label, self.script);
+        pgrx::log!(
+            "mimeo: objects that were created on {} are left there; run on that source: {}",
+            self.label,
+            self.script
+        );
     }
 }
 
@@ -38,7 +42,7 @@ thread_local! {
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// How much this transaction would take back.
+/// The number of entries that this transaction would undo.
 pub fn pending() -> usize {
     PENDING.with_borrow(Vec::len)
 }
@@ -108,10 +112,10 @@ impl Drop for Kept {
     }
 }
 
-/// Takes back at once what was done since there were so many entries.
+/// Undoes at once what was done since there were so many entries.
 pub fn undo_from(first: usize) {
     let since = PENDING.with_borrow_mut(|pending| pending.split_off(first.min(pending.len())));
-    // Nobody can cancel this: a source that did not answer once is not asked again.
+    // Nobody can cancel this: a source that did not answer once is not tried again.
     let mut silent: Vec<&[(String, String)]> = Vec::new();
     for undo in &since {
         if silent.contains(&undo.parameters.as_slice()) {

@@ -75,9 +75,9 @@ CREATE TEMPORARY TABLE before AS SELECT count(*) AS relations, (SELECT count(*) 
 SELECT throws_ok($$SELECT mimeo.snapshot_maker('app.orders', 42, 'app.x')$$, '42704',
     'there is no data source with the id 42', 'an unknown source id');
 SELECT throws_like($$SELECT mimeo.snapshot_maker('app.nothing', 1, 'app.x')$$,
-    'table app.nothing does not exist on data source 1 (host=127.0.0.1 %)', 'a source table that does not exist');
+    'table "app.nothing" does not exist on data source 1 (host=127.0.0.1 %)', 'a source table that does not exist');
 SELECT throws_ok($$SELECT mimeo.snapshot_maker('app.orders', 1, 'app.x', p_filter := '{id,nope,neither}')$$, '42703',
-    'the filter names columns that app.orders does not have: nope, neither', 'unknown columns in the filter');
+    'the filter names columns that "app.orders" does not have: "nope", "neither"', 'unknown columns in the filter');
 SELECT throws_ok($$SELECT mimeo.snapshot_maker('app.orders', 1, 'app.x', p_condition := 'WHERE (')$$, '42601', NULL,
     'a condition that does not parse');
 SELECT throws_ok($$SELECT mimeo.snapshot_maker('app.orders', 1, 'app.x', p_condition := 'WHERE nope = 1')$$, '42703',
@@ -89,17 +89,17 @@ SELECT throws_ok($$SELECT mimeo.snapshot_maker('app.orders', 1)$$, '42710', 'Sna
 SELECT throws_ok($$SELECT mimeo.snapshot_maker('app.orders', 1, 'app.orders_snap1')$$, '42P07', NULL,
     'a destination whose name is taken by a twin');
 SELECT throws_ok($$SELECT mimeo.snapshot_maker('app.orders', 1, 'nowhere.orders')$$, '3F000',
-    'schema nowhere does not exist here', 'a destination schema that does not exist');
+    'schema "nowhere" does not exist on the destination', 'a destination schema that does not exist');
 SELECT throws_ok(format($$SELECT mimeo.snapshot_maker('app.orders', 1, 'app.%s')$$, repeat('x', 64)), '42622', NULL,
     'a name that is too long');
 SELECT on_source($$CREATE TYPE app.mood AS ENUM ('sad', 'glad'); CREATE TABLE app.moods (id int, m app.mood, n app.mood[])$$);
 SELECT throws_ok($$SELECT mimeo.snapshot_maker('app.moods', 1)$$, '42704',
-    'app.moods uses types that do not exist here: app.mood (column m), app.mood[] (column n)',
+    '"app.moods" uses types that do not exist on the destination: app.mood (column "m"), app.mood[] (column "n")',
     'types that do not exist here');
 SELECT on_source($$CREATE COLLATION app.odd (provider = icu, locale = 'de'); CREATE TABLE app.collated (t text COLLATE app.odd)$$);
 SELECT throws_ok($$SELECT mimeo.snapshot_maker('app.collated', 1)$$, '42704', NULL, 'a collation that does not exist here');
 SELECT on_source($$CREATE TABLE app.hidden (id int); REVOKE ALL ON app.hidden FROM reader$$);
-SELECT throws_like($$SELECT mimeo.snapshot_maker('app.hidden', 1)$$, 'role reader may not read app.hidden on data source 1 %',
+SELECT throws_like($$SELECT mimeo.snapshot_maker('app.hidden', 1)$$, 'role "reader" may not read "app.hidden" on data source 1 %',
     'a source table that the role may not read');
 SELECT on_source($$CREATE TABLE app.hollow ()$$);
 SELECT throws_like($$SELECT mimeo.snapshot_maker('app.hollow', 1)$$, 'app.hollow on % cannot be copied: no column %',

@@ -24,7 +24,7 @@ UPDATE mimeo.refresh_config_snap SET post_script = ARRAY['INSERT INTO app.log SE
 
 -- Added
 SELECT on_source($$ALTER TABLE app.t ADD d date NOT NULL DEFAULT '2020-01-01'; CREATE INDEX t_d_idx ON app.t (d)$$);
-SELECT alike(pg_temp.refresh(), '%columns of the source changed: added d%', 'an added column is noticed');
+SELECT alike(pg_temp.refresh(), '%columns of the source changed: added "d"%', 'an added column is noticed');
 SELECT columns_are('app', 't', ARRAY['id', 'a', 'b', 'c', 'd'], 'and shown');
 SELECT is((SELECT count(*) FROM app.t WHERE d = '2020-01-01'), 50::bigint, 'with its values');
 SELECT columns_are('app', 't_snap1', ARRAY['id', 'a', 'b', 'c', 'd'], 'the first twin has it');
@@ -48,7 +48,7 @@ CREATE FUNCTION app.nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN 
 CREATE TRIGGER read_only INSTEAD OF INSERT ON app.t FOR EACH ROW EXECUTE FUNCTION app.nothing();
 CREATE RULE no_delete AS ON DELETE TO app.upper_a DO INSTEAD NOTHING;
 SELECT on_source($$ALTER TABLE app.t DROP c$$);
-SELECT alike(pg_temp.refresh(), '%dropped c%', 'a column dropped on the source alone is noticed'); -- defect 5 of 1.5.1
+SELECT alike(pg_temp.refresh(), '%dropped "c"%', 'a column dropped on the source alone is noticed'); -- defect 5 of 1.5.1
 SELECT columns_are('app', 't', ARRAY['id', 'a', 'b', 'd'], 'a column that was dropped on the source is gone'); -- defect 5 of 1.5.1
 SELECT columns_are('app', 't_snap1', ARRAY['id', 'a', 'b', 'd'], 'from the first twin');
 SELECT columns_are('app', 't_snap2', ARRAY['id', 'a', 'b', 'd'], 'from the second twin');
@@ -77,26 +77,26 @@ SELECT has_index('app', 't_snap2', 'by_hand2', 'on the other twin too');
 -- Renamed, retyped, NULL allowed, reordered
 SELECT on_source($$ALTER TABLE app.t RENAME b TO bb; ALTER TABLE app.t ALTER id TYPE bigint;
     ALTER TABLE app.t ALTER a DROP NOT NULL$$);
-SELECT alike(pg_temp.refresh(), '%renamed b to bb; retyped id; changed NOT NULL of a%', 'other changes are told apart');
+SELECT alike(pg_temp.refresh(), '%renamed "b" to "bb"; retyped "id"; changed NOT NULL of "a"%', 'other changes are told apart');
 SELECT columns_are('app', 't', ARRAY['id', 'a', 'bb', 'd'], 'renamed');
 SELECT col_type_is('app', 't', 'id', 'bigint', 'retyped');
 SELECT col_is_null('app', 't_snap2', 'a', 'NULL is allowed');
 SELECT has_index('app', 't_snap1', 'snap1_t_snap1_b_idx', 'the index of a renamed column stays');
 SELECT col_is_pk('app', 't_snap1', 'id', 'the primary key of a retyped column stays');
 SELECT on_source($$ALTER TABLE app.t DROP d; ALTER TABLE app.t ADD d text; UPDATE app.t SET d = 'text'$$);
-SELECT alike(pg_temp.refresh(), '%retyped d%', 'a column dropped and added again with another type');
+SELECT alike(pg_temp.refresh(), '%retyped "d"%', 'a column dropped and added again with another type');
 SELECT is((SELECT DISTINCT d FROM app.t), 'text', 'holds the new values');
 
 -- A view on the view that cannot live without the column stops the refresh.
 SELECT on_source($$ALTER TABLE app.t DROP a$$);
 SELECT throws_like($$SELECT mimeo.refresh_snapshot('app.t')$$,
-    'view app.upper_a depends on view app.t, and cannot be kept while its columns change: %',
+    'view app.upper_a depends on view "app.t", whose columns change, and cannot be kept: %',
     'a dependent that cannot be kept is named');
 SELECT columns_are('app', 't', ARRAY['id', 'a', 'bb', 'd'], 'and nothing is changed');
 DROP MATERIALIZED VIEW app.kept;
 DROP VIEW app.upper_a CASCADE;
 CREATE FUNCTION app.takes(app.t) RETURNS int LANGUAGE sql AS 'SELECT 1';
-SELECT throws_like($$SELECT mimeo.refresh_snapshot('app.t')$$, 'function app.takes(app.t) depends on view app.t,%',
+SELECT throws_like($$SELECT mimeo.refresh_snapshot('app.t')$$, 'function app.takes(app.t) depends on view "app.t",%',
     'so is one that is not known how to be kept');
 DROP FUNCTION app.takes(app.t);
 SELECT lives_ok($$SELECT mimeo.refresh_snapshot('app.t')$$, 'without them it goes on');

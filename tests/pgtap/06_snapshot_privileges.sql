@@ -76,7 +76,7 @@ SELECT is((SELECT count(*) FROM app.t), 10::bigint, 'and leaves it alone otherwi
 -- On the source
 SELECT on_source('REVOKE SELECT ON app.t FROM reader');
 SELECT throws_like($$SELECT mimeo.refresh_snapshot('app.t', p_check_stats := false)$$,
-    'role reader may not read app.t on data source 1 %', 'SELECT on the source was revoked');
+    'role "reader" may not read "app.t" on data source 1 %', 'SELECT on the source was revoked');
 SELECT on_source('GRANT SELECT (id, v) ON app.t TO reader');
 SELECT lives_ok($$SELECT mimeo.refresh_snapshot('app.t', p_check_stats := false)$$, 'SELECT on all columns will do');
 SELECT on_source('REVOKE SELECT ON app.t FROM reader; GRANT SELECT (id) ON app.t TO reader');
@@ -84,7 +84,7 @@ SELECT lives_ok($$SELECT mimeo.snapshot_maker('app.t', 1, 'app.ids', p_filter :=
     'with a filter, SELECT on its columns');
 SELECT on_source('REVOKE USAGE ON SCHEMA app FROM reader');
 SELECT throws_like($$SELECT mimeo.refresh_snapshot('app.t', p_check_stats := false)$$,
-    'role reader may not read app.t %', 'USAGE on the schema was revoked');
+    'role "reader" may not read "app.t" %', 'USAGE on the schema was revoked');
 SELECT on_source('GRANT USAGE ON SCHEMA app TO reader; GRANT SELECT ON app.t TO reader');
 
 -- Passwords
@@ -138,7 +138,7 @@ CREATE USER MAPPING FOR dba SERVER elsewhere OPTIONS (user 'reader', password 'r
 SELECT lives_ok($$SELECT mimeo.refresh_snapshot('app.t')$$, 'a foreign server with the owner''s user mapping');
 ALTER SERVER elsewhere OPTIONS (ADD passfile '/nowhere');
 SELECT throws_ok($$SELECT mimeo.refresh_snapshot('app.t')$$, '42501',
-    'data source 1 cannot be used: only a superuser may give it the connection parameter passfile', 'a parameter that is a superuser''s to give');
+    'data source 1 cannot be used: only a superuser may give it the connection parameter "passfile"', 'a parameter that is a superuser''s to give');
 CREATE SERVER beyond FOREIGN DATA WRAPPER dblink_fdw OPTIONS (host '127.0.0.1', dbname '06_snapshot_privileges');
 DO $$ BEGIN EXECUTE format('ALTER SERVER beyond OPTIONS (ADD port %L)', substring(tap.source_dsn() FROM 'port=(\d+)')); END $$;
 CREATE USER MAPPING FOR dba SERVER beyond OPTIONS (user 'reader', password 'wrong');

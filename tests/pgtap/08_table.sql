@@ -85,12 +85,12 @@ SELECT lives_ok($$SELECT mimeo.refresh_table('app.p')$$, 'a table that others po
 SELECT lives_ok($$SELECT mimeo.refresh_table('app.c')$$, 'one that points at others and at itself too');
 SELECT on_source('DELETE FROM app.p WHERE id > 8; DELETE FROM app.c WHERE id > 9');
 SELECT throws_ok($$SELECT mimeo.refresh_table('app.p')$$, '23503',
-    'rows of app.c violate foreign key to_p with the new rows of app.p', 'as long as every row finds what it points at');
+    'rows of "app.c" violate foreign key "to_p" with the new rows of "app.p"', 'as long as every row finds what it points at');
 SELECT is((SELECT count(*) FROM app.p), 10::bigint, 'else nothing changes');
 SELECT lives_ok($$SELECT mimeo.refresh_table('app.c')$$, 'the referencing table first');
 SELECT is((SELECT count(*) FROM app.c), 9::bigint, 'has the rows of the source');
 SELECT on_source('UPDATE app.c SET p = 77 WHERE id = 1');
-SELECT throws_ok($$SELECT mimeo.refresh_table('app.c')$$, '23503', 'rows of app.c violate foreign key to_p with the new rows of app.p',
+SELECT throws_ok($$SELECT mimeo.refresh_table('app.c')$$, '23503', 'rows of "app.c" violate foreign key "to_p" with the new rows of "app.p"',
     'a new row that points nowhere');
 SELECT on_source('UPDATE app.c SET p = 1, boss = 10 WHERE id = 1');
 SELECT throws_ok($$SELECT mimeo.refresh_table('app.c')$$, '23503', NULL, 'also when it points at its own table');
@@ -110,8 +110,8 @@ INSERT INTO app.kids SELECT generate_series(1, 10);
 SELECT lives_ok($$SELECT mimeo.refresh_table('app.q')$$, 'rows that go with those they point at');
 SELECT is((SELECT count(*) FROM app.kids), 10::bigint, 'rows that refer to it stay when storage is swapped');
 BEGIN ISOLATION LEVEL REPEATABLE READ;
-SELECT throws_ok($$SELECT mimeo.refresh_table('app.q')$$, '42809', 'destination app.q cannot be written to by mimeo: '
-    'it can only be emptied and loaded in place, and foreign key kids_q would delete or change rows of app.kids', 'in place they would be lost');
+SELECT throws_ok($$SELECT mimeo.refresh_table('app.q')$$, '42809', 'destination "app.q" cannot be written to by mimeo: '
+    'it can only be emptied and loaded in place, and foreign key "kids_q" would delete or change rows of "app.kids"', 'in place they would be lost');
 COMMIT;
 SELECT is((SELECT count(*) FROM app.kids), 10::bigint, 'so nothing is done');
 DELETE FROM app.kids;
@@ -145,10 +145,10 @@ SELECT is((SELECT count(*) FROM app.parts WHERE extra = 'e'), 9::bigint, 'in pla
 SELECT is((SELECT count(*) FROM app.parts_1), 4::bigint, 'in its partitions');
 ALTER TABLE app.parts DROP COLUMN boss;
 SELECT throws_ok($$SELECT mimeo.refresh_table('app.parts')$$, '42804',
-    'destination app.parts cannot take the columns of app.c: column boss is missing', 'a column that is missing');
+    'destination "app.parts" cannot take the columns of "app.c": column "boss" is missing', 'a column that is missing');
 ALTER TABLE app.parts ADD COLUMN boss text;
 SELECT throws_ok($$SELECT mimeo.refresh_table('app.parts')$$, '42804',
-    'destination app.parts cannot take the columns of app.c: column boss is text, and integer on the source', 'or of another type');
+    'destination "app.parts" cannot take the columns of "app.c": column "boss" is text, but integer on the source', 'or of another type');
 ALTER TABLE app.parts ALTER COLUMN boss TYPE bigint USING NULL;
 SELECT lives_ok($$SELECT mimeo.refresh_table('app.parts')$$, 'a wider type will do');
 SELECT throws_ok($$SELECT mimeo.table_maker('app.c', 1, 'app.parts')$$, '42710',

@@ -73,14 +73,14 @@ SELECT is((SELECT last_value FROM mimeo.refresh_config_inserter_serial WHERE des
     'and last_value is the last one that is complete');
 SELECT mimeo.refresh_inserter('app.ties', p_limit := 30);
 SELECT is((SELECT count(*) FROM app.ties), 50::bigint, 'the argument wins over the job');
-SELECT throws_ok($$SELECT mimeo.refresh_inserter('app.ties', p_limit := 5)$$, '54000', 'more than 5 rows of app.ties have the same k, 6, so that no batch can end',
+SELECT throws_ok($$SELECT mimeo.refresh_inserter('app.ties', p_limit := 5)$$, '54000', 'more than 5 rows of "app.ties" have the same value of column "k", 6, so no batch can end',
     'F18: a batch that never ends is an error');
 SELECT is((SELECT count(*) FROM app.ties), 50::bigint, 'a batch of one single value does not advance');
 SELECT is((last_run('app.ties')).status, 'critical', 'and is critical, for it never will');
 SELECT mimeo.refresh_inserter('app.ties', p_limit := 40);
 SELECT is((SELECT count(*) FROM app.ties), 80::bigint, 'a higher limit goes on, up to the greatest value');
 SELECT is((last_run('app.ties')).status, 'warning', 'three quarters of a limit are a warning');
-SELECT matches((last_run('app.ties')).reason, 'boundary 0, because no sequence', 'here the boundary counts');
+SELECT matches((last_run('app.ties')).reason, 'boundary 0, because the values do not come from a sequence', 'here the boundary counts');
 
 -- Repulls
 DELETE FROM app.s WHERE id BETWEEN 20 AND 30 OR id = 1;
@@ -140,7 +140,7 @@ SELECT throws_ok($$SELECT mimeo.inserter_maker('app.s', 'clock', 'id', 1, p_dest
 SELECT throws_ok($$SELECT mimeo.inserter_maker('app.s', 'serial', 'id', 1, p_boundary := 'much', p_dest_table := 'app.x')$$, '22023',
     'p_boundary ''much'' is not an integer', 'a boundary that is no number');
 SELECT throws_ok($$SELECT mimeo.inserter_maker('app.s', 'serial', 'id', 1, p_filter := '{v}', p_dest_table := 'app.x')$$, '42P10',
-    'the filter of app.s lacks the control column: id', 'a filter without the control column');
+    'the filter of "app.s" lacks the control column: "id"', 'a filter without the control column');
 
 -- Other sources
 SELECT on_source('CREATE VIEW app.view AS SELECT * FROM app.s');
@@ -161,7 +161,7 @@ SELECT mimeo.refresh_inserter('app.there');
 SELECT is((SELECT min(id)::text || ' ' || min(own) FROM app.there WHERE id > 42), '43 mine', 'and keeps its own columns');
 ALTER TABLE app.there DROP COLUMN v;
 SELECT throws_ok($$SELECT mimeo.refresh_inserter('app.there')$$, '42804',
-    'destination app.there cannot take the columns of app.s: column v is missing', 'a column that was dropped here');
+    'destination "app.there" cannot take the columns of "app.s": column "v" is missing', 'a column that was dropped here');
 SELECT throws_ok($$SELECT mimeo.inserter_maker('app.s', 'serial', 'id', 1)$$, '42710',
     'Inserter replication already defined for app.s', 'a second job for one destination');
 
@@ -185,7 +185,7 @@ RESET timezone;
 SELECT lives_ok($$SELECT mimeo.inserter_destroyer('app.there')$$, 'the job ends');
 SELECT has_table('app', 'there', 'the table stays');
 SELECT throws_ok($$SELECT mimeo.updater_destroyer('app.s')$$, '42809',
-    'destination table app.s is a job of type inserter, not updater', 'the destroyer of another method');
+    'destination table "app.s" is a job of type inserter, not updater', 'the destroyer of another method');
 
 -- Many rows, whose index entries are sorted
 SELECT on_source($$CREATE TABLE app.many (id bigserial PRIMARY KEY, a int, b text UNIQUE, c int[], d timestamptz DEFAULT clock_timestamp());

@@ -46,7 +46,7 @@ SELECT mimeo.refresh_updater('app.part');
 SELECT is((SELECT count(*)::text FROM app.part), ask_source($$SELECT count(*) FROM app.u WHERE (a < 20 OR a > 110) AND a < 501$$),
     'a condition with OR brings no row twice'); -- defect 3 of 1.5.1
 SELECT throws_ok($$SELECT mimeo.updater_maker('app.u', 'serial', 'rev', 1, p_dest_table := 'app.x', p_filter := '{rev,a}')$$,
-    '42P10', 'the filter of app.u lacks columns of the key: b', 'a filter without a column of the key');
+    '42P10', 'the filter of "app.u" lacks columns of the key: "b"', 'a filter without a column of the key');
 
 -- Keys
 SELECT on_source($$CREATE TABLE app.nokey (id int, rev serial, v text); INSERT INTO app.nokey (id, v) SELECT i % 5, i FROM generate_series(1, 10) i;
@@ -54,13 +54,13 @@ SELECT on_source($$CREATE TABLE app.nokey (id int, rev serial, v text); INSERT I
     CREATE TABLE app.by_unique (x int, "Odd ""Key""" text NOT NULL, rev serial, UNIQUE ("Odd ""Key"""));
     CREATE UNIQUE INDEX ON app.by_unique (x); CREATE UNIQUE INDEX ON app.by_unique (lower("Odd ""Key"""));
     INSERT INTO app.by_unique SELECT i, 'k' || i FROM generate_series(1, 5) i$$);
-SELECT throws_like($$SELECT mimeo.updater_maker('app.nokey', 'serial', 'rev', 1)$$, 'app.nokey on data source 1 % has no key that identifies its rows',
+SELECT throws_like($$SELECT mimeo.updater_maker('app.nokey', 'serial', 'rev', 1)$$, '"app.nokey" on data source 1 % has no key that identifies its rows',
     'a source without a key');
 SELECT hasnt_table('app', 'nokey', 'leaves nothing behind');
 SELECT throws_ok($$SELECT mimeo.updater_maker('app.nokey', 'serial', 'rev', 1, p_pk_name := '{id}')$$, '22023',
     'p_pk_name and p_pk_type must be given both, or neither', 'half a key');
 SELECT throws_ok($$SELECT mimeo.updater_maker('app.nokey', 'serial', 'rev', 1, p_pk_name := '{id,no}', p_pk_type := '{int,int}')$$, '22023',
-    'p_pk_name names columns that app.nokey does not have: no', 'a key of unknown columns');
+    'p_pk_name names columns that "app.nokey" does not have: "no"', 'a key of unknown columns');
 SELECT lives_ok($$SELECT mimeo.updater_maker('app.by_unique', 'serial', 'rev', 1)$$, 'a unique index on NOT NULL columns is a key');
 SELECT is((SELECT pk_name[1] FROM mimeo.refresh_config WHERE dest_table = 'app.by_unique'), 'Odd "Key"', 'the first one that is neither partial nor on expressions nor on NULLs');
 SELECT on_source($$UPDATE app.by_unique SET x = x + 100, rev = nextval('app.by_unique_rev_seq') WHERE x < 3; INSERT INTO app.by_unique VALUES (9, 'z')$$);

@@ -150,7 +150,7 @@ SELECT on_source($$UPDATE app.wide SET a = CASE WHEN id < 5 THEN NULL ELSE a END
 SELECT mimeo.refresh_dml('app.wide');
 SELECT is((last_run('app.wide')).rows, 9::bigint, 'others do');
 SELECT same_rows('app.wide', 'id, a');
-SELECT throws_ok($$SELECT mimeo.dml_maker('app.wide', 1, 'app.x', p_filter := '{a}')$$, '42P10', 'the filter of app.wide lacks columns of the key: id', 'a filter without the key');
+SELECT throws_ok($$SELECT mimeo.dml_maker('app.wide', 1, 'app.x', p_filter := '{a}')$$, '42P10', 'the filter of "app.wide" lacks columns of the key: "id"', 'a filter without the key');
 SELECT mimeo.dml_maker('app.wide', 1, 'app.part', p_condition := 'WHERE a < 20 OR b > 1000');
 SELECT is(ask_source($$SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relnamespace = 'mimeo'::regnamespace AND relkind = 'r' AND relname LIKE 'app_wide%'$$),
     'app_wide_q app_wide_q01', 'the second destination has a queue of its own');
@@ -189,7 +189,7 @@ SELECT same_rows('app.wide', 'id, a');
 
 -- A filter that changes, and a condition
 UPDATE mimeo.refresh_config SET filter = '{id,a,b}' WHERE dest_table = 'app.wide';
-SELECT throws_like($$SELECT mimeo.refresh_dml('app.wide')$$, '%column b is missing%', 'a filter with a column more: the destination needs it');
+SELECT throws_like($$SELECT mimeo.refresh_dml('app.wide')$$, '%column "b" is missing%', 'a filter with a column more: the destination needs it');
 ALTER TABLE app.wide ADD COLUMN b integer;
 SELECT mimeo.refresh_dml('app.wide');
 SELECT same_rows('app.wide', 'id, a, b');
@@ -205,7 +205,7 @@ UPDATE mimeo.refresh_config SET condition = 'WHERE a < 20 OR b > 1000' WHERE des
 -- A job that does not follow columns.
 UPDATE mimeo.refresh_config SET follow_columns = NULL WHERE dest_table = 'app.wide';
 SELECT on_source($$ALTER TABLE app.wide RENAME COLUMN b TO bb; UPDATE app.wide SET a = 99 WHERE id = 3$$);
-SELECT throws_like($$SELECT mimeo.refresh_dml('app.wide')$$, 'the filter names columns that app.wide does not have: b', 'a filtered column that is renamed does not stop writers');
+SELECT throws_like($$SELECT mimeo.refresh_dml('app.wide')$$, 'the filter names columns that "app.wide" does not have: "b"', 'a filtered column that is renamed does not stop writers');
 SELECT on_source($$ALTER TABLE app.wide RENAME COLUMN bb TO b$$);
 SELECT mimeo.refresh_dml('app.wide');
 SELECT same_rows('app.wide', 'id, a, b');

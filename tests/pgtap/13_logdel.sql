@@ -67,7 +67,7 @@ SELECT on_source($$ALTER TABLE app.t ADD COLUMN extra int DEFAULT 7; UPDATE app.
 SELECT lives_ok($$SELECT mimeo.refresh_logdel('app.t')$$, 'a column that was added here and then on the source');
 SELECT results_eq($$SELECT id, extra, mimeo_source_deleted IS NULL FROM app.t WHERE id IN (1, 20) ORDER BY id$$, $$VALUES (1, 8, true), (20, 7, false)$$, 'arrives, also in deleted rows');
 SELECT on_source($$ALTER TABLE app.t ADD COLUMN late int; UPDATE app.t SET late = 1 WHERE id = 1; INSERT INTO app.t (id, late) VALUES (21, 1); DELETE FROM app.t WHERE id = 21$$);
-SELECT throws_like($$SELECT mimeo.refresh_logdel('app.t')$$, '%column late is missing%', 'in the other order it is an error that says what to run');
+SELECT throws_like($$SELECT mimeo.refresh_logdel('app.t')$$, '%column "late" is missing%', 'in the other order it is an error that says what to run');
 ALTER TABLE app.t ADD COLUMN late integer;
 SELECT lives_ok($$SELECT mimeo.refresh_logdel('app.t')$$, 'after which nothing is lost');
 SELECT results_eq($$SELECT id, late FROM app.t WHERE id IN (1, 21) ORDER BY id$$, $$VALUES (1, 1), (21, 1)$$, 'not even of deleted rows');
@@ -96,9 +96,9 @@ SELECT is((SELECT count(*) FROM app.c WHERE mimeo_source_deleted IS NOT NULL), 2
 
 -- Bad input
 SELECT on_source($$CREATE TABLE app.own (id int PRIMARY KEY, mimeo_source_deleted timestamptz)$$);
-SELECT throws_like($$SELECT mimeo.logdel_maker('app.own', 1)$$, '%it has a column mimeo_source_deleted of its own', 'a source with such a column');
+SELECT throws_like($$SELECT mimeo.logdel_maker('app.own', 1)$$, '%it has a column "mimeo_source_deleted" of its own', 'a source with such a column');
 CREATE TABLE app.no_stamp (id int PRIMARY KEY, v int, w int);
-SELECT throws_like($$SELECT mimeo.logdel_maker('app.c', 1, 'app.no_stamp')$$, '%it has no column mimeo_source_deleted of type timestamptz', 'a destination without one');
+SELECT throws_like($$SELECT mimeo.logdel_maker('app.c', 1, 'app.no_stamp')$$, '%it has no column "mimeo_source_deleted" of type timestamptz', 'a destination without one');
 SELECT is(ask_reader($$SELECT string_agg(relname, ' ') FROM pg_class WHERE relnamespace = 'mimeo'::regnamespace AND relkind = 'r' AND relname LIKE 'app_c_q%'$$), 'app_c_q', 'leaves nothing on the source');
 ALTER TABLE app.no_stamp ADD COLUMN mimeo_source_deleted timestamptz;
 SELECT lives_ok($$SELECT mimeo.logdel_maker('app.c', 1, 'app.no_stamp')$$, 'a destination that is there is kept');

@@ -41,7 +41,7 @@ SELECT on_source($$ALTER TABLE app.p DETACH PARTITION app.p1; INSERT INTO app.p1
     ALTER TABLE app.p ATTACH PARTITION app.p1 FOR VALUES FROM (0) TO (100)$$);
 SELECT * FROM pg_temp.both('warningwarning');
 SELECT on_source($$ALTER TABLE app.p1 DISABLE TRIGGER USER; UPDATE app.p SET v = 'unseen' WHERE r = 77$$);
-SELECT throws_like($$SELECT mimeo.refresh_dml('app.p')$$, 'changes of app.p on data source 1 % are missed: its triggers are disabled or gone',
+SELECT throws_like($$SELECT mimeo.refresh_dml('app.p')$$, 'changes of "app.p" on data source 1 % are missed: its triggers are disabled or gone',
     'F18: whoever calls it is told by an error');
 SELECT throws_ok($$SELECT mimeo.refresh_logdel('app.pl')$$, '55000', NULL, 'of a logdel job, too');
 SELECT is((last_run('app.p')).status, 'critical', 'a trigger that is disabled on one partition is noticed');
@@ -92,12 +92,12 @@ EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS v_hint = PG_EXCEPTION_HINT; RETURN SQLERRM || ' | ' || v_hint;
 END $$;
 SELECT alike(pg_temp.hint($$SELECT mimeo.dml_maker('app.t', 1)$$),
-    'role reader may not make a queue in schema mimeo and triggers on the table on data source 1 % | Run on the source: GRANT TRIGGER ON "app"."t" TO "reader";', 'no TRIGGER');
+    'role "reader" may not make a queue in schema "mimeo" and triggers on the table on data source 1 % | Run on the source: GRANT TRIGGER ON "app"."t" TO "reader";', 'no TRIGGER');
 SELECT on_source('GRANT TRIGGER ON app.t TO reader; REVOKE SELECT ON app.t FROM reader');
 SELECT alike(pg_temp.hint($$SELECT mimeo.dml_maker('app.t', 1)$$), '% | Run on the source: GRANT SELECT ON "app"."t" TO "reader";', 'no SELECT');
 SELECT on_source('GRANT SELECT ON app.t TO reader');
 SELECT throws_like($$SELECT mimeo.dml_maker('app.nokey', 1)$$, '%has no key that identifies its rows', 'no key');
-SELECT throws_ok($$SELECT mimeo.dml_maker('app.nullable', 1, p_pk_name := '{id}', p_pk_type := '{int}')$$, '55000', 'columns of the key of app.nullable may be NULL: id', 'a key that may be NULL');
+SELECT throws_ok($$SELECT mimeo.dml_maker('app.nullable', 1, p_pk_name := '{id}', p_pk_type := '{int}')$$, '55000', 'columns of the key of "app.nullable" may be NULL: "id"', 'a key that may be NULL');
 SELECT throws_like($$SELECT mimeo.logdel_maker('app.view', 1)$$, '%a logdel job needs a plain or partitioned table', 'a view');
 SELECT is((SELECT count(*) FROM pg_tables WHERE tablename IN ('t', 'nokey', 'nullable')), 0::bigint, 'nothing is left here');
 
@@ -185,7 +185,7 @@ SELECT is(ask_reader($$SELECT count(*) FROM mimeo.app_t_q$$), '1', 'and its queu
 
 -- What is gone on the source
 SELECT as_reader('DROP TABLE mimeo.app_t_q');
-SELECT throws_like($$SELECT mimeo.refresh_dml('app.t')$$, 'the queue mimeo.app_t_q does not exist on data source 1 %', 'a queue that is gone');
+SELECT throws_like($$SELECT mimeo.refresh_dml('app.t')$$, 'queue "mimeo.app_t_q" does not exist on data source 1 %', 'a queue that is gone');
 SELECT lives_ok($$SELECT mimeo.dml_destroyer('app.t')$$, 'and the job can still be ended');
 SELECT is(pg_temp.left_there(), '0', 'with what is left of it');
 
@@ -193,7 +193,7 @@ SELECT is(pg_temp.left_there(), '0', 'with what is left of it');
 SELECT as_reader($$DO 'BEGIN FOR i IN 0..98 LOOP EXECUTE format(''CREATE TABLE mimeo.app_t_q%s ()'', CASE WHEN i > 0 THEN lpad(i::text, 2, ''0'') END); END LOOP; END'$$);
 SELECT mimeo.dml_maker('app.t', 1, p_index := false, p_dest_table := 'app.last');
 SELECT is((SELECT control FROM mimeo.refresh_config WHERE dest_table = 'app.last'), 'mimeo.app_t_q99', 'the hundredth destination');
-SELECT throws_ok($$SELECT mimeo.dml_maker('app.t', 1, p_index := false, p_dest_table := 'app.more')$$, '54000', 'app.t has 100 destinations already', 'is the last');
+SELECT throws_ok($$SELECT mimeo.dml_maker('app.t', 1, p_index := false, p_dest_table := 'app.more')$$, '54000', '"app.t" already has 100 destinations', 'is the last');
 
 -- Long names
 SELECT on_source($$CREATE TABLE app."ünïcödé table name that is as long as PostgreSQL lets it b" (id int PRIMARY KEY)$$);

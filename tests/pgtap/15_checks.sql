@@ -44,7 +44,7 @@ SELECT results_eq(format('SELECT * FROM mimeo.validate_rowcount(%L)', d), format
   FROM (VALUES ('app.snap', 67), ('app.tab', 97), ('app.dml', 97), ('app.logdel', 97)) v(d, n);
 SELECT ok(NOT (mimeo.validate_rowcount('app.tab')).match IS NULL, 'the function gives one record');
 SELECT throws_ok($$SELECT mimeo.validate_rowcount('app.tab', '10')$$, '22023',
-    'app.tab is a job of type table, which has no range of values: leave the intervals out', 'a range of a table');
+    '"app.tab" is a job of type table, which has no range of values: leave the intervals out', 'a range of a table');
 SELECT throws_ok($$SELECT mimeo.validate_rowcount('app.nothing')$$, '42704',
     'Destination table given in argument (app.nothing) is not managed by mimeo', 'an unknown destination');
 
@@ -234,7 +234,7 @@ SELECT results_eq('SELECT dest_tablename FROM mimeo.snapshot_monitor(2000, 10000
     'one of both is enough');
 SELECT is_empty('SELECT * FROM mimeo.snapshot_monitor(2001, 100000000)', 'none');
 SELECT results_eq($$SELECT dest_tablename FROM mimeo.snapshot_monitor(p_destination := 'app.c_snap')$$, $$VALUES ('app.c_snap')$$, 'a single one');
-SELECT throws_ok($$SELECT * FROM mimeo.snapshot_monitor(p_destination := 'app.tab')$$, '42809', 'destination table app.tab is a job of type table, not snapshot',
+SELECT throws_ok($$SELECT * FROM mimeo.snapshot_monitor(p_destination := 'app.tab')$$, '42809', 'destination table "app.tab" is a job of type table, not snapshot',
     'it must be a snapshot');
 SELECT throws_ok($$SELECT * FROM mimeo.snapshot_monitor(p_destination := 'app.none')$$, '42704', NULL, 'and a job');
 

@@ -53,7 +53,7 @@ SELECT throws_ok($$SELECT mimeo.check_permissions(99, 'app.t')$$, '42704', 'ther
 SELECT on_source('REVOKE SELECT, TRIGGER ON app.t FROM reader');
 SELECT results_eq($$SELECT pg_temp.gaps('app.t')$$, $$VALUES ('source | app.t | SELECT | GRANT SELECT ON "app"."t" TO "reader";')$$, 'no SELECT');
 SELECT alike(pg_temp.hint($$SELECT mimeo.snapshot_maker('app.t', 1)$$),
-    '42501 role reader may not read app.t % | Run on the source: GRANT SELECT ON "app"."t" TO "reader";', 'the maker says the same');
+    '42501 role "reader" may not read "app.t" % | Run on the source: GRANT SELECT ON "app"."t" TO "reader";', 'the maker says the same');
 SELECT results_eq($$SELECT pg_temp.gaps('app.t', 'logdel')$$, $$VALUES ('source | app.t | SELECT | GRANT SELECT ON "app"."t" TO "reader";'),
     ('source | app.t | TRIGGER | GRANT TRIGGER ON "app"."t" TO "reader";')$$, 'nor TRIGGER');
 SELECT on_source(string_agg(fix, ' ')) FROM mimeo.check_permissions(1, 'app.t', 'logdel');
@@ -121,10 +121,10 @@ SELECT results_eq($$SELECT pg_temp.ask_clerk('SELECT concat_ws('' | '', side, ob
     ('destination | schema Here; | CREATE | GRANT CREATE ON SCHEMA "Here;" TO "clerk";'),
     ('destination | Here;.taken | free or owned | ALTER TABLE "Here;"."taken" OWNER TO "clerk";')$$, current_database()), 'all that clerk lacks');
 SELECT is(pg_temp.hint($q$SELECT pg_temp.ask_clerk($$SELECT mimeo.snapshot_maker('app.t', 1, 'Here;.t')$$)$q$),
-    '42501 permission denied for schema Here; | dba, who owns it, or a superuser can run: GRANT USAGE ON SCHEMA "Here;" TO "clerk"; GRANT CREATE ON SCHEMA "Here;" TO "clerk";', 'the maker says the same');
+    '42501 permission denied for schema Here; | Its owner, role "dba", or a superuser can run: GRANT USAGE ON SCHEMA "Here;" TO "clerk"; GRANT CREATE ON SCHEMA "Here;" TO "clerk";', 'the maker says the same');
 GRANT USAGE ON SCHEMA "Here;" TO clerk;
 SELECT is(pg_temp.hint($q$SELECT pg_temp.ask_clerk($$SELECT mimeo.snapshot_maker('app.t', 1, 'Here;.t')$$)$q$),
-    '42501 permission denied for schema Here; | dba, who owns it, or a superuser can run: GRANT CREATE ON SCHEMA "Here;" TO "clerk";', 'only what is missing');
+    '42501 permission denied for schema Here; | Its owner, role "dba", or a superuser can run: GRANT CREATE ON SCHEMA "Here;" TO "clerk";', 'only what is missing');
 DROP TABLE "Here;".taken;
 CREATE FUNCTION pg_temp.close_gaps(p_type text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE v_fix text;
@@ -149,10 +149,10 @@ SELECT results_eq($$SELECT pg_temp.gaps('app.t', 'snap', 'Here;.snap')$$, $$VALU
 CREATE TABLE app.mine (id int);
 SELECT is_empty($$SELECT pg_temp.gaps('app.t', 'table', 'app.mine')$$, 'a table of one''s own is kept,');
 SELECT results_eq($$SELECT pg_temp.gaps('app.t', 'snap', 'app.mine')$$,
-    $$VALUES ('destination | app.mine | free or owned | -- app.mine exists: drop it, rename it, or choose another p_dest_table')$$, 'but not by a snapshot');
+    $$VALUES ('destination | app.mine | free or owned | -- "app.mine" exists: drop it, rename it, or choose another p_dest_table')$$, 'but not by a snapshot');
 SELECT results_eq($$SELECT pg_temp.gaps('app.t', 'snap', 'Not here.t')$$,
     $$VALUES ('destination | schema Not here | exists | CREATE SCHEMA "Not here"; GRANT USAGE, CREATE ON SCHEMA "Not here" TO "dba";')$$, 'no schema');
-SELECT is(pg_temp.hint($$SELECT mimeo.snapshot_maker('app.t', 1, 'Not here.t')$$), '3F000 schema Not here does not exist here | Run here: CREATE SCHEMA "Not here"; (which takes CREATE on the database), or choose another p_dest_table.',
+SELECT is(pg_temp.hint($$SELECT mimeo.snapshot_maker('app.t', 1, 'Not here.t')$$), '3F000 schema "Not here" does not exist on the destination | Run on the destination: CREATE SCHEMA "Not here"; (which needs CREATE on the database), or choose another p_dest_table.',
     'the maker says so, too');
 
 -- A source that does not let us in is a row, and the destination is looked at all the same.
@@ -178,9 +178,9 @@ SELECT alike(pg_temp.refusal(17), '-- its data_source is neither a connection st
 CREATE SERVER elsewhere FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '1');
 SELECT alike(pg_temp.refusal(16), E'-- %has no user mapping for foreign server %\nCREATE USER MAPPING FOR "dba" SERVER "elsewhere" OPTIONS (user ''…'', password ''…'');', 'no user mapping');
 SELECT results_eq($$SELECT pg_temp.ask_clerk('SELECT fix FROM mimeo.check_permissions(16, ''app.t'', ''snap'', ''Here;.x'') WHERE NOT granted LIMIT 1')$$,
-    $$VALUES (E'-- data source 16 cannot be used: role clerk lacks USAGE on foreign server elsewhere\nGRANT USAGE ON FOREIGN SERVER "elsewhere" TO "clerk";')$$, 'no USAGE on the foreign server');
+    $$VALUES (E'-- data source 16 cannot be used: role "clerk" lacks USAGE on foreign server "elsewhere"\nGRANT USAGE ON FOREIGN SERVER "elsewhere" TO "clerk";')$$, 'no USAGE on the foreign server');
 SELECT is(pg_temp.hint($q$SELECT pg_temp.ask_clerk($$SELECT mimeo.snapshot_maker('app.t', 16, 'Here;.x')$$)$q$),
-    '42501 data source 16 cannot be used: role clerk lacks USAGE on foreign server elsewhere | GRANT USAGE ON FOREIGN SERVER "elsewhere" TO "clerk";', 'the maker says the same');
+    '42501 data source 16 cannot be used: role "clerk" lacks USAGE on foreign server "elsewhere" | GRANT USAGE ON FOREIGN SERVER "elsewhere" TO "clerk";', 'the maker says the same');
 CREATE USER MAPPING FOR dba SERVER elsewhere OPTIONS (user 'reader');
 SELECT alike(pg_temp.refusal(16), E'%\nALTER USER MAPPING FOR "dba" SERVER "elsewhere" OPTIONS (ADD password ''…'');', 'a user mapping without a password');
 ALTER USER MAPPING FOR dba SERVER elsewhere OPTIONS (ADD password 'x');
@@ -194,7 +194,7 @@ SELECT is_empty($$SELECT * FROM mimeo.check_permissions(11, 'app.t') c WHERE c::
 
 INSERT INTO mimeo.dblink_mapping_mimeo (data_source_id, data_source, username, pwd)
 VALUES (18, 'host=127.0.0.1 passfile=x', 'reader', 'x'), (19, 'Postgresql://reader:hunter2@127.0.0.1/x', NULL, NULL);
-SELECT is(pg_temp.refusal(18), E'-- only a superuser may give it the connection parameter passfile\n-- take it out of data_source; or, as a superuser here:\n'
+SELECT is(pg_temp.refusal(18), E'-- only a superuser may give it the connection parameter "passfile"\n-- take it out of data_source; or, as a superuser on the destination:\n'
     'UPDATE "mimeo"."dblink_mapping_mimeo" SET password_required = false WHERE data_source_id = 18;', 'a parameter that is a superuser''s to give');
 SELECT alike(pg_temp.refusal(19), E'-- its data_source is neither a connection string nor the name of a foreign server\n%UPDATE %', 'what is hardly a connection string');
 SELECT unalike(pg_temp.refusal(19), '%hunter2%', 'is not told');

@@ -81,13 +81,13 @@ SELECT ok(true) FROM ran();
 SELECT on_source('ALTER TABLE app.t RENAME TO gone');
 UPDATE mimeo.refresh_config SET last_run = now() - interval '2 hours' WHERE dest_table IN ('app.s', 'app.t', 'app.d');
 UPDATE mimeo.refresh_config SET last_run = now() - interval '3 hours' WHERE dest_table = 'app.t';
-SELECT alike(call(), '1 of 3 jobs failed: app.t%app.t: table app.t does not exist on data source 1%', 'the call ends in an error that names it'); -- defect 15 of 1.5.1
+SELECT alike(call(), '1 of 3 jobs failed: "app.t"%"app.t": table "app.t" does not exist on data source 1%', 'the call ends in an error that names it'); -- defect 15 of 1.5.1
 SELECT is(ran(), 'app.t critical, app.d ok, app.s skipped', 'the others have run');
 SELECT is((last_run('app.t')).sqlstate, '42P01', 'run_history has its SQLSTATE');
-SELECT alike((last_run('app.t')).error, 'table app.t does not exist on data source 1%HINT: If it was renamed there%UPDATE "mimeo"."refresh_config" SET source_table = %', 'and the error, with what to do');
+SELECT alike((last_run('app.t')).error, 'table "app.t" does not exist on data source 1%HINT: If it was renamed%UPDATE "mimeo"."refresh_config" SET source_table = %', 'and the error, with what to do');
 SELECT is((last_run('app.t')).source_table, 'app.t', 'and its source');
 SELECT is(due(), 'app.t', 'it stays due');
-SELECT alike(call(), '1 of 1 jobs failed: app.t%', 'and is tried again');
+SELECT alike(call(), '1 of 1 jobs failed: "app.t"%', 'and is tried again');
 SELECT is((SELECT consecutive_failures FROM mimeo.job_status WHERE dest_table = 'app.t'), 2::bigint, 'job_status counts the failures');
 UPDATE mimeo.refresh_config SET last_run = now() - interval '2 hours' WHERE dest_table = 'app.s';
 CALL mimeo.run_refresh(p_batch_limit := 1);
@@ -102,7 +102,7 @@ ALTER TABLE app.i ADD CONSTRAINT few CHECK (id < 4);
 SELECT on_source($$INSERT INTO app.i (v) VALUES ('d'), ('e'), ('f'); UPDATE app.d SET v = 'c'$$);
 UPDATE mimeo.refresh_config SET last_run = now() - interval '2 hours' WHERE dest_table = 'app.d';
 UPDATE mimeo.refresh_config SET last_run = now() - interval '3 hours' WHERE dest_table = 'app.i';
-SELECT alike(call(), '1 of 2 jobs failed: app.i%violates check constraint "few"%', 'a row that is refused fails only its own job');
+SELECT alike(call(), '1 of 2 jobs failed: "app.i"%violates check constraint "few"%', 'a row that is refused fails only its own job');
 SELECT is(ran(), 'app.i critical, app.d ok', 'and is recorded');
 SELECT is((SELECT v FROM app.d), 'c', 'the next job has been done');
 ALTER TABLE app.i DROP CONSTRAINT few;
@@ -124,7 +124,7 @@ SELECT mimeo.snapshot_maker('app.many', 1, 'app.many' || n) FROM generate_series
 UPDATE mimeo.refresh_config SET period = '1 hour', last_run = NULL, check_stats = false WHERE dest_table LIKE 'app.many%';
 UPDATE mimeo.refresh_config SET source_table = 'app.nowhere' WHERE dest_table = 'app.many5';
 SELECT ran() IS NOT NULL;
-SELECT alike(call('p_jobs := 3'), '1 of 8 jobs failed: app.many5%app.many5: table app.nowhere does not exist%', 'p_jobs: a worker''s failure is named too');
+SELECT alike(call('p_jobs := 3'), '1 of 8 jobs failed: "app.many5"%"app.many5": table "app.nowhere" does not exist%', 'p_jobs: a worker''s failure is named too');
 SELECT is((SELECT count(*) FILTER (WHERE status = 'ok') || ' ok, ' || count(*) FILTER (WHERE status = 'critical') || ' critical'
              FROM mimeo.run_history WHERE run_id > (SELECT run_id FROM seen)), '7 ok, 1 critical', 'each job has run once');
 SELECT is((SELECT count(DISTINCT run_by) || min(run_by) FROM mimeo.run_history WHERE run_id > (SELECT run_id FROM seen)), '1dba', 'as the caller');

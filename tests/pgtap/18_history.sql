@@ -15,7 +15,7 @@ SELECT on_source('ALTER TABLE app.t RENAME TO gone');
 SELECT throws_ok($$SELECT mimeo.refresh_table('app.t')$$, '42P01', NULL, 'a refresh fails');
 SELECT is(runs(), 'ok critical', 'and is recorded, though its transaction is rolled back');
 SELECT is((last_run('app.t')).sqlstate, '42P01', 'with its SQLSTATE');
-SELECT alike((last_run('app.t')).error, 'table app.t does not exist on data source 1 (%)%DETAIL: Refreshing table app.t%HINT: If it was renamed there%', 'its message, DETAIL and HINT');
+SELECT alike((last_run('app.t')).error, 'table "app.t" does not exist on data source 1 (%)%DETAIL: Refreshing table "app.t"%HINT: If it was renamed%', 'its message, DETAIL and HINT');
 SELECT is((last_run('app.t')).run_by, 'dba', 'and by whom');
 SELECT is((last_run('app.t')).phases #>> '{0,phase}', 'connect', 'and how far it came');
 SELECT ok((last_run('app.t')).ended >= (last_run('app.t')).started, 'and when');
@@ -23,7 +23,7 @@ SELECT unalike((last_run('app.t')).error, '%secret%', 'no password');
 SELECT is(as_clerk('SELECT 1'), 'done', 'the role clerk is there');
 GRANT USAGE ON SCHEMA mimeo TO clerk;
 GRANT EXECUTE ON FUNCTION mimeo.refresh_table TO clerk;
-SELECT alike(as_clerk($$SELECT mimeo.refresh_table('app.t')$$), 'table app.t does not exist%', 'a role that may only refresh');
+SELECT alike(as_clerk($$SELECT mimeo.refresh_table('app.t')$$), 'table "app.t" does not exist%', 'a role that may only refresh');
 SELECT is((last_run('app.t')).run_by, 'clerk', 'is recorded too');
 SELECT throws_ok($$DO 'BEGIN PERFORM mimeo.refresh_table(''app.t''); EXCEPTION WHEN OTHERS THEN RAISE; END'$$, '42P01', NULL, 'a failure inside of a block');
 SELECT is(runs(), 'ok critical critical critical', 'is recorded once');
@@ -61,10 +61,10 @@ SELECT throws_ok($$SET mimeo.history_keep = '1h'$$, '42501', NULL, 'which only a
 SELECT throws_ok($$SET mimeo.history_kept = '1h'$$, '42602', NULL, 'a setting that mimeo does not have is refused');
 
 -- pg_jobmon
-SELECT throws_ok($$SELECT mimeo.refresh_table('app.t', p_jobmon := true)$$, '42704', 'pg_jobmon is not installed here', 'pg_jobmon: asked for but absent');
-SELECT throws_ok($$SELECT mimeo.table_maker('app.t', 1, 'app.j', p_jobmon := true)$$, '42704', 'pg_jobmon is not installed here', 'by a maker too');
+SELECT throws_ok($$SELECT mimeo.refresh_table('app.t', p_jobmon := true)$$, '42704', 'extension "pg_jobmon" is not installed in this database', 'pg_jobmon: asked for but absent');
+SELECT throws_ok($$SELECT mimeo.table_maker('app.t', 1, 'app.j', p_jobmon := true)$$, '42704', 'extension "pg_jobmon" is not installed in this database', 'by a maker too');
 UPDATE mimeo.refresh_config SET jobmon = true;
-SELECT throws_ok($$SELECT mimeo.refresh_table('app.t')$$, '42704', 'pg_jobmon is not installed here', 'or by the job');
+SELECT throws_ok($$SELECT mimeo.refresh_table('app.t')$$, '42704', 'extension "pg_jobmon" is not installed in this database', 'or by the job');
 SELECT make_jobmon('Job "monitor"');
 SELECT again();
 SELECT is((SELECT (j.name, j.status, j.level, s.status)::text FROM "Job ""monitor""".job j JOIN "Job ""monitor""".step s ON s.job = j.id), '("REFRESH TABLE: APP.T",OK,,OK)', 'if it is there, a run is logged, whatever its schema');
@@ -74,9 +74,9 @@ SELECT is((SELECT count(*) FROM "Job ""monitor""".job), 1::bigint, 'not if the c
 SELECT on_source('ALTER TABLE app.t RENAME TO gone');
 SELECT throws_ok($$SELECT mimeo.refresh_table('app.t')$$, '42P01', NULL, 'a failure');
 SELECT is((SELECT (j.status, j.level, s.status)::text FROM "Job ""monitor""".job j JOIN "Job ""monitor""".step s ON s.job = j.id WHERE j.id = 2), '(FAILED,,CRITICAL)', 'is logged too');
-SELECT alike((SELECT message FROM "Job ""monitor""".step WHERE job = 2), '%table app.t does not exist%', 'with its error');
+SELECT alike((SELECT message FROM "Job ""monitor""".step WHERE job = 2), '%table "app.t" does not exist%', 'with its error');
 UPDATE mimeo.refresh_config SET last_run = NULL;
-SELECT alike(in_session('dba', 'CALL mimeo.run_refresh()'), '1 of 1 jobs failed: app.t%', 'by run_refresh');
+SELECT alike(in_session('dba', 'CALL mimeo.run_refresh()'), '1 of 1 jobs failed: "app.t"%', 'by run_refresh');
 SELECT is((SELECT count(*) FROM "Job ""monitor""".job WHERE status = 'FAILED'), 2::bigint, 'as well');
 SELECT on_source('ALTER TABLE app.gone RENAME TO t');
 SELECT mimeo.table_maker('app.t', 1, 'app.j');

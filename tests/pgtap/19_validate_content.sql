@@ -126,7 +126,7 @@ GRANT USAGE ON SCHEMA mimeo TO clerk;
 SELECT is(as_clerk($$SELECT mimeo.validate_content('app.s_id')$$), 'permission denied for function validate_content', 'without EXECUTE nobody compares');
 GRANT EXECUTE ON FUNCTION mimeo.validate_content TO clerk;
 SELECT is(as_clerk($$SELECT mimeo.validate_content('app.s_id')$$), 'done', 'a hash tells nothing,');
-SELECT is(as_clerk($$SELECT mimeo.validate_content('app.s_id', p_show := 1)$$), 'rows of app.s_id are shown only to a role that may read it', 'keys do');
+SELECT is(as_clerk($$SELECT mimeo.validate_content('app.s_id', p_show := 1)$$), 'rows of "app.s_id" are shown only to a role that may read it', 'keys do');
 GRANT USAGE ON SCHEMA app TO clerk; GRANT SELECT ON app.s_id TO clerk;
 SELECT is(as_clerk($$SELECT mimeo.validate_content('app.s_id', p_show := 1)$$), 'done', 'to whom may read them anyway');
 

@@ -17,7 +17,7 @@ GRANT SELECT ON app.t TO clerk;
 SELECT on_source($$UPDATE app.t SET v = 'tuesday'$$);
 SELECT mimeo.refresh_snapshot('app.t');
 SELECT is((SELECT keep_previous FROM mimeo.refresh_config_snap WHERE dest_table = 'app.t'), false, 'keep_previous is off by default');
-SELECT throws_ok($$SELECT mimeo.rollback_snapshot('app.t')$$, '55000', 'there is no earlier data of app.t to go back to', 'without data to go back to: an error');
+SELECT throws_ok($$SELECT mimeo.rollback_snapshot('app.t')$$, '55000', 'there is no earlier data of "app.t" to go back to', 'without data to go back to: an error');
 SELECT is((SELECT v FROM app.on_t), 'tuesday', 'which changes nothing');
 UPDATE mimeo.refresh_config_snap SET keep_previous = true WHERE dest_table = 'app.t';
 SELECT throws_ok($$SELECT mimeo.rollback_snapshot('app.t')$$, '55000', NULL, 'asking for it does not bring back what is gone');
@@ -101,7 +101,7 @@ UPDATE mimeo.refresh_config_snap SET max_shrink_percent = 20, keep_previous = tr
 SELECT on_source($$DELETE FROM app.t WHERE id > 40$$);
 SELECT lives_ok($$SELECT mimeo.refresh_snapshot('app.t')$$, 'a fall by 20 percent is none by more');
 SELECT on_source($$DELETE FROM app.t WHERE id > 31$$);
-SELECT throws_ok($$SELECT mimeo.refresh_snapshot('app.t')$$, '23514', 'the new data of app.t is refused: 31 rows are fewer than the 40 that show now, by more than 20 percent',
+SELECT throws_ok($$SELECT mimeo.refresh_snapshot('app.t')$$, '23514', 'the new data of "app.t" is refused: 31 rows are fewer than the 40 that are there now, by more than 20 percent',
     'a fall by more is refused');
 SELECT is((SELECT count(*) FROM app.t), 40::bigint, 'the old data stays');
 SELECT is((last_run('app.t')).status, 'critical', 'the run is critical');
@@ -116,7 +116,7 @@ UPDATE mimeo.refresh_config_snap SET guard = 'SELECT count(*) > 20 AND current_u
 SELECT on_source($$DELETE FROM app.t WHERE id > 25$$);
 SELECT lives_ok($$SELECT mimeo.refresh_snapshot('app.t')$$, 'a guard that returns true lets the new data in, asked as the owner of the destination');
 SELECT on_source($$DELETE FROM app.t WHERE id > 15$$);
-SELECT throws_ok($$SELECT mimeo.refresh_snapshot('app.t')$$, '23514', 'the new data of app.t is refused: the guard does not say true', 'one that returns false does not');
+SELECT throws_ok($$SELECT mimeo.refresh_snapshot('app.t')$$, '23514', 'the new data of "app.t" is refused: the guard does not return true', 'one that returns false does not');
 UPDATE mimeo.refresh_config_snap SET guard = 'SELECT NULL::bool FROM {new} WHERE false' WHERE dest_table = 'app.t';
 SELECT throws_ok($$SELECT mimeo.refresh_snapshot('app.t')$$, '23514', NULL, 'nor does one that says nothing');
 UPDATE mimeo.refresh_config_snap SET guard = 'SELECT id FROM {new}' WHERE dest_table = 'app.t';

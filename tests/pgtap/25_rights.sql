@@ -71,7 +71,7 @@ SELECT is(pg_temp.configured_by('foo.t'), 'dba', 'a maker''s job knows the calle
 SELECT as_superuser('CREATE TABLE bar.t (id int PRIMARY KEY, v text); INSERT INTO bar.t VALUES (-1, ''of postgres''); GRANT SELECT ON bar.t TO dba');
 ALTER SCHEMA foo RENAME TO was_foo;
 ALTER SCHEMA bar RENAME TO foo;
-SELECT throws_ok(statement, '42501', 'destination foo.t belongs to postgres, whose rights dba, who configured the job, does not have', statement)
+SELECT throws_ok(statement, '42501', 'destination "foo.t" belongs to role "postgres", but role "dba", which configured the job, does not have its rights', statement)
   FROM unnest(ARRAY['SELECT mimeo.refresh_table(''foo.t'')', 'SELECT tap.as_superuser(''SELECT mimeo.refresh_table(''''foo.t'''')'')', 'SELECT mimeo.plan_refresh(''foo.t'')',
                     'SELECT mimeo.validate_rowcount(''foo.t'')', 'SELECT mimeo.validate_content(''foo.t'')']) statement;
 CREATE FUNCTION pg_temp.hint_of(p_sql text) RETURNS text LANGUAGE plpgsql AS $$
@@ -86,7 +86,7 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 SELECT is(pg_temp.hint_of('SELECT mimeo.refresh_table(''foo.t'')'),
-    'If the job is right, postgres can confirm it: SELECT "mimeo"."confirm_job"(''foo.t'');', 'the hint says how to confirm it');
+    'If the job is as it should be, role "postgres" can confirm it: SELECT "mimeo"."confirm_job"(''foo.t'');', 'the hint says how to confirm it');
 SELECT is(pg_temp.hint_of(pg_temp.insert_job('nowhere.t')), 'It has to exist. dest_table is its schema, a dot and its name, as pg_class has them, without quotes.', 'and how a destination is named');
 SELECT results_eq('SELECT id FROM foo.t', 'VALUES (-1)', 'nothing has come into it');
 SELECT throws_ok($$UPDATE mimeo.refresh_config SET state = state - 'configured_by' WHERE dest_table = 'foo.t'$$, '42501',
@@ -103,7 +103,7 @@ UPDATE mimeo.refresh_config SET keep_previous = true WHERE dest_table = 'app.sho
 SELECT mimeo.refresh_snapshot('app.shown', p_check_stats := false);
 SELECT is(pg_temp.configured_by('app.shown'), 'dba', 'what a snapshot remembers leaves that alone');
 SELECT as_superuser('ALTER TABLE app.given OWNER TO clerk; ALTER VIEW app.shown OWNER TO clerk; ALTER TABLE app.shown_snap1 OWNER TO clerk; ALTER TABLE app.shown_snap2 OWNER TO clerk');
-SELECT throws_ok(format('SELECT mimeo.%s(%L)', f, d), '42501', format('destination %s belongs to clerk, whose rights dba, who configured the job, does not have', d), f || ' of what is another''s now')
+SELECT throws_ok(format('SELECT mimeo.%s(%L)', f, d), '42501', format('destination "%s" belongs to role "clerk", but role "dba", which configured the job, does not have its rights', d), f || ' of what is another''s now')
   FROM (VALUES ('refresh_table', 'app.given'), ('refresh_snapshot', 'app.shown'), ('plan_refresh', 'app.shown'), ('rollback_snapshot', 'app.shown'), ('validate_rowcount', 'app.shown')) v (f, d);
 SELECT throws_ok($$UPDATE mimeo.refresh_config SET state = '{}' WHERE dest_table = 'app.given'$$, '42501', 'destination app.given belongs to clerk, whose rights dba does not have', 'who had it cannot confirm it');
 SELECT lives_ok($$UPDATE mimeo.refresh_config SET period = '1 day' WHERE dest_table = 'app.given'$$, 'the rest stays open');
@@ -120,7 +120,7 @@ SELECT lives_ok($$SELECT mimeo.refresh_table('app.of_clerk')$$, 'that dba can re
 SELECT mimeo.table_maker('app.t', 1, 'app.planted');
 DROP TABLE app.planted;
 SELECT as_superuser('CREATE TABLE app.planted (id int PRIMARY KEY, v text)');
-SELECT throws_ok('SELECT mimeo.refresh_table(''app.planted'')', '42501', 'destination app.planted belongs to postgres, whose rights dba, who configured the job, does not have',
+SELECT throws_ok('SELECT mimeo.refresh_table(''app.planted'')', '42501', 'destination "app.planted" belongs to role "postgres", but role "dba", which configured the job, does not have its rights',
     'a row that waited for a table of others');
 
 SELECT as_superuser('ALTER ROLE clerk RENAME TO scribe');

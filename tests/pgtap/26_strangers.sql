@@ -35,7 +35,7 @@ SELECT is((SELECT count(*) FROM pg_index WHERE indrelid = 'app.m_snap1'::regclas
 -- Types
 SELECT on_source('CREATE TABLE app.d (id int, x app.watched); CREATE TABLE app.a (id int, x app.watched[]); CREATE TABLE app.c (id int, x app.pair)');
 SELECT throws_ok(format('SELECT mimeo.snapshot_maker(''app.%s'', 1)', name), '42501',
-    'function app.spy(integer) belongs to clerk, and would run with the rights of dba', 'a column''s type: ' || name) FROM unnest('{d,a,c}'::text[]) name;
+    'function app.spy(integer) belongs to role "clerk", and would run with the rights of role "dba"', 'a column''s type: ' || name) FROM unnest('{d,a,c}'::text[]) name;
 
 -- Generated columns
 SELECT on_source('CREATE TABLE app.g (id int PRIMARY KEY, g int GENERATED ALWAYS AS (app.spy(id)) STORED); INSERT INTO app.g VALUES (7)');

@@ -88,12 +88,12 @@ SELECT pg_temp.clerk_runs(ARRAY['CREATE DOMAIN app.plain AS int', 'CREATE DOMAIN
     'CREATE FUNCTION app.far(float8, float8) RETURNS float8 LANGUAGE plpgsql IMMUTABLE AS ''BEGIN RAISE ''''called as %'''', current_user; END''',
     'CREATE TYPE app.span AS RANGE (subtype = float8, subtype_diff = app.far)', 'CREATE TYPE app.mood AS ENUM (''sad'', ''ok'')']) \g /dev/null
 SELECT throws_ok(format('SELECT mimeo.%s(''app.s3_%s'', 1%s)', maker, name, more), '42501', refused, format('S3: %s, %s', name, maker))
-  FROM (VALUES ('plain', 'type app.plain belongs to clerk, and could run code with the rights of dba'),
-               ('preset', 'function app.evil(integer) belongs to clerk, and would run with the rights of dba'),
-               ('array', 'type app.plain belongs to clerk, and could run code with the rights of dba'),
-               ('pair', 'type app.pair belongs to clerk, and could run code with the rights of dba'),
-               ('span', 'function app.far(double precision,double precision) belongs to clerk, and would run with the rights of dba'),
-               ('spans', 'function app.far(double precision,double precision) belongs to clerk, and would run with the rights of dba')) v (name, refused)
+  FROM (VALUES ('plain', 'type app.plain belongs to role "clerk", and could run code with the rights of role "dba"'),
+               ('preset', 'function app.evil(integer) belongs to role "clerk", and would run with the rights of role "dba"'),
+               ('array', 'type app.plain belongs to role "clerk", and could run code with the rights of role "dba"'),
+               ('pair', 'type app.pair belongs to role "clerk", and could run code with the rights of role "dba"'),
+               ('span', 'function app.far(double precision,double precision) belongs to role "clerk", and would run with the rights of role "dba"'),
+               ('spans', 'function app.far(double precision,double precision) belongs to role "clerk", and would run with the rights of role "dba"')) v (name, refused)
  CROSS JOIN (VALUES ('snapshot_maker', ''), ('table_maker', ''), ('inserter_maker', NULL), ('dml_maker', '')) m (maker, more) WHERE maker <> 'inserter_maker';
 SELECT lives_ok($$SELECT mimeo.table_maker('app.s3_mood', 1)$$, 'S3: an enum has no code');
 SELECT same_rows('app.s3_mood');
@@ -108,8 +108,8 @@ INSERT INTO jobs VALUES ('tab', 'table', 'tab'), ('snap', 'snapshot', 'snap_snap
 GRANT TRIGGER ON app.tab, app.snap_snap2, app.ins, app.upd, app.dm, app.ld TO clerk;
 SELECT pg_temp.clerk_runs(ARRAY[format('CREATE TRIGGER evil BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON app.%s FOR EACH STATEMENT EXECUTE FUNCTION app.evil_row()', planted)]) FROM jobs \g /dev/null
 SELECT on_source('UPDATE app.t SET v = v + 10; INSERT INTO app.t (id, v) SELECT i, i FROM generate_series(6, 9) i');
-SELECT is(pg_temp.outcome(format('SELECT mimeo.refresh_%s(''app.%s'')', refresh, name)), 'function app.evil_row() belongs to clerk, and would run with the rights of dba', 'S3: a trigger of a stranger, ' || refresh) FROM jobs;
-SELECT is((SELECT count(*) FROM mimeo.run_history WHERE status = 'critical' AND sqlstate = '42501' AND error LIKE 'function app.evil_row() belongs to clerk%'), 6::bigint, 'S3: each is in the history');
+SELECT is(pg_temp.outcome(format('SELECT mimeo.refresh_%s(''app.%s'')', refresh, name)), 'function app.evil_row() belongs to role "clerk", and would run with the rights of role "dba"', 'S3: a trigger of a stranger, ' || refresh) FROM jobs;
+SELECT is((SELECT count(*) FROM mimeo.run_history WHERE status = 'critical' AND sqlstate = '42501' AND error LIKE 'function app.evil_row() belongs to role "clerk"%'), 6::bigint, 'S3: each is in the history');
 SELECT is((SELECT sum(v) FROM app.tab), 15::bigint, 'S3: and the old rows stay');
 DO $$ DECLARE v record; BEGIN FOR v IN SELECT * FROM jobs LOOP EXECUTE format('DROP TRIGGER evil ON app.%s', v.planted); END LOOP; END $$;
 SELECT is(pg_temp.outcome(format('SELECT mimeo.refresh_%s(''app.%s'')', refresh, name)), 'done', 'S3: without it it goes on, ' || refresh) FROM jobs;
@@ -125,21 +125,21 @@ BEGIN
     RETURN tap.is(v_said, p_refused, 'S3: ' || p_plant);
 END
 $$;
-SELECT pg_temp.planted(plant, remove, coalesce(refused, 'function app.harmless(integer) belongs to clerk, and would run with the rights of dba')) FROM (VALUES
+SELECT pg_temp.planted(plant, remove, coalesce(refused, 'function app.harmless(integer) belongs to role "clerk", and would run with the rights of role "dba"')) FROM (VALUES
     ('ALTER TABLE app.tab ADD CONSTRAINT c CHECK (app.harmless(v) > 0) NOT VALID', 'ALTER TABLE app.tab DROP CONSTRAINT c', NULL),
     ('ALTER TABLE app.tab ALTER v SET DEFAULT app.harmless(1)', 'ALTER TABLE app.tab ALTER v DROP DEFAULT', NULL),
     ('CREATE STATISTICS app.st ON (app.harmless(v)), id FROM app.tab', 'DROP STATISTICS app.st', NULL),
     ('CREATE RULE r AS ON UPDATE TO app.tab DO ALSO SELECT app.harmless(1)', 'DROP RULE r ON app.tab', NULL),
     ('ALTER TABLE app.tab ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON app.tab USING (app.harmless(1) > 0)', 'ALTER TABLE app.tab DISABLE ROW LEVEL SECURITY; DROP POLICY p ON app.tab', NULL),
-    ('ALTER TABLE app.tab ADD COLUMN extra app.plain', 'ALTER TABLE app.tab DROP COLUMN extra', 'type app.plain belongs to clerk, and could run code with the rights of dba'),
-    ('ALTER TABLE app.tab ADD COLUMN extra app.pair[]', 'ALTER TABLE app.tab DROP COLUMN extra', 'type app.pair belongs to clerk, and could run code with the rights of dba'),
-    ('CREATE TABLE app.below () INHERITS (app.tab); ALTER TABLE app.below OWNER TO clerk', 'DROP TABLE app.below', 'table app.below belongs to clerk, and could run code with the rights of dba'),
+    ('ALTER TABLE app.tab ADD COLUMN extra app.plain', 'ALTER TABLE app.tab DROP COLUMN extra', 'type app.plain belongs to role "clerk", and could run code with the rights of role "dba"'),
+    ('ALTER TABLE app.tab ADD COLUMN extra app.pair[]', 'ALTER TABLE app.tab DROP COLUMN extra', 'type app.pair belongs to role "clerk", and could run code with the rights of role "dba"'),
+    ('CREATE TABLE app.below () INHERITS (app.tab); ALTER TABLE app.below OWNER TO clerk', 'DROP TABLE app.below', 'table app.below belongs to role "clerk", and could run code with the rights of role "dba"'),
     ('CREATE FUNCTION app.on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS ''BEGIN RAISE ''''called as %'''', current_user; END''; ALTER FUNCTION app.on_ddl OWNER TO clerk;
       CREATE EVENT TRIGGER evil ON ddl_command_start WHEN TAG IN (''CREATE TABLE'') EXECUTE FUNCTION app.on_ddl()', 'DROP EVENT TRIGGER evil; DROP FUNCTION app.on_ddl()',
-     'function app.on_ddl() belongs to clerk, and would run with the rights of dba')) v (plant, remove, refused);
+     'function app.on_ddl() belongs to role "clerk", and would run with the rights of role "dba"')) v (plant, remove, refused);
 -- To have the rights of a role is no reason to run its code; to be one of those who have the owner's is.
 SELECT as_superuser('GRANT clerk TO dba');
-SELECT pg_temp.planted('ALTER TABLE app.tab ADD CONSTRAINT c CHECK (app.harmless(v) > 0) NOT VALID', 'ALTER TABLE app.tab DROP CONSTRAINT c', 'function app.harmless(integer) belongs to clerk, and would run with the rights of dba');
+SELECT pg_temp.planted('ALTER TABLE app.tab ADD CONSTRAINT c CHECK (app.harmless(v) > 0) NOT VALID', 'ALTER TABLE app.tab DROP CONSTRAINT c', 'function app.harmless(integer) belongs to role "clerk", and would run with the rights of role "dba"');
 SELECT as_superuser('REVOKE clerk FROM dba; GRANT dba TO clerk');
 SELECT as_superuser($$CREATE FUNCTION app.deputy(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1'; ALTER FUNCTION app.deputy OWNER TO clerk$$);
 SELECT pg_temp.planted('ALTER TABLE app.tab ADD CONSTRAINT c CHECK (app.deputy(v) > 0) NOT VALID', 'ALTER TABLE app.tab DROP CONSTRAINT c', 'done');
@@ -169,8 +169,8 @@ SELECT CASE WHEN current_setting('server_version_num')::int < 150000 THEN skip('
     is(pg_temp.as_replica('clerk', $$UPDATE mimeo.dblink_mapping_mimeo SET password_required = false RETURNING 'x'$$), 'data source 1: only a superuser may say that no password is required', 'S5: the identity of the server')) END;
 SELECT as_superuser($$ALTER ROLE clerk RESET session_replication_role; ALTER TABLE mimeo.refresh_config DISABLE TRIGGER guard_refresh_config;
     UPDATE mimeo.refresh_config SET state = state - 'configured_by' WHERE dest_table = 'app.tab'; ALTER TABLE mimeo.refresh_config ENABLE ALWAYS TRIGGER guard_refresh_config$$);
-SELECT throws_ok(format('SELECT mimeo.%s(''app.tab'')', f), '42501', 'nobody answers for the job of destination app.tab, which belongs to dba', 'S5: ' || f) FROM unnest('{refresh_table,plan_refresh,validate_rowcount}'::text[]) f;
-SELECT is((SELECT substring(error FROM 'HINT: (.*)') FROM last_run('app.tab')), 'If the job is right, dba can confirm it: SELECT "mimeo"."confirm_job"(''app.tab'');', 'S5: it says who can, and how');
+SELECT throws_ok(format('SELECT mimeo.%s(''app.tab'')', f), '42501', 'no role answers for the job of destination "app.tab", which belongs to role "dba"', 'S5: ' || f) FROM unnest('{refresh_table,plan_refresh,validate_rowcount}'::text[]) f;
+SELECT is((SELECT substring(error FROM 'HINT: (.*)') FROM last_run('app.tab')), 'If the job is as it should be, role "dba" can confirm it: SELECT "mimeo"."confirm_job"(''app.tab'');', 'S5: it says who can, and how');
 SELECT is(as_clerk($$SELECT mimeo.confirm_job('app.tab')::text$$), 'must be owner of app.tab', 'S5: nobody else can');
 SELECT lives_ok($$SELECT mimeo.confirm_job('app.tab')$$, 'S5: its owner confirms it');
 SELECT lives_ok($$SELECT mimeo.refresh_table('app.tab')$$, 'S5: and it goes on');
@@ -180,7 +180,7 @@ SELECT as_superuser($$CREATE ROLE steward LOGIN PASSWORD 'steward secret'; GRANT
 SELECT in_session('steward', $$UPDATE mimeo.refresh_config SET condition = 'WHERE true' WHERE dest_table = 'app.tab' RETURNING 'x'$$);
 SELECT lives_ok($$SELECT mimeo.refresh_table('app.tab')$$, 'S5: who has the owner''s rights may change a job');
 SELECT as_superuser('DROP ROLE steward; CREATE ROLE steward; GRANT dba TO steward');
-SELECT throws_ok($$SELECT mimeo.refresh_table('app.tab')$$, '42501', 'destination app.tab belongs to dba, whose rights steward, who configured the job, does not have', 'S5: another role of that name does not answer for it');
+SELECT throws_ok($$SELECT mimeo.refresh_table('app.tab')$$, '42501', 'destination "app.tab" belongs to role "dba", but role "steward", which configured the job, does not have its rights', 'S5: another role of that name does not answer for it');
 SELECT as_superuser('DROP ROLE steward');
 UPDATE mimeo.refresh_config SET condition = NULL WHERE dest_table = 'app.tab';
 
@@ -195,15 +195,15 @@ SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_table('app.tab')$$), 'done', 'S
 SELECT pg_temp.clerk_runs(ARRAY['ALTER TABLE app.s8 ENABLE ROW LEVEL SECURITY', 'CREATE POLICY p ON app.s8 USING (app.evil(1) > 0)']) \g /dev/null
 SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_table('app.tab')$$), 'query would be affected by row-level security policy for table "s8"', 'S8: its policy is not asked');
 SELECT pg_temp.clerk_runs(ARRAY['ALTER TABLE app.s8 DISABLE ROW LEVEL SECURITY', 'CREATE FUNCTION app.later(int) RETURNS int LANGUAGE sql IMMUTABLE AS ''SELECT 1''', 'CREATE INDEX s8_x ON app.s8 (id) WHERE app.later(1) > 0']) \g /dev/null
-SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_table('app.tab')$$), 'function app.later(integer) belongs to clerk, and would run with the rights of dba', 'S8: nor what the planner would run of it');
+SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_table('app.tab')$$), 'function app.later(integer) belongs to role "clerk", and would run with the rights of role "dba"', 'S8: nor what the planner would run of it');
 SELECT pg_temp.clerk_runs(ARRAY['DROP INDEX app.s8_x', 'GRANT TRUNCATE ON app.s8 TO dba', 'CREATE TRIGGER t BEFORE TRUNCATE ON app.s8 FOR EACH STATEMENT EXECUTE FUNCTION app.evil_row()']) \g /dev/null
 SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_table('app.tab')$$), 'done', 'S8: a trigger there that does not fire is no matter');
-SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_table('app.tab', p_truncate_cascade := true)$$), 'function app.evil_row() belongs to clerk, and would run with the rights of dba', 'S8: one that a TRUNCATE … CASCADE would fire');
+SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_table('app.tab', p_truncate_cascade := true)$$), 'function app.evil_row() belongs to role "clerk", and would run with the rights of role "dba"', 'S8: one that a TRUNCATE … CASCADE would fire');
 SELECT pg_temp.clerk_runs(ARRAY['DROP TABLE app.s8']) \g /dev/null
 
 -- S9: a right to execute is not a right to destroy
 GRANT EXECUTE ON FUNCTION mimeo.refresh_table, mimeo.refresh_snapshot, mimeo.refresh_inserter, mimeo.refresh_updater, mimeo.refresh_dml, mimeo.refresh_logdel TO clerk;
-SELECT is(as_clerk(format('SELECT mimeo.%s::text', call)), argument || ' does more than the job of destination app.' || substring(call FROM 'app\.(\w+)') || ' says, and needs the rights of dba, its owner', 'S9: ' || call)
+SELECT is(as_clerk(format('SELECT mimeo.%s::text', call)), argument || ' does more than the job of destination "app.' || substring(call FROM 'app\.(\w+)') || '" says, and needs the rights of its owner, role "dba"', 'S9: ' || call)
   FROM (VALUES ($$refresh_table('app.tab', p_truncate_cascade := true)$$, 'p_truncate_cascade'), ($$refresh_snapshot('app.snap', p_pulldata := false)$$, 'p_pulldata := false'),
                ($$refresh_inserter('app.ins', p_repull := true)$$, 'p_repull'), ($$refresh_updater('app.upd', p_repull := true, p_repull_end := '3')$$, 'p_repull'),
                ($$refresh_logdel('app.ld', p_repull := true)$$, 'p_repull')) v (call, argument);

@@ -54,7 +54,7 @@ SELECT mimeo.table_maker('app.t', 1, 'app.tab'), mimeo.dml_maker('app.t', 1, 'ap
 GRANT REFERENCES ON app.tab, app.dm TO clerk;
 SELECT pg_temp.clerk_runs(ARRAY['CREATE TABLE app.keys (k app.fold REFERENCES app.tab (id))', 'INSERT INTO app.keys VALUES (''a'') RETURNING ''x''', 'ALTER SEQUENCE app.ran RESTART', 'GRANT SELECT ON app.keys TO dba']) \g /dev/null
 SELECT on_source('UPDATE app.t SET v = v + 1');
-SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_table('app.tab')$$), 'type app.fold belongs to clerk, and could run code with the rights of dba', 'a foreign key with a cast of a stranger''s');
+SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_table('app.tab')$$), 'type app.fold belongs to role "clerk", and could run code with the rights of role "dba"', 'a foreign key with a cast of a stranger''s');
 SELECT is(pg_temp.ran(), 'nothing ran', 'whose cast does not run');
 SELECT is((SELECT sum(v) FROM app.tab), 15::bigint, 'the old rows stay');
 SELECT pg_temp.clerk_runs(ARRAY['DROP TABLE app.keys']) \g /dev/null
@@ -67,15 +67,15 @@ SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_table('app.mood_tab')$$), 'done
 ALTER TABLE app.mood_tab ADD CONSTRAINT c CHECK (m::text <> 'x');
 CREATE VIEW app.mood_view AS SELECT id, m::text AS m FROM app.mood_snap;
 SELECT pg_temp.clerk_runs(ARRAY['CREATE CAST (app.fold AS text) WITH FUNCTION app.fold_text(app.fold)']) \g /dev/null
-SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_table('app.mood_tab')$$), 'type app.fold belongs to clerk, and could run code with the rights of dba', 'one that a CHECK casts');
+SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_table('app.mood_tab')$$), 'type app.fold belongs to role "clerk", and could run code with the rights of role "dba"', 'one that a CHECK casts');
 SELECT on_source('ALTER TABLE app.moods ALTER id TYPE bigint');
-SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_snapshot('app.mood_snap')$$), 'view app.mood_view depends on view app.mood_snap, and cannot be kept while its columns change: type app.fold belongs to clerk, and could run code with the rights of dba', 'one that a view casts, which would be made anew');
+SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_snapshot('app.mood_snap')$$), 'view app.mood_view depends on view "app.mood_snap", whose columns change, and cannot be kept: type app.fold belongs to role "clerk", and could run code with the rights of role "dba"', 'one that a view casts, which would be made anew');
 SELECT is(pg_temp.ran(), 'nothing ran', 'nothing of it runs');
 
 -- Who may make triggers writes their conditions
 GRANT TRIGGER ON app.tab TO clerk;
 SELECT pg_temp.clerk_runs(ARRAY[$$CREATE TRIGGER w BEFORE INSERT OR UPDATE ON app.tab FOR EACH ROW WHEN (query_to_xml('SELECT app.evil(1)', true, true, '') IS NOT NULL) EXECUTE FUNCTION suppress_redundant_updates_trigger()$$]) \g /dev/null
-SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_table('app.tab')$$), 'the right to make triggers on table app.tab, which has some, belongs to clerk, and could run code with the rights of dba', 'a trigger with a condition');
+SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_table('app.tab')$$), 'the right to make triggers on table app.tab, which has some, belongs to role "clerk", and could run code with the rights of role "dba"', 'a trigger with a condition');
 SELECT is(pg_temp.ran(), 'nothing ran', 'which is not asked');
 REVOKE TRIGGER ON app.tab FROM clerk;
 DROP TRIGGER w ON app.tab;
@@ -85,7 +85,7 @@ SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_table('app.tab')$$), 'done', 'w
 SELECT pg_temp.clerk_runs(ARRAY['CREATE TABLE app.below (id int REFERENCES app.dm (id) ON DELETE CASCADE)', 'INSERT INTO app.below VALUES (5) RETURNING ''x''',
     'GRANT SELECT ON app.below TO dba', 'CREATE TRIGGER t AFTER DELETE ON app.below FOR EACH STATEMENT EXECUTE FUNCTION app.evil_row()']) \g /dev/null
 SELECT on_source('DELETE FROM app.t WHERE id = 5');
-SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_dml('app.dm')$$), 'function app.evil_row() belongs to clerk, and would run with the rights of dba', 'a trigger of a table that points at a destination');
+SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_dml('app.dm')$$), 'function app.evil_row() belongs to role "clerk", and would run with the rights of role "dba"', 'a trigger of a table that points at a destination');
 SELECT is(pg_temp.ran(), 'nothing ran', 'does not fire');
 SELECT is((SELECT count(*) FROM app.dm), 5::bigint, 'nothing is deleted');
 SELECT pg_temp.clerk_runs(ARRAY['DROP TRIGGER t ON app.below']) \g /dev/null
@@ -107,7 +107,7 @@ CREATE VIEW app.one AS SELECT id, v FROM app.snap;
 CREATE VIEW app.two AS SELECT id FROM app.one;
 CREATE OR REPLACE VIEW app.one AS SELECT s.id, s.v FROM app.snap s WHERE NOT EXISTS (SELECT FROM app.two);
 SELECT on_source('ALTER TABLE app.t ALTER v TYPE bigint');
-SELECT alike(pg_temp.outcome($$SELECT mimeo.refresh_snapshot('app.snap')$$), '%cannot be kept while its columns change: views that read each other cannot be made anew', 'views without an order end with an error');
+SELECT alike(pg_temp.outcome($$SELECT mimeo.refresh_snapshot('app.snap')$$), '%whose columns change, and cannot be kept: views that read each other cannot be made anew', 'views without an order end with an error');
 DROP VIEW app.one, app.two CASCADE;
 SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_snapshot('app.snap')$$), 'done', 'without them the columns change');
 
@@ -115,7 +115,7 @@ SELECT is(pg_temp.outcome($$SELECT mimeo.refresh_snapshot('app.snap')$$), 'done'
 SELECT tap.dblink_connect('holder', format('host=127.0.0.1 port=%s dbname=%L user=dba password=''dba secret''', inet_server_port(), current_database())) \g /dev/null
 SELECT tap.dblink_exec('holder', 'BEGIN; LOCK TABLE app.tab IN SHARE MODE') \g /dev/null
 SET mimeo.swap_max_wait = '1s';
-SELECT alike(pg_temp.outcome($$SELECT mimeo.refresh_table('app.tab')$$), 'app.tab was in use for % s, and was not refreshed', 'a destination that is locked is not waited for without end');
+SELECT alike(pg_temp.outcome($$SELECT mimeo.refresh_table('app.tab')$$), '"app.tab" was in use for % s, and was not refreshed', 'a destination that is locked is not waited for without end');
 SELECT tap.dblink_exec('holder', 'ROLLBACK') \g /dev/null
 SELECT tap.dblink_disconnect('holder') \g /dev/null
 RESET mimeo.swap_max_wait;
@@ -125,7 +125,7 @@ SELECT as_superuser($$CREATE TABLE app.handed (id int, v bigint); SELECT mimeo.t
 SELECT as_superuser($$SELECT mimeo.refresh_table('app.handed')$$);
 SELECT as_superuser('DROP TABLE app.handed');
 SELECT pg_temp.clerk_runs(ARRAY['CREATE TABLE app.handed (id int, v bigint)']) \g /dev/null
-SELECT is(pg_temp.outcome($$SELECT as_superuser('SELECT mimeo.refresh_table(''app.handed'')')$$), 'destination app.handed belongs to clerk now, and did not when its job was configured', 'a table of the same name gets no rows');
+SELECT is(pg_temp.outcome($$SELECT as_superuser('SELECT mimeo.refresh_table(''app.handed'')')$$), 'destination "app.handed" belongs to role "clerk" now, but belonged to another role when its job was configured', 'a table of the same name gets no rows');
 GRANT EXECUTE ON FUNCTION mimeo.table_destroyer, mimeo.refresh_table TO clerk;
 DROP TABLE app.mood_tab;
 SELECT is(as_clerk($$SELECT mimeo.table_destroyer('app.mood_tab')::text$$), 'must be owner of app.mood_tab', 'a job whose table is gone is ended by who answers for it');
@@ -143,10 +143,10 @@ ALTER TABLE app.tab DROP CONSTRAINT small;
 -- A destroyer takes away what was made for its job, whatever the job's row says
 SELECT as_reader('CREATE TABLE mimeo.precious (id int)') \g /dev/null
 SELECT as_superuser($$UPDATE mimeo.refresh_config SET state = jsonb_set(state, '{objects,queue,name}', '"precious"') WHERE dest_table = 'app.dm'$$);
-SELECT alike(pg_temp.outcome($$SELECT mimeo.dml_destroyer('app.dm')$$), 'table mimeo precious on data source 1 %was not made for destination app.dm', 'a table that is no queue');
+SELECT alike(pg_temp.outcome($$SELECT mimeo.dml_destroyer('app.dm')$$), 'table mimeo precious on data source 1 %was not made for destination "app.dm"', 'a table that is no queue');
 SELECT as_superuser($$UPDATE mimeo.refresh_config SET state = jsonb_set(state, '{objects}', (SELECT o.state -> 'objects' FROM mimeo.refresh_config o WHERE o.dest_table = 'app.dm2')) WHERE dest_table = 'app.dm'$$)
  WHERE mimeo.dml_maker('app.t', 1, 'app.dm2') IS NOT NULL;
-SELECT alike(pg_temp.outcome($$SELECT mimeo.dml_destroyer('app.dm')$$), 'table mimeo app_t_q01 on data source 1 %was not made for destination app.dm', 'the queue of another destination');
+SELECT alike(pg_temp.outcome($$SELECT mimeo.dml_destroyer('app.dm')$$), 'table mimeo app_t_q01 on data source 1 %was not made for destination "app.dm"', 'the queue of another destination');
 SELECT is(ask_source($$SELECT count(*) FROM pg_tables WHERE schemaname = 'mimeo' AND tablename IN ('precious', 'app_t_q01')$$), '2', 'both stay');
 
 -- Jobs that share a session

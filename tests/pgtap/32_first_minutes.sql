@@ -76,7 +76,7 @@ SELECT lives_ok($$SELECT mimeo.table_maker('app.t', 1, 'app.c3', p_condition := 
 SELECT lives_ok($$SELECT mimeo.inserter_maker('app.t', 'serial', 'id', 1, p_dest_table := 'app.c4', p_condition := 'WHERE id < 5 /* some */;')$$, 'F15: where a query goes on behind it');
 SELECT lives_ok($$SELECT mimeo.refresh_table('app.c1'), mimeo.refresh_table('app.c2'), mimeo.refresh_table('app.c3'), mimeo.refresh_inserter('app.c4')$$, 'F15: they are refreshed');
 SELECT is((SELECT count(*) FROM app.c1) + (SELECT count(*) FROM app.c2) + (SELECT count(*) FROM app.c3) + (SELECT count(*) FROM app.c4), 16::bigint, 'F15: and mean what they say');
-SELECT alike(pg_temp.told(format('SELECT mimeo.table_maker(''app.t'', 1, ''app.c5'', p_condition := %L)', c)), '42601 the condition cannot be used:%| hint: It is what follows FROM%WHERE%',
+SELECT alike(pg_temp.told(format('SELECT mimeo.table_maker(''app.t'', 1, ''app.c5'', p_condition := %L)', c)), '42601 the condition cannot be used:%| hint: A condition is what follows FROM%WHERE%',
     'F15: ' || c) FROM unnest('{id < 5,WHERE id < 5 /* open,WHERE id < 5; DROP TABLE t,(id < 5),WHERE id < $1}'::text[]) c;
 SELECT alike(pg_temp.told($$SELECT mimeo.table_maker('app.t', 1, 'app.c5', p_condition := 'active')$$), '42%| hint: %WHERE%', 'F15: a word that would be taken for an alias');
 
@@ -95,7 +95,7 @@ SELECT is((SELECT count(*) FROM pg_index WHERE indrelid = 'app.orders_snap2'::re
 SELECT on_source($$CREATE TABLE app.parent (id int PRIMARY KEY, v text); CREATE TABLE app.kid () INHERITS (app.parent);
     INSERT INTO app.parent VALUES (1, 'p'); INSERT INTO app.kid VALUES (1, 'k')$$);
 SELECT alike(pg_temp.told(format('SELECT mimeo.%s_maker(''app.parent'', 1)', m)),
-    '23505 rows of app.parent and of the tables that inherit from it have the same key%| hint: %WHERE tableoid = ''app.parent''::regclass%', 'F20: ' || m)
+    '23505 rows of "app.parent" and of the tables that inherit from it have the same key%| hint: %WHERE tableoid = ''app.parent''::regclass%', 'F20: ' || m)
   FROM unnest('{snapshot,table,dml,logdel}'::text[]) m;
 SELECT lives_ok($$SELECT mimeo.dml_maker('app.parent', 1, p_condition := $c$WHERE tableoid = 'app.parent'::regclass$c$)$$, 'F20: what the HINT says helps');
 SELECT is((SELECT v FROM app.parent), 'p', 'F20: the table alone');
@@ -105,17 +105,17 @@ SELECT on_source($$CREATE TABLE app.up (id int PRIMARY KEY, at timestamptz NOT N
 SELECT mimeo.updater_maker('app.up', 'time', 'at', 1, '0 seconds');
 SELECT lives_ok($$SELECT mimeo.refresh_updater('app.up')$$, 'F20: an updater of a parent, as long as keys are apart');
 SELECT on_source($$INSERT INTO app.up_kid (id, v) VALUES (1, 'the same key')$$);
-SELECT alike(pg_temp.told($$SELECT mimeo.refresh_updater('app.up')$$), '23505 rows of app.up and of the tables that inherit from it have the same key%', 'F20: a key of the parent in a child that comes later');
+SELECT alike(pg_temp.told($$SELECT mimeo.refresh_updater('app.up')$$), '23505 rows of "app.up" and of the tables that inherit from it have the same key%', 'F20: a key of the parent in a child that comes later');
 SELECT is((SELECT v FROM app.up WHERE id = 1), 'p', 'F20: does not take its place');
 
 -- F21
 SELECT on_source('ALTER TABLE app.t RENAME TO t2');
-SELECT alike(pg_temp.told('SELECT mimeo.refresh_table(''app.c1'')'), '42P01 table app.t does not exist on data source 1%UPDATE "mimeo"."refresh_config" SET source_table = ''…'' WHERE dest_table = ''app.c1'';%',
+SELECT alike(pg_temp.told('SELECT mimeo.refresh_table(''app.c1'')'), '42P01 table "app.t" does not exist on data source 1%UPDATE "mimeo"."refresh_config" SET source_table = ''…'' WHERE dest_table = ''app.c1'';%',
     'F21: the HINT names source_table');
 SELECT alike(pg_temp.told(format('SELECT mimeo.refresh_%s(%L)', m, d)), '42P01 %UPDATE "mimeo"."refresh_config"%', 'F21: ' || m)
   FROM (VALUES ('inserter', 'app.c4'), ('snapshot', 'app.orders')) j (m, d);
 SELECT on_source('ALTER TABLE app.t2 RENAME TO t');
-SELECT alike(pg_temp.told($$SELECT mimeo.table_maker('pg_catalog.pg_class', 1, 'app.pg_class')$$), '0A000 pg_catalog.pg_class has columns whose values have no meaning on another server: %pg_node_tree%p_filter%',
+SELECT alike(pg_temp.told($$SELECT mimeo.table_maker('pg_catalog.pg_class', 1, 'app.pg_class')$$), '0A000 "pg_catalog.pg_class" has columns whose values have no meaning on another server: %pg_node_tree%p_filter%',
     'F21: types that cannot be copied are named');
 SELECT alike(pg_temp.told($$SELECT mimeo.table_maker('pg_catalog.pg_stats', 1, 'app.pg_stats')$$), '0A000 %most_common_vals (anyarray)%', 'F21: anyarray');
 
@@ -160,7 +160,7 @@ BEGIN;
 DECLARE reading CURSOR FOR SELECT id FROM app.looped ORDER BY id;
 FETCH 1 FROM reading;
 SELECT lives_ok($$SELECT mimeo.refresh_snapshot('app.looped')$$, 'F26: a cursor on the view');
-SELECT alike(pg_temp.told($$SELECT mimeo.refresh_snapshot('app.looped', p_check_stats := false)$$), '55006 app.looped_snap% is being read by a cursor or a query of this session%', 'F26: once more, and the twin that it reads is needed');
+SELECT alike(pg_temp.told($$SELECT mimeo.refresh_snapshot('app.looped', p_check_stats := false)$$), '55006 "app.looped_snap%" is being read by a cursor or a query of this session%', 'F26: once more, and the twin that it reads is needed');
 SELECT results_eq('FETCH 2 FROM reading', 'VALUES (2), (3)', 'F26: it reads on');
 COMMIT;
 SELECT lives_ok($$SELECT mimeo.refresh_snapshot('app.looped', p_check_stats := false)$$, 'F26: the next refresh empties what was left');
@@ -195,7 +195,7 @@ CREATE VIEW app.on_closed AS SELECT id FROM closed.s;
 SELECT lives_ok($$SELECT mimeo.refresh_snapshot('closed.s', p_check_stats := false)$$, 'C2: with a view on it');
 SELECT is((SELECT count(*) FROM app.on_closed), 22::bigint, 'C2: which goes on');
 SELECT on_source('ALTER TABLE app.t ADD COLUMN extra int');
-SELECT alike(pg_temp.told($$SELECT mimeo.refresh_snapshot('closed.s')$$), '42501 permission denied for schema closed | hint: dba, who owns it, or a superuser can run: GRANT CREATE ON SCHEMA "closed" TO "first_minutes_owner";%',
+SELECT alike(pg_temp.told($$SELECT mimeo.refresh_snapshot('closed.s')$$), '42501 permission denied for schema closed | hint: Its owner, role "dba", or a superuser can run: GRANT CREATE ON SCHEMA "closed" TO "first_minutes_owner";%',
     'C2: where something is made, the error has the GRANT');
 SELECT on_source('ALTER TABLE app.t DROP COLUMN extra');
 REVOKE USAGE ON SCHEMA closed FROM first_minutes_owner;
@@ -262,7 +262,7 @@ SELECT is((SELECT string_agg(fix, ' ') FROM mimeo.check_permissions(1, 'app.m', 
 SELECT alike((SELECT string_agg(fix, ' ') FROM mimeo.check_permissions(1, 'app.m', 'dml', 'app.m_new') WHERE NOT granted), '%GRANT SELECT ("k", "at")%', 'U8: without it, they are');
 SELECT mimeo.table_maker('app.m', 1, 'app.m_f', p_filter := '{id,v}');
 SELECT is((SELECT string_agg(fix, ' ') FROM mimeo.check_permissions(1, 'app.m', 'table', 'app.m_f') WHERE NOT granted), NULL, 'U8: a job that is there has its own filter');
-SELECT alike(pg_temp.told($$SELECT mimeo.check_permissions(1, 'app.m', p_filter := '{nope}')$$), '42703 the filter names columns that app.m does not have: nope%', 'U8: a filter that names what is not there');
+SELECT alike(pg_temp.told($$SELECT mimeo.check_permissions(1, 'app.m', p_filter := '{nope}')$$), '42703 the filter names columns that "app.m" does not have: "nope"%', 'U8: a filter that names what is not there');
 SELECT on_source('REVOKE ALL ON app.m FROM reader; REVOKE ALL (id, v) ON app.m FROM reader');
 SELECT is((SELECT string_agg(fix, ' ') FROM mimeo.check_permissions(1, 'app.m', 'snap', 'app.m_new', '{id,v}') WHERE NOT granted), 'GRANT SELECT ("id", "v") ON "app"."m" TO "reader";',
     'U8: without any right, only the columns of the filter are asked for');
@@ -287,5 +287,5 @@ GRANT USAGE ON SCHEMA mimeo TO clerk;
 COMMIT;
 
 -- U12
-SELECT alike(pg_temp.told($$SELECT mimeo.table_maker('app.m', 1, 'nowhere.m')$$), '3F000 schema nowhere does not exist here | hint: Run here: CREATE SCHEMA "nowhere"; (which takes CREATE on the database)%', 'U12: who can make a schema');
+SELECT alike(pg_temp.told($$SELECT mimeo.table_maker('app.m', 1, 'nowhere.m')$$), '3F000 schema "nowhere" does not exist on the destination | hint: Run on the destination: CREATE SCHEMA "nowhere"; (which needs CREATE on the database)%', 'U12: who can make a schema');
 SELECT * FROM finish();

@@ -1,4 +1,4 @@
-//! Why a source does not let us in, and what to do about it.
+//! Why a source refuses the connection, and what to do about it.
 
 use crate::backend::grant::{self, Right};
 use crate::backend::identity::{current_role, role_name};
@@ -8,7 +8,7 @@ use crate::job::config::Catalog;
 use crate::source::connection::{may_be_told, Mapping, Target};
 use pgrx::PgSqlErrorCode as E;
 
-/// The row of a source that was not reached: what it says as a comment, then the statement that helps.
+/// The row of a source that could not be reached: its error as a comment, then the statement that helps.
 pub fn right(error: &Error, mapping: &Mapping, catalog: &Catalog) -> Result<Right> {
     let advice = Advice {
         target: mapping.target(current_role()),
@@ -31,10 +31,10 @@ pub fn right(error: &Error, mapping: &Mapping, catalog: &Catalog) -> Result<Righ
     Ok(Right::new(told(label), "connection", false, || told(format!("-- {reason}\n{fix}"))))
 }
 
-/// Where the connection was to lead, and where that is written.
+/// The target of the connection, and where it is configured.
 struct Advice<'a> {
     target: Target,
-    /// Ours.
+    /// The current role on this server.
     role: String,
     id: i32,
     server: Option<&'a str>,
@@ -52,25 +52,25 @@ impl Advice<'_> {
             Error::PasswordRequired(_) => {
                 return format!(
                     "-- the source does not ask for the password: let its pg_hba.conf say scram-sha-256; or, as a superuser \
-                     here:\nUPDATE {} SET password_required = false WHERE data_source_id = {};",
+                     on the destination:\nUPDATE {} SET password_required = false WHERE data_source_id = {};",
                     self.table, self.id
                 )
             }
             Error::InvalidSource { forbidden: true, .. } => return self.allow(),
             Error::ForeignServer { fix, .. } => return fix.clone(),
             Error::UserMapping { fix, .. } => return fix.clone(),
-            Error::OldSource { .. } => return "-- upgrade it: there is no right that helps".to_string(),
+            Error::OldSource { .. } => return "-- upgrade the source: no privilege helps".to_string(),
             _ => None,
         };
         match code.map(SqlState::code) {
             Some(E::ERRCODE_INVALID_PASSWORD) => format!(
-                "-- here, if this is not the password that the source has:\n{}\n-- on the source, if the role has another one, or \
-                 is not there:\nALTER ROLE {1} PASSWORD '…';\nCREATE ROLE {1} LOGIN PASSWORD '…';",
+                "-- on the destination, if this is not the password of the role:\n{}\n-- on the source, if the role has another one, or \
+                 does not exist:\nALTER ROLE {1} PASSWORD '…';\nCREATE ROLE {1} LOGIN PASSWORD '…';",
                 self.give("password"),
                 quote(role)
             ),
             Some(E::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION) if reason.contains("pg_hba.conf") => format!(
-                "-- a line for the source's pg_hba.conf, then SELECT pg_reload_conf(); there:\n{}",
+                "-- a line for the source's pg_hba.conf, then SELECT pg_reload_conf(); on the source:\n{}",
                 hba_line(reason, database, role)
             ),
             Some(E::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION) if reason.contains("not permitted to log in") => {
@@ -81,30 +81,30 @@ impl Advice<'_> {
             }
             Some(E::ERRCODE_INSUFFICIENT_PRIVILEGE) => format!("-- on the source:\n{}", grant::on_database("CONNECT", database, role)),
             Some(E::ERRCODE_INVALID_CATALOG_NAME) => format!(
-                "-- on the source, if it is to be there:\nCREATE DATABASE {};\n-- else here:\n{}",
+                "-- on the source, if this is the right database:\nCREATE DATABASE {};\n-- else on the destination:\n{}",
                 quote(database),
                 self.give("address")
             ),
             Some(E::ERRCODE_TOO_MANY_CONNECTIONS) => format!("-- on the source:\nALTER ROLE {} CONNECTION LIMIT -1;", quote(role)),
             None if reason.contains("no password supplied") => self.give("password"),
             _ => format!(
-                "-- is the server up, does it listen there, does a firewall let this host through? If it is elsewhere:\n{}",
+                "-- is the server up, does it listen on this port, does a firewall let this host through? If it is elsewhere:\n{}",
                 self.give("address")
             ),
         }
     }
 
-    /// What helps if a connection parameter is a superuser's to give.
+    /// What helps if only a superuser may give a connection parameter.
     fn allow(&self) -> String {
         match self.server {
             Some(server) => format!(
-                "-- whichever of the two has it:\nALTER SERVER {0} OPTIONS (DROP …);\n\
+                "-- on the destination, where it is one of the options:\nALTER SERVER {0} OPTIONS (DROP …);\n\
                  ALTER USER MAPPING FOR {1} SERVER {0} OPTIONS (DROP …);",
                 quote(server),
                 quote(&self.role)
             ),
             None => format!(
-                "-- take it out of data_source; or, as a superuser here:\n\
+                "-- take it out of data_source; or, as a superuser on the destination:\n\
                  UPDATE {} SET password_required = false WHERE data_source_id = {};",
                 self.table, self.id
             ),
@@ -141,7 +141,7 @@ impl Advice<'_> {
     }
 }
 
-/// The line that lets us in. The server says from which address we come: `no pg_hba.conf entry for host "10.0.0.7", user …`.
+/// The line of pg_hba.conf that lets this server in. The source's error has the address of this server: `no pg_hba.conf entry for host "10.0.0.7", user …`.
 fn hba_line(reason: &str, database: &str, role: &str) -> String {
     let (database, role) = (quote(database), quote(role));
     match reason.split('"').find(|part| part.parse::<std::net::IpAddr>().is_ok()) {

@@ -19,7 +19,7 @@ const STEP: u32 = 256;
 const KEY: u64 = 1;
 /// More indexes than that are built afterwards.
 const MOST: usize = 32;
-/// In the place of the number of full pages: there will be no more.
+/// Instead of the number of full pages: no more will come.
 const ALL: u32 = u32::MAX;
 
 #[repr(C)]
@@ -91,7 +91,7 @@ pub unsafe fn buildable(relation: pg_sys::Relation, result: *mut pg_sys::ResultR
     }
 }
 
-/// Values of it are read without code of users, as the checks of a domain would be.
+/// Whether values of it are read without code of users, such as the checks of a domain.
 fn is_plain_type(oid: pg_sys::Oid) -> bool {
     // SAFETY: asks the type cache.
     unsafe {
@@ -160,7 +160,7 @@ impl IndexBuilders {
         }
     }
 
-    /// Tells the workers where the rows of a batch have gone. It does not raise errors.
+    /// Tells the workers to which pages the rows of a batch have gone. It does not raise errors.
     ///
     /// # Safety
     /// Between `start` and `last_row_came`. Without a guard: see `compat::unguarded`.
@@ -216,7 +216,7 @@ impl IndexBuilders {
             let (in_order, rows) = (self.in_order, self.rows as f64);
             self.leave();
             interrupts::check();
-            // As it always should be; else they are built once more.
+            // This should always hold; otherwise they are built again.
             let complete = in_order && results.iter().all(|(_, built, found, _)| *built && *found == rows);
             if complete {
                 let mut visible = 0;
@@ -245,7 +245,7 @@ impl IndexBuilders {
     }
 }
 
-/// A worker's whole life.
+/// The main function of a worker.
 ///
 /// # Safety
 /// In a parallel worker, with what its leader has given.

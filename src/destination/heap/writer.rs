@@ -66,7 +66,7 @@ enum Indexes {
     Behind(IndexBuilders),
 }
 
-/// What the loops work with. Nothing in it has a destructor that would have to run on an error: the memory contexts
+/// The state of the loops. Nothing in it has a destructor that would have to run on an error: the memory contexts
 /// and the executor end with the (sub)transaction.
 pub(super) struct Writer {
     pub relation: pg_sys::Relation,
@@ -85,7 +85,7 @@ pub(super) struct Writer {
     pub dropped: *const bool,
     /// Where a row is put before it is added.
     pub row: *mut pg_sys::TupleTableSlot,
-    /// The rows of a batch; made as they are needed, with a descriptor that nobody counts: PostgreSQL would look through all of
+    /// The slots of a batch; made as they are needed, with a descriptor that is not reference-counted: PostgreSQL would search
     /// a thousand references to the same one whenever it takes one more, and a unique index does that for each row.
     batch_descriptor: pg_sys::TupleDesc,
     batch: *mut *mut pg_sys::TupleTableSlot,
@@ -226,7 +226,7 @@ impl Writer {
                 pg_sys::CurrentMemoryContext = self.batch_memory;
                 let count = self.collected as c_int;
                 unguarded::heap_multi_insert(self.relation, self.batch, count, self.command, flags, self.bulk);
-                // The WAL writer takes what is complete to the disk meanwhile; else this backend would, once the buffers are full.
+                // The WAL writer writes complete pages meanwhile; otherwise this backend would have to, once the WAL buffers are full.
                 unguarded::XLogSetAsyncXactLSN(pg_sys::XactLastRecEnd);
                 match &mut self.indexes {
                     Indexes::WithRows(_) => self.index_batch(!last || self.written > 0),
@@ -271,8 +271,8 @@ impl Writer {
         }
     }
 
-    /// Puts the rows of the batch, which have just got their places, into the table's indexes; `sorted`: those that can be
-    /// are sorted first, and get theirs after the last batch.
+    /// Inserts the rows of the batch, which have just got their TIDs, into the table's indexes; with `sorted`, the entries of
+    /// B-trees are sorted first, and inserted after the last batch.
     ///
     /// # Safety
     /// Without a guard: see `compat::unguarded`.

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// Below it nothing will appear any more.
+/// A value below which no more rows will appear.
 pub struct Bound {
     /// Exclusive. None: nothing is known to be safe yet, or the table is empty.
     pub upper: Option<String>,
@@ -33,13 +33,13 @@ impl Bound {
     }
 }
 
-/// What a bound stands on; its words are for the history.
+/// What a bound is based on; its text is for the history.
 #[derive(Debug, Clone, PartialEq)]
 pub enum BoundKind {
     SourceIsEmpty,
     /// Nothing is known to be safe yet.
     WritersOpen,
-    /// Nobody can come below it any more.
+    /// No row can appear below it any more.
     Proven(Since),
     /// The same, of values that a sequence gives in order.
     ProvenOfSequence(Since),
@@ -62,7 +62,7 @@ pub enum Since {
 /// Why the boundary counts.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Because {
-    /// Writers cannot be seen there.
+    /// Writers cannot be seen on the source.
     Unseen(String),
     NoSequence,
     ValuesGiven,
@@ -92,12 +92,12 @@ impl fmt::Display for BoundKind {
             BoundKind::Boundary(boundary, because) => match because {
                 Because::Unseen(obstacle) => write!(out, "boundary {boundary}, because {obstacle}"),
                 Because::NoSequence => {
-                    write!(out, "boundary {boundary}, because no sequence without a cache gives the values")
+                    write!(out, "boundary {boundary}, because the values do not come from a sequence without a cache")
                 }
-                Because::ValuesGiven => write!(out, "boundary {boundary}, because whoever inserts gives the values"),
+                Because::ValuesGiven => write!(out, "boundary {boundary}, because the application gives the values"),
                 Because::OlderOpen => write!(out, "boundary {boundary}, because older transactions are open"),
             },
-            BoundKind::Asked(boundary) => write!(out, "boundary {boundary}, as it was asked for"),
+            BoundKind::Asked(boundary) => write!(out, "boundary {boundary}, as configured"),
         }
     }
 }
@@ -124,7 +124,7 @@ pub fn find(
     condition: Option<&str>,
     state: &mut State,
 ) -> Result<Bound> {
-    // A row of another table may commit late, and bring in rows that are long there.
+    // A row of another table may commit late, and add rows to the result that are much older.
     let joins = condition.is_some_and(|text| !text.trim_start().to_lowercase().starts_with("where"));
     let obstacle = control.obstacle().or(joins.then_some("the condition reads other tables"));
     if let Some(obstacle) = obstacle {
@@ -184,8 +184,8 @@ pub fn find(
     }
 }
 
-/// How far it is proven that no row can be missed, by the newest candidate whose writers have ended and the newest that nobody can come
-/// below any more.
+/// How far it is proven that no row can be missed, by the newest candidate whose writers have ended and the newest below which no row
+/// can appear any more.
 fn proven_bound(
     source: &mut Connection,
     table: &SourceTable,
@@ -228,7 +228,7 @@ fn proven_bound(
     }
 }
 
-/// Waits for those who write; for those who only might, a tenth of that, because a dump among them runs for hours.
+/// Waits for transactions that write; for those that only might, a tenth of the time, because one may be a dump that runs for hours.
 fn wait_for_writers(source: &mut Connection, candidates: &mut [Candidate]) -> Result<()> {
     let patience = settings::writer_wait();
     let mut looks = Looks::default();
@@ -248,10 +248,10 @@ fn wait_for_writers(source: &mut Connection, candidates: &mut [Candidate]) -> Re
     looks.look(source, candidates)
 }
 
-/// A backend that has gone on by so many transactions has read a new message since.
+/// A backend that has run so many more transactions has read a new message since.
 const TRANSACTIONS_A_MESSAGE: u64 = 8;
 
-/// What was seen of those who run.
+/// What was seen of the transactions that run.
 #[derive(Default)]
 struct Looks {
     /// How often a transaction's backend was seen without any.
@@ -263,7 +263,7 @@ impl Looks {
     ///
     /// now() is the moment when the message came in. The transaction after COMMIT AND CHAIN, or a later one of several in a
     /// message, has a now() from before it began: so the end of a transaction that might write is not enough. Its backend
-    /// was seen without a transaction twice, or has gone on by several.
+    /// must have been seen without a transaction twice, or have run several more.
     fn look(&mut self, source: &mut Connection, candidates: &mut [Candidate]) -> Result<()> {
         let known: BTreeSet<String> = candidates
             .iter()

@@ -62,7 +62,7 @@ pub struct Choice<'a> {
     /// The bounds of `Repull::Range`, as the source reads them.
     pub repull_range: Option<(Option<String>, Option<String>)>,
     pub repull_all: bool,
-    /// Rows that are here lack values, and all of them can be merged by key.
+    /// Rows of the destination lack values, and all of them can be merged by key.
     pub merges_all: bool,
     pub limit: Option<i64>,
 }
@@ -82,7 +82,7 @@ impl Choice<'_> {
         }
         Take {
             range: Range { upper: self.bound.upper.clone(), ..range_from(self.redo, self.start) },
-            // An updater's rows find their places by key; one that has moved on since would be lost.
+            // An updater's rows are merged by key; a deleted one whose control value has grown since would be lost.
             delete: self.redo.is_some() && self.method == Method::Inserter,
             limit: self.limit,
         }
@@ -106,7 +106,7 @@ pub struct Decision {
     pub seen: Seen,
     /// Nobody knows yet that no row can be missed, and nothing was asked for.
     pub nothing_is_safe: bool,
-    /// Why all rows are merged, or why rows that are here lack values until somebody asks for all.
+    /// Why all rows are merged, or why rows of the destination lack values until a repull of all.
     pub again: Option<String>,
     /// `take` has all rows because of `again`.
     pub merges_all: bool,

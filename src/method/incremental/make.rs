@@ -30,9 +30,9 @@ pub struct Request<'a> {
 
 /// Makes an inserter or updater job. The caller becomes the owner of a destination that is made.
 ///
-/// 1. The source is looked at, and everything that can be refused is refused.
-/// 2. A destination that is there is kept, else a table with the source's columns and indexes is made.
-/// 3. All rows are pulled, unless the destination was there; then the job goes on from what that holds.
+/// 1. The source is read, and everything that can be refused is refused.
+/// 2. An existing destination is kept, else a table with the source's columns and indexes is created.
+/// 3. All rows are pulled, unless the destination existed; then the job goes on from what it holds.
 pub fn make(method: Method, request: &Request<'_>) -> Result<()> {
     require_writable(method.facts().maker)?;
     let (destination, pull) = about(&request.common.doing(method), || make_objects(method, request))?;
@@ -102,7 +102,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
             (Some(held), Some(safe)) if values.is_after(&held, &safe)? => {
                 if bound.newest.as_deref().is_some_and(|newest| values.is_after(&held, newest).unwrap_or(false)) {
                     warning!(
-                        "{} holds {} = {held}, which is beyond all that the source can hold now: the job begins at {safe}",
+                        "\"{}\" holds the value {held} in column \"{}\", which is beyond all values that the source can hold now: the job begins at {safe}",
                         destination.plain(),
                         control.name
                     );
@@ -134,7 +134,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
         ..job
     })?;
     if common.debug {
-        notice!("{}: the job is recorded", destination.plain());
+        notice!("\"{}\": the job is recorded", destination.plain());
     }
     Ok((destination, pull))
 }

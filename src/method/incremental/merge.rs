@@ -48,7 +48,7 @@ pub fn pull(
     Ok(collected)
 }
 
-/// Puts them in their places; whether rows that differ have the same key.
+/// Merges them into the destination; returns whether different rows have the same key.
 pub fn merge(
     job: &Job,
     collected: Collected,
@@ -66,7 +66,7 @@ pub fn merge(
     collected.ready(&key)?;
     let shared = !unique && collected.shares_keys(&key)?;
     if shared {
-        run.note("rows share a key: of these the one with the greatest control value is here");
+        run.note("rows share a key: the one with the greatest control value is kept");
     }
     let anew = if following.is_empty() {
         collected.is_much(local, run.rows, MUCH_TO_MERGE)?

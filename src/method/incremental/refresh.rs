@@ -51,7 +51,7 @@ impl<'a> Options<'a> {
 pub fn refresh(method: Method, options: &Options<'_>) -> Result<()> {
     refresh_job(method, &options.call, |catalog, job, run| {
         if is_paused(job)? {
-            notice!("{} pauses while the clocks change", job.dest_table);
+            notice!("\"{}\" pauses while the clocks change", job.dest_table);
             run.note("paused: the clocks change today, see dst_active");
             catalog.record_run(&job.dest_table, run.started(), None, None, None)?;
             return Ok(Status::Skipped);
@@ -59,7 +59,7 @@ pub fn refresh(method: Method, options: &Options<'_>) -> Result<()> {
         run.phase("connect");
         let destination = table::find(&job.destination)?;
         if !matches!(options.repull, Repull::Nothing) {
-            // Rows that are gone on the source would go here, too.
+            // Rows that are gone on the source would be deleted from the destination, too.
             require_owner_rights("p_repull", job, destination.owner)?;
         }
         let mut source = connect_job(catalog, job, destination.owner)?;
@@ -231,7 +231,7 @@ impl<'a> Refresh<'a> {
         Ok(there.and_then(|there| there.parse::<i64>().ok()).unwrap_or_default() >= here)
     }
 
-    /// Whether the bound has not moved for two periods of the job, because somebody on the source holds it: then the reason names him.
+    /// Whether the bound has not moved for two periods of the job, because a transaction on the source holds it back: then the reason names it.
     fn stands_still(&self, source: &mut Connection, run: &mut Run) -> Result<bool> {
         let bound = &self.bound;
         let standing = match (bound.at, self.state.candidates.first()) {
@@ -314,7 +314,7 @@ impl Steps for Refresh<'_> {
         }
         if self.is_ahead() {
             let start = &self.asked.start;
-            run.note(format!("last_value {start} is later than the source's clock: no row comes before that. Set it to a value that is proven"));
+            run.note(format!("last_value {start} is later than the source's clock: no row is copied until then. Set it to a value that is proven"));
             self.status = Status::Warning;
         }
         run.phase("look");
@@ -342,7 +342,7 @@ impl Steps for Refresh<'_> {
             self.state.lacking = None;
         }
         if let Some(reason) = &self.state.lacking {
-            run.note(format!("rows that are here lack values: {reason}. p_repull := true copies all rows anew"));
+            run.note(format!("rows of the destination lack values: {reason}. p_repull := true copies all rows anew"));
             self.status = Status::Warning;
         }
         self.state.seen = Some(decision.seen.clone());
@@ -391,7 +391,7 @@ impl Steps for Refresh<'_> {
         Ok((Loaded::There, decision))
     }
 
-    /// An updater's rows find their places; last_value, in the same transaction as the data.
+    /// Merges an updater's rows; stores last_value in the same transaction as the data.
     fn publish(&mut self, (loaded, decision): (Loaded, Decision), run: &mut Run) -> Result<Status> {
         let take = &decision.take;
         match loaded {
@@ -514,7 +514,7 @@ impl Refresh<'_> {
     }
 }
 
-/// A source that was asked for values below a bound has given another.
+/// The error if a source returns a value that is not below the bound in the query.
 fn beyond(bound: &str, value: &str) -> Error {
     Error::Internal(format!("{value}, where a value below {bound} was asked for"))
 }

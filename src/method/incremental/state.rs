@@ -14,7 +14,7 @@ pub struct State {
     /// Bounds that were not safe when they were taken, or are the newest that are; the oldest first.
     #[serde(default)]
     pub candidates: Vec<Candidate>,
-    /// Where they were taken: place, table, start of the server. Elsewhere they prove nothing.
+    /// Where they were taken: host, port and database, table, start of the server. Elsewhere they prove nothing.
     #[serde(default)]
     pub taken_at: String,
     /// The last_value that the last run left. Once a user has set another, `redo` is void.
@@ -29,7 +29,7 @@ pub struct State {
     /// The source's columns when the last refresh read them. None of a job of an older release.
     #[serde(default)]
     pub seen: Option<Seen>,
-    /// Why rows that are here lack values that they have on the source, until all are copied anew.
+    /// Why rows of the destination lack values that they have on the source, until all are copied again.
     #[serde(default)]
     pub lacking: Option<String>,
 }
@@ -99,5 +99,5 @@ pub fn range_from(redo: Option<&Redo>, last_value: &str) -> Range {
 pub fn required<'a>(value: Option<&'a String>, column: &str, job: &Job) -> Result<&'a str> {
     value
         .map(String::as_str)
-        .ok_or_else(|| Error::Internal(format!("refresh_config.{column} of {} is NULL", job.dest_table)))
+        .ok_or_else(|| Error::Internal(format!("refresh_config.{column} of \"{}\" is NULL", job.dest_table)))
 }

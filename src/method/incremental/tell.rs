@@ -6,13 +6,13 @@ use super::decide::Decision;
 use crate::backend::name::quote;
 use crate::backend::relation::Relation;
 use crate::destination::upsert::MUCH_TO_MERGE;
-use crate::error::Result;
+use crate::error::{quoted, quoted_list, Result};
 use crate::job::config::Job;
 use crate::method::plan::{volume, written_anew, Plan};
 use crate::source::bounds::{bound_type, Slice};
 use crate::source::connection::Connection;
 
-/// In the source's snapshot. `lacking`: why rows that are here lack values, as an earlier refresh has found.
+/// In the source's snapshot. `lacking`: why rows of the destination lack values, as an earlier refresh has found.
 pub fn tell(
     decision: &Decision,
     bound: &Bound,
@@ -25,7 +25,7 @@ pub fn tell(
     let (control, table, name) = (&asked.control, asked.table.table(), &job.destination);
     let Decision { take, rows, column_map, text, .. } = decision;
     plan.source(
-        format!("find up to where {} of {} is complete", control.name, table.plain()),
+        format!("find up to which value column \"{}\" of \"{}\" is complete", control.name, table.plain()),
         None,
         Some(match &bound.upper {
             Some(upper) => format!("up to {upper}, exclusive: {}", bound.kind),
@@ -48,20 +48,20 @@ pub fn tell(
         let clause = take.range.clause(&quote(&control.name), bound_type(&control.type_name));
         plan.here(
             format!("DELETE FROM {name}{clause}"),
-            Some(format!("ROW EXCLUSIVE on {}, until the end of the transaction", name.plain())),
+            Some(format!("ROW EXCLUSIVE on \"{}\", until the end of the transaction", name.plain())),
             Some("these rows are taken again".to_string()),
         );
     }
     let by_key = job.method().facts().by_key;
-    let into = if by_key { "a temporary table".to_string() } else { name.plain() };
+    let into = if by_key { "a temporary table".to_string() } else { quoted(&name.plain()) };
     plan.copy(job, &query, &table, &into, volume, text.clone());
     if let Some(limit) = take.limit {
         plan.source("end the batch between two control values", None, Some(format!("batch limit of {limit} rows")));
     }
-    let lock = Some(format!("ROW EXCLUSIVE on {}, until the end of the transaction", name.plain()));
+    let lock = Some(format!("ROW EXCLUSIVE on \"{}\", until the end of the transaction", name.plain()));
     if by_key {
         plan.here(
-            format!("update or insert them in {name} by {}", job.pk_name.clone().unwrap_or_default().join(", ")),
+            format!("update or insert them in {name} by {}", quoted_list(&job.pk_name.clone().unwrap_or_default())),
             lock,
             Some(written_anew(MUCH_TO_MERGE)),
         );

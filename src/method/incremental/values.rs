@@ -24,7 +24,7 @@ impl Values {
     }
 
     /// A value that a user wrote, as the sources read it. A time without a zone is meant in the session's TimeZone, and
-    /// one with a zone, for a column that has none, is turned into it.
+    /// one with a zone, for a column that has none, is converted to it.
     ///
     /// # Errors
     /// InvalidArgument, with the name of the argument.
@@ -77,7 +77,7 @@ impl Values {
             "timestamp without time zone",
             "date",
         ];
-        // One that is missing is told with its ALTER TABLE.
+        // For a missing column there is an error with the ALTER TABLE elsewhere.
         let Some(column) = destination.column(&self.column) else { return Ok(()) };
         let base = destination.base_type(column);
         if COMPARABLE.iter().any(|name| *base == *name) {
@@ -115,7 +115,7 @@ impl Values {
         spi::run(&format!("DELETE FROM {table}{}", range.clause(&quote(&self.column), self.bound_type)), &[])
     }
 
-    /// Nothing is before it.
+    /// A value that is less than all others.
     pub fn beginning(kind: Kind) -> &'static str {
         match kind {
             Kind::Time => "0001-01-01 00:00:00+00",

@@ -9,11 +9,11 @@ use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
 use crate::source::queue::Legacy;
 
-/// What is on the source for such a job. In a snapshot that is left open.
+/// The objects of such a job on the source. In a snapshot that is left open.
 pub fn legacy(job: &Job, source: &mut Connection, table: &SourceTable) -> Result<Legacy> {
     source.snapshot_of(table.oid)?;
     let queue = job.control.as_deref().ok_or_else(|| {
-        Error::Internal(format!("refresh_config.control of {} does not name the queue", job.dest_table))
+        Error::Internal(format!("refresh_config.control of \"{}\" does not name the queue", job.dest_table))
     })?;
     source.legacy(queue, table)
 }

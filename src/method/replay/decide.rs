@@ -27,26 +27,26 @@ pub struct Present {
     pub members: Vec<Member>,
     /// Whether its partitions get its triggers by themselves.
     pub cloned: bool,
-    /// Tables that have come to belong to it, and hold rows whose keys nobody queued.
+    /// Partitions and children that were added to it, with rows whose keys were not queued.
     pub added: Vec<Name>,
     /// Such partitions that cannot be read by themselves.
     pub added_unreadable: Vec<u32>,
     pub key: QueueKey,
     pub seen: Seen,
     pub queue: Name,
-    /// By this refresh: what the one before it held is gone.
+    /// Made by this refresh: the rows of the queue before it are gone.
     pub queue_is_new: bool,
     pub summary: Summary,
     /// Triggers are disabled or gone, so changes were missed and will be.
     pub has_disabled_triggers: bool,
-    /// Those of a child were gone.
+    /// Triggers of a partition or child were missing.
     pub missed: bool,
     /// Its triggers are left to an older release, which makes its own.
     pub unwatched: bool,
 }
 
 impl Present {
-    /// Rows have come that nobody has queued.
+    /// Whether rows were added that were not queued.
     pub fn has_added(&self) -> bool {
         !self.added.is_empty() || !self.added_unreadable.is_empty()
     }
@@ -101,17 +101,17 @@ pub enum Extent {
 #[derive(Debug, PartialEq)]
 pub struct Portion {
     pub extent: Extent,
-    /// mimeo_seq of the last row of the queue that is done with then.
+    /// mimeo_seq of the last row of the queue that this covers.
     pub until: i64,
-    /// Nothing is left behind it.
+    /// Nothing is left in the queue after it.
     pub whole: bool,
     /// Rows of the queue.
     pub taken: u64,
 }
 
 impl Portion {
-    /// `rows` wait, the last of them is `last`; a batch of `limit` rows ends at `cut`. `all`: all rows are copied. `added`: rows have come
-    /// that nobody has queued.
+    /// `rows` wait, the last of them is `last`; a batch of `limit` rows ends at `cut`. `all`: all rows are copied. `added`: rows were added
+    /// that were not queued.
     pub fn choose(rows: u64, last: i64, cut: Option<i64>, limit: Option<i64>, all: bool, added: bool) -> Portion {
         let until = if all { last } else { cut.unwrap_or(last) };
         let taken = match limit {
@@ -138,7 +138,7 @@ pub struct Decision {
     pub same_types: bool,
 }
 
-/// What a look at the source is for.
+/// A look at the source, for a job.
 #[derive(Clone, Copy)]
 pub struct Look<'a> {
     pub catalog: &'a Catalog,
@@ -149,12 +149,12 @@ pub struct Look<'a> {
 }
 
 impl Look<'_> {
-    /// Opens the snapshot. What has to be mended on the source is mended first, step by step, with a new look after each.
+    /// Opens the snapshot. What has to be repaired on the source is repaired first, step by step, with a new look after each.
     pub fn mended(self, source: &mut Connection, table: SourceTable, run: &mut Run) -> Result<Present> {
         let Look { catalog, job, state, .. } = self;
         let wanted = Wanted::of(job, &state.objects);
         let (mut done, mut queue_is_new, mut missed) = (Done::default(), false, false);
-        // A few are needed at most, if nobody else changes the table meanwhile.
+        // A few rounds are enough, unless others change the table meanwhile.
         'look: for _ in 0..16 {
             let shape = source.locked_snapshot_of(&table)?;
             let members = source.members(&table, Some(&state.objects))?;
@@ -219,7 +219,7 @@ impl Look<'_> {
     /// What follows. `applied` rows of the queue are applied here already, and not removed there yet.
     pub fn decide(self, present: Present, columns: Columns, repull: bool, applied: u64) -> Decision {
         let summary = &present.summary;
-        let missed = present.missed.then(|| "triggers of a partition or child of the source were gone".to_string());
+        let missed = present.missed.then(|| "triggers of a partition or child of the source were missing".to_string());
         let unexpected = missed.or_else(|| self.why_all(&present, &columns));
         let all = repull || unexpected.is_some() || summary.truncated.is_some();
         let rows = summary.rows.saturating_sub(applied);
@@ -255,7 +255,7 @@ impl Look<'_> {
         if present.queue_is_new {
             return Some("something else is queued now than before".to_string());
         }
-        // An earlier try may have removed the rows of the present position, and then have come to nothing here.
+        // An earlier try may have removed the rows of the present position, and then have been rolled back here.
         let removed = summary.removed.unwrap_or(0);
         if removed != state.removed && state.position.as_ref().is_none_or(|position| position.number != removed) {
             return Some(
@@ -284,7 +284,7 @@ impl Look<'_> {
     }
 }
 
-/// Tables that have come to belong to the source since the last refresh, and hold rows.
+/// Tables that were added to the source as partitions or children since the last refresh, and hold rows.
 pub fn added<'a>(state: &'a State, members: &'a [Member]) -> impl Iterator<Item = &'a Member> {
     let known: HashSet<u32> = state.members.iter().map(|(oid, ..)| *oid).collect();
     let is_known = move |member: &Member| known.contains(&member.oid);

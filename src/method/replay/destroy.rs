@@ -18,7 +18,7 @@ use crate::source::connection::Connection;
 use pgrx::notice;
 use pgrx::PgSqlErrorCode;
 
-/// Ends a job: trigger, function and queue on the source go, in one transaction there, unless `keep_source` leaves them to another copy of
+/// Ends a job: triggers, functions and queue on the source are dropped, in one transaction there, unless `keep_source` leaves them to another copy of
 /// the job. The destination stays as it is, or is dropped without `keep`. Everything here is done first, so that only the commit is left once
 /// the source has changed.
 pub fn destroy(method: Method, destination: &str, keep: bool, keep_source: bool, debug: bool) -> Result<()> {
@@ -28,7 +28,7 @@ pub fn destroy(method: Method, destination: &str, keep: bool, keep_source: bool,
     let name = job.destination.clone();
     require_method(&job, method)?;
     lock::take(&job.dest_table, Wait::Unlimited)?;
-    about(&format!("Destroying {} {}.", method.name(), job.dest_table), || {
+    about(&format!("Destroying {} \"{}\".", method.name(), job.dest_table), || {
         let pinned = pin_settings()?;
         let existing = relation::find(&name)?;
         let owner = match &existing {
@@ -77,7 +77,7 @@ pub fn destroy(method: Method, destination: &str, keep: bool, keep_source: bool,
     })
 }
 
-/// What there is to do in this database.
+/// Ends the job in this database.
 fn end_here(
     catalog: &Catalog,
     job: &Job,
@@ -87,7 +87,7 @@ fn end_here(
     debug: bool,
 ) -> Result<()> {
     match existing {
-        None => notice!("{} is gone already, only the job is removed", job.dest_table),
+        None => notice!("\"{}\" does not exist any more, only the job is removed", job.dest_table),
         Some(existing) if !keep => {
             let kind = if existing.kind == 'f' { "FOREIGN TABLE" } else { "TABLE" };
             spi::run(&format!("DROP {kind} {name}"), &[])?;
@@ -96,12 +96,12 @@ fn end_here(
     }
     catalog.delete(&job.dest_table)?;
     if debug {
-        notice!("{}: the job is removed, the table is {}", name.plain(), if keep { "kept" } else { "dropped" });
+        notice!("\"{}\": the job is removed, the table is {}", name.plain(), if keep { "kept" } else { "dropped" });
     }
     Ok(())
 }
 
-/// Refuses to take a queue away that another copy of the job has used last, in a database that this one is a copy of, or that is a copy of this.
+/// Refuses to drop a queue that another copy of the job has used last, in a database of which this one is a copy, or that is a copy of this.
 ///
 /// # Errors
 /// QueueOfAnother.

@@ -1,4 +1,4 @@
-//! dml: rows that are gone on the source go here.
+//! dml: rows that are gone on the source are deleted from the destination.
 
 use super::decide::{Columns, Decision, Extent};
 use super::work::{Loaded, Rows, Work};
@@ -13,9 +13,9 @@ use crate::method::load::{leave, load_all, patience, pull_after, Everything};
 use crate::shape::Shape;
 use crate::source::connection::Connection;
 
-/// 1. All rows: beside those that are there; through a temporary table if some may come twice, or nobody wants them while they come.
-/// 2. Few changes, each of which is one row: the rows of the queued keys go, and what there is of them on the source comes straight.
-/// 3. Else what there is comes into a temporary table, and the keys without rows into another.
+/// 1. All rows: beside the existing ones; through a temporary table if some may come twice, or if they are not to be written while they come.
+/// 2. Few changes, each of which is one row: the rows of the queued keys are deleted, and the rows that the source has now are written straight.
+/// 3. Otherwise the rows that the source has now go into a temporary table, and the keys without rows into another.
 pub fn load(source: &mut Connection, work: &Work<'_>, run: &mut Run) -> Result<Loaded> {
     let Columns { local, column_map, following, .. } = &work.decision.columns;
     let flush = work.decision.present.summary.unflushed;
@@ -81,7 +81,7 @@ fn load_straight(source: &mut Connection, work: &Work<'_>, until: i64, run: &mut
     Ok(Some(Loaded::There(gone)))
 }
 
-/// All rows anew.
+/// Replaces all rows.
 pub fn replace_all(job: &Job, rows: Rows, destination: &Relation, decision: &Decision, run: &mut Run) -> Result<()> {
     let Columns { local, column_map, following, .. } = &decision.columns;
     let key = job.pk_name.clone().unwrap_or_default();

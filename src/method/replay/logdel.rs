@@ -21,7 +21,7 @@ fn stamped(columns: &[String]) -> Vec<String> {
 }
 
 /// 1. All rows into an empty destination: beside it.
-/// 2. Else what there is, and the deleted rows that are queued, come into a temporary table, and keys without either into another.
+/// 2. Otherwise the rows that the source has now, and the deleted rows that are queued, go into a temporary table, and keys without either into another.
 pub fn load(source: &mut Connection, work: &Work<'_>, status: &mut Status, run: &mut Run) -> Result<Loaded> {
     let Decision {
         present, columns: Columns { local, column_map, following, renamed, .. }, portion, same_types, ..
@@ -48,12 +48,12 @@ pub fn load(source: &mut Connection, work: &Work<'_>, status: &mut Status, run: 
     work.collect(source, &live, &collected, columns, run)?;
     let live = run.rows;
     let gone = changes.deleted(&table, &work.typed, renamed);
-    // What was queued before the type of a column has changed may be no value of the new one.
+    // Values that were queued before the type of a column has changed may not be valid for the new type.
     let readable = *same_types || source.is_readable(&gone, "reading deleted rows")?;
     if readable {
         work.collect(source, &gone, &collected, &stamped, run)?;
     } else {
-        run.note("deleted rows hold what the new types of the columns cannot hold: their values are those of the last refresh");
+        run.note("deleted rows have values that the new types of the columns cannot hold: these rows keep the values of the last refresh");
         *status = Status::Warning;
     }
     let deleted = run.rows - live;
@@ -64,7 +64,7 @@ pub fn load(source: &mut Connection, work: &Work<'_>, status: &mut Status, run: 
     Ok(Loaded::Stamped(Rows { collected, joined: work.joined }, left, deleted))
 }
 
-/// Rows take their places, and rows that are gone are stamped; after all rows have come without `stamps`, they are deleted.
+/// Merges the rows, and stamps rows that are gone; after all rows have come without `stamps`, these are deleted.
 pub fn merge(
     job: &Job,
     rows: Rows,
@@ -94,7 +94,7 @@ pub fn merge(
         following.apply(destination, patience())?;
     }
     if deleted > 0 && job.condition.is_some() {
-        // Whether the condition ever selected a row that has come and gone is not known: only those that are here count.
+        // Whether the condition ever selected a row that was inserted and deleted since is not known: only rows of the destination count.
         let here = collected.is_in(local, &key)?;
         collected.retain(&format!("r.{stamp} IS NULL OR {here}"))?;
     }

@@ -31,10 +31,10 @@ pub struct Request<'a> {
 
 /// Makes a dml or logdel job. The caller becomes the owner of a destination that is made.
 ///
-/// 1. The source is looked at, and everything that can be refused is refused.
-/// 2. A destination that is there is kept, else a table with the source's columns and indexes is made.
-/// 3. Queue and triggers are made on the source, in one transaction there. If this one comes to nothing, they go again.
-/// 4. All rows are pulled, unless the destination was there.
+/// 1. The source is read, and everything that can be refused is refused.
+/// 2. An existing destination is kept, else a table with the source's columns and indexes is created.
+/// 3. Queue and triggers are created on the source, in one transaction there. If the local one is rolled back, they are dropped again.
+/// 4. All rows are pulled, unless the destination existed.
 pub fn make(method: Method, request: &Request<'_>) -> Result<()> {
     require_writable(method.facts().maker)?;
     let before = pending();
@@ -68,7 +68,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
         return unsupported(making.source.label(), format!("a {kind} job needs a plain or partitioned table"));
     }
     if keeps_rows && making.columns.iter().any(|column| column.name == DELETED) {
-        return unsupported(making.source.label(), format!("it has a column {DELETED} of its own"));
+        return unsupported(making.source.label(), format!("it has a column \"{DELETED}\" of its own"));
     }
     let key = row_key::key(&request.key, &making)?;
     let key_names = names(&key);
@@ -152,7 +152,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
         ..job
     })?;
     if common.debug {
-        notice!("{dest_table}: the queue {queue} and its triggers are made, and the job is recorded");
+        notice!("\"{dest_table}\": queue \"{queue}\" and its triggers are made, and the job is recorded");
     }
     Ok((destination, common.pull_data && existing.is_none()))
 }

@@ -33,7 +33,7 @@ pub fn refresh(method: Method, options: &Options<'_>) -> Result<()> {
         run.phase("connect");
         let destination = table::find(&job.destination)?;
         if options.repull && method.facts().keeps_gone {
-            // Rows whose deletion nobody has queued would go here, too.
+            // Rows whose deletion was not queued would be deleted from the destination, too.
             require_owner_rights("p_repull", job, destination.owner)?;
         }
         let mut source = connect_job(catalog, job, destination.owner)?;
@@ -143,7 +143,7 @@ impl Steps for Refresh<'_> {
     fn load(&mut self, source: &mut Connection, decision: Decision, run: &mut Run) -> Result<(Loaded, Decision)> {
         let summary = &decision.present.summary;
         if decision.portion.extent == Extent::Nothing {
-            // A child that has got its triggers is known from here on, so it has to keep them.
+            // A child that got its triggers is known from here on, so it has to keep them.
             let members = storage_ids(&decision.present.members, decision.present.cloned);
             leave(source, summary.unflushed && members != self.state.members)?;
             if summary.bloated {
@@ -159,8 +159,8 @@ impl Steps for Refresh<'_> {
         Ok((loaded, decision))
     }
 
-    /// The rows replace those of the same keys here; those of the other keys go, or are marked as deleted. The position in the queue, in the
-    /// same transaction.
+    /// The rows replace those with the same keys; those of the other keys are deleted, or marked as deleted. The position in the queue is
+    /// stored in the same transaction.
     fn publish(&mut self, (loaded, decision): (Loaded, Decision), run: &mut Run) -> Result<Status> {
         publish(loaded, self.catalog, self.job, self.options, &self.destination, &decision, run)?;
         let Decision { present, portion, .. } = decision;
@@ -210,7 +210,7 @@ impl Refresh<'_> {
     }
 }
 
-/// Has what was loaded take its place.
+/// Puts what was loaded into the destination.
 fn publish(
     loaded: Loaded,
     catalog: &Catalog,

@@ -1,4 +1,4 @@
-//! What has to be mended on the source before changes can be read from there.
+//! What has to be repaired on the source before changes can be read from it.
 
 use super::state::{is_older, this_database, State};
 use super::wanted::Wanted;
@@ -12,7 +12,7 @@ use crate::source::connection::Connection;
 use crate::source::queue::{is_as_made, untriggered, Capture, Form, Found, Member, Summary};
 use std::time::Duration;
 
-/// How large a queue of 2.1 may be, in bytes, that is turned into one of today: its writers wait for that.
+/// How large a queue of 2.1 may be, in bytes, to be converted: its writers wait for that.
 const CONVERTIBLE: u64 = 32 * 1024 * 1024;
 
 /// How long a refresh tries to empty a queue that was full, while transactions that have written to it are open.
@@ -22,13 +22,13 @@ const RESTART: Duration = Duration::from_secs(10);
 pub enum Repair {
     /// An older release, whose package may be about to be put back, would not know what is there.
     LeaveToOlder,
-    /// Something else is queued than the job wants now: queue and triggers are made anew, and all rows copied.
+    /// Something else is queued than the job needs now: queue and triggers are made again, and all rows copied.
     MakeAnew,
     /// The triggers are those of another release, or do not fire for all that writes to the table any more. The queue stays; one try.
     ChangeFunctions,
     /// Partitions or children have no triggers yet.
     AddTriggers,
-    /// Who uses the queue, and how large it may become, is not what it says.
+    /// The marks of the queue (who uses it, and how large it may become) are out of date.
     Mark,
     /// The queue is full, and takes no changes.
     Restart,
@@ -36,23 +36,23 @@ pub enum Repair {
     Adopt,
 }
 
-/// What decides about that.
+/// The facts that decide which repair is needed.
 #[derive(Debug, Clone)]
 pub struct Facts {
     /// What is there.
     pub found: Found,
     /// What is wanted.
     pub form: Form,
-    /// The queue is too large to be turned into another.
+    /// The queue is too large to be converted.
     pub large: bool,
     /// The catalog is that of a release that does not know today's queues.
     pub older: bool,
     /// Partitions or children without triggers: their OIDs.
     pub untriggered: Vec<u32>,
-    /// Its marks are others than the job's.
+    /// Its marks differ from what the job needs.
     pub marked_otherwise: bool,
     pub stopped: bool,
-    /// The source is another cluster than last time.
+    /// The source is a different cluster than last time.
     pub elsewhere: bool,
 }
 
@@ -141,7 +141,7 @@ impl Facts {
         (self.elsewhere && !done.adopted).then_some(Repair::Adopt)
     }
 
-    /// What they are once that is done.
+    /// The facts once that is done.
     pub fn after(self, repair: Repair) -> Facts {
         let found = Found::Form(self.form.clone());
         match repair {
@@ -166,7 +166,7 @@ pub fn may_change_functions(
     is_as_made(capture, members) && source.require_capture_rights(catalog.schema(), members, false).is_ok()
 }
 
-/// Mends it; whether anything was changed, so that the source has to be looked at again. Ends the snapshot then.
+/// Carries the repair out; returns whether anything was changed, so that the source has to be read again. Ends the snapshot then.
 pub fn carry_out(
     repair: Repair,
     source: &mut Connection,
@@ -206,7 +206,7 @@ pub fn carry_out(
         Repair::Restart => {
             let wait = Patience { give_up: RESTART, ..patience() };
             if !source.restart_queue(&objects.queue, wait)? {
-                run.note("the queue takes no changes yet: it could not be emptied, for somebody uses it");
+                run.note("the queue takes no changes yet: it could not be emptied, because others use it");
             }
         }
         Repair::Adopt => {

@@ -15,7 +15,7 @@ pub fn require_stamp(destination: &crate::shape::Shape) -> Result<()> {
     let name = destination.table();
     Err(Error::BrokenDestination {
         destination: name.plain(),
-        reason: format!("it has no column {DELETED} of type timestamptz"),
+        reason: format!("it has no column \"{DELETED}\" of type timestamptz"),
         hint: format!("ALTER TABLE {name} ADD COLUMN {} timestamptz;", quote(DELETED)),
     })
 }

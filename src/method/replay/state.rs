@@ -46,7 +46,7 @@ pub struct State {
 /// Up to where a queue was applied.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Position {
-    /// Tells it from all others.
+    /// Identifies it.
     pub number: i64,
     /// Of the source, as pg_current_snapshot() gave it.
     pub snapshot: String,
@@ -65,7 +65,7 @@ impl State {
             return Ok(None);
         }
         let mut state: State = serde_json::from_value(job.state.clone()).map_err(|_| {
-            Error::Internal(format!("the state of {} in refresh_config cannot be read", job.dest_table))
+            Error::Internal(format!("the state of \"{}\" in refresh_config cannot be read", job.dest_table))
         })?;
         if let Some(renamed) = &job.renamed {
             // The same columns, as they are called now.
@@ -118,7 +118,7 @@ pub fn end_of_wal() -> u64 {
     }
 }
 
-/// This database among all: its cluster and its OID.
+/// Identifies this database: its cluster and its OID.
 pub fn this_database() -> String {
     // SAFETY: reads a variable.
     format!("{}/{}", system(), unsafe { pg_sys::MyDatabaseId }.to_u32())

@@ -19,7 +19,7 @@ use crate::source::queue::{has_disabled_triggers, untriggered, Capture, Found, L
 pub fn conversion(legacy: &Legacy, table: &SourceTable, plan: &mut Plan) {
     plan.source(
         format!("put the queue of mimeo 2 in place of that of 1.5.1: {}", legacy.objects.queue),
-        Some(format!("SHARE ROW EXCLUSIVE on {}, for some milliseconds", table.table().plain())),
+        Some(format!("SHARE ROW EXCLUSIVE on \"{}\", for some milliseconds", table.table().plain())),
         Some("what waits in it is kept, and replayed".to_string()),
     );
 }
@@ -38,7 +38,7 @@ pub fn tell(
     if position.is_some() {
         plan.source(
             format!("DELETE from {queue} what the last refresh has applied"),
-            Some(format!("SHARE UPDATE EXCLUSIVE on {}: writers go on", queue.plain())),
+            Some(format!("SHARE UPDATE EXCLUSIVE on \"{}\": writers go on", queue.plain())),
             None,
         );
     }
@@ -75,7 +75,7 @@ pub fn tell(
     rows(look, options, &decision, waiting, destination, source, plan)
 }
 
-/// What is mended first, on the source; whether the queue is made anew.
+/// What is repaired first, on the source; returns whether the queue is made again.
 fn repairs(
     look: Look<'_>,
     mut facts: Facts,
@@ -86,7 +86,7 @@ fn repairs(
 ) -> Result<bool> {
     let (catalog, queue, table) = (look.catalog, &look.state.objects.queue, capture.table.table());
     let anew = format!("make the triggers of {table} anew");
-    let lock = Some(format!("ACCESS EXCLUSIVE on {}, for some milliseconds, tried", table.plain()));
+    let lock = Some(format!("ACCESS EXCLUSIVE on \"{}\", for some milliseconds, tried", table.plain()));
     let (mut done, mut queue_is_new) = (Done::default(), false);
     while let Some(repair) = facts.next(done) {
         match repair {
@@ -101,12 +101,12 @@ fn repairs(
             Repair::AddTriggers => {
                 for child in untriggered(capture, members) {
                     let name = child.table();
-                    let lock = format!("SHARE ROW EXCLUSIVE on {}, for some milliseconds, tried", name.plain());
+                    let lock = format!("SHARE ROW EXCLUSIVE on \"{}\", for some milliseconds, tried", name.plain());
                     plan.source(format!("give {name} the triggers of the job"), Some(lock), None);
                 }
             }
             Repair::Restart => {
-                let lock = Some(format!("ACCESS EXCLUSIVE on {}, tried", queue.plain()));
+                let lock = Some(format!("ACCESS EXCLUSIVE on \"{}\", tried", queue.plain()));
                 plan.source(format!("empty {queue}, which is full"), lock, None);
             }
             Repair::ChangeFunctions | Repair::LeaveToOlder | Repair::Mark | Repair::Adopt => {}
@@ -117,7 +117,7 @@ fn repairs(
     Ok(queue_is_new)
 }
 
-/// Which rows come, and what becomes of them.
+/// Which rows are copied, and where they go.
 fn rows(
     look: Look<'_>,
     options: &Options<'_>,
@@ -140,7 +140,7 @@ fn rows(
     source.use_own_search_path()?;
     let query = rows_query(&found, &column_map.columns, job.condition.as_deref())?;
     let volume = volume(source, &query)?;
-    let lock = Some(format!("ROW EXCLUSIVE on {}, until the end of the transaction", name.plain()));
+    let lock = Some(format!("ROW EXCLUSIVE on \"{}\", until the end of the transaction", name.plain()));
     if portion.extent == Extent::All {
         let reason = unexpected.clone().or_else(|| Some("the source was truncated".to_string()));
         plan.source("copy all rows", None, reason);

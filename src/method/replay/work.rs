@@ -1,4 +1,4 @@
-//! What dml and logdel have in common when rows come: the queries, the temporary tables, and how their rows find their places.
+//! What dml and logdel have in common when rows come: the queries, the temporary tables, and how their rows are found by key.
 
 use super::decide::{Columns, Decision, Extent, Present};
 use super::options::Options;
@@ -106,8 +106,8 @@ impl<'a> Work<'a> {
         }
         let condition = job.condition.as_deref();
         let Selected { unique, joined } = Selected::of(job, source, &present.table, &present.shape, &key)?;
-        // The keys are few against the table, mostly, and those that change together lie together. The planner may only know
-        // how full the queue once was: by a unique index it reads the rows in linear time all the same.
+        // Mostly the keys are few compared with the table, and keys that change together are close together. The planner may only
+        // know how large the queue once was: by a unique index it reads the rows in linear time nevertheless.
         let nested = if unique && (!joined || portion.taken < 1000) { "on" } else { "off" };
         source.script(
             &format!(
@@ -116,7 +116,7 @@ impl<'a> Work<'a> {
             ),
             "preparing to read the rows",
         )?;
-        // Nor does it know which keys there are, and might rather read the whole table.
+        // Nor does it know the keys, and might read the whole table instead.
         let single = unique && present.members.len() == 1 && condition.is_none_or(is_plain_condition);
         if single && matches!(portion.extent, Extent::Changes(_)) {
             source.prefer_key_index(&present.table, &key, portion.taken)?;

@@ -1,4 +1,4 @@
-//! Whether a snapshot has to be copied, and what is to be known for that.
+//! Whether a snapshot has to be copied, and what decides that.
 
 use super::state::{live_file, Seen, State};
 use crate::backend::identity::system;
@@ -37,7 +37,7 @@ pub struct Present {
     pub seen: Option<Seen>,
 }
 
-/// What a look at the source is for.
+/// A look at the source, for a job.
 pub struct Look<'a> {
     pub job: &'a Job,
     pub before: &'a State,
@@ -58,7 +58,7 @@ impl Look<'_> {
     /// Looks at the source, and leaves a snapshot open there if anything is to be copied. A refresh (`run`) locks the idle twin then; if that
     /// was not free at once (a dump, an autovacuum), it is waited for without a snapshot open on the source.
     pub fn decide(&self, source: &mut Connection, mut run: Option<&mut Run>) -> Result<Decision> {
-        // The usual case costs one query over there: the table that was seen last is still the one, and unchanged.
+        // The usual case costs one query on the source: the table is the one that was seen last, and unchanged.
         let mut known = self.before.seen.as_ref().map(|seen| seen.fingerprint.oid);
         let mut locked = run.is_none() || lock_if_free(self.twins.idle.oid);
         loop {
@@ -110,7 +110,7 @@ impl Look<'_> {
                 source.require_readable(&table, &names(&columns), self.job.filter.is_some())?;
                 Ok((shape, columns))
             });
-            // A run that fails here tells why it did not leave the copy out, too.
+            // A run that fails here also records why the copy was not skipped.
             let (shape, columns) = columns.inspect_err(|_| {
                 if let Some(run) = &mut run {
                     run.note(reason.clone());

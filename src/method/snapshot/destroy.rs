@@ -24,11 +24,11 @@ pub fn destroy(destination: &str, keep: bool, debug: bool) -> Result<()> {
     let name = &job.destination;
     require_method(&job, Method::Snapshot)?;
     lock::take(&job.dest_table, Wait::Unlimited)?;
-    about(&format!("Destroying snapshot {}.", job.dest_table), || {
+    about(&format!("Destroying snapshot \"{}\".", job.dest_table), || {
         let _pinned = pin_settings()?;
         if relation::find(name)?.is_none() {
             require_responsible(&job)?;
-            notice!("{} is gone already, only the job is removed", job.dest_table);
+            notice!("\"{}\" does not exist any more, only the job is removed", job.dest_table);
             if !keep {
                 drop_twins(name)?;
             }
@@ -68,7 +68,7 @@ fn keep_live_twin(name: &Name, debug: bool) -> Result<()> {
         Ok(())
     })?;
     if debug {
-        notice!("{}: {} is now the table", name.plain(), twins.live.name().plain());
+        notice!("\"{}\": \"{}\" is now the table", name.plain(), twins.live.name().plain());
     }
     Ok(())
 }

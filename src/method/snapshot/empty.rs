@@ -22,7 +22,7 @@ pub const LARGE: u64 = 32 << 20;
 
 /// Lets a worker empty the idle twin of a job once this transaction is committed.
 pub fn after_commit(dest_table: &str) {
-    // What a worker can be told (BGW_EXTRALEN, with a NUL at its end).
+    // What can be passed to a worker (BGW_EXTRALEN, with a NUL at its end).
     if dest_table.len() >= 128 {
         return;
     }
@@ -34,7 +34,7 @@ pub fn after_commit(dest_table: &str) {
     });
 }
 
-/// The worker's whole life.
+/// The main function of the worker.
 pub fn work(database: u32) -> Result<()> {
     worker::prepare();
     let dest_table = worker::purpose();
@@ -48,7 +48,7 @@ pub fn work(database: u32) -> Result<()> {
 /// Does nothing if the job is being refreshed, has gone, or was not swapped after all.
 fn empty(dest_table: &str) -> Result<()> {
     let Some(catalog) = Catalog::look()? else { return Ok(()) };
-    // The transaction that asked for it may be about to let the lock go.
+    // The transaction that started this worker may be about to release the lock.
     if !lock::take(dest_table, Wait::Seconds(2))? {
         return Ok(());
     }

@@ -17,7 +17,7 @@ pub fn check(job: &Job, twins: &Twins, rows: u64) -> Result<()> {
         let before = spi::number(&format!("SELECT count(*) FROM {}", twins.live.name()), &[])? as u64;
         if has_shrunk(before, rows, percent as u64) {
             return refused(format!(
-                "{rows} rows are fewer than the {before} that show now, by more than {percent} percent"
+                "{rows} rows are fewer than the {before} that are there now, by more than {percent} percent"
             ));
         }
     }
@@ -28,7 +28,7 @@ pub fn check(job: &Job, twins: &Twins, rows: u64) -> Result<()> {
         .map_err(|error| error.while_doing(&format!("In the guard: {guard}")))?;
     match passed {
         Some(true) => Ok(()),
-        Some(false) => refused("the guard does not say true".to_string()),
+        Some(false) => refused("the guard does not return true".to_string()),
         None => refused("the guard is not one query".to_string()),
     }
 }

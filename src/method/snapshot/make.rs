@@ -53,7 +53,7 @@ fn make_objects(request: &Request<'_>) -> Result<Name> {
     let state = State { columns: making.columns, types: making.shape.types, ..State::default() };
     making.catalog.insert(&NewJob { check_stats: Some(true), state: serde_json::to_value(&state)?, ..job })?;
     if request.debug {
-        notice!("{}: twins and view made", destination.plain());
+        notice!("\"{}\": twins and view made", destination.plain());
     }
     Ok(destination)
 }

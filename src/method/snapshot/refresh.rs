@@ -86,7 +86,7 @@ struct Loaded {
     present: Present,
     view: Shape,
     live: Shape,
-    /// The columns are others than before.
+    /// The columns have changed.
     reshaped: bool,
     foreign_keys: Vec<ForeignKey>,
     written: Option<Written>,
@@ -197,7 +197,7 @@ impl Steps for Refresh<'_> {
             match tried(|| self.empty_twin(&live, &present))? {
                 // A cursor, or the query around this call: the next refresh empties it.
                 Err(error) if error.sqlstate() == PgSqlErrorCode::ERRCODE_OBJECT_IN_USE => {
-                    run.note("the twin that was live is not emptied yet, for this session reads it");
+                    run.note("the twin that was live is not emptied yet, because this session reads it");
                 }
                 emptied => {
                     emptied?;
@@ -239,7 +239,7 @@ impl Refresh<'_> {
         };
         if let Some(kept) = kept {
             if statistics::carry_over(twins.live.oid, twins.idle.oid, run.rows)? {
-                run.note("statistics kept, for few rows have changed since they were made");
+                run.note("statistics kept, because few rows have changed since they were made");
                 return Ok(Some(kept.clone()));
             }
         }
@@ -248,7 +248,7 @@ impl Refresh<'_> {
     }
 
     /// Empties a twin and brings it to the source's shape. When that has changed, indexes that the source has got
-    /// since are copied too; one that cannot be made here is a warning, for the data comes first.
+    /// since are copied too; one that cannot be created is a warning, for the data comes first.
     fn empty_twin(&self, twin: &Shape, present: &Present) -> Result<Shape> {
         let name = twin.table();
         table::truncate(&name)?;

@@ -29,7 +29,7 @@ pub fn rollback(destination: &str) -> Result<()> {
     }
     let name = job.destination.clone();
     let job = catalog.row(&job.dest_table)?.ok_or(Error::UnknownJob(job.dest_table))?;
-    about(&format!("Rolling snapshot {} back.", job.dest_table), || {
+    about(&format!("Rolling back snapshot \"{}\".", job.dest_table), || {
         let pinned = pin_settings()?;
         let twins = Twins::find(&name)?;
         drop(pinned);

@@ -6,7 +6,7 @@ use crate::backend::relation::oid_arg;
 use crate::backend::spi;
 use crate::destination::twins::Twins;
 use crate::destination::{column_map, table};
-use crate::error::Result;
+use crate::error::{quoted, Result};
 use crate::job::config::Job;
 use crate::method::columns::names;
 use crate::method::plan::{briefly, size, volume, Plan};
@@ -16,12 +16,16 @@ use crate::source::connection::Connection;
 
 /// In the source's snapshot, if anything is to be copied.
 pub fn tell(decision: &Decision, job: &Job, before: &State, source: &mut Connection, plan: &mut Plan) -> Result<()> {
-    plan.source(format!("look at {}: its counters and columns", job.source_table), None, Some(decision.reason.clone()));
+    plan.source(
+        format!("read counters and columns of {}", quoted(&job.source_table)),
+        None,
+        Some(decision.reason.clone()),
+    );
     let Some(present) = &decision.copy else {
         plan.here("nothing: the refresh is skipped", None, Some("0 rows".to_string()));
         return Ok(());
     };
-    // A refresh that was under way may have made the view anew meanwhile. To lock it would be wrong: that refresh holds the idle
+    // A refresh that was running may have created the view again meanwhile. To lock it would be wrong: that refresh holds the idle
     // twin, which is looked at below.
     let (twins, [view, idle]) = loop {
         let twins = Twins::find(&job.destination)?;
@@ -33,7 +37,7 @@ pub fn tell(decision: &Decision, job: &Job, before: &State, source: &mut Connect
     plan.here(
         format!("TRUNCATE {idle_name}"),
         Some(format!(
-            "ACCESS EXCLUSIVE on {}, which the view does not show, until the end of the transaction",
+            "ACCESS EXCLUSIVE on \"{}\", which the view does not show, until the end of the transaction",
             idle_name.plain()
         )),
         Some(size(table::size(twins.idle.oid)?)),
@@ -54,13 +58,13 @@ pub fn tell(decision: &Decision, job: &Job, before: &State, source: &mut Connect
     let query = rows_query(&found, &names(columns), job.condition.as_deref())?;
     let volume = volume(source, &query)?;
     let text = column_map::obstacle_to_binary(&idle, &present.shape, columns);
-    plan.copy(job, &query, &found, &idle_name.plain(), volume, text);
+    plan.copy(job, &query, &found, &quoted(&idle_name.plain()), volume, text);
     let indexes = spi::number("SELECT count(*) FROM pg_index WHERE indrelid = $1", &[oid_arg(twins.idle.oid)])?;
     plan.here(
         format!("build its indexes ({indexes}) and give it statistics"),
         None,
         Some(format!(
-            "those of {} take {}",
+            "those of \"{}\" take {}",
             live_name.plain(),
             size(spi::number("SELECT pg_indexes_size($1)", &[oid_arg(twins.live.oid)])? as u64)
         )),
@@ -82,26 +86,26 @@ pub fn tell(decision: &Decision, job: &Job, before: &State, source: &mut Connect
     if Twins::is_extended(&view, columns) {
         plan.here(
             format!("CREATE OR REPLACE VIEW {name} AS SELECT … FROM {idle_name}"),
-            Some(format!("ACCESS EXCLUSIVE on {}, {}", name.plain(), briefly())),
+            Some(format!("ACCESS EXCLUSIVE on \"{}\", {}", name.plain(), briefly())),
             None,
         );
     } else {
         plan.here(
-            format!("drop view {name} with all that depends on it, and make them anew"),
-            Some(format!("ACCESS EXCLUSIVE on {} and its dependents, {}", name.plain(), briefly())),
+            format!("drop view {name} with all that depends on it, and create them again"),
+            Some(format!("ACCESS EXCLUSIVE on \"{}\" and its dependents, {}", name.plain(), briefly())),
             Some("its columns change".to_string()),
         );
     }
     if job.keep_previous {
         plan.here(
-            format!("keep {}", live_name.plain()),
+            format!("keep \"{}\"", live_name.plain()),
             None,
             Some("keep_previous, for rollback_snapshot".to_string()),
         );
     } else {
         plan.here(
             format!("TRUNCATE {live_name}"),
-            Some(format!("ACCESS EXCLUSIVE on {}, if it is free at that instant", live_name.plain())),
+            Some(format!("ACCESS EXCLUSIVE on \"{}\", if it is free at that instant", live_name.plain())),
             Some(size(table::size(twins.live.oid)?)),
         );
     }

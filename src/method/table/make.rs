@@ -5,7 +5,7 @@ use crate::backend::identity::require_writable;
 use crate::backend::name::Name;
 use crate::backend::subtransaction::tried;
 use crate::destination::{sequences, table};
-use crate::error::Result;
+use crate::error::{quoted_list, Result};
 use crate::job::config::NewJob;
 use crate::job::method::Method;
 use crate::method::making;
@@ -38,7 +38,11 @@ fn make_objects(request: &Request<'_>) -> Result<(Name, bool)> {
     making.catalog.require_no_job(&destination.plain(), Method::Table.facts().title)?;
     let (_, missing) = sequences::find(request.sequences.as_deref().unwrap_or_default())?;
     if !missing.is_empty() {
-        notice!("{}: not there yet, and left alone until they are: {}", destination.plain(), missing.join(", "));
+        notice!(
+            "\"{}\": sequences that do not exist yet are left alone until they do: {}",
+            destination.plain(),
+            quoted_list(&missing)
+        );
     }
     let existing = making.existing_destination()?;
     if existing.is_none() {
@@ -47,7 +51,7 @@ fn make_objects(request: &Request<'_>) -> Result<(Name, bool)> {
     let job = making.job(common, "table");
     making.catalog.insert(&NewJob { truncate_cascade: Some(false), sequences: request.sequences.as_deref(), ..job })?;
     if common.debug {
-        notice!("{}: the job is recorded", destination.plain());
+        notice!("\"{}\": the job is recorded", destination.plain());
     }
     Ok((destination, common.pull_data && existing.is_none()))
 }
@@ -66,7 +70,7 @@ fn make_table(request: &making::Request<'_>, making: &mut Making) -> Result<()> 
             return Err(error);
         }
         warning!(
-            "{}: defaults and generated columns are left out, for one cannot be made here: {}",
+            "\"{}\": defaults and generated columns are left out, because one cannot be created on the destination: {}",
             name.plain(),
             error.report().message
         );

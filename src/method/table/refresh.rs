@@ -5,7 +5,7 @@ use crate::backend::relation::Relation;
 use crate::destination::column_map::{self, ColumnMap};
 use crate::destination::following::Following;
 use crate::destination::{sequences, table};
-use crate::error::Result;
+use crate::error::{quoted_list, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::method::Method;
 use crate::job::record::Status;
@@ -75,7 +75,7 @@ struct Refresh<'a> {
     status: Status,
 }
 
-/// All rows are copied, always; what there is to know of that.
+/// All rows are copied, always; this is how.
 struct Decision {
     source_table: SourceTable,
     query: String,
@@ -88,7 +88,7 @@ struct Decision {
     text: Option<String>,
     /// Those that follow the rows.
     sequences: Vec<pg_sys::Oid>,
-    /// Sequences of the job that are not there.
+    /// Sequences of the job that do not exist.
     missing: Vec<String>,
 }
 
@@ -147,7 +147,7 @@ impl Refresh<'_> {
             plan.here(format!("set sequences ({}) behind the greatest values", sequences.len()), None, None);
         }
         if !missing.is_empty() {
-            plan.here(format!("warn of sequences that are not there: {}", missing.join(", ")), None, None);
+            plan.here(format!("warn of sequences that do not exist: {}", quoted_list(missing)), None, None);
         }
         Ok(())
     }
@@ -182,7 +182,7 @@ impl Steps for Refresh<'_> {
         Ok((loaded, decision))
     }
 
-    /// All of them take their place at once; the sequences follow.
+    /// All of them become visible at once; the sequences follow.
     fn publish(&mut self, (loaded, decision): (Loaded, Decision), run: &mut Run) -> Result<Status> {
         let how = (self.cascade, &decision.following);
         loaded.publish(self.catalog, self.job, &self.destination, how, run)?;
@@ -195,9 +195,9 @@ impl Steps for Refresh<'_> {
         if decision.missing.is_empty() {
             return Ok(self.status);
         }
-        let missing = decision.missing.join(", ");
-        warning!("{}: sequences of the job are not there: {missing}", self.job.dest_table);
-        run.note(format!("sequences that are not there: {missing}"));
+        let missing = quoted_list(&decision.missing);
+        warning!("\"{}\": sequences of the job do not exist: {missing}", self.job.dest_table);
+        run.note(format!("sequences that do not exist: {missing}"));
         Ok(Status::Warning)
     }
 }

@@ -7,7 +7,7 @@ use pq_sys as pq;
 use std::ffi::CStr;
 use std::os::raw::{c_char, c_int};
 
-/// All but the rows of a table, which come as a COPY, is one JSON document at most.
+/// Except for the rows of a table, which come by COPY, an answer is one JSON document at most.
 const LONGEST: usize = 64 * 1024 * 1024;
 
 /// What the server sent for one statement.
@@ -25,7 +25,7 @@ impl Answer {
         self.first().map(|value| unsafe { text(value) })
     }
 
-    /// The first value is in the encoding that was asked for, and of letters that texts have here.
+    /// Checks that the first value is in the encoding that was asked for, and can be text of this database.
     ///
     /// # Errors
     /// Encoding.
@@ -45,14 +45,14 @@ impl Answer {
         }
     }
 
-    /// What it says: the value, and what is told of an error.
+    /// The texts in it: the value, and those of an error.
     pub(super) fn texts(&self) -> impl Iterator<Item = String> + '_ {
         let report = self.is_error().then(|| self.report());
         let told = report.into_iter().flat_map(|report| [Some(report.message), report.detail, report.hint]).flatten();
         (!self.is_too_long()).then(|| self.value()).flatten().into_iter().chain(told)
     }
 
-    /// A first value that no catalog is large enough for. It is not read.
+    /// Whether the first value is larger than any catalog could make it. It is not read then.
     pub(super) fn is_too_long(&self) -> bool {
         // SAFETY: row and column are checked against the result's size before they are asked for.
         unsafe {
@@ -116,7 +116,7 @@ pub(super) unsafe fn text(value: *const c_char) -> String {
     }
 }
 
-/// Of what a server says of an error no more is read.
+/// Bytes of an error message of a server that are read, at most.
 const LONGEST_MESSAGE: usize = 64 * 1024;
 
 /// The same, of a text that may be as long as the server likes: what is told of it.
@@ -134,7 +134,7 @@ pub(super) unsafe fn beginning(value: *const c_char) -> String {
     }
 }
 
-/// What stands in the strings of a JSON document: itself, its escapes resolved. None if nothing is escaped.
+/// A JSON document with the escapes in its strings resolved. None if nothing is escaped.
 pub(super) fn unescaped(document: &str) -> Option<String> {
     if !document.starts_with(['{', '[', '"']) || !document.contains('\\') {
         return None;
@@ -162,7 +162,7 @@ pub(super) fn unescaped(document: &str) -> Option<String> {
     Some(String::from_utf16_lossy(&result))
 }
 
-/// The SQLSTATE of an error. What is none, or stands for success, violates the protocol.
+/// The SQLSTATE of an error. One that is not valid, or stands for success, violates the protocol.
 fn real_sqlstate(code: &str) -> SqlState {
     let is_code = code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
     if is_code && !code.starts_with("00") {

@@ -1,5 +1,5 @@
-//! Connecting, step by step, each in a thread of its own that can be left alone: libpq computes as many rounds of SCRAM as the server
-//! asks for, which can be many minutes, and nothing in it looks whether anybody still waits.
+//! Connecting, step by step, each in a thread of its own that can be abandoned: libpq computes as many iterations of SCRAM as the server
+//! asks for, which can take many minutes, and it does not check for a cancel meanwhile.
 
 use pq_sys as pq;
 use std::fs::File;
@@ -9,14 +9,14 @@ use std::os::raw::c_int;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Once};
 
-/// No result of PQconnectPoll.
+/// A value that PQconnectPoll never returns.
 const RUNNING: i32 = -1;
 const LEFT_ALONE: i32 = -2;
 
 /// Threads that have not ended.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
-/// What a thread and who waits for it share.
+/// What a thread shares with the backend that waits for it.
 struct Step {
     state: AtomicI32,
     /// Can be read when the step is done.
@@ -37,8 +37,8 @@ pub(super) fn spawn(body: impl FnOnce() + Send + 'static) -> bool {
     }
 }
 
-/// PQconnectPoll, while `wait` waits until the descriptor that it is given can be read. If that says false, or raises an error, the
-/// thread is left alone with the connection, which is null from then on, and closes it in the end. None then, and if there is no thread.
+/// PQconnectPoll, while `wait` waits until the descriptor that it is given can be read. If that returns false, or raises an error, the
+/// thread is abandoned with the connection, which is null from then on, and closes it in the end. None then, and if there is no thread.
 pub(super) fn connect_poll(
     connection: &mut *mut pq::PGconn,
     mut wait: impl FnMut(c_int) -> bool,
@@ -75,7 +75,7 @@ pub(super) fn connect_poll(
     THREADS.fetch_add(1, Ordering::AcqRel);
     let started = spawn(move || {
         let of_thread = of_thread;
-        // SAFETY: nobody else uses the connection until this says that it is done; who has left it alone never does.
+        // SAFETY: nobody else uses the connection until this reports that it is done; after the thread was abandoned, nobody does.
         unsafe {
             let result = pq::PQconnectPoll(of_thread.0) as i32;
             let state = &shared.state;

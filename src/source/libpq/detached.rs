@@ -15,18 +15,18 @@ use std::time::{Duration, Instant};
 /// For all of it, connecting included.
 const MOST: Duration = Duration::from_secs(8);
 
-/// It must not make others wait behind it.
+/// It must not make others wait behind its locks.
 const SET_UP: &CStr = c"SET statement_timeout = '5s'; SET lock_timeout = '100ms'";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Done,
     Failed,
-    /// The source took all the time that there was.
+    /// The time was over before the source had done it.
     Late,
 }
 
-/// Connects, runs statements and closes, in a few seconds at most, without a look at what the backend is at. What `parameters` name
+/// Connects, runs statements and closes, in a few seconds at most, without checking for interrupts. What `parameters` name
 /// should be an address: looking a name up can take longer (as can asking for a Kerberos ticket, which they may demand). `vouched` as for
 /// `Link::open`.
 pub fn run_detached(parameters: &[(String, String)], script: &str, vouched: bool) -> Outcome {
@@ -85,7 +85,7 @@ impl Session {
         (unsafe { pq::PQsetnonblocking(connection, 1) } == 0).then_some(session)
     }
 
-    /// Again and again while somebody is in the way. Whether it worked out.
+    /// Repeats it while others hold a lock on what it needs; returns whether it succeeded.
     fn try_often(&self, script: &CStr) -> Option<bool> {
         if !self.run(SET_UP)? {
             return Some(false);

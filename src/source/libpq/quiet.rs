@@ -1,9 +1,9 @@
-//! What a source says without being asked: nothing of it is kept.
+//! Notifications and notices of a source: nothing of them is kept.
 
 use pq_sys as pq;
 use std::os::raw::c_char;
 
-/// Nobody listens; libpq would keep them all.
+/// Nobody reads notifications, and libpq would keep them all.
 pub fn drop_notifications(connection: *mut pq::PGconn) {
     // SAFETY: asks an existing connection; each notification is freed once.
     unsafe {

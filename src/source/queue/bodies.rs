@@ -1,4 +1,4 @@
-//! What the functions of a queue's triggers do.
+//! The bodies of the trigger functions of a queue.
 
 use super::capture::{Capture, Sensitive};
 use super::keys::{key_column, text};
@@ -6,13 +6,13 @@ use super::objects::{Objects, STOPPED};
 use crate::backend::name::{literal, quote, Name};
 use std::collections::BTreeSet;
 
-/// Rows of which less than this is stored, in bytes, are surely less than 1 GB when they are written as text.
+/// Rows of which fewer bytes than this are stored are certain to be less than 1 GB as text.
 const LARGE: u32 = 256 * 1024;
 
-/// Of a queue's rows those look how large it is whose numbers have none of these bits: each 1024th, and each 64th of a queue that holds whole rows.
+/// The size of a queue is checked for rows whose number has none of these bits: each 1024th, and each 64th of a queue that holds whole rows.
 const LOOK: [i64; 2] = [1023, 63];
 
-/// What functions need as variables, if they do.
+/// Variables of the functions, declared where they are used.
 pub(super) const VARIABLES: [(&str, &str); 7] = [
     ("mimeo_rows", "int8"),
     ("mimeo_place", "int8"),
@@ -23,11 +23,11 @@ pub(super) const VARIABLES: [(&str, &str); 7] = [
     ("mimeo_was", "text[]"),
 ];
 
-/// What functions do.
+/// The bodies, and the parts that they are built from.
 pub(super) struct Bodies {
     queue: String,
     full: Name,
-    /// NULL in place of each column that a statement names and the table lacks.
+    /// A FROM item with NULL for each column that a statement names, for the case that the table lacks it.
     missing: String,
     /// `mimeo_key1, …`
     list: String,
@@ -35,11 +35,11 @@ pub(super) struct Bodies {
     keys: String,
     /// The texts of the key, under these names.
     texts: String,
-    /// Of the queue, as a constant.
+    /// The sequence of the queue, as a string constant.
     sequence: String,
-    /// In a statement whose plan is kept: so that it follows the table, which what NEW and OLD are do not, in row triggers.
+    /// In row triggers: a reference to the table, so that a cached plan is invalidated when the table changes; NEW and OLD do not cause that.
     follows: String,
-    /// Whether to look how large the queue is, for a row's number.
+    /// The condition that the size of the queue need not be checked for a row's number.
     is_plain: String,
     inserted: String,
     updated: String,
@@ -102,8 +102,8 @@ impl Bodies {
         format!("{};", self.insert_of(operation, "", from, &self.follows))
     }
 
-    /// Adds rows to the queue: keys, and `more` columns, of what is mimeo_k in a FROM list. Each takes a number; one that is beyond all tells that the
-    /// queue takes no more, and some that it is time to look. A number is taken from the sequence fifty at a time, so that nobody waits for it.
+    /// Adds rows to the queue: keys, and `more` columns, of what is mimeo_k in a FROM list. Each takes a number; one beyond all others means that the
+    /// queue takes no more rows, and some mean that the size is to be checked. Numbers are cached by fifty, so that nobody waits for the sequence.
     fn insert_of(&self, operation: char, more: &str, from: &str, selected: &str) -> String {
         let Bodies { queue, list, keys, sequence, full, is_plain, .. } = self;
         let (comma, theirs) = if more.is_empty() { ("", String::new()) } else { (", ", format!(", mimeo_k.{more}")) };
@@ -114,7 +114,7 @@ impl Bodies {
         )
     }
 
-    /// Of the keys of old rows, those that are none of the new rows.
+    /// The condition that the key of an old row is not that of a new row.
     fn is_moved(&self, new: &str) -> String {
         format!("({}) <> (SELECT {} FROM {})", self.keys, self.keys, self.key(new))
     }
@@ -158,7 +158,7 @@ impl Bodies {
                 self.gone(capture, old, "")
             );
         }
-        // A single row is the usual case. Of several, those whose keys are others now are only looked for if any can be.
+        // A single row is the usual case. Of several rows, those whose keys have changed are only searched for if there can be any.
         let first = both(&format!("{old} LIMIT 1"), &format!("{new} LIMIT 1"));
         let moved = format!("SELECT {keys} FROM {} EXCEPT SELECT {keys} FROM {}", self.key(old), self.key(new));
         let differ = self.keys_differ(capture);
@@ -189,14 +189,14 @@ impl Bodies {
         format!("{} IS DISTINCT FROM {}", sum("old_rows"), sum("new_rows"))
     }
 
-    /// Of mimeo_k.
+    /// The condition that mimeo_k is not the key of a new row.
     fn absent_from_new(&self) -> String {
         let same: Vec<_> = self.list.split(", ").map(|key| format!("mimeo_n.{key} = mimeo_k.{key}")).collect();
         let new = format!("SELECT {} FROM {}", self.keys, self.key("new_rows"));
         format!(" AND NOT EXISTS (SELECT FROM ({new}) mimeo_n WHERE {})", same.join(" AND "))
     }
 
-    /// Only rows in which one of these columns has changed, and keys that are others now.
+    /// Queues only rows in which one of these columns has changed, and keys that have changed.
     fn update_compared(&self, capture: &Capture<'_>, columns: &[String]) -> String {
         let row = |rows: &str, name: &str| {
             format!(
@@ -271,14 +271,14 @@ impl Bodies {
         format!("IF {as_known}{small} THEN {plain}; ELSE {} END IF;", self.gone_by_name(capture, also))
     }
 
-    /// The same of whatever columns there are. It pins settings by itself.
+    /// The same for whatever columns the table has. It pins settings by itself.
     fn gone_by_name(&self, capture: &Capture<'_>, also: &str) -> String {
         let (from, using) = if capture.rows { ("'(SELECT ($1).*) mimeo_r'", " USING OLD") } else { ("'old_rows'", "") };
         format!("mimeo_from := {from}; {}", self.gone_slowly(capture, using, also))
     }
 
-    /// The same of any columns and any length, from what mimeo_from names. A row that is too much to be written as text is queued
-    /// without what it held.
+    /// The same for any columns and any length, from the FROM item in mimeo_from. A row that is too large as text is queued
+    /// without its values.
     fn gone_slowly(&self, capture: &Capture<'_>, using: &str, also: &str) -> String {
         let filter = if capture.all {
             String::new()
@@ -299,7 +299,7 @@ impl Bodies {
                 format!("PERFORM set_config('{}', mimeo_was[{}], true);", setting.name(), ordinal + 1)
             })
             .collect();
-        // What stands between the parts is put together there.
+        // What is between the parts is known at run time only.
         let split = |more: &str, item: &str| {
             let from = format!("{}, LATERAL (SELECT {}{item} FROM \u{1} mimeo_x) mimeo_k", self.missing, self.texts);
             let whole = self.insert_of('D', more, &from, &format!(" WHERE true{also}"));
@@ -349,8 +349,8 @@ impl Bodies {
         )
     }
 
-    /// A table of a hierarchy is not the whole of it, so its keys are queued, if the transaction sees them all; a partitioned
-    /// table is. Where that cannot be, all rows will be copied.
+    /// A TRUNCATE of one table of a hierarchy does not empty all of it, so the keys of the table are queued, if the transaction sees
+    /// them all; that of a partitioned table does. Where the keys cannot be queued, all rows will be copied.
     fn truncate(&self, capture: &Capture<'_>) -> String {
         let whole = format!("INSERT INTO {} (mimeo_op) VALUES ('T');", self.queue);
         if capture.cloned {
@@ -379,7 +379,7 @@ impl Bodies {
         )
     }
 
-    /// Of the function that an event has for itself.
+    /// The body of the function for one event.
     pub fn of(&self, event: &str) -> &str {
         match event {
             "insert" => &self.inserted,
@@ -388,7 +388,7 @@ impl Bodies {
         }
     }
 
-    /// Of one function for all events. What usually comes a row at a time is asked for first.
+    /// The body of one function for all events. Events that usually come a row at a time are tested first.
     pub fn together(&self) -> String {
         format!(
             "IF TG_OP = 'INSERT' THEN {} ELSIF TG_OP = 'UPDATE' THEN {} ELSIF TG_OP = 'DELETE' THEN {} ELSE {} END IF;",
@@ -396,8 +396,9 @@ impl Bodies {
         )
     }
 
-    /// Whether the queue takes a row whose number is one of those that look. A queue that has become too large is stopped by its sequence:
-    /// everybody sees it at once, nobody waits for it, and a rollback leaves it. A number that a session has taken then, and kept, says nothing any more.
+    /// The function that checks the size of the queue, and returns whether it takes more rows. A queue that has become too large is stopped by
+    /// its sequence: everybody sees that at once, nobody waits for it, and a rollback does not undo it. A number that a session has cached before
+    /// that says nothing any more.
     pub fn full_script(&self) -> String {
         let (queue, sequence) = (literal(&self.queue), &self.sequence);
         let body = format!(
@@ -428,7 +429,7 @@ fn list_of(columns: &[String]) -> String {
     columns.iter().map(|column| quote(column)).collect::<Vec<_>>().join(", ")
 }
 
-/// Types of PostgreSQL's own that are never longer than some bytes.
+/// Built-in types of a fixed length of some bytes.
 fn has_fixed_length(oid: u32) -> bool {
     const FIXED: [u32; 20] =
         [16, 18, 19, 20, 21, 23, 26, 600, 700, 701, 790, 829, 774, 1082, 1083, 1114, 1184, 1186, 1266, 2950];

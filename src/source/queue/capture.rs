@@ -26,7 +26,7 @@ pub struct Capture<'a> {
     pub rows: bool,
     /// Partitions get the triggers of the table by themselves.
     pub cloned: bool,
-    /// What is made depends on its version.
+    /// Its version decides what is created.
     pub server: Server,
     /// INSERT, UPDATE and DELETE have functions of their own. Not with `rows`.
     pub by_statement: bool,
@@ -69,7 +69,7 @@ impl Sensitive {
         }
     }
 
-    /// Those that text of a type depends on; of a type that is none of PostgreSQL's plain ones, all may be.
+    /// Those that text of a type depends on; for a type that is not a plain built-in one, possibly all.
     fn of(shape: &Shape, type_oid: u32) -> &'static [Sensitive] {
         let mut oid = type_oid;
         while let Some(found) = shape.types.get(&oid).filter(|found| found.kind == 'd') {
@@ -123,10 +123,10 @@ pub struct Form {
     pub sensitive: Vec<String>,
 }
 
-/// The number of `Form`s that this release makes.
+/// The layout number of the `Form`s of this release.
 const LAYOUT: u32 = 1;
 
-/// What stands in a function's comment.
+/// What a function's comment says.
 #[derive(Debug, Clone)]
 pub enum Found {
     /// The function is gone.

@@ -58,7 +58,7 @@ impl Changes<'_> {
         format!("NOT EXISTS (SELECT FROM ({}) \"mimeo_r\" WHERE {same})", self.rows)
     }
 
-    /// The keys of which there is no row now.
+    /// The keys for which there is no row now.
     pub fn gone(&self) -> String {
         format!("SELECT {} FROM ({}) \"mimeo_k\" WHERE {}", self.key.list("\"mimeo_k\""), self.keys(), self.absent())
     }
@@ -99,7 +99,7 @@ impl Changes<'_> {
         )
     }
 
-    /// Of a logdel queue: keys of rows that are out of sight without having been kept, and since when.
+    /// Of a logdel queue: keys of rows that the job no longer sees and whose values were not queued, and since when.
     pub fn left(&self) -> String {
         let list = self.key.list("");
         format!(

@@ -33,7 +33,7 @@ impl Connection {
         }
     }
 
-    /// What it means that a transaction could not write: the source has become a standby.
+    /// The error of a transaction that could not write because the source has become a standby.
     pub(super) fn refused_writing(&mut self, error: Error) -> Error {
         if error.sqlstate() != PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED
             || self.roll_back().is_err()

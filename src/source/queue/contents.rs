@@ -30,7 +30,7 @@ pub struct Summary {
     pub truncated: Option<String>,
     /// mimeo_seq of the last row of a batch, if there are more.
     pub cut: Option<i64>,
-    /// Rows whose key nobody knows: the table had no column of that name.
+    /// Rows whose key is unknown: the table had no column of that name.
     pub unknown: u64,
     /// Deleted rows that could not be kept.
     pub not_kept: u64,
@@ -44,11 +44,11 @@ pub struct Summary {
     pub max_size: Option<String>,
     /// `Capture::form` of what was made, as text.
     form: Option<String>,
-    /// What this snapshot sees may not be on the source's disk yet: a transaction that did not wait for it.
+    /// What this snapshot sees may not be on the source's disk yet, because of an asynchronous commit.
     pub unflushed: bool,
-    /// It has grown far beyond what it holds now, if that is nothing.
+    /// It is empty, but its files are large.
     pub bloated: bool,
-    /// Which database has used it last, as `mark_user` has written it.
+    /// Which database has used it last, as `mark_queue` has written it.
     pub user: Option<String>,
 }
 
@@ -154,7 +154,7 @@ impl Connection {
         } else {
             ("max('truncated'::pg_catalog.text) FILTER (WHERE mimeo_op = 'T')", "false")
         };
-        // A queue of 2.1 lacks such columns: then theirs are these.
+        // A queue of 2.1 lacks these columns, and gets constants in their place.
         let names: Vec<_> = (0..keys.max(1)).map(key_column).collect();
         let known: Vec<_> = names.iter().map(|name| format!("''::pg_catalog.text AS {name}")).collect();
         let unknown: Vec<_> = names.iter().map(|name| format!("{name} IS NULL")).collect();
@@ -196,7 +196,7 @@ impl Connection {
     }
 }
 
-/// Asks for what `mark_user` has written.
+/// The query for what `mark_queue` has written.
 fn user_of(queue: &Name) -> String {
     let queue = literal(&queue.to_string());
     format!(
@@ -205,7 +205,7 @@ fn user_of(queue: &Name) -> String {
     )
 }
 
-/// Asks for the type of a queue's column mimeo_xid: a queue that was made on a server before 13 keeps its own when the server is upgraded.
+/// The query for the type of a queue's column mimeo_xid: a queue that was made on a server before 13 keeps its own when the server is upgraded.
 pub(super) fn transaction_type(queue: &Name) -> String {
     format!(
         "SELECT pg_catalog.format_type(a.atttypid, NULL) FROM pg_catalog.pg_attribute a
@@ -214,7 +214,7 @@ pub(super) fn transaction_type(queue: &Name) -> String {
     )
 }
 
-/// Whether a row of the queue was there in the snapshot $2.
+/// The condition that a row of the queue is visible in the snapshot $2.
 pub(super) fn visible(transaction_type: Option<String>) -> &'static str {
     if transaction_type.as_deref() == Some("bigint") {
         "txid_visible_in_snapshot(mimeo_xid, $2::pg_catalog.txid_snapshot)"

@@ -6,8 +6,8 @@ use super::objects::Objects;
 use super::triggers::limit_script;
 use crate::backend::name::{literal, quote};
 
-/// Turns a queue of 2.1 into one of today. What a deleted row held was written as JSON has it: what cannot be read as the table's columns
-/// any more was not kept.
+/// Converts a queue of 2.1 to one of this release. It holds deleted rows as row_to_json wrote them; if these can no longer be read as rows of
+/// the table, they count as not kept.
 pub(super) fn conversion_script(objects: &Objects, capture: &Capture<'_>) -> String {
     let queue = &objects.queue;
     let mut script = format!(

@@ -38,13 +38,13 @@ pub struct QueueKey {
     pub typed: bool,
 }
 
-/// How the `place`th column of the key, from 0, is called in a queue.
+/// The name that the column of the key with this ordinal, from 0, has in a queue.
 pub fn key_column(ordinal: usize) -> String {
     format!("mimeo_key{}", ordinal + 1)
 }
 
 impl QueueKey {
-    /// `(mimeo_key1)::int AS mimeo_key1, …`: the key of the queue's rows in the table's types. Names of ours, for those of the table may be any.
+    /// `(mimeo_key1)::int AS mimeo_key1, …`: the key of the queue's rows in the table's types. The names are ours, because those of the table may be anything.
     pub fn typed_list(&self) -> String {
         let list = self.columns.iter().enumerate().map(|(ordinal, key)| {
             let name = key_column(ordinal);
@@ -170,7 +170,7 @@ pub(super) fn qualified(alias: &str, columns: &[String]) -> String {
     columns.iter().map(|column| format!("{alias}.{}", quote(column))).collect::<Vec<_>>().join(", ")
 }
 
-/// A value as text. No cast: somebody may have made one.
+/// A value as text. No cast is used: users may have defined one.
 pub(super) fn text(value: &str) -> String {
     format!("CASE WHEN num_nulls({value}) = 0 THEN concat({value}) END")
 }

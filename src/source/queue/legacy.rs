@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 /// What is there on the source for a job of 1.5.1.
 pub struct Legacy {
-    /// The names are those that ours have: only of the triggers there are more.
+    /// The names are the same as those of our objects, of which only the triggers are more.
     pub objects: Objects,
     /// The queue is still that of 1.5.1.
     old_queue: bool,

@@ -63,7 +63,7 @@ impl Connection {
     }
 
     /// Puts functions and triggers of the other form in place of those that are there, in one transaction of the source, and
-    /// leaves the queue as it is, but for turning one of 2.1 (`typed`) into one of today. One try: false if somebody else has the table locked, or
+    /// leaves the queue as it is, but for converting one of 2.1 (`typed`) to one of this release. One try: false if somebody else has the table locked, or
     /// the source refuses.
     pub fn change_functions(
         &mut self,
@@ -102,8 +102,8 @@ impl Connection {
         self.change_source(&triggers_script(objects, &member.table(), capture), wait, "making triggers")
     }
 
-    /// Before a release that knows nothing of such a queue takes it over: functions of a name that it does not expect go, and their triggers
-    /// with them. It finds a form that it cannot read, makes its own, and copies all rows.
+    /// Before an older release takes over a queue that it does not know: drops functions whose names it does not expect, and their triggers
+    /// with them. That release then finds a form that it cannot read, makes its own, and copies all rows.
     pub fn leave_to_older(&mut self, objects: &Objects, wait: Patience) -> Result<()> {
         self.end_snapshot()?;
         let script = format!(

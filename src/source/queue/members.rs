@@ -25,7 +25,7 @@ pub struct Member {
     child: bool,
     /// It holds no rows of its own, its partitions do.
     partitioned: bool,
-    /// The youngest of its triggers: those of a partition that is detached go, and others come when it is attached again.
+    /// The newest of its triggers: a partition that is detached loses them, and gets others when it is attached again.
     trigger: u32,
     /// How many of the job's triggers it has that fire, and that do not.
     firing: u32,
@@ -39,7 +39,7 @@ impl Member {
         self.child
     }
 
-    /// What tells that nothing happened to it behind the triggers.
+    /// Stays the same as long as nothing happens to the table that its triggers do not see.
     pub fn storage_id(&self, cloned: bool) -> (u32, u32, u32) {
         if cloned {
             (self.oid, self.file, self.trigger)
@@ -109,7 +109,7 @@ impl Connection {
         let Some(fix) = grant::fixes(&self.capture_rights(schema, members, cloned)?) else { return Ok(()) };
         Err(Error::SourceRight {
             role: self.role().to_string(),
-            action: format!("make a queue in schema {schema} and triggers on the table"),
+            action: format!("make a queue in schema \"{schema}\" and triggers on the table"),
             source_label: self.label().to_string(),
             fix,
         })

@@ -1,4 +1,4 @@
-//! The names of what a job has on its source, and what takes it away.
+//! The names of a job's objects on its source, and the statements that drop them.
 
 use crate::backend::name::{literal, with_suffix, Name, MAX_BYTES};
 use crate::error::{Error, Result};
@@ -37,12 +37,12 @@ impl Objects {
         self.function.name.len() + LONGEST_BY_STATEMENT <= MAX_BYTES
     }
 
-    /// What numbers the rows of the queue, and tells whether it takes any: see `STOPPED`.
+    /// The sequence that numbers the rows of the queue, and shows whether it takes any: see `STOPPED`.
     pub(super) fn sequence(&self) -> Name {
         self.queue.sibling(with_suffix(&self.queue.name, "_seq"))
     }
 
-    /// What looks how large the queue is.
+    /// The function that checks the size of the queue.
     pub(super) fn full(&self) -> Name {
         let name = &self.function.name;
         let full = match name.rfind("_mimeo_queue") {
@@ -52,7 +52,7 @@ impl Objects {
         self.function.sibling(full)
     }
 
-    /// What the trigger of an event calls.
+    /// The function that the trigger of an event calls.
     pub(super) fn function_of(&self, event: &str, by_statement: bool) -> Name {
         if by_statement && BY_STATEMENT.contains(&event) {
             self.function.sibling(format!("{}_{event}", self.function.name))
@@ -61,7 +61,7 @@ impl Objects {
         }
     }
 
-    /// All that may be there.
+    /// All functions that may exist.
     fn functions(&self) -> Vec<Name> {
         let by_statement = BY_STATEMENT.iter().filter(|_| self.has_room()).map(|event| self.function_of(event, true));
         [self.function.clone(), self.full()].into_iter().chain(by_statement).collect()
@@ -76,24 +76,24 @@ impl Objects {
         serde_json::Value::from_iter(self.functions().into_iter().map(|function| function.name)).to_string()
     }
 
-    /// Takes the functions away, and their triggers with them.
+    /// Drops the functions, and their triggers with them.
     pub(super) fn function_removal(&self) -> String {
         let functions: Vec<_> = self.functions().iter().map(|function| self.signature(function)).collect();
         format!("DROP FUNCTION IF EXISTS {} CASCADE;", functions.join(", "))
     }
 
-    /// Takes those away that releases before 2.2 have no names for.
+    /// Drops those that releases before 2.2 do not know.
     pub(super) fn parts_removal(&self) -> String {
         let parts: Vec<_> = self.functions().iter().skip(1).map(|function| self.signature(function)).collect();
         format!("DROP FUNCTION IF EXISTS {} CASCADE;", parts.join(", "))
     }
 
-    /// Takes them all away.
+    /// Drops all of them.
     pub fn removal(&self) -> String {
         format!("{} DROP TABLE IF EXISTS {};", self.function_removal(), self.queue)
     }
 
-    /// Takes them away if they are those that were made with this number.
+    /// Drops them if they are those that were made with this number.
     pub fn removal_of(&self, number: i64) -> String {
         let queue = &self.queue;
         let body = format!(
@@ -120,8 +120,8 @@ pub(super) const BY_STATEMENT: [&str; 3] = ["insert", "update", "delete"];
 const LONGEST_BY_STATEMENT: usize = "_insert".len();
 
 impl Connection {
-    /// Refuses objects that were made for another destination, or are none of mimeo's: what a job says that it has on the source is
-    /// a row that somebody may have written.
+    /// Refuses objects that were made for another destination, or that are not mimeo's: the names of a job's objects come from a row
+    /// that somebody may have written by hand.
     ///
     /// # Errors
     /// ForeignQueue.
@@ -155,7 +155,7 @@ impl Connection {
         })
     }
 
-    /// Refuses to go on if the role may not take the objects away.
+    /// Refuses to go on if the role may not drop the objects.
     ///
     /// # Errors
     /// TriggerOwner.

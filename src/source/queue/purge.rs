@@ -1,4 +1,4 @@
-//! Taking rows out of a queue, and what else its owner writes to it.
+//! Deleting rows from a queue, and what else its owner writes to it.
 
 use super::contents::{transaction_type, visible, BLOATED};
 use super::objects::STOPPED;
@@ -59,8 +59,8 @@ impl Connection {
         Ok(left.as_deref() != Some("foreign"))
     }
 
-    /// Gives the room of dead rows back at once: an old snapshot may keep VACUUM from doing so. If the queue holds nothing,
-    /// and nobody (VACUUM included) is at it at this instant.
+    /// Gives the space of dead rows back at once, which an old snapshot may keep VACUUM from doing. Only if the queue is empty,
+    /// and nobody (VACUUM included) has locked it at this instant.
     pub fn shrink(&mut self, queue: &Name) -> Result<()> {
         let script = format!(
             "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; SET LOCAL search_path = pg_catalog, pg_temp;
@@ -84,7 +84,7 @@ impl Connection {
     }
 
     /// Lets a queue that was full take changes again, now that it is emptied: before the snapshot that all rows are copied in. First a row that
-    /// tells so, whatever becomes of the rest. False if somebody is at it for so long that it stays as it is.
+    /// records this, whatever becomes of the rest. False if others use the queue for so long that it stays as it is.
     pub fn restart_queue(&mut self, queue: &Name, wait: Patience) -> Result<bool> {
         self.end_snapshot()?;
         let numbers = format!(
@@ -115,7 +115,7 @@ impl Connection {
         }
     }
 
-    /// After the source was restored elsewhere, its xids are others: what is there counts as written now.
+    /// After the source was restored to another cluster, its xids are different: the rows of the queue count as written now.
     pub fn adopt_queue(&mut self, queue: &Name) -> Result<()> {
         self.script(
             &format!(
@@ -127,8 +127,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Writes down which database uses a queue from now on: its cluster and its OID; and how large it may become. Where that cannot be had (a
-    /// standby, a VACUUM that is at work for long), the next refresh does it.
+    /// Writes down which database uses a queue from now on: its cluster and its OID; and how large it may become. Where that is not possible (a
+    /// standby, a VACUUM that runs for long), the next refresh does it.
     pub fn mark_queue(&mut self, queue: &Name, user: &str, max_size: Option<i64>) -> Result<()> {
         let script = format!(
             "BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; SET LOCAL lock_timeout = 1000;
