@@ -102,7 +102,7 @@ SELECT on_source($$CREATE TABLE app.hidden (id int); REVOKE ALL ON app.hidden FR
 SELECT throws_like($$SELECT mimeo.snapshot_maker('app.hidden', 1)$$, 'role "reader" may not read "app.hidden" on data source 1 %',
     'a source table that the role may not read');
 SELECT on_source($$CREATE TABLE app.hollow ()$$);
-SELECT throws_like($$SELECT mimeo.snapshot_maker('app.hollow', 1)$$, 'app.hollow on % cannot be copied: no column %',
+SELECT throws_like($$SELECT mimeo.snapshot_maker('app.hollow', 1)$$, '"app.hollow" on % cannot be copied: no column %',
     'a table without columns');
 SELECT on_source($$CREATE FUNCTION app.twice(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 2';
     CREATE TABLE app.calls (id int); CREATE INDEX ON app.calls (app.twice(id));$$);

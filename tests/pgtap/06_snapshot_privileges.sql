@@ -119,7 +119,7 @@ SELECT matches(pg_temp.told('host=127.0.0.1 port=1 dbname=postgres:/reader:hunte
 
 -- What a connection may be given by who is no superuser
 SELECT is(pg_temp.told('host=127.0.0.1 ' || p || '=x'),
-    '42501 data source 1 cannot be used: only a superuser may give it the connection parameter ' || p, p || ' is a superuser''s to give')
+    '42501 data source 1 cannot be used: only a superuser may give it the connection parameter "' || p || '"', p || ' is a superuser''s to give')
   FROM unnest('{passfile,service,sslcert,sslkey,sslpassword,requirepeer,krbsrvname,gsslib,replication}'::text[]) p;
 SELECT is(pg_temp.told(format('host=127.0.0.1 port=%s dbname=%s application_name=mine connect_timeout=18446744073709551615
     sslmode=prefer keepalives=1 keepalives_idle=10 target_session_attrs=any options=''-c work_mem=1MB''',

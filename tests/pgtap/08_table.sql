@@ -130,7 +130,7 @@ SELECT mimeo.refresh_table('app.p');
 SELECT is(nextval('app.ids'), 1::bigint, 'and begins anew when they are empty');
 UPDATE mimeo.refresh_config_table SET sequences = '{app.nope}' WHERE dest_table = 'app.p';
 SELECT mimeo.refresh_table('app.p');
-SELECT is((last_run('app.p')).status || ': ' || split_part((last_run('app.p')).reason, '; ', -1), 'warning: sequences that are not there: app.nope',
+SELECT is((last_run('app.p')).status || ': ' || split_part((last_run('app.p')).reason, '; ', -1), 'warning: sequences that do not exist: "app.nope"',
     'C1: one that does not exist is a warning');
 
 -- Destinations that are there

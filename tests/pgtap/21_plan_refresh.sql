@@ -21,7 +21,7 @@ SELECT mimeo.snapshot_maker('app.t', 1, 'app.snap'), mimeo.table_maker('app.t', 
        mimeo.snapshot_maker('app.weird', 1), mimeo.table_maker('app.other', 1, 'app.inplace') \g /dev/null
 
 -- A snapshot
-SELECT alike(pg_temp.planned('app.snap', '2 |%'), '2 | source | connect to % as reader', 'where a snapshot comes from');
+SELECT alike(pg_temp.planned('app.snap', '2 |%'), '2 | source | connect to % as role "reader"', 'where a snapshot comes from');
 SELECT alike(pg_temp.planned('app.snap', '3 |%'), '3 | source | read counters and columns of "app.t" | unchanged on the source', 'a snapshot that would be skipped: why');
 SELECT is(pg_temp.planned('app.snap', '4 |%'), '4 | destination | nothing: the refresh is skipped | 0 rows', 'and that it would');
 SELECT is((SELECT max(step) FROM mimeo.plan_refresh('app.snap')), 4, 'and no more');

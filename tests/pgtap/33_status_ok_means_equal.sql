@@ -139,7 +139,7 @@ DECLARE m text;
 BEGIN
     PERFORM on_source(format('ALTER TABLE app.wide ALTER %s TYPE %s', p_column, p_type));
     FOREACH m IN ARRAY '{dml,logdel,updater,inserter,table}'::text[] LOOP
-        RETURN NEXT alike(pg_temp.told(format('SELECT mimeo.refresh_%s(%L)', m, 'app.wide_' || m)), format('42804 %%column %s is %%ALTER TABLE%%ALTER COLUMN "%s" TYPE %%', p_column, p_column), format('F6: %s %s of %s', p_column, p_type, m));
+        RETURN NEXT alike(pg_temp.told(format('SELECT mimeo.refresh_%s(%L)', m, 'app.wide_' || m)), format('42804 %%column "%s" is %%ALTER TABLE%%ALTER COLUMN "%s" TYPE %%', p_column, p_column), format('F6: %s %s of %s', p_column, p_type, m));
         EXECUTE format('ALTER TABLE app.wide_%s ALTER %s TYPE %s', m, p_column, p_type);
         RETURN NEXT lives_ok(format('SELECT mimeo.refresh_%s(%L)', m, 'app.wide_' || m), 'F6: and works with it');
     END LOOP;
