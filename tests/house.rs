@@ -151,7 +151,11 @@ fn only_compat_knows_versions_of_postgresql() {
     let asks: Vec<_> = modules
         .iter()
         .filter(|(module, _)| *module != "backend::compat")
-        .filter(|(_, code)| code.contains("feature = \"p") || code.contains("unsafe extern \"C-unwind\" {"))
+        .filter(|(_, code)| {
+            code.contains("feature = \"pg1")
+                || code.contains("feature = \"pre_pg")
+                || code.contains("unsafe extern \"C-unwind\" {")
+        })
         .map(|(module, _)| module)
         .collect();
     assert!(asks.is_empty(), "{asks:#?}");

@@ -5,8 +5,9 @@ use crate::backend::identity::pin_settings;
 use crate::backend::name::Name;
 use crate::backend::relation::oid_arg;
 use crate::backend::spi;
-use crate::error::Result;
+use crate::error::{quoted_list, Result};
 use crate::source::survey::COLUMN_TYPES;
+use pgrx::notice;
 use std::collections::HashSet;
 
 /// A column of a source that the destination lacks, or holds with another type.
@@ -23,7 +24,7 @@ pub struct MissingColumn {
 pub fn source_columns(data_source_id: Option<i32>) -> Result<Vec<MissingColumn>> {
     let (catalog, jobs) = jobs(data_source_id)?;
     let _pinned = pin_settings()?;
-    let mut missing = Vec::new();
+    let (mut missing, mut following) = (Vec::new(), Vec::new());
     let alone = data_source_id.is_some();
     for_each_job(&catalog, jobs, "check_source_columns", alone, |source, job, destination, table| {
         let held: Vec<(String, String, String)> =
@@ -32,6 +33,9 @@ pub fn source_columns(data_source_id: Option<i32>) -> Result<Vec<MissingColumn>>
         for column in source.column_types(table)? {
             let copied = job.filter.as_ref().is_none_or(|filter| filter.contains(&column.0));
             if copied && !held.contains(&(column.0.as_str(), column.2.as_str())) {
+                if job.follows_columns() && !following.contains(&destination.name().plain()) {
+                    following.push(destination.name().plain());
+                }
                 missing.push(MissingColumn {
                     destination: destination.name(),
                     source: table.table(),
@@ -43,5 +47,8 @@ pub fn source_columns(data_source_id: Option<i32>) -> Result<Vec<MissingColumn>>
         }
         Ok(())
     })?;
+    if !following.is_empty() {
+        notice!("the next refresh follows the columns of these jobs: {}", quoted_list(&following));
+    }
     Ok(missing)
 }

@@ -152,10 +152,10 @@ impl Following {
                         shape.columns[at].name.clone_from(to);
                     }
                 }
-                Change::Add { column, .. } => shape.columns.push(Column {
+                Change::Add { column, clause, .. } => shape.columns.push(Column {
                     type_oid: column.type_oid,
                     not_null: false,
-                    generated: None,
+                    generated: matches!(clause, Clause::Generated(_)).then(|| "s".to_string()),
                     identity: None,
                     ..column.source.clone()
                 }),
@@ -212,8 +212,17 @@ impl Following {
     /// What a column is called in a shadow table, where nothing is renamed.
     pub fn in_shadow(&self, name: &str) -> String {
         match self.added(name) {
-            Some((at, _)) => shadow_column(at),
+            Some((at, _)) => self.added_in_shadow(at, name),
             None => self.before(name).unwrap_or(name).to_string(),
+        }
+    }
+
+    /// The `at`th change adds it to a shadow table under a name that no other column has: one that is renamed still has its own there.
+    fn added_in_shadow(&self, at: usize, name: &str) -> String {
+        if self.after(name) == name {
+            name.to_string()
+        } else {
+            format!("mimeo_added_{at}")
         }
     }
 
@@ -291,9 +300,10 @@ impl Following {
         }
         for (at, change) in self.changes.iter().enumerate() {
             if let Change::Add { column, given, comment, at_once, clause } = change {
-                let name = if renames { column.source.name.clone() } else { shadow_column(at) };
+                let name =
+                    if renames { column.source.name.clone() } else { self.added_in_shadow(at, &column.source.name) };
                 let given = given.as_deref().map(|given| (given, *at_once));
-                add(table, &name, column, given, *clause)?;
+                add(table, &name, column, given, clause)?;
                 if let Some(comment) = comment.as_ref().filter(|_| renames) {
                     describe(table, &name, comment)?;
                 }
@@ -339,7 +349,7 @@ impl Following {
                     if column.source.not_null && !(*at_once && given.is_some()) =>
                 {
                     let name = column.source.name.clone();
-                    (if renames { name.clone() } else { shadow_column(at) }, name)
+                    (if renames { name.clone() } else { self.added_in_shadow(at, &name) }, name)
                 }
                 _ => continue,
             };
@@ -492,9 +502,4 @@ fn without_length(sql_type: &str) -> String {
         (Some(from), Some(to)) if from < to => format!("{}{}", &sql_type[..from], &sql_type[to + 1..]),
         _ => sql_type.to_string(),
     }
-}
-
-/// The `at`th change adds it to a shadow table under a name that no other column has.
-fn shadow_column(at: usize) -> String {
-    format!("mimeo_added_{at}")
 }

@@ -1,6 +1,7 @@
 //! Columns that were added, renamed, widened or dropped on the source, and what follows from that for the destination of a job with
 //! follow_columns. Snapshots do it in their own way.
 
+use crate::backend::parse;
 use crate::backend::relation::Relation;
 use crate::destination::alter::{self, Clause};
 use crate::destination::column_map;
@@ -11,7 +12,7 @@ use crate::job::config::{Catalog, Job, Renamed};
 use crate::job::method::Method;
 use crate::job::run::Run;
 use crate::method::connecting::connect_job;
-use crate::shape::{Column, Shape};
+use crate::shape::{Column, ColumnDefault, Shape};
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
 use crate::source::seen::{Arrivals, Known, Seen};
@@ -110,15 +111,13 @@ fn wishes(columns: &[Column], local: &Shape, shape: &Shape, before: Option<&[Kno
     let history = before.unwrap_or_default();
     let numbered: HashMap<i16, &Known<'_>> = history.iter().map(|known| (known.number, known)).collect();
     let was_there = |name: &str| history.iter().any(|known| known.name == name);
-    // Old and new names, where the destination still has the old one.
+    // Old and new names, where the destination still has the old one: else somebody has renamed it there already.
     let renamed: Vec<(&str, &str)> = columns
         .iter()
         .filter_map(|column| {
             let old = numbered.get(&column.number).filter(|old| old.name != column.name)?;
             local.column(old.name).is_some().then_some((old.name, column.name.as_str()))
         })
-        // Somebody has renamed it here already.
-        .filter(|(old, new)| local.column(new).is_none() || shape.column(old).is_some() || !was_there(old))
         .collect();
     let leaves = |name: &str| renamed.iter().any(|(old, _)| *old == name);
     for column in columns {
@@ -171,6 +170,9 @@ struct Facts {
     local: Vec<LocalColumn>,
     primary_key: Vec<String>,
     with_default: Vec<String>,
+    /// Of a table job.
+    defaults: Option<Vec<ColumnDefault>>,
+    renames: bool,
 }
 
 impl Facts {
@@ -186,12 +188,37 @@ impl Facts {
             Wish::Add { column } | Wish::Compare { column, .. } => Some(column.clone()),
             _ => None,
         };
+        let defaults = match sides.job.method() {
+            Method::Table if !names.is_empty() => Some(source.defaults(table)?),
+            _ => None,
+        };
         let typed: Vec<Column> = wishes.iter().filter_map(of_type).collect();
         Ok(Facts {
             arrivals,
             local: localise(&typed, &table.table())?,
             primary_key: alter::primary_key(oid)?,
             with_default: alter::with_default(oid)?,
+            defaults,
+            renames: wishes.iter().any(|wish| matches!(wish, Wish::Rename { .. })),
+        })
+    }
+
+    /// What a table job's column has from the source.
+    fn clause(&self, column: &Column) -> Result<Clause> {
+        let default = self.defaults.iter().flatten().find(|default| default.column == column.name);
+        Ok(match (&self.defaults, column.identity.as_deref(), default) {
+            (None, ..) => Clause::None,
+            (_, Some("a"), _) => Clause::IdentityAlways,
+            (_, Some("d"), _) => Clause::IdentityByDefault,
+            // An expression may name columns, which a shadow table has under other names.
+            (_, _, Some(default)) if default.generated && !self.renames => {
+                Clause::Generated(default.expression.clone())
+            }
+            (_, _, Some(default)) if !default.generated => match parse::expression(&default.expression)? {
+                Some(expression) if expression.constant => Clause::Default(default.expression.clone()),
+                _ => Clause::None,
+            },
+            _ => Clause::None,
         })
     }
 
@@ -203,15 +230,11 @@ impl Facts {
 
 /// What is done about it.
 fn change(wish: &Wish, sides: &Sides<'_>, facts: &Facts) -> Result<Option<Change>> {
-    let Sides { job, destination, local, shape, .. } = sides;
+    let Sides { destination, local, shape, .. } = sides;
     Ok(match wish {
         Wish::Rename { own, to } => Some(Change::Rename { own: own.clone(), to: to.clone() }),
         Wish::Add { column } => {
-            let clause = match (job.method(), column.identity.as_deref()) {
-                (Method::Table, Some("a")) => Clause::IdentityAlways,
-                (Method::Table, Some("d")) => Clause::IdentityByDefault,
-                _ => Clause::None,
-            };
+            let clause = facts.clause(column)?;
             Some(Change::Add {
                 column: facts.local(&column.name)?.clone(),
                 given: facts.arrivals.given.get(&column.name).cloned().filter(|_| clause == Clause::None),
@@ -325,4 +348,98 @@ pub fn told(renamed: &Renamed) -> String {
     let names = renamed.renamed.iter().map(|(old, new)| format!("\"{old}\" is \"{new}\" now"));
     let gone = renamed.gone.iter().map(|name| format!("\"{name}\" is gone"));
     format!("refresh_config follows the source's columns: {}", names.chain(gone).collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `name:number`, with ! behind it if it is NOT NULL.
+    fn column(text: &str) -> Column {
+        let (text, not_null) = text.strip_suffix('!').map_or((text, false), |text| (text, true));
+        let (name, number) = text.split_once(':').unwrap();
+        serde_json::from_value(serde_json::json!({
+            "name": name, "number": number.parse::<i16>().unwrap(), "type": "integer", "type_oid": 23, "typmod": -1, "not_null": not_null,
+            "generated": "", "identity": "", "collation": null, "binary": true, "written": "integer", "extension": null,
+        }))
+        .unwrap()
+    }
+
+    fn shape(columns: &str) -> Shape {
+        let columns = columns.split_whitespace().map(column).collect();
+        Shape {
+            oid: 1,
+            schema: "s".into(),
+            name: "t".into(),
+            kind: 'r',
+            columns,
+            types: std::collections::BTreeMap::new(),
+            indexes: Vec::new(),
+        }
+    }
+
+    /// What both sides and the columns before ask for, in short; comparisons of types left out.
+    fn asked(before: &str, source: &str, local: &str, filtered: bool) -> String {
+        let old = shape(before);
+        let known: Vec<_> = old
+            .columns
+            .iter()
+            .map(|column| Known { name: &column.name, number: column.number, not_null: Some(column.not_null) })
+            .collect();
+        let known = (!before.is_empty()).then_some(known.as_slice());
+        let source = shape(source);
+        wishes(&source.columns, &shape(local), &source, known, filtered)
+            .iter()
+            .filter_map(|wish| match wish {
+                Wish::Rename { own, to } => Some(format!("{own}>{to}")),
+                Wish::Add { column } => Some(format!("+{}", column.name)),
+                Wish::Share { column } => Some(format!("?{}", column.name)),
+                Wish::Compare { .. } => None,
+                Wish::Leave { own } => Some(format!("-{own}")),
+                Wish::Relax { own } => Some(format!("{own} null")),
+                Wish::Require { own, .. } => Some(format!("{own} not null")),
+            })
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+
+    #[test]
+    fn what_names_and_numbers_ask_for() {
+        for (before, source, local, wanted) in [
+            ("a:1! b:2", "a:1! b:2", "a:1! b:2", ""),
+            ("a:1! b:2", "a:1! b:2 c:3", "a:1! b:2", "+c"),
+            ("a:1! b:2", "a:1! c:2", "a:1! b:2", "b>c"),
+            ("a:1! b:2", "a:1!", "a:1! b:2", "-b"),
+            ("a:1 b:2", "b:1 a:2", "a:1 b:2", "a>b, b>a"),
+            // A new column takes the name of one that has been renamed.
+            ("a:1 b:2", "a:1 old:2 b:3", "a:1 b:2", "b>old, +b"),
+            // Dropped, and added anew: it is the same here.
+            ("a:1 b:2", "a:1 b:3", "a:1 b:2", ""),
+            // Somebody has added or renamed it here already.
+            ("a:1 b:2", "a:1 b:2 c:3", "a:1 b:2 c:9", "?c"),
+            ("a:1 b:2", "a:1 c:2", "a:1 c:2", ""),
+            // A name that the destination has for a column of its own.
+            ("a:1 b:2", "a:1 own:2", "a:1 b:2 own:9", "?own"),
+            // Dropped here: that is for whoever has dropped it to mend.
+            ("a:1 b:2", "a:1 b:2", "a:1", ""),
+            ("a:1 b:2!", "a:1 b:2", "a:1 b:2!", "b null"),
+            ("a:1 b:2", "a:1 b:2!", "a:1 b:2", "b not null"),
+            // NOT NULL here is the destination's own.
+            ("a:1 b:2", "a:1 b:2", "a:1 b:2!", ""),
+            ("a:1 b:2!", "a:1 b:2!", "a:1 b:2", ""),
+            // Nothing is known of before.
+            ("", "a:1 b:2 c:3", "a:1 b:2", "+c"),
+            ("", "a:1 b:2", "a:1 b:2!", "b null"),
+        ] {
+            assert_eq!(asked(before, source, local, false), wanted, "{before} | {source} | {local}");
+        }
+        assert_eq!(asked("a:1 b:2", "a:1 b:2 c:3", "a:1 b:2", true), "", "with a filter nothing is added");
+    }
+
+    #[test]
+    fn names_are_followed_unless_another_column_has_them() {
+        let renamed = Renamed { renamed: vec![("a".to_string(), "b".to_string())], gone: vec!["c".to_string()] };
+        let list = |names: &[&str]| renamed.list(&names.iter().map(|name| (*name).to_string()).collect::<Vec<_>>());
+        assert_eq!(list(&["x", "a", "c"]), ["x", "b"]);
+    }
 }

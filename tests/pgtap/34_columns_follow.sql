@@ -82,6 +82,18 @@ SELECT pg_temp.write('each');
 SELECT unalike(pg_temp.refresh('each', m), '%all rows%', 'each: once: ' || m) FROM methods ORDER BY ordinal;
 SELECT pg_temp.same('each', 'id, v, at, u', 'each, again');
 
+-- Generated, identity and with a default: plain columns here, but a development copy (table) has them as the source has them.
+SELECT pg_temp.make('made');
+SELECT on_source($$ALTER TABLE app.made ADD COLUMN twice int GENERATED ALWAYS AS (id * 2) STORED, ADD COLUMN nr bigint GENERATED ALWAYS AS IDENTITY, ADD COLUMN d text DEFAULT 'd', ADD COLUMN r float8 DEFAULT random()$$);
+SELECT pg_temp.write('made');
+SELECT alike(pg_temp.refresh('made', m), '%"twice" added%"nr" added%"d" added%"r" added%', 'made: ' || m) FROM methods ORDER BY ordinal;
+SELECT pg_temp.same('made', 'id, v, at, twice, nr, d, r', 'made');
+SELECT is((SELECT string_agg(concat_ws(' ', attname, attgenerated, attidentity, pg_get_expr(adbin, adrelid)), ', ' ORDER BY attnum) FROM pg_attribute a LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum WHERE a.attrelid = ('app.made_' || m)::regclass AND attname IN ('twice', 'nr', 'd', 'r')),
+    CASE m WHEN 'table' THEN 'twice s (id * 2), nr  a, d   ''d''::text, r  ' ELSE 'twice  , nr  , d  , r  ' END, 'made: ' || m) FROM methods ORDER BY ordinal;
+SELECT pg_temp.write('made');
+SELECT is(split_part(pg_temp.refresh('made', m), ':', 1), 'ok', 'made: and goes on: ' || m) FROM methods ORDER BY ordinal;
+SELECT pg_temp.same('made', 'id, v, at, twice, nr, d, r', 'made, and written to');
+
 -- Renamed: the column, the key, the control column, a column of the filter; two that change places; and one whose name a new one takes.
 SELECT pg_temp.make('renamed', ', a int DEFAULT 1, b int DEFAULT 2');
 SELECT pg_temp.write('renamed');
@@ -165,6 +177,22 @@ SELECT on_source($$INSERT INTO app.required (v, b) VALUES ('without', NULL)$$);
 SELECT alike(pg_temp.refresh('required', m), '%NOT NULL of "a" set%NOT NULL of "b" dropped%', 'required: ' || m) FROM methods ORDER BY ordinal;
 SELECT pg_temp.same('required', 'id, v, at, a, b', 'required');
 SELECT is(pg_temp.column_of('app.required_' || m, 'a') || ', ' || pg_temp.column_of('app.required_' || m, 'b'), 'integer NOT NULL, integer', 'required: ' || m) FROM methods ORDER BY ordinal;
+
+-- Deleted rows of a logdel job, queued before and after their columns got other names.
+SELECT on_source('CREATE TABLE app.late (id int PRIMARY KEY, a text, b text, c text); INSERT INTO app.late SELECT i, ''a'' || i, ''b'' || i, ''c'' || i FROM generate_series(1, 20) i');
+SELECT mimeo.logdel_maker('app.late', 1);
+SELECT on_source('DELETE FROM app.late WHERE id = 1; ALTER TABLE app.late RENAME a TO a_old; ALTER TABLE app.late ADD COLUMN a text; DELETE FROM app.late WHERE id = 2; UPDATE app.late SET a = ''new'' WHERE id = 3; DELETE FROM app.late WHERE id = 3');
+SELECT lives_ok($$SELECT mimeo.refresh_logdel('app.late')$$, 'late: refreshed');
+SELECT results_eq($$SELECT id, a_old, a, b FROM app.late WHERE mimeo_source_deleted IS NOT NULL ORDER BY id$$, $$VALUES (1, 'a1', NULL, 'b1'), (2, 'a2', NULL, 'b2'), (3, 'a3', 'new', 'b3')$$, 'late: deleted rows have their last values under the names of today');
+SELECT on_source('DELETE FROM app.late WHERE id = 4; ALTER TABLE app.late RENAME b TO x; ALTER TABLE app.late RENAME c TO b; ALTER TABLE app.late RENAME x TO c; DELETE FROM app.late WHERE id = 5');
+SELECT lives_ok($$SELECT mimeo.refresh_logdel('app.late')$$, 'late: refreshed');
+SELECT alike((last_run('app.late')).status || (last_run('app.late')).reason, 'warning%which of the columns that have exchanged their names%', 'late: it cannot be told which value is which');
+SELECT results_eq($$SELECT id, b, c FROM app.late WHERE mimeo_source_deleted IS NOT NULL AND id > 3 ORDER BY id$$, $$VALUES (4, 'c4', 'b4'), (5, 'c5', 'b5')$$, 'late: so they keep those of the last refresh, and are marked');
+-- Rows that were deleted before their column became NOT NULL.
+SELECT on_source('UPDATE app.late SET b = NULL WHERE id = 6; DELETE FROM app.late WHERE id IN (6, 7); UPDATE app.late SET b = ''b''; ALTER TABLE app.late ALTER b SET NOT NULL, ADD COLUMN n int NOT NULL DEFAULT 1; DELETE FROM app.late WHERE id = 8');
+SELECT lives_ok($$SELECT mimeo.refresh_logdel('app.late')$$, 'late: NOT NULL does not stop it');
+SELECT results_eq($$SELECT id, b, n FROM app.late WHERE mimeo_source_deleted IS NOT NULL AND id IN (6, 7, 8) ORDER BY id$$, $$VALUES (6, NULL, NULL), (7, 'c7', NULL), (8, 'b', 1)$$, 'late: they are what they were');
+SELECT is(pg_temp.column_of('app.late', 'b') || ', ' || pg_temp.column_of('app.late', 'n'), 'text, integer', 'late: so these are not NOT NULL here');
 
 -- What hangs on a column here.
 SELECT pg_temp.make('used', ', n int DEFAULT 1');

@@ -49,16 +49,20 @@ pub fn load(source: &mut Connection, work: &Work<'_>, status: &mut Status, run: 
     let live = run.rows;
     let gone = changes.deleted(&table, &work.typed, renamed);
     // Values that were queued before the type of a column has changed may not be valid for the new type.
-    let readable = *same_types || source.is_readable(&gone, "reading deleted rows")?;
+    let named = changes.tells_names(renamed);
+    let readable = named && (*same_types || source.is_readable(&gone, "reading deleted rows")?);
     if readable {
         work.collect(source, &gone, &collected, &stamped, run)?;
+    } else if !named {
+        run.note("deleted rows do not tell which of the columns that have exchanged their names their values are of: these rows keep the values of the last refresh");
+        *status = Status::Warning;
     } else {
         run.note("deleted rows have values that the new types of the columns cannot hold: these rows keep the values of the last refresh");
         *status = Status::Warning;
     }
     let deleted = run.rows - live;
     if !all {
-        work.collect(source, &changes.left(), &left, &stamped_key, run)?;
+        work.collect(source, &changes.left(!readable), &left, &stamped_key, run)?;
     }
     leave(source, flush)?;
     Ok(Loaded::Stamped(Rows { collected, joined: work.joined }, left, deleted))
