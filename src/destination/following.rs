@@ -63,6 +63,8 @@ pub struct Following {
     pub changes: Vec<Change>,
     /// As `set_incomplete` has set it.
     pub incomplete: bool,
+    /// Columns that the job finds its rows by, whose names other columns of the source have now.
+    pub moved: Vec<String>,
 }
 
 impl Change {
@@ -116,7 +118,7 @@ impl Following {
             .collect()
     }
 
-    /// Columns whose values the old rows get by the change itself.
+    /// Columns whose values the old rows get by the change itself, and by which no rows are found.
     pub fn given(&self) -> Vec<&str> {
         self.changes
             .iter()
@@ -125,6 +127,7 @@ impl Following {
                 Change::Rename { to, .. } => Some(to.as_str()),
                 _ => None,
             })
+            .filter(|name| !self.moved.iter().any(|moved| moved == name))
             .collect()
     }
 
@@ -371,7 +374,7 @@ impl Following {
             }
             change => change,
         });
-        Following { changes: columns.iter().filter_map(relax).chain(changes).collect(), incomplete: self.incomplete }
+        Following { changes: columns.iter().filter_map(relax).chain(changes).collect(), ..self.clone() }
     }
 
     /// Rows are still to come that may be NULL where the source has become NOT NULL.

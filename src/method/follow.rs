@@ -27,6 +27,7 @@ pub struct Sides<'a> {
     /// The columns that the job copies.
     pub columns: &'a [Column],
     pub before: Option<&'a Seen>,
+    pub now: &'a Seen,
 }
 
 /// What has to be changed here before rows of the source can come. In the open snapshot, with the pinned search_path. Nothing for a job
@@ -35,11 +36,12 @@ pub struct Sides<'a> {
 /// # Errors
 /// ColumnTaken, ColumnInUse, UnknownTypes, UnknownCollations, UncopyableTypes.
 pub fn following(source: &mut Connection, table: &SourceTable, sides: &Sides<'_>) -> Result<Following> {
-    let Sides { job, destination, local, shape, columns, before } = sides;
+    let Sides { job, destination, local, shape, columns, before, .. } = sides;
     // What a foreign table shows is another server's.
     if !job.follows_columns() || local.kind == 'f' {
         return Ok(Following::default());
     }
+    let moved = moved(source, table, sides)?;
     let known: Option<Vec<Known<'_>>> = before.map(|before| before.known().collect());
     let mut wishes = wishes(columns, local, shape, known.as_deref(), job.filter.is_some());
     if wishes.is_empty() {
@@ -61,7 +63,7 @@ pub fn following(source: &mut Connection, table: &SourceTable, sides: &Sides<'_>
     for wish in &wishes {
         changes.extend(change(wish, sides, &facts)?);
     }
-    let mut following = Following { changes, incomplete: false };
+    let mut following = Following { changes, moved, ..Following::default() };
     if following.rewrites() {
         // All rows are going to be copied, and those that are written anew beside them have no value to be given.
         for change in &mut following.changes {
@@ -72,6 +74,35 @@ pub fn following(source: &mut Connection, table: &SourceTable, sides: &Sides<'_>
     }
     following.require_free(destination)?;
     Ok(following)
+}
+
+/// Columns of the key, and the control column, whose names other columns of the source have now. A key that these make is one; otherwise it
+/// is looked for under the names that its columns have now.
+///
+/// # Errors
+/// KeyGone.
+fn moved(source: &mut Connection, table: &SourceTable, sides: &Sides<'_>) -> Result<Vec<String>> {
+    let Sides { job, shape, before: Some(before), now, .. } = sides else { return Ok(Vec::new()) };
+    let number = |seen: &Seen, name: &str| seen.known().find(|column| column.name == name).map(|column| column.number);
+    let is_other = |name: &&String| {
+        let (before, now) = (number(before, name), number(now, name));
+        before.is_some() && now.is_some() && before != now
+    };
+    let key = job.pk_name.as_deref().filter(|_| job.method().facts().by_key).unwrap_or_default();
+    let mut moved: Vec<String> = key.iter().filter(is_other).cloned().collect();
+    if !moved.is_empty() {
+        let indexes = source.indexes(table)?;
+        let required = |name: &String| shape.column(name).is_some_and(|column| column.not_null);
+        let shape_now = Shape { indexes, ..(*shape).clone() };
+        if !shape_now.is_unique(key) || !key.iter().all(required) {
+            let (table, source_label) = (shape.table().plain(), source.label().to_string());
+            return Err(Error::KeyGone { table, source_label, columns: moved });
+        }
+    }
+    if [Method::Inserter, Method::Updater].contains(&job.method()) {
+        moved.extend(job.control.iter().filter(is_other).cloned());
+    }
+    Ok(moved)
 }
 
 /// What might have to be done about a column, as far as the names and numbers say.
@@ -310,13 +341,17 @@ pub fn renamed_job(catalog: &Catalog, job: &Job, error: &Error) -> Result<Option
     source.snapshot_of(table.oid)?;
     let now = source.seen(&table)?;
     source.end_snapshot()?;
-    Ok(job.with_columns(names_now(&before, &now)))
+    let gone = job.with_columns(names_now(&before, &now, false));
+    Ok(gone.or_else(|| job.with_columns(names_now(&before, &now, true))))
 }
 
-/// What the columns of a source are called now that were called otherwise, or are gone, since they were seen; a name that another column has now
-/// means that one.
-fn names_now(before: &Seen, now: &Seen) -> Renamed {
-    let is_there = |name: &str| now.known().any(|column| column.name == name);
+/// What the columns of a source are called now that were called otherwise, or are gone, since they were seen. A name that another column has now
+/// means that one, unless it is `taken` for none.
+fn names_now(before: &Seen, now: &Seen, taken: bool) -> Renamed {
+    let is_there = |name: &str| {
+        now.known().any(|column| column.name == name)
+            && !(taken && before.known().any(|old| old.name == name && !is_same(&old, now)))
+    };
     let mut renamed = Renamed::default();
     for old in before.known().filter(|old| !is_there(old.name)) {
         match now.known().find(|column| column.number == old.number) {
@@ -325,6 +360,11 @@ fn names_now(before: &Seen, now: &Seen) -> Renamed {
         }
     }
     renamed
+}
+
+/// Whether a column has the name that it had.
+fn is_same(old: &Known<'_>, now: &Seen) -> bool {
+    now.known().any(|column| column.number == old.number && column.name == old.name)
 }
 
 /// Notes what is followed in the history; whether a column is gone on the source, of which a WARNING tells once.

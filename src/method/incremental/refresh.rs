@@ -175,7 +175,7 @@ impl<'a> Refresh<'a> {
         let before = self.state.seen.as_ref();
         let renamed = before.map(|before| before.renamed(&seen)).unwrap_or_default();
         let (destination, columns) = (&self.destination, columns.as_slice());
-        let sides = follow::Sides { job, destination, local: &local, shape: &shape, columns, before };
+        let sides = follow::Sides { job, destination, local: &local, shape: &shape, columns, before, now: &seen };
         let following = follow::following(source, table, &sides)?;
         let local = following.project(&local);
         let column_map = column_map::map(&local, &shape, columns, &renamed)?;

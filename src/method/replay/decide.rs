@@ -78,8 +78,8 @@ impl Columns {
         let [local] = table::describe([destination.oid])?;
         column_map::require_loadable(&local)?;
         let renamed = state.seen.as_ref().map(|before| before.renamed(&present.seen)).unwrap_or_default();
-        let sides =
-            follow::Sides { job, destination, local: &local, shape, columns: &columns, before: state.seen.as_ref() };
+        let (before, now) = (state.seen.as_ref(), &present.seen);
+        let sides = follow::Sides { job, destination, local: &local, shape, columns: &columns, before, now };
         let following = follow::following(source, &present.table, &sides)?;
         let local = following.project(&local);
         let column_map = column_map::map(&local, shape, &columns, &renamed)?;
@@ -230,7 +230,8 @@ impl Look<'_> {
         if !portion.whole {
             columns.following.set_incomplete();
         }
-        let same_types = before.is_none_or(|seen| seen.has_same_types(&present.seen, &columns.column_map.columns));
+        let same_types = self.job.renamed.is_none()
+            && before.is_none_or(|seen| seen.has_same_types(&present.seen, &columns.column_map.columns));
         Decision { present, columns, unexpected, portion, same_types }
     }
 
@@ -271,6 +272,11 @@ impl Look<'_> {
         }
         if summary.unknown > 0 {
             return Some("rows have changed while columns of the key had other names on the source".to_string());
+        }
+        let key = job.pk_name.as_deref().unwrap_or_default();
+        let taken = |(old, new): &(String, String)| key.contains(new) && present.shape.column(old).is_some();
+        if job.renamed.as_ref().is_some_and(|renamed| renamed.renamed.iter().any(taken)) {
+            return Some("rows have changed while another column had the name of one of the key".to_string());
         }
         let (copied, given) = (&columns.column_map.columns, columns.following.given());
         if let Some(reason) = state.seen.as_ref().and_then(|seen| seen.why_again(&present.seen, copied, &given)) {

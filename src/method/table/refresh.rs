@@ -113,7 +113,7 @@ impl Refresh<'_> {
         let now = source.seen(table)?;
         let state: State = serde_json::from_value(self.job.state.clone()).unwrap_or_default();
         let (job, destination, before) = (self.job, &self.destination, state.seen.as_ref());
-        let sides = follow::Sides { job, destination, local, shape, columns, before };
+        let sides = follow::Sides { job, destination, local, shape, columns, before, now: &now };
         let following = follow::following(source, table, &sides)?;
         Ok((Some(now), following))
     }
