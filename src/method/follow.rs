@@ -89,6 +89,12 @@ fn moved(source: &mut Connection, table: &SourceTable, sides: &Sides<'_>) -> Res
         before.is_some() && now.is_some() && before != now
     };
     let key = job.pk_name.as_deref().filter(|_| job.method().facts().by_key).unwrap_or_default();
+    let gone: Vec<String> = key.iter().filter(|name| shape.column(name).is_none()).cloned().collect();
+    if !gone.is_empty() {
+        // Whether or not a row is looked for: the job has to know its key when it does.
+        let (table, source_label) = (shape.table().plain(), source.label().to_string());
+        return Err(Error::KeyGone { table, source_label, columns: gone });
+    }
     let mut moved: Vec<String> = key.iter().filter(is_other).cloned().collect();
     if !moved.is_empty() {
         let indexes = source.indexes(table)?;
