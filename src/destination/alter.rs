@@ -2,11 +2,12 @@
 
 use crate::backend::compat;
 use crate::backend::foreign_text::ForeignText;
-use crate::backend::name::{quote, Name};
+use crate::backend::name::{quote, with_suffix, Name};
 use crate::backend::ownership;
 use crate::backend::parse::{self, Named};
-use crate::backend::relation::oid_arg;
+use crate::backend::relation::{self, oid_arg};
 use crate::backend::spi;
+use crate::backend::subtransaction::tried;
 use crate::destination::table::LocalColumn;
 use crate::error::{Error, Result};
 use pgrx::{pg_sys, PgList};
@@ -51,14 +52,18 @@ pub fn add(table: &Name, name: &str, column: &LocalColumn, given: Option<(&str, 
         (Clause::Default(expression) | Clause::Generated(expression), _) => {
             let expression = parse::expression(expression)?
                 .ok_or_else(|| Error::Definition("it is not one expression".to_string()))?;
-            let mut named = Named { types: vec![column.type_oid], ..Named::default() };
+            // Casts that nobody has named come in by the types of the columns.
+            let mut named = Named { types: types_of(table)?, ..Named::default() };
+            named.types.push(column.type_oid);
             // SAFETY: a node of the parser's.
             unsafe { named.add(expression.node)? };
             ownership::require_names(&named)?;
             let statement = parse::statement(&sql)?;
             // SAFETY: the tree of the statement above.
             unsafe { (*expression_of(statement)?).raw_expr = expression.node };
-            parse::run(statement, &sql)
+            parse::run(statement, &sql)?;
+            let oid = relation::find(table)?.ok_or_else(|| Error::Internal(format!("{table} is gone")))?.oid;
+            ownership::require_tables(&[oid])
         }
         (Clause::None, Some((given, _))) => {
             let given = CString::new(given).map_err(|_| Error::Internal("a value holds a NUL byte".to_string()))?;
@@ -72,6 +77,32 @@ pub fn add(table: &Name, name: &str, column: &LocalColumn, given: Option<(&str, 
         }
         _ => spi::run(&sql, &[]).map(|_| ()),
     }
+}
+
+/// Why a column cannot be added so, as an empty table like the destination shows, of which nothing is left.
+///
+/// # Errors
+/// Cancelled.
+pub fn can_add(destination: &Name, column: &LocalColumn, clause: &Clause) -> Result<Option<String>> {
+    let probe = destination.sibling(with_suffix(&destination.name, "_mimeo_probe"));
+    let mut added = false;
+    let outcome = tried(|| {
+        spi::run(&format!("CREATE TABLE {probe} (LIKE {destination})"), &[])?;
+        add(&probe, &column.source.name, column, None, clause)?;
+        added = true;
+        Err::<(), _>(Error::Internal("what was tried is taken back".to_string()))
+    })?;
+    Ok(outcome.err().filter(|_| !added).map(|error| error.report().message))
+}
+
+/// The types of a table's columns.
+fn types_of(table: &Name) -> Result<Vec<u32>> {
+    let found = spi::json(
+        "SELECT json_agg(DISTINCT a.atttypid::bigint)::pg_catalog.text FROM pg_attribute a
+          WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped",
+        &[table.to_string().into()],
+    )?;
+    Ok(found.unwrap_or_default())
 }
 
 /// The default, or the expression, of the column that is added.

@@ -111,7 +111,8 @@ pub fn widens(
               WHERE k.castsource = $1::oid AND k.casttarget = $2::oid AND k.castcontext = 'i' AND k.castfunc < 16384",
             &[oid_arg(own.type_oid.into()), oid_arg(wider.type_oid.into())],
         )?;
-        if !cast || zoned(&from) && zoned(&to) {
+        let midnight_somewhere = from == "date" && to.ends_with("with time zone");
+        if !cast || zoned(&from) && zoned(&to) || midnight_somewhere {
             return Ok(false);
         }
     }

@@ -3,13 +3,18 @@
 use crate::backend::name::{quote, Name};
 use crate::backend::relation::{lock_exclusively, oid_arg, Patience, Relation};
 use crate::backend::spi;
+use crate::backend::subtransaction::tried;
 use crate::destination::alter::{add, describe, require, Clause};
 use crate::destination::table::LocalColumn;
 use crate::error::{Error, Result};
 use crate::shape::{Column, Shape};
+use pgrx::{pg_sys, PgSqlErrorCode};
 
-/// Tables of more pages are not rewritten while readers wait: 8 MB.
-const LARGE: i64 = 1000;
+/// Tables of more bytes are not rewritten while readers wait.
+const LARGE: i64 = 8 * 1024 * 1024;
+
+/// Tables of more bytes are not searched for a NULL while readers wait.
+const SCANNED: i64 = 256 * 1024 * 1024;
 
 /// More rows than these are not written while readers wait.
 const MANY: u64 = 20_000;
@@ -37,6 +42,8 @@ pub enum Change {
         /// What the rows that are older than the column have in it, as text. None is NULL, or that all rows are copied.
         given: Option<String>,
         comment: Option<String>,
+        /// PostgreSQL writes all rows anew for it: a domain, or an expression of the row.
+        rewrites: bool,
         /// NOT NULL from the beginning, if the source has it and the old rows get a value.
         at_once: bool,
         /// `GENERATED … AS IDENTITY`, or an expression in its place: only of a table job.
@@ -54,7 +61,7 @@ pub enum Change {
     /// NOT NULL has been dropped on the source.
     Relax { own: String },
     /// NOT NULL has been set on the source, and is set here if no row has a NULL there.
-    Require { own: String, name: String },
+    Require { name: String },
 }
 
 /// All changes of one refresh, in the order in which the source has its columns.
@@ -95,6 +102,7 @@ impl Change {
                 let longer = from == to && LONGER_AS_IT_IS.contains(&from.as_str()) && same_scale;
                 !(longer || from == "character varying" && to == "text")
             }
+            Change::Add { rewrites, .. } => *rewrites,
             _ => false,
         }
     }
@@ -302,7 +310,7 @@ impl Following {
             run(widened.join(", "))?;
         }
         for (at, change) in self.changes.iter().enumerate() {
-            if let Change::Add { column, given, comment, at_once, clause } = change {
+            if let Change::Add { column, given, comment, at_once, clause, .. } = change {
                 let name =
                     if renames { column.source.name.clone() } else { self.added_in_shadow(at, &column.source.name) };
                 let given = given.as_deref().map(|given| (given, *at_once));
@@ -339,38 +347,34 @@ impl Following {
         Ok(())
     }
 
-    /// The columns that are to be NOT NULL, and in which no row of `table` has a NULL, by their names there and now.
-    pub fn filled(&self, table: &Name, renames: bool) -> Result<Vec<String>> {
+    /// The columns that are to be NOT NULL, and in which no row of a shadow table has a NULL, by their names now.
+    pub fn filled(&self, shadow: &Name) -> Result<Vec<String>> {
         let mut filled = Vec::new();
-        if self.incomplete {
-            return Ok(filled);
-        }
-        for (at, change) in self.changes.iter().enumerate() {
-            let (there, name) = match change {
-                Change::Require { own, name } => (if renames { name } else { own }.clone(), name.clone()),
-                Change::Add { column, given, at_once, .. }
-                    if column.source.not_null && !(*at_once && given.is_some()) =>
-                {
-                    let name = column.source.name.clone();
-                    (if renames { name.clone() } else { self.added_in_shadow(at, &name) }, name)
-                }
-                _ => continue,
-            };
-            let column = quote(&there);
-            if !spi::is_true(&format!("SELECT true FROM {table} WHERE {column} IS NULL LIMIT 1"), &[])? {
-                filled.push(name);
+        for name in self.later() {
+            let column = quote(&self.in_shadow(name));
+            if !spi::is_true(&format!("SELECT true FROM {shadow} WHERE {column} IS NULL LIMIT 1"), &[])? {
+                filled.push(name.to_string());
             }
         }
         Ok(filled)
+    }
+
+    /// The columns that are to become NOT NULL once the rows are there, by their names now.
+    fn later(&self) -> Vec<&str> {
+        if self.incomplete {
+            return Vec::new();
+        }
+        let at_once = self.required_at_once();
+        self.requirable().into_iter().filter(|name| !at_once.contains(name)).collect()
     }
 
     /// With these columns, by their names now, without NOT NULL: rows are going to come that have none.
     pub fn relaxing(&self, columns: &[String]) -> Following {
         let relax = |name: &String| self.before(name).map(|own| Change::Relax { own: own.to_string() });
         let changes = self.changes.iter().cloned().map(|change| match change {
-            Change::Add { column, given, comment, at_once, clause } => {
+            Change::Add { column, given, comment, rewrites, at_once, clause } => {
                 let at_once = at_once && !columns.contains(&column.source.name);
-                Change::Add { column, given, comment, at_once, clause }
+                Change::Add { column, given, comment, rewrites, at_once, clause }
             }
             change => change,
         });
@@ -387,6 +391,18 @@ impl Following {
         }
     }
 
+    /// The columns that are to become NOT NULL, by their names now.
+    pub fn requirable(&self) -> Vec<&str> {
+        self.changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Require { name, .. } => Some(name.as_str()),
+                Change::Add { column, .. } if column.source.not_null => Some(column.source.name.as_str()),
+                _ => None,
+            })
+            .collect()
+    }
+
     /// The columns that are NOT NULL from the moment they are added, by name.
     pub fn required_at_once(&self) -> Vec<&str> {
         self.changes
@@ -400,7 +416,7 @@ impl Following {
             .collect()
     }
 
-    /// Before rows are written to the destination: locks it exclusively, and alters it.
+    /// Before rows are written to the destination: locks it exclusively, with what PostgreSQL locks for it, and alters it.
     ///
     /// # Errors
     /// InUse.
@@ -409,15 +425,39 @@ impl Following {
             return Ok(());
         }
         let name = destination.name();
-        lock_exclusively(&[destination.oid], &name, patience, "altered")?;
+        lock_exclusively(&self.locked(destination)?, &name, patience, "altered")?;
         self.alter(&name, true)
     }
 
-    /// Once the rows are there.
+    /// What is locked exclusively when the destination is altered: itself, its partitions and children, and tables that it refers to by columns whose
+    /// types change, for the foreign keys are made anew.
+    pub fn locked(&self, destination: &Relation) -> Result<Vec<pg_sys::Oid>> {
+        let others: Vec<u32> = spi::json(
+            "WITH RECURSIVE tree (oid) AS (
+                 SELECT $1 UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.oid)
+             SELECT json_agg(DISTINCT o.oid::bigint)::pg_catalog.text FROM (
+                 SELECT t.oid FROM tree t
+                 UNION SELECT k.confrelid FROM pg_constraint k JOIN tree t ON t.oid = k.conrelid
+                   JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey) AND a.attname = ANY ($2::name[])
+                  WHERE k.contype = 'f') o",
+            &[oid_arg(destination.oid), self.widened().into()],
+        )?
+        .unwrap_or_default();
+        Ok(others.into_iter().map(pg_sys::Oid::from).collect())
+    }
+
+    /// Once the rows are there, in a table that is not large: readers wait while PostgreSQL looks for a NULL.
     pub fn finish(&self, destination: &Relation) -> Result<()> {
         let name = destination.name();
-        for column in self.filled(&name, true)? {
-            require(&name, &column)?;
+        let later = self.later();
+        if later.is_empty() || is_larger(destination.oid, SCANNED)? {
+            return Ok(());
+        }
+        for column in later {
+            match tried(|| require(&name, column))? {
+                Err(error) if error.sqlstate() != PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION => return Err(error),
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -428,14 +468,8 @@ impl Following {
             return Ok(false);
         }
         let given = self.changes.iter().any(|change| matches!(change, Change::Add { given: Some(_), .. }));
-        if rows >= MANY && !given {
-            return Ok(true);
-        }
-        Ok(self.rewrites()
-            && spi::is_true(
-                "SELECT pg_relation_size($1) > $2 * current_setting('block_size')::bigint",
-                &[oid_arg(destination.oid), LARGE.into()],
-            )?)
+        let written = self.changes.iter().any(|change| matches!(change, Change::Add { rewrites: true, .. }));
+        Ok(rows >= MANY && !given || written || self.rewrites() && is_larger(destination.oid, LARGE)?)
     }
 
     /// Whether it can be written anew so. What is merged by key is looked for under today's names.
@@ -497,6 +531,10 @@ impl Following {
 /// `2)` of `numeric(8,2)`.
 fn scale(sql_type: &str) -> Option<&str> {
     sql_type.split_once(',').map(|(_, scale)| scale)
+}
+
+fn is_larger(table: pg_sys::Oid, bytes: i64) -> Result<bool> {
+    spi::is_true("SELECT pg_relation_size($1) > $2", &[oid_arg(table), bytes.into()])
 }
 
 /// A type as format_type prints it, without `(…)`, which stands in the middle of some.

@@ -230,7 +230,7 @@ impl ShadowTable {
         }
         self.make_indexes(|_| true)?;
         table::analyze(&self.name)?;
-        let filled = following.filled(&self.name, false)?;
+        let filled = following.filled(&self.name)?;
         let (oid, name) = (self.original.oid, self.original.name());
         references::lock_referenced(oid, patience)?;
         references::check_outgoing(oid, &self.name)?;
@@ -250,6 +250,9 @@ impl ShadowTable {
         };
         if let Some(empty) = &mut empty {
             empty.make_indexes(|_| true)?;
+        }
+        if !following.is_empty() {
+            locked.extend(following.locked(&self.original)?);
         }
         lock_exclusively(&locked, &name, patience, "replaced")?;
         if !following.is_empty() {

@@ -101,8 +101,8 @@ impl Collected {
         if is_rewritable(destination)? && following.may_go_beside(original, key)? {
             return self.rewrite(original, (columns, key, rows), "false", following, patience);
         }
-        following.apply(original, patience)?;
         shadow::empty_in_place(original, false, patience)?;
+        following.apply(original, patience)?;
         let list = quote_list(columns.iter().map(String::as_str));
         spi::run(&format!("INSERT INTO {} ({list}) OVERRIDING SYSTEM VALUE {rows}", destination.table()), &[])?;
         following.finish(original)
@@ -340,6 +340,20 @@ impl Collected {
         spi::run(&format!("DROP TABLE {}", self.name), &[])?;
         Ok(())
     }
+}
+
+/// Changes the columns of a destination to which no rows come.
+pub fn change_columns(original: &Relation, projected: &Shape, following: &Following, patience: Patience) -> Result<()> {
+    if following.is_empty() {
+        return Ok(());
+    }
+    if is_rewritable(projected)? && following.goes_beside(original, 0, &[])? {
+        let old = OldRows::of(original, following)?;
+        let stays = old.list(|name, _| format!("d.{}", quote(name)));
+        return write_anew(original, &format!("SELECT {stays} FROM {} d", old.rows), following, patience);
+    }
+    following.apply(original, patience)?;
+    following.finish(original)
 }
 
 /// The rows of a destination as they are once its columns are changed.

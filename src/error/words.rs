@@ -357,7 +357,8 @@ impl Error {
             )
             .hint(
                 "If they were renamed on the source, rename them in the destination, too (ALTER TABLE … RENAME COLUMN), and in \
-                 refresh_config.pk_name. Changes are queued meanwhile.",
+                 refresh_config.pk_name. Changes are queued meanwhile. If the key has other columns now: set refresh_config.pk_name, and call the \
+                 refresher with p_repull := true.",
             ),
             Error::AmbiguousKey { table, key } => words(
                 E::ERRCODE_UNIQUE_VIOLATION,

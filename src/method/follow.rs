@@ -2,7 +2,8 @@
 //! follow_columns. Snapshots do it in their own way.
 
 use crate::backend::parse;
-use crate::backend::relation::Relation;
+use crate::backend::relation::{oid_arg, Relation};
+use crate::backend::spi;
 use crate::destination::alter::{self, Clause};
 use crate::destination::column_map;
 use crate::destination::following::{Change, Following};
@@ -28,6 +29,8 @@ pub struct Sides<'a> {
     pub columns: &'a [Column],
     pub before: Option<&'a Seen>,
     pub now: &'a Seen,
+    /// All rows are copied, whatever is here.
+    pub anew: bool,
 }
 
 /// What has to be changed here before rows of the source can come. In the open snapshot, with the pinned search_path. Nothing for a job
@@ -43,7 +46,17 @@ pub fn following(source: &mut Connection, table: &SourceTable, sides: &Sides<'_>
     }
     let moved = moved(source, table, sides)?;
     let known: Option<Vec<Known<'_>>> = before.map(|before| before.known().collect());
-    let mut wishes = wishes(columns, local, shape, known.as_deref(), job.filter.is_some());
+    let copied = |name: &str| {
+        let gone = || job.renamed.as_ref().is_some_and(|renamed| renamed.gone.iter().any(|gone| gone == name));
+        job.filter.as_ref().is_none_or(|filter| filter.iter().any(|column| column == name)) || gone()
+    };
+    let mut wishes = wishes(
+        columns,
+        local,
+        shape,
+        known.as_deref(),
+        job.filter.is_some().then_some(&copied as &dyn Fn(&str) -> bool),
+    );
     if wishes.is_empty() {
         return Ok(Following::default());
     }
@@ -100,7 +113,9 @@ fn moved(source: &mut Connection, table: &SourceTable, sides: &Sides<'_>) -> Res
         let indexes = source.indexes(table)?;
         let required = |name: &String| shape.column(name).is_some_and(|column| column.not_null);
         let shape_now = Shape { indexes, ..(*shape).clone() };
-        if !shape_now.is_unique(key) || !key.iter().all(required) {
+        // The rows here do not have the values of such a key yet, where some of them stay.
+        let stay = job.method() != Method::Dml && !sides.anew;
+        if stay || !shape_now.is_unique(key) || !key.iter().all(required) {
             let (table, source_label) = (shape.table().plain(), source.label().to_string());
             return Err(Error::KeyGone { table, source_label, columns: moved });
         }
@@ -137,13 +152,19 @@ enum Wish {
         own: String,
     },
     Require {
-        own: String,
         name: String,
     },
 }
 
 /// What both sides' columns, and those that the source had before, ask for. Without `before` nothing is known of renames and drops.
-fn wishes(columns: &[Column], local: &Shape, shape: &Shape, before: Option<&[Known<'_>]>, filtered: bool) -> Vec<Wish> {
+/// `copied` says of a name whether a filter holds it.
+fn wishes(
+    columns: &[Column],
+    local: &Shape,
+    shape: &Shape,
+    before: Option<&[Known<'_>]>,
+    copied: Option<&dyn Fn(&str) -> bool>,
+) -> Vec<Wish> {
     let mut wishes = Vec::new();
     let history = before.unwrap_or_default();
     let numbered: HashMap<i16, &Known<'_>> = history.iter().map(|known| (known.number, known)).collect();
@@ -171,7 +192,7 @@ fn wishes(columns: &[Column], local: &Shape, shape: &Shape, before: Option<&[Kno
             None if local.column(&column.name).is_none() || leaves(&column.name) => {
                 // What was there last time, and is gone here, is for whoever has dropped it to say.
                 let is_new = old.is_none() && (!was_there(&column.name) || leaves(&column.name));
-                if is_new && !filtered {
+                if is_new && copied.is_none() {
                     wishes.push(Wish::Add { column: column.clone() });
                 }
                 continue;
@@ -189,12 +210,13 @@ fn wishes(columns: &[Column], local: &Shape, shape: &Shape, before: Option<&[Kno
         if own_not_null && !column.not_null && before_not_null != Some(false) {
             wishes.push(Wish::Relax { own });
         } else if !own_not_null && column.not_null && before_not_null == Some(false) {
-            wishes.push(Wish::Require { own, name: column.name.clone() });
+            wishes.push(Wish::Require { name: column.name.clone() });
         }
     }
     for known in history {
         let is_there = shape.columns.iter().any(|column| column.number == known.number || column.name == known.name);
-        if !is_there && local.column(known.name).is_some() && !leaves(known.name) {
+        let was_copied = copied.is_none_or(|copied| copied(known.name));
+        if !is_there && was_copied && local.column(known.name).is_some() && !leaves(known.name) {
             wishes.push(Wish::Leave { own: known.name.to_string() });
         }
     }
@@ -241,7 +263,8 @@ impl Facts {
     }
 
     /// What a table job's column has from the source.
-    fn clause(&self, column: &Column) -> Result<Clause> {
+    fn clause(&self, local: &LocalColumn, destination: &Relation) -> Result<Clause> {
+        let column = &local.source;
         let default = self.defaults.iter().flatten().find(|default| default.column == column.name);
         Ok(match (&self.defaults, column.identity.as_deref(), default) {
             (None, ..) => Clause::None,
@@ -249,7 +272,14 @@ impl Facts {
             (_, Some("d"), _) => Clause::IdentityByDefault,
             // An expression may name columns, which a shadow table has under other names.
             (_, _, Some(default)) if default.generated && !self.renames => {
-                Clause::Generated(default.expression.clone())
+                let clause = Clause::Generated(default.expression.clone());
+                match alter::can_add(&destination.name(), local, &clause)? {
+                    None => clause,
+                    Some(reason) => {
+                        pgrx::warning!("column \"{}\" is added as a plain column: {reason}", column.name);
+                        Clause::None
+                    }
+                }
             }
             (_, _, Some(default)) if !default.generated => match parse::expression(&default.expression)? {
                 Some(expression) if expression.constant => Clause::Default(default.expression.clone()),
@@ -271,9 +301,15 @@ fn change(wish: &Wish, sides: &Sides<'_>, facts: &Facts) -> Result<Option<Change
     Ok(match wish {
         Wish::Rename { own, to } => Some(Change::Rename { own: own.clone(), to: to.clone() }),
         Wish::Add { column } => {
-            let clause = facts.clause(column)?;
+            let local_column = facts.local(&column.name)?.clone();
+            let clause = facts.clause(&local_column, destination)?;
+            let domain = spi::is_true(
+                "SELECT t.typtype = 'd' FROM pg_type t WHERE t.oid = $1::oid",
+                &[oid_arg(local_column.type_oid.into())],
+            )?;
             Some(Change::Add {
-                column: facts.local(&column.name)?.clone(),
+                column: local_column,
+                rewrites: domain || matches!(clause, Clause::Generated(_)),
                 given: facts.arrivals.given.get(&column.name).cloned().filter(|_| clause == Clause::None),
                 comment: facts.arrivals.comments.get(&column.name).cloned(),
                 at_once: true,
@@ -287,9 +323,9 @@ fn change(wish: &Wish, sides: &Sides<'_>, facts: &Facts) -> Result<Option<Change
             let reason = if generated {
                 "the destination generates a column of that name by itself"
             } else if renamed {
-                "the destination has a column of its own of that name"
+                "the destination has a column of that name, of its own or kept from an earlier one of the source"
             } else if alter::holds_values(&destination.name(), &column.name)? {
-                "the destination has a column of that name, which holds values"
+                "the destination has a column of that name, of its own or kept from an earlier one of the source, which holds values"
             } else {
                 return Ok(None);
             };
@@ -320,9 +356,15 @@ fn change(wish: &Wish, sides: &Sides<'_>, facts: &Facts) -> Result<Option<Change
                 default: changeable && facts.with_default.contains(own),
             })
         }
-        Wish::Relax { own } if facts.primary_key.contains(own) => None,
+        // An identity column is NOT NULL by nature.
+        Wish::Relax { own }
+            if facts.primary_key.contains(own)
+                || local.column(own).is_some_and(|own| own.identity.as_deref().unwrap_or_default() != "") =>
+        {
+            None
+        }
         Wish::Relax { own } => Some(Change::Relax { own: own.clone() }),
-        Wish::Require { own, name } => Some(Change::Require { own: own.clone(), name: name.clone() }),
+        Wish::Require { name } => Some(Change::Require { name: name.clone() }),
     })
 }
 
@@ -347,8 +389,13 @@ pub fn renamed_job(catalog: &Catalog, job: &Job, error: &Error) -> Result<Option
     source.snapshot_of(table.oid)?;
     let now = source.seen(&table)?;
     source.end_snapshot()?;
-    let gone = job.with_columns(names_now(&before, &now, false));
-    Ok(gone.or_else(|| job.with_columns(names_now(&before, &now, true))))
+    if let Some(renamed) = job.with_columns(names_now(&before, &now, false)) {
+        return Ok(Some(renamed));
+    }
+    let by_number = job.with_columns(names_now(&before, &now, true));
+    // A column that is given up may be NULL from then on, which finds no row.
+    let required = |name: &String| now.known().any(|column| column.name == *name && column.not_null == Some(true));
+    Ok(by_number.filter(|job| job.pk_name.iter().flatten().all(required)))
 }
 
 /// What the columns of a source are called now that were called otherwise, or are gone, since they were seen. A name that another column has now
@@ -434,7 +481,8 @@ mod tests {
             .collect();
         let known = (!before.is_empty()).then_some(known.as_slice());
         let source = shape(source);
-        wishes(&source.columns, &shape(local), &source, known, filtered)
+        let all = |_: &str| true;
+        wishes(&source.columns, &shape(local), &source, known, filtered.then_some(&all))
             .iter()
             .filter_map(|wish| match wish {
                 Wish::Rename { own, to } => Some(format!("{own}>{to}")),
@@ -443,7 +491,7 @@ mod tests {
                 Wish::Compare { .. } => None,
                 Wish::Leave { own } => Some(format!("-{own}")),
                 Wish::Relax { own } => Some(format!("{own} null")),
-                Wish::Require { own, .. } => Some(format!("{own} not null")),
+                Wish::Require { name } => Some(format!("{name} not null")),
             })
             .collect::<Vec<_>>()
             .join(", ")

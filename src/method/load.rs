@@ -155,8 +155,9 @@ pub(super) fn load_all(
     };
     if let Some(obstacle) = obstacle {
         run.note(format!("replaced in place: {obstacle}"));
-        following.apply(destination, patience())?;
         shadow::empty_in_place(destination, cascade, patience())?;
+        // No row that goes is written or looked at for it.
+        following.apply(destination, patience())?;
         pull(source, query, &name, &target(destination.oid, false), run)?;
         leave(source, flush)?;
         return Ok(Loaded::InPlace);

@@ -435,9 +435,9 @@ impl Slice<'_> {
         format!("SELECT pg_catalog.max({})::pg_catalog.text {}", self.column(), self.from())
     }
 
-    /// How many rows these are, as text.
-    pub fn count(&self) -> String {
-        format!("SELECT pg_catalog.count(*)::pg_catalog.text {}", self.from())
+    /// `digest` of these rows' control values.
+    pub fn digest(&self, kind: Kind) -> String {
+        format!("SELECT {} {}", digest_of(kind, &self.column()), self.from())
     }
 
     /// Returns a row if the key of one of the rows occurs more than once among all rows, whatever their control values.
@@ -464,6 +464,20 @@ impl Slice<'_> {
     pub fn after(&self, limit: i64) -> String {
         format!("SELECT {0}::pg_catalog.text {1} ORDER BY {0} OFFSET {limit} LIMIT 1", self.column(), self.from())
     }
+}
+
+/// A query for how many control values a table has, and for which, in whatever order, as text; either side answers it alike.
+pub fn digest(kind: Kind, column: &str, table: &str) -> String {
+    format!("SELECT {} FROM {table}", digest_of(kind, column))
+}
+
+fn digest_of(kind: Kind, column: &str) -> String {
+    let value = match kind {
+        Kind::Serial => format!("{column}::pg_catalog.numeric"),
+        Kind::Time => format!("pg_catalog.date_part('epoch', {column})"),
+    };
+    let bits = format!("('x' OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.md5({value}::pg_catalog.text), 1, 15))::pg_catalog.bit(60)");
+    format!("pg_catalog.concat(pg_catalog.count({column}), ' ', pg_catalog.sum({bits}::pg_catalog.int8::pg_catalog.numeric))")
 }
 
 /// The type in pg_catalog that bounds of a control column are compared in.

@@ -25,7 +25,7 @@ mod purge;
 mod triggers;
 
 pub use capture::{kept, Capture, Form, Found};
-pub use changes::Changes;
+pub use changes::{names_since, Changes};
 pub use contents::Summary;
 pub use keys::{QueueKey, TypedColumn};
 pub use legacy::Legacy;

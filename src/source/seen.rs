@@ -58,8 +58,8 @@ WITH RECURSIVE tree(oid) AS (
 SELECT json_build_object(
     'columns', (SELECT coalesce(json_agg(json_build_object('name', a.attname, 'number', a.attnum, 'type', a.atttypid::bigint,
                     'typmod', a.atttypmod, 'not_null', a.attnotnull, 'collation', a.attcollation::bigint, 'version', a.xmin::pg_catalog.text,
-                    'filled', EXISTS (SELECT FROM tree t JOIN pg_attribute x ON x.attrelid = t.oid AND x.attname = a.attname
-                               WHERE (to_jsonb(x) ->> 'atthasmissing')::boolean)) ORDER BY a.attnum), '[]')
+                    'filled', EXISTS (SELECT FROM tree t JOIN pg_class c ON c.oid = t.oid JOIN pg_attribute x ON x.attrelid = t.oid AND x.attname = a.attname
+                               WHERE (to_jsonb(x) ->> 'atthasmissing')::boolean OR t.oid <> $1::oid AND (x.attislocal OR c.relkind = 'f'))) ORDER BY a.attnum), '[]')
                   FROM pg_attribute a WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped),
     'files', (SELECT coalesce(md5(string_agg(concat(c.oid, ' ', c.relfilenode), ',' ORDER BY c.oid)), '')
                 FROM tree t JOIN pg_class c ON c.oid = t.oid))::pg_catalog.text";
@@ -74,7 +74,8 @@ WITH RECURSIVE tree(oid) AS (
 SELECT json_build_object(
     'given', (SELECT coalesce(json_object_agg(g.name, g.value), '{}') FROM (
         SELECT w.name, min(v.value) AS value FROM wanted w CROSS JOIN LATERAL (
-            SELECT {value} AS value FROM tree t JOIN pg_class c ON c.oid = t.oid AND c.relkind = 'r'
+            SELECT CASE WHEN c.relkind = 'r' AND (t.oid = $1::oid OR NOT x.attislocal) THEN {value} END AS value
+              FROM tree t JOIN pg_class c ON c.oid = t.oid AND c.relkind IN ('r', 'f')
               JOIN pg_attribute x ON x.attrelid = t.oid AND x.attname = w.name::name) v
          GROUP BY w.name HAVING count(*) = count(v.value) AND count(DISTINCT v.value) = 1) g),
     'comments', (SELECT coalesce(json_object_agg(a.attname, d.description), '{}') FROM wanted w
@@ -103,10 +104,15 @@ impl Seen {
         self.columns.iter().map(|column| Known { name: &column.name, number: column.number, not_null: column.not_null })
     }
 
-    /// Why rows that are here may lack values of these columns, or hold old ones, if nothing else was seen to change. Of the columns in
-    /// `followed` the rows here have got the values: they have been renamed here, or have come with the value that they have on the source.
-    /// Of the columns in `followed` the rows of the destination have the values: they were renamed there, too, or added with the value that they
-    /// have on the source.
+    /// Of these columns it is yet to be noticed that they are NOT NULL.
+    pub fn postpone(&mut self, names: &[&str]) {
+        for column in self.columns.iter_mut().filter(|column| names.contains(&column.name.as_str())) {
+            column.not_null = Some(false);
+        }
+    }
+
+    /// Why rows of the destination may lack values of these columns, or hold old ones, although no other change was seen. Of the columns in
+    /// `followed` they have the values: they were renamed there, too, or added with the value that they have on the source.
     pub fn why_again(&self, now: &Seen, copied: &[String], followed: &[&str]) -> Option<String> {
         let rewritten = self.files != now.files;
         now.columns.iter().filter(|column| copied.contains(&column.name)).find_map(|column| {

@@ -110,6 +110,8 @@ pub struct Decision {
     pub again: Option<String>,
     /// `take` has all rows because of `again`.
     pub merges_all: bool,
+    /// A range is copied anew, and rows beyond it lack values: why.
+    pub lacking: Option<String>,
     /// `take` ends at the batch limit.
     pub is_cut: bool,
     /// Of the rows that are taken; None if there are none.

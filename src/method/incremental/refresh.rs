@@ -9,12 +9,14 @@ use super::tell::tell;
 use super::values::{clocks_change, Values};
 use crate::backend::identity::{act_as, Identity};
 use crate::backend::moment::Moment;
+use crate::backend::name::quote;
 use crate::backend::relation::Relation;
 use crate::backend::spi;
 use crate::destination::column_map;
 use crate::destination::copy_in::Target;
+use crate::destination::following::Following;
 use crate::destination::table;
-use crate::destination::upsert::{is_rewritable, Collected};
+use crate::destination::upsert::{change_columns, is_rewritable, Collected};
 use crate::error::{Error, Report, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::method::Method;
@@ -28,7 +30,7 @@ use crate::method::plan::Plan;
 use crate::method::rights::require_owner_rights;
 use crate::method::running::{refresh_job, Call};
 use crate::method::steps::{self, Steps};
-use crate::source::bounds::{Kind, Range, Slice};
+use crate::source::bounds::{digest, Kind, Range, Slice};
 use crate::source::catalog::rows_query;
 use crate::source::connection::Connection;
 use pgrx::notice;
@@ -97,6 +99,8 @@ struct Refresh<'a> {
     options: &'a Options<'a>,
     /// As it was asked for, or as columns that have come need it.
     repull: Repull<'a>,
+    /// All rows are merged, by the values of another control column than before.
+    anew: bool,
     catalog: &'a Catalog,
     job: &'a Job,
     destination: Relation,
@@ -135,7 +139,7 @@ impl<'a> Refresh<'a> {
         let redo = state.redo.take().filter(|_| state.left.as_deref() == Some(asked.last_value.as_str()));
         let bound = Bound::new(None, BoundKind::SourceIsEmpty, None);
         let (repull, status) = (options.repull, Status::Ok);
-        Refresh { options, repull, catalog, job, destination, owner, asked, state, redo, bound, status }
+        Refresh { options, repull, anew: false, catalog, job, destination, owner, asked, state, redo, bound, status }
     }
 
     fn repulls_nothing(&self) -> bool {
@@ -175,7 +179,8 @@ impl<'a> Refresh<'a> {
         let before = self.state.seen.as_ref();
         let renamed = before.map(|before| before.renamed(&seen)).unwrap_or_default();
         let (destination, columns) = (&self.destination, columns.as_slice());
-        let sides = follow::Sides { job, destination, local: &local, shape: &shape, columns, before, now: &seen };
+        let (now, anew) = (&seen, self.repulls_all());
+        let sides = follow::Sides { job, destination, local: &local, shape: &shape, columns, before, now, anew };
         let following = follow::following(source, table, &sides)?;
         let local = following.project(&local);
         let column_map = column_map::map(&local, &shape, columns, &renamed)?;
@@ -185,8 +190,9 @@ impl<'a> Refresh<'a> {
         let rows = rows_query(&table.table(), &names(columns), job.condition.as_deref())?;
 
         let again = before.and_then(|before| before.why_again(&seen, &column_map.columns, &following.given()));
+        let lacking = again.clone().filter(|_| matches!(self.repull, Repull::Range(..)));
         let again = again.filter(|_| self.repulls_nothing());
-        let repulls = again.is_some() && self.may_repull(source, &rows)?;
+        let repulls = again.is_some() && self.may_repull(source, &rows, &following)?;
         let merges_all = again.is_some() && job.method().facts().by_key && bound.upper.is_some();
         let take = Choice {
             method: job.method(),
@@ -213,22 +219,26 @@ impl<'a> Refresh<'a> {
             nothing_is_safe,
             again,
             merges_all,
+            lacking,
             is_cut: false,
             greatest: None,
         })
     }
 
-    /// Whether an inserter that follows columns may copy all rows anew: no row is here that is gone on the source.
-    fn may_repull(&self, source: &mut Connection, rows: &str) -> Result<bool> {
+    /// Whether an inserter that follows columns may copy all rows anew: the destination has the control values that the source has, and no row
+    /// that is gone there.
+    fn may_repull(&self, source: &mut Connection, rows: &str, following: &Following) -> Result<bool> {
         if !self.job.follows_columns() || self.job.method().facts().by_key {
             return Ok(false);
         }
-        let here = spi::number(&format!("SELECT count(*) FROM {}", self.job.destination), &[])?;
-        let Asked { control, start, .. } = &self.asked;
+        let Asked { control, kind, start, .. } = &self.asked;
         let range = Range { upper: Some(start.clone()), to_upper: true, ..Range::default() };
         let slice = Slice { rows, control, range: &range };
-        let there = source.value(&slice.count(), &[], "counting the rows")?;
-        Ok(there.and_then(|there| there.parse::<i64>().ok()).unwrap_or_default() >= here)
+        let there = source.value(&slice.digest(*kind), &[], "comparing the control values")?;
+        // The destination still has the name that the column had.
+        let own = following.before(&control.name).unwrap_or(&control.name);
+        let here = spi::text(&digest(*kind, &quote(own), &self.job.destination.to_string()), &[])?;
+        Ok(here.is_some() && here == there)
     }
 
     /// Whether the bound has not moved for two periods of the job, because a transaction on the source holds it back: then the reason names it.
@@ -333,6 +343,7 @@ impl Steps for Refresh<'_> {
         if let Some(reason) = &decision.again {
             self.status = Status::Warning;
             if decision.merges_all || decision.repulls {
+                self.anew = decision.following.moved.contains(&self.asked.control.name);
                 run.note(format!("all rows are copied: {reason}"));
             } else {
                 self.state.lacking = Some(reason.clone());
@@ -340,6 +351,9 @@ impl Steps for Refresh<'_> {
         }
         if self.repulls_all() {
             self.state.lacking = None;
+        }
+        if let Some(reason) = &decision.lacking {
+            self.state.lacking = Some(reason.clone());
         }
         if let Some(reason) = &self.state.lacking {
             run.note(format!("rows of the destination lack values: {reason}. p_repull := true copies all rows anew"));
@@ -412,11 +426,10 @@ impl Steps for Refresh<'_> {
                 self.append(collected, &decision, run)?;
             }
             Loaded::Nothing => {
-                decision.following.apply(&self.destination, load::patience())?;
+                change_columns(&self.destination, &decision.local, &decision.following, load::patience())?;
                 if take.delete && !decision.nothing_is_safe {
                     self.asked.values.delete(&self.job.destination, &take.range)?;
                 }
-                decision.following.finish(&self.destination)?;
             }
         }
         let nearly = |limit: &i64| !decision.is_cut && run.rows.saturating_mul(4) >= (*limit as u64).saturating_mul(3);
@@ -446,10 +459,9 @@ impl Refresh<'_> {
     /// Adds rows to a destination whose columns change.
     fn append(&self, collected: Collected, decision: &Decision, run: &Run) -> Result<()> {
         let Decision { take, following, column_map, .. } = decision;
-        let control = [self.asked.control.name.clone()];
         let anew = !take.delete
             && is_rewritable(&decision.local)?
-            && following.goes_beside(&self.destination, run.rows, &control)?;
+            && following.goes_beside(&self.destination, run.rows, &[])?;
         if anew {
             collected.append_anew(&self.destination, &column_map.columns, following, load::patience())?;
         } else {
@@ -469,6 +481,7 @@ impl Refresh<'_> {
         let last = match self.repull {
             Repull::Nothing if self.redo == Some(Redo::Empty) => greatest.map(str::to_string),
             Repull::All => greatest.map(str::to_string),
+            Repull::Nothing if self.anew => greatest.map(str::to_string),
             Repull::Range(..) => values.greatest_in(&self.job.destination)?,
             Repull::Nothing => greatest.map(|greatest| values.greater(greatest, start)).transpose()?,
         };

@@ -39,5 +39,6 @@ pub fn convert(job: &Job, source: &mut Connection, table: &SourceTable) -> Resul
         condition: job.condition.clone(),
         copy_all: None,
         seen: Some(seen),
+        renamed: Vec::new(),
     })
 }

@@ -2,7 +2,7 @@
 
 use super::repair::{carry_out, Done, Facts, Repair};
 use super::state::State;
-use super::wanted::{capture, storage_ids, Wanted};
+use super::wanted::{capture, compared, storage_ids, Wanted};
 use crate::backend::name::Name;
 use crate::backend::relation::Relation;
 use crate::destination::column_map::{self, ColumnMap};
@@ -16,7 +16,7 @@ use crate::method::follow;
 use crate::shape::Shape;
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
-use crate::source::queue::{has_disabled_triggers, Found, Member, QueueKey, Summary};
+use crate::source::queue::{has_disabled_triggers, names_since, Found, Member, QueueKey, Summary};
 use crate::source::seen::Seen;
 use std::collections::HashSet;
 
@@ -60,7 +60,7 @@ pub struct Columns {
     pub following: Following,
     /// Why the rows come as text.
     pub text: Option<String>,
-    /// Old and new names of columns that were renamed on the source since the last refresh.
+    /// Old and new names of columns that were renamed on the source since all that waits in the queue was written.
     pub renamed: Vec<(String, String)>,
 }
 
@@ -70,7 +70,7 @@ impl Columns {
         state: &State,
         source: &mut Connection,
         present: &Present,
-        destination: &Relation,
+        (destination, repull): (&Relation, bool),
     ) -> Result<Columns> {
         let shape = &present.shape;
         let columns = selected_columns(shape, job.filter.as_deref(), source.label())?;
@@ -78,8 +78,11 @@ impl Columns {
         let [local] = table::describe([destination.oid])?;
         column_map::require_loadable(&local)?;
         let renamed = state.seen.as_ref().map(|before| before.renamed(&present.seen)).unwrap_or_default();
+        let renamed = names_since(&state.renamed, &renamed);
         let (before, now) = (state.seen.as_ref(), &present.seen);
-        let sides = follow::Sides { job, destination, local: &local, shape, columns: &columns, before, now };
+        let columns_of = columns.as_slice();
+        let sides =
+            follow::Sides { job, destination, local: &local, shape, columns: columns_of, before, now, anew: repull };
         let following = follow::following(source, &present.table, &sides)?;
         let local = following.project(&local);
         let column_map = column_map::map(&local, shape, &columns, &renamed)?;
@@ -272,6 +275,9 @@ impl Look<'_> {
         }
         if summary.unknown > 0 {
             return Some("rows have changed while columns of the key had other names on the source".to_string());
+        }
+        if job.renamed.is_some() && compared(job.filter.as_deref(), job.condition.as_deref()).is_some() {
+            return Some("changes of columns of the filter were not queued while these had other names".to_string());
         }
         let key = job.pk_name.as_deref().unwrap_or_default();
         let taken = |(old, new): &(String, String)| key.contains(new) && present.shape.column(old).is_some();

@@ -138,6 +138,7 @@ fn make_objects(method: Method, request: &Request<'_>) -> Result<(Name, bool)> {
         condition: common.condition.map(str::to_string),
         copy_all: None,
         seen: Some(seen),
+        renamed: Vec::new(),
         objects,
     };
     let queue = state.objects.queue.plain();

@@ -11,6 +11,7 @@ use super::{dml, logdel};
 use crate::backend::identity::{act_as, Identity};
 use crate::backend::relation::Relation;
 use crate::destination::table;
+use crate::destination::upsert::change_columns;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::method::Method;
@@ -106,7 +107,7 @@ impl Steps for Refresh<'_> {
                 state: serde_json::to_value(&state)?,
             });
         }
-        let columns = Columns::of(job, &self.state, source, &present, &self.destination)?;
+        let columns = Columns::of(job, &self.state, source, &present, (&self.destination, self.options.repull))?;
         let decision = look.decide(present, columns, self.options.repull, 0);
         let (summary, portion) = (&decision.present.summary, &decision.portion);
         if follow::tell(&decision.columns.following, &self.destination, run) {
@@ -163,8 +164,11 @@ impl Steps for Refresh<'_> {
     /// stored in the same transaction.
     fn publish(&mut self, (loaded, decision): (Loaded, Decision), run: &mut Run) -> Result<Status> {
         publish(loaded, self.catalog, self.job, self.options, &self.destination, &decision, run)?;
-        let Decision { present, portion, .. } = decision;
+        let Decision { mut present, portion, columns, .. } = decision;
         let summary = present.summary;
+        if columns.following.incomplete {
+            present.seen.postpone(&columns.following.requirable());
+        }
         let state = State {
             objects: self.state.objects.clone(),
             removed: summary.removed.unwrap_or(0),
@@ -180,6 +184,7 @@ impl Steps for Refresh<'_> {
             members: storage_ids(&present.members, present.cloned),
             copy_all: present.unwatched.then(|| "changes are not queued for a release that is older".to_string()),
             seen: Some(present.seen),
+            renamed: if portion.whole { Vec::new() } else { columns.renamed },
             filter: self.job.filter.clone(),
             condition: self.job.condition.clone(),
         };
@@ -222,10 +227,7 @@ fn publish(
 ) -> Result<()> {
     let following = &decision.columns.following;
     match loaded {
-        Loaded::Nothing => {
-            following.apply(destination, patience())?;
-            following.finish(destination)
-        }
+        Loaded::Nothing => change_columns(destination, &decision.columns.local, following, patience()),
         Loaded::All(loaded) => loaded.publish(catalog, job, destination, (false, following), run),
         Loaded::There(keys) => keys.drop(),
         Loaded::Whole(rows) => {

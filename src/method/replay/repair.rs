@@ -4,7 +4,7 @@ use super::state::{is_older, this_database, State};
 use super::wanted::Wanted;
 use crate::backend::relation::Patience;
 use crate::error::Result;
-use crate::job::config::{Catalog, Job};
+use crate::job::config::{Catalog, Job, Renamed};
 use crate::job::run::Run;
 use crate::method::load::patience;
 use crate::source::catalog::SourceTable;
@@ -54,6 +54,8 @@ pub struct Facts {
     pub stopped: bool,
     /// The source is a different cluster than last time.
     pub elsewhere: bool,
+    /// What columns that the job names are called now, if that has just been found.
+    pub renamed: Option<Renamed>,
 }
 
 /// What this refresh has done or tried already: it does so once.
@@ -98,6 +100,7 @@ impl Facts {
             marked_otherwise: summary.user.as_deref() != Some(this_database().as_str()) || summary.max_size != limit,
             stopped: summary.is_stopped(),
             elsewhere: !state.system.is_empty() && summary.system != state.system,
+            renamed: job.renamed.clone(),
         }
     }
 
@@ -114,7 +117,14 @@ impl Facts {
         let typed = matches!(self.found, Found::Typed(..));
         let other = match &self.found {
             Found::Nothing => false,
-            Found::Form(found) => !found.captures_as(&self.form),
+            Found::Form(found) => {
+                // The same columns under other names: what waits in the queue stays.
+                let compared = match &self.renamed {
+                    Some(renamed) => found.compared.as_deref().map(|names| renamed.list(names)),
+                    None => found.compared.clone(),
+                };
+                !Form { compared, ..found.clone() }.captures_as(&self.form)
+            }
             // To convert much of it would make writers wait.
             Found::Typed(compared, rows) => {
                 (compared, *rows) != (&self.form.compared, self.form.row_triggers) || self.large && !self.older
@@ -252,6 +262,7 @@ mod tests {
             marked_otherwise: false,
             stopped: false,
             elsewhere: false,
+            renamed: None,
         }
     }
 
@@ -274,11 +285,21 @@ mod tests {
         let renamed = || Found::Form(form(&["number"]));
         let two = || Found::Form(form(&["id", "part"]));
         let typed = || Found::Typed(None, false);
+        let filtered = |column: &str| Form { compared: Some(vec![column.to_string()]), ..form(&["id"]) };
         let cases: Vec<(Facts, Vec<Repair>)> = vec![
             (same(), vec![]),
             (facts(Found::Nothing), vec![]),
             (facts(renamed()), vec![ChangeFunctions]),
             (facts(two()), vec![MakeAnew]),
+            (Facts { form: filtered("w"), ..facts(Found::Form(filtered("v"))) }, vec![MakeAnew]),
+            (
+                Facts {
+                    form: filtered("w"),
+                    renamed: Some(Renamed { renamed: vec![("v".into(), "w".into())], gone: Vec::new() }),
+                    ..facts(Found::Form(filtered("v")))
+                },
+                vec![ChangeFunctions],
+            ),
             (facts(Found::Unreadable), vec![MakeAnew]),
             (facts(typed()), vec![ChangeFunctions]),
             (facts(Found::Typed(Some(vec!["id".into()]), false)), vec![MakeAnew]),

@@ -41,6 +41,9 @@ pub struct State {
     /// The source's columns when the last refresh read them. None of a job of an older release.
     #[serde(default)]
     pub seen: Option<Seen>,
+    /// Old names of columns, and those of today, under which rows that wait in the queue may have values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub renamed: Vec<(String, String)>,
 }
 
 /// Up to where a queue was applied.

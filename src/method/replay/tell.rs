@@ -64,7 +64,7 @@ pub fn tell(
     let mut present = look.present(source, table, (shape.clone(), members.clone(), summary), (typed, cloned))?;
     present.queue_is_new = queue_is_new;
     let applied = if queue_is_new { present.summary.rows } else { applied };
-    let columns = Columns::of(job, state, source, &present, destination)?;
+    let columns = Columns::of(job, state, source, &present, (destination, false))?;
     let decision = look.decide(present, columns, false, applied);
     let waiting = decision.present.summary.rows.saturating_sub(applied);
     plan.source(format!("read {queue}"), None, Some(format!("{waiting} changes wait")));

@@ -113,7 +113,7 @@ impl Refresh<'_> {
         let now = source.seen(table)?;
         let state: State = serde_json::from_value(self.job.state.clone()).unwrap_or_default();
         let (job, destination, before) = (self.job, &self.destination, state.seen.as_ref());
-        let sides = follow::Sides { job, destination, local, shape, columns, before, now: &now };
+        let sides = follow::Sides { job, destination, local, shape, columns, before, now: &now, anew: true };
         let following = follow::following(source, table, &sides)?;
         Ok((Some(now), following))
     }
@@ -187,7 +187,10 @@ impl Steps for Refresh<'_> {
         let how = (self.cascade, &decision.following);
         loaded.publish(self.catalog, self.job, &self.destination, how, run)?;
         run.phase("sequences");
-        for sequence in decision.sequences {
+        // A column that was added may have brought one.
+        let added = sequences::of_identity(self.destination.oid)?;
+        let added = added.into_iter().filter(|sequence| !decision.sequences.contains(sequence));
+        for sequence in decision.sequences.iter().copied().chain(added) {
             sequences::reset(sequence)?;
         }
         let state = decision.seen.map(|seen| serde_json::to_value(State { seen: Some(seen) })).transpose()?;

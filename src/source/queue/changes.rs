@@ -63,14 +63,40 @@ impl Changes<'_> {
         format!("SELECT {} FROM ({}) \"mimeo_k\" WHERE {}", self.key.list("\"mimeo_k\""), self.keys(), self.absent())
     }
 
-    /// Whether the rows of a logdel queue tell if they were deleted before columns were renamed, or after: a row from after has a name that
-    /// no column had before. None of them does if columns have only changed names among each other.
+    /// Whether a row of a logdel queue tells under which names its values are: columns that have only exchanged their names among each
+    /// other leave no trace in it.
     pub fn tells_names(&self, renamed: &[(String, String)]) -> bool {
-        self.key.typed || renamed.is_empty() || fresh(renamed).next().is_some()
+        let is_old = |name: &str| renamed.iter().any(|(old, _)| old == name);
+        let taken = |(_, new): &&(String, String)| is_old(new);
+        self.key.typed
+            || renamed.iter().filter(taken).all(|(_, new)| successor(new, renamed).is_some_and(|next| !is_old(next)))
+    }
+
+    /// How many deleted rows have a renamed column under none of the names that are known, as text.
+    pub fn nameless(&self, renamed: &[(String, String)]) -> String {
+        format!(
+            "SELECT pg_catalog.count(*)::pg_catalog.text FROM {} WHERE {} AND \"mimeo_row\" IS NOT NULL AND NOT {}",
+            self.queue,
+            self.range(),
+            self.is_named(renamed, "\"mimeo_row\"")
+        )
+    }
+
+    /// Whether a row holds each renamed column under one of its names.
+    fn is_named(&self, renamed: &[(String, String)], row: &str) -> String {
+        if self.key.typed || renamed.is_empty() {
+            return "true".to_string();
+        }
+        let present = |name: &str| format!("({row} OPERATOR(pg_catalog.->) {}) IS NOT NULL", literal(name));
+        let named = renamed.iter().map(|(_, new)| {
+            let olds = renamed.iter().filter(|(_, other)| other == new).map(|(old, _)| present(old));
+            format!("({})", std::iter::once(present(new)).chain(olds).collect::<Vec<_>>().join(" OR "))
+        });
+        format!("({})", named.collect::<Vec<_>>().join(" AND "))
     }
 
     /// Of a logdel queue: the rows that were deleted, with their last values and the time. `table` is the source table; what the queue holds
-    /// under another name is in `renamed`, by today's name. See `tells_names`.
+    /// under other names is in `renamed`, by today's name. Not those that have a renamed column under no name that is known. See `tells_names`.
     pub fn deleted(&self, table: &Name, columns: &[TypedColumn], renamed: &[(String, String)]) -> String {
         let list = self.key.list("");
         // The key comes typed from the queue, the rest from the row.
@@ -94,18 +120,24 @@ impl Changes<'_> {
         };
         format!(
             "SELECT {}, \"mimeo_k\".\"mimeo_at\" FROM (SELECT DISTINCT ON ({list}) {list}, \"mimeo_at\", \"mimeo_row\" FROM {}
-                 WHERE \"mimeo_row\" IS NOT NULL ORDER BY {list}, \"mimeo_at\" DESC, \"mimeo_seq\" DESC) \"mimeo_k\"{typed} WHERE {}",
+                 WHERE \"mimeo_row\" IS NOT NULL ORDER BY {list}, \"mimeo_at\" DESC, \"mimeo_seq\" DESC) \"mimeo_k\"{typed} WHERE {} AND {}",
             values.join(", "),
             self.queued(", \"mimeo_at\", \"mimeo_seq\", \"mimeo_row\""),
+            self.is_named(renamed, "\"mimeo_k\".\"mimeo_row\""),
             self.absent()
         )
     }
 
-    /// Of a logdel queue: keys of rows that the job no longer sees and whose values were not queued, or cannot be read (`all`), and since
-    /// when.
-    pub fn left(&self, all: bool) -> String {
+    /// Of a logdel queue: keys of rows that the job no longer sees and whose values were not queued, or cannot be read (`all`, or none of the
+    /// names is known), and since when.
+    pub fn left(&self, all: bool, renamed: &[(String, String)]) -> String {
         let list = self.key.list("");
-        let having = if all { "true" } else { "pg_catalog.bool_and(\"mimeo_row\" IS NULL)" };
+        let having = if all {
+            "true".to_string()
+        } else {
+            let named = self.is_named(renamed, "\"mimeo_row\"");
+            format!("pg_catalog.bool_and(\"mimeo_row\" IS NULL OR NOT {named})")
+        };
         format!(
             "SELECT {}, \"mimeo_k\".\"mimeo_at\" FROM (SELECT {list}, pg_catalog.max(\"mimeo_at\") AS \"mimeo_at\" FROM {}
                  GROUP BY {list} HAVING {having}) \"mimeo_k\" WHERE {}",
@@ -116,30 +148,43 @@ impl Changes<'_> {
     }
 }
 
-/// The names of today that no column had before.
-fn fresh(renamed: &[(String, String)]) -> impl Iterator<Item = &str> {
-    let is_old = |name: &str| renamed.iter().any(|(old, _)| old == name);
-    renamed.iter().map(|(_, new)| new.as_str()).filter(move |new| !is_old(new))
+/// The name of today of the column that was called so.
+fn successor<'a>(old: &str, renamed: &'a [(String, String)]) -> Option<&'a str> {
+    renamed.iter().find(|(before, _)| before == old).map(|(_, new)| new.as_str())
 }
 
-/// The value of a column, as text, in a row that was queued when it was deleted, under the names that the columns had then.
+/// The value of a column, as text, in a row that was queued when it was deleted, under the name that the column had then.
 fn kept_value(column: &str, renamed: &[(String, String)]) -> String {
     let row = "\"mimeo_k\".\"mimeo_row\"";
     let value = |name: &str| format!("{row} OPERATOR(pg_catalog.->>) {}", literal(name));
-    let old = renamed.iter().find(|(_, new)| new == column).map(|(old, _)| old);
-    let taken = renamed.iter().any(|(old, _)| old == column);
-    if old.is_none() && !taken {
-        return value(column);
+    let present = |name: &str| format!("({row} OPERATOR(pg_catalog.->) {}) IS NOT NULL", literal(name));
+    let olds: Vec<&str> =
+        renamed.iter().filter(|(old, new)| new == column && old != column).map(|(old, _)| old.as_str()).collect();
+    // Another column had this name: the value is that one's unless the other has its own name of today.
+    let condition = match successor(column, renamed) {
+        Some(next) => present(next),
+        None if olds.is_empty() => return value(column),
+        None => present(column),
+    };
+    let mut cases = format!("WHEN {condition} THEN {}", value(column));
+    for old in olds {
+        cases.push_str(&format!(" WHEN {} THEN {}", present(old), value(old)));
     }
-    let after = fresh(renamed).map(|new| format!("({row} OPERATOR(pg_catalog.->) {}) IS NOT NULL", literal(new)));
-    let after = after.collect::<Vec<_>>().join(" AND ");
-    let before = old.map_or("NULL".to_string(), |old| value(old));
-    format!("CASE WHEN {after} THEN {} ELSE {before} END", value(column))
+    format!("CASE {cases} END")
+}
+
+/// What columns are called now that were renamed before (`pending`) and since: old names, newest last, and the name of today.
+pub fn names_since(pending: &[(String, String)], since: &[(String, String)]) -> Vec<(String, String)> {
+    let now = |name: &String| since.iter().find(|(old, _)| old == name).map_or(name, |(_, new)| new).clone();
+    let mut names: Vec<(String, String)> = pending.iter().map(|(old, new)| (old.clone(), now(new))).collect();
+    names.extend(since.iter().filter(|pair| !names.contains(pair)).cloned().collect::<Vec<_>>());
+    names.retain(|(old, new)| old != new);
+    names
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{fresh, kept_value};
+    use super::{kept_value, names_since};
 
     fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
         list.iter().map(|(old, new)| ((*old).to_string(), (*new).to_string())).collect()
@@ -148,15 +193,20 @@ mod tests {
     #[test]
     fn a_deleted_row_is_read_under_the_names_of_its_time() {
         let of = |column| format!("\"mimeo_k\".\"mimeo_row\" OPERATOR(pg_catalog.->>) '{column}'");
-        let after = "(\"mimeo_k\".\"mimeo_row\" OPERATOR(pg_catalog.->) 'v_old') IS NOT NULL";
-        let renamed = pairs(&[("v", "v_old")]);
+        let has = |column| format!("(\"mimeo_k\".\"mimeo_row\" OPERATOR(pg_catalog.->) '{column}') IS NOT NULL");
+        let renamed = pairs(&[("v", "w")]);
         assert_eq!(kept_value("id", &renamed), of("id"));
-        assert_eq!(
-            kept_value("v_old", &renamed),
-            format!("CASE WHEN {after} THEN {} ELSE {} END", of("v_old"), of("v"))
-        );
-        // Another column has the name now, which was not there before.
-        assert_eq!(kept_value("v", &renamed), format!("CASE WHEN {after} THEN {} ELSE NULL END", of("v")));
-        assert_eq!(fresh(&pairs(&[("a", "b"), ("b", "a")])).count(), 0, "they have changed places");
+        let either = format!("CASE WHEN {} THEN {} WHEN {} THEN {} END", has("w"), of("w"), has("v"), of("v"));
+        assert_eq!(kept_value("w", &renamed), either);
+        // Another column has the name now, which did not exist before.
+        assert_eq!(kept_value("v", &renamed), format!("CASE WHEN {} THEN {} END", has("w"), of("v")));
+    }
+
+    #[test]
+    fn names_go_on_until_the_queue_is_read() {
+        assert_eq!(names_since(&pairs(&[("a", "b")]), &pairs(&[("b", "c")])), pairs(&[("a", "c"), ("b", "c")]));
+        assert_eq!(names_since(&pairs(&[("a", "b")]), &[]), pairs(&[("a", "b")]));
+        assert_eq!(names_since(&pairs(&[("a", "b")]), &pairs(&[("b", "a")])), pairs(&[("b", "a")]));
+        assert_eq!(names_since(&[], &pairs(&[("x", "y")])), pairs(&[("x", "y")]));
     }
 }
