@@ -2,6 +2,7 @@
 
 pub mod alter;
 pub mod binary;
+pub mod change;
 pub mod column_map;
 pub mod copy_in;
 pub mod dependents;

@@ -15,3 +15,4 @@ pub mod running;
 pub mod snapshot;
 mod steps;
 pub mod table;
+mod wishes;
