@@ -1,21 +1,6 @@
 -- Where users stop: errors that help, cases that need no refusal, and what a DBA looks for in the first minutes. By number.
 SELECT no_plan();
 
--- What an error tells: message, HINT, CONTEXT and names.
-CREATE FUNCTION pg_temp.told(p_sql text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE v_hint text; v_context text; v_names text[];
-BEGIN
-    EXECUTE p_sql; RETURN 'no error';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS v_hint = PG_EXCEPTION_HINT, v_context = PG_EXCEPTION_CONTEXT;
-    DECLARE v_schema text; v_table text; v_column text; v_constraint text;
-    BEGIN
-        GET STACKED DIAGNOSTICS v_schema = SCHEMA_NAME, v_table = TABLE_NAME, v_column = COLUMN_NAME, v_constraint = CONSTRAINT_NAME;
-        RETURN concat_ws(' | ', SQLSTATE || ' ' || SQLERRM, 'hint: ' || v_hint, 'context: ' || v_context,
-                         'names: ' || concat_ws(' ', nullif(v_schema, ''), nullif(v_table, ''), nullif(v_column, ''), nullif(v_constraint, '')));
-    END;
-END $$;
-
 SELECT on_source($$
     CREATE TABLE app.t (id int PRIMARY KEY, v text, secret text);
     INSERT INTO app.t SELECT i, 'v' || i, 's' FROM generate_series(1, 20) i;
@@ -43,14 +28,14 @@ SELECT mimeo.dml_maker('app.t', 1);
 CREATE FUNCTION app.log_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO ddl_log VALUES (TG_OP); RETURN NEW; END';
 CREATE TRIGGER log_it AFTER INSERT ON app.t FOR EACH ROW EXECUTE FUNCTION app.log_it();
 SELECT on_source($$INSERT INTO app.t VALUES (21, 'new')$$);
-SELECT alike(pg_temp.told($$SELECT mimeo.refresh_dml('app.t')$$),
+SELECT alike(told($$SELECT mimeo.refresh_dml('app.t')$$),
     '42P01 relation "ddl_log" does not exist%search_path = pg_catalog, pg_temp%context: %PL/pgSQL function app.log_it() line 1%', 'F12: a name that a trigger does not find');
 SELECT alike((last_run('app.t')).error, '%CONTEXT: PL/pgSQL function app.log_it() line 1%', 'F12: the history has its CONTEXT');
 ALTER FUNCTION app.log_it() SET search_path = app;
 SELECT lives_ok($$SELECT mimeo.refresh_dml('app.t')$$, 'F12: what the HINT says helps');
 ALTER TABLE app.t ADD CONSTRAINT small CHECK (id < 100), ADD CONSTRAINT known UNIQUE (v);
 SELECT on_source($$INSERT INTO app.t VALUES (101, 'large')$$);
-SELECT alike(pg_temp.told($$SELECT mimeo.refresh_dml('app.t')$$), '23514 %| names: app t small', 'F12: the names of schema, table and constraint');
+SELECT alike(told($$SELECT mimeo.refresh_dml('app.t')$$), '23514 %| names: app t small', 'F12: the names of schema, table and constraint');
 SELECT alike((last_run('app.t')).error, E'%\nSCHEMA NAME: app\nTABLE NAME: t\nCONSTRAINT NAME: small', 'F12: in the history, too');
 SELECT on_source($$DELETE FROM app.t WHERE id = 101; INSERT INTO app.t VALUES (50, 'own code')$$);
 CREATE FUNCTION app.own_code() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -60,13 +45,13 @@ BEGIN
     RETURN NEW;
 END $$;
 CREATE TRIGGER own_code BEFORE INSERT ON app.t FOR EACH ROW EXECUTE FUNCTION app.own_code();
-SELECT alike(pg_temp.told($$SELECT mimeo.refresh_dml('app.t')$$), 'MY002 the application says no %app.own_code() line 4 at RAISE%| names: theirs', 'F12: a SQLSTATE of the application, and the context of the error itself');
+SELECT alike(told($$SELECT mimeo.refresh_dml('app.t')$$), 'MY002 the application says no %app.own_code() line 4 at RAISE%| names: theirs', 'F12: a SQLSTATE of the application, and the context of the error itself');
 SELECT is((last_run('app.t')).sqlstate, 'MY002', 'F12: in the history, too');
 DROP TRIGGER own_code ON app.t;
 SELECT on_source($$DELETE FROM app.t WHERE id = 50$$);
 DELETE FROM app.t WHERE secret IS NULL;
 ALTER TABLE app.t DROP CONSTRAINT known, ALTER COLUMN secret SET NOT NULL;
-SELECT alike(pg_temp.told($$SELECT mimeo.refresh_dml('app.t', p_repull := true)$$), '23502 %| names: app t secret', 'F12: the name of a column');
+SELECT alike(told($$SELECT mimeo.refresh_dml('app.t', p_repull := true)$$), '23502 %| names: app t secret', 'F12: the name of a column');
 SELECT mimeo.dml_destroyer('app.t', false);
 
 -- F15
@@ -76,9 +61,9 @@ SELECT lives_ok($$SELECT mimeo.table_maker('app.t', 1, 'app.c3', p_condition := 
 SELECT lives_ok($$SELECT mimeo.inserter_maker('app.t', 'serial', 'id', 1, p_dest_table := 'app.c4', p_condition := 'WHERE id < 5 /* some */;')$$, 'F15: where a query goes on behind it');
 SELECT lives_ok($$SELECT mimeo.refresh_table('app.c1'), mimeo.refresh_table('app.c2'), mimeo.refresh_table('app.c3'), mimeo.refresh_inserter('app.c4')$$, 'F15: they are refreshed');
 SELECT is((SELECT count(*) FROM app.c1) + (SELECT count(*) FROM app.c2) + (SELECT count(*) FROM app.c3) + (SELECT count(*) FROM app.c4), 16::bigint, 'F15: and mean what they say');
-SELECT alike(pg_temp.told(format('SELECT mimeo.table_maker(''app.t'', 1, ''app.c5'', p_condition := %L)', c)), '42601 the condition cannot be used:%| hint: A condition is what follows FROM%WHERE%',
+SELECT alike(told(format('SELECT mimeo.table_maker(''app.t'', 1, ''app.c5'', p_condition := %L)', c)), '42601 the condition cannot be used:%| hint: A condition is what follows FROM%WHERE%',
     'F15: ' || c) FROM unnest('{id < 5,WHERE id < 5 /* open,WHERE id < 5; DROP TABLE t,(id < 5),WHERE id < $1}'::text[]) c;
-SELECT alike(pg_temp.told($$SELECT mimeo.table_maker('app.t', 1, 'app.c5', p_condition := 'active')$$), '42%| hint: %WHERE%', 'F15: a word that would be taken for an alias');
+SELECT alike(told($$SELECT mimeo.table_maker('app.t', 1, 'app.c5', p_condition := 'active')$$), '42%| hint: %WHERE%', 'F15: a word that would be taken for an alias');
 
 -- F17
 SELECT mimeo.snapshot_maker('app.t', 1, 'app.orders');
@@ -94,7 +79,7 @@ SELECT is((SELECT count(*) FROM pg_index WHERE indrelid = 'app.orders_snap2'::re
 -- F20
 SELECT on_source($$CREATE TABLE app.parent (id int PRIMARY KEY, v text); CREATE TABLE app.kid () INHERITS (app.parent);
     INSERT INTO app.parent VALUES (1, 'p'); INSERT INTO app.kid VALUES (1, 'k')$$);
-SELECT alike(pg_temp.told(format('SELECT mimeo.%s_maker(''app.parent'', 1)', m)),
+SELECT alike(told(format('SELECT mimeo.%s_maker(''app.parent'', 1)', m)),
     '23505 rows of "app.parent" and of the tables that inherit from it have the same key%| hint: %WHERE tableoid = ''app.parent''::regclass%', 'F20: ' || m)
   FROM unnest('{snapshot,table,dml,logdel}'::text[]) m;
 SELECT lives_ok($$SELECT mimeo.dml_maker('app.parent', 1, p_condition := $c$WHERE tableoid = 'app.parent'::regclass$c$)$$, 'F20: what the HINT says helps');
@@ -105,19 +90,19 @@ SELECT on_source($$CREATE TABLE app.up (id int PRIMARY KEY, at timestamptz NOT N
 SELECT mimeo.updater_maker('app.up', 'time', 'at', 1, '0 seconds');
 SELECT lives_ok($$SELECT mimeo.refresh_updater('app.up')$$, 'F20: an updater of a parent, as long as keys are apart');
 SELECT on_source($$INSERT INTO app.up_kid (id, v) VALUES (1, 'the same key')$$);
-SELECT alike(pg_temp.told($$SELECT mimeo.refresh_updater('app.up')$$), '23505 rows of "app.up" and of the tables that inherit from it have the same key%', 'F20: a key of the parent in a child that comes later');
+SELECT alike(told($$SELECT mimeo.refresh_updater('app.up')$$), '23505 rows of "app.up" and of the tables that inherit from it have the same key%', 'F20: a key of the parent in a child that comes later');
 SELECT is((SELECT v FROM app.up WHERE id = 1), 'p', 'F20: does not take its place');
 
 -- F21
 SELECT on_source('ALTER TABLE app.t RENAME TO t2');
-SELECT alike(pg_temp.told('SELECT mimeo.refresh_table(''app.c1'')'), '42P01 table "app.t" does not exist on data source 1%UPDATE "mimeo"."refresh_config" SET source_table = ''…'' WHERE dest_table = ''app.c1'';%',
+SELECT alike(told('SELECT mimeo.refresh_table(''app.c1'')'), '42P01 table "app.t" does not exist on data source 1%UPDATE "mimeo"."refresh_config" SET source_table = ''…'' WHERE dest_table = ''app.c1'';%',
     'F21: the HINT names source_table');
-SELECT alike(pg_temp.told(format('SELECT mimeo.refresh_%s(%L)', m, d)), '42P01 %UPDATE "mimeo"."refresh_config"%', 'F21: ' || m)
+SELECT alike(told(format('SELECT mimeo.refresh_%s(%L)', m, d)), '42P01 %UPDATE "mimeo"."refresh_config"%', 'F21: ' || m)
   FROM (VALUES ('inserter', 'app.c4'), ('snapshot', 'app.orders')) j (m, d);
 SELECT on_source('ALTER TABLE app.t2 RENAME TO t');
-SELECT alike(pg_temp.told($$SELECT mimeo.table_maker('pg_catalog.pg_class', 1, 'app.pg_class')$$), '0A000 "pg_catalog.pg_class" has columns whose values have no meaning on another server: %pg_node_tree%p_filter%',
+SELECT alike(told($$SELECT mimeo.table_maker('pg_catalog.pg_class', 1, 'app.pg_class')$$), '0A000 "pg_catalog.pg_class" has columns whose values have no meaning on another server: %pg_node_tree%p_filter%',
     'F21: types that cannot be copied are named');
-SELECT alike(pg_temp.told($$SELECT mimeo.table_maker('pg_catalog.pg_stats', 1, 'app.pg_stats')$$), '0A000 %most_common_vals"%(anyarray)%', 'F21: anyarray');
+SELECT alike(told($$SELECT mimeo.table_maker('pg_catalog.pg_stats', 1, 'app.pg_stats')$$), '0A000 %most_common_vals"%(anyarray)%', 'F21: anyarray');
 
 -- F23
 SELECT on_source($$CREATE FUNCTION app.norm(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT lower($1)';
@@ -131,7 +116,7 @@ SELECT is((SELECT count(*) FROM pg_index x JOIN pg_class c ON c.oid = x.indrelid
     'F23: the key has its index in each');
 
 -- F25
-SELECT alike(pg_temp.told(statement), '22004 ' || argument || ' must not be NULL | hint: %', 'F25: ' || statement) FROM (VALUES
+SELECT alike(told(statement), '22004 ' || argument || ' must not be NULL | hint: %', 'F25: ' || statement) FROM (VALUES
     ('p_destination', 'SELECT mimeo.refresh_snapshot(NULL)'), ('p_destination', 'SELECT mimeo.refresh_table(NULL)'), ('p_destination', 'SELECT mimeo.refresh_inserter(NULL)'),
     ('p_destination', 'SELECT mimeo.refresh_updater(NULL)'), ('p_destination', 'SELECT mimeo.refresh_dml(NULL)'), ('p_destination', 'SELECT mimeo.refresh_logdel(NULL)'),
     ('p_destination', 'SELECT mimeo.rollback_snapshot(NULL)'), ('p_destination', 'SELECT mimeo.plan_refresh(NULL)'), ('p_destination', 'SELECT mimeo.confirm_job(NULL)'),
@@ -143,7 +128,7 @@ SELECT alike(pg_temp.told(statement), '22004 ' || argument || ' must not be NULL
     ('p_control_field', 'SELECT mimeo.updater_maker(''app.t'', ''serial'', NULL, 1)'), ('p_pulldata', 'SELECT mimeo.refresh_snapshot(''app.orders'', p_pulldata := NULL)'),
     ('p_repull', 'SELECT mimeo.refresh_inserter(''app.c4'', p_repull := NULL)'), ('p_debug', 'SELECT mimeo.refresh_dml(''app.d'', p_debug := NULL)'),
     ('p_type', 'SELECT mimeo.check_permissions(1, ''app.t'', NULL)'), ('p_views', 'SELECT mimeo.check_missing_source_tables(1, NULL)'), ('p_show', 'SELECT mimeo.validate_content(''app.c1'', p_show := NULL)')) s (argument, statement);
-SELECT alike(pg_temp.told(statement), '22004 ' || argument || ' must not hold NULL | hint: %', 'F25: ' || statement) FROM (VALUES
+SELECT alike(told(statement), '22004 ' || argument || ' must not hold NULL | hint: %', 'F25: ' || statement) FROM (VALUES
     ('p_filter', 'SELECT mimeo.snapshot_maker(''app.t'', 1, p_filter := ''{id,null}'')'), ('p_sequences', 'SELECT mimeo.table_maker(''app.t'', 1, p_sequences := ''{null}'')'),
     ('p_pk_name', 'SELECT mimeo.updater_maker(''app.t'', ''serial'', ''id'', 1, p_pk_name := ''{null}'', p_pk_type := ''{int}'')'),
     ('p_pk_type', 'SELECT mimeo.dml_maker(''app.t'', 1, p_pk_name := ''{id}'', p_pk_type := ''{null}'')'), ('p_filter', 'SELECT mimeo.check_permissions(1, ''app.t'', p_filter := ''{null}'')')) s (argument, statement);
@@ -160,7 +145,7 @@ BEGIN;
 DECLARE reading CURSOR FOR SELECT id FROM app.looped ORDER BY id;
 FETCH 1 FROM reading;
 SELECT lives_ok($$SELECT mimeo.refresh_snapshot('app.looped')$$, 'F26: a cursor on the view');
-SELECT alike(pg_temp.told($$SELECT mimeo.refresh_snapshot('app.looped', p_check_stats := false)$$), '55006 "app.looped_snap%" is being read by a cursor or a query of this session%', 'F26: once more, and the twin that it reads is needed');
+SELECT alike(told($$SELECT mimeo.refresh_snapshot('app.looped', p_check_stats := false)$$), '55006 "app.looped_snap%" is being read by a cursor or a query of this session%', 'F26: once more, and the twin that it reads is needed');
 SELECT results_eq('FETCH 2 FROM reading', 'VALUES (2), (3)', 'F26: it reads on');
 COMMIT;
 SELECT lives_ok($$SELECT mimeo.refresh_snapshot('app.looped', p_check_stats := false)$$, 'F26: the next refresh empties what was left');
@@ -195,11 +180,11 @@ CREATE VIEW app.on_closed AS SELECT id FROM closed.s;
 SELECT lives_ok($$SELECT mimeo.refresh_snapshot('closed.s', p_check_stats := false)$$, 'C2: with a view on it');
 SELECT is((SELECT count(*) FROM app.on_closed), 22::bigint, 'C2: which goes on');
 SELECT on_source('ALTER TABLE app.t ADD COLUMN extra int');
-SELECT alike(pg_temp.told($$SELECT mimeo.refresh_snapshot('closed.s')$$), '42501 permission denied for schema closed | hint: Its owner, role "dba", or a superuser can run: GRANT CREATE ON SCHEMA "closed" TO "first_minutes_owner";%',
+SELECT alike(told($$SELECT mimeo.refresh_snapshot('closed.s')$$), '42501 permission denied for schema closed | hint: Its owner, role "dba", or a superuser can run: GRANT CREATE ON SCHEMA "closed" TO "first_minutes_owner";%',
     'C2: where something is made, the error has the GRANT');
 SELECT on_source('ALTER TABLE app.t DROP COLUMN extra');
 REVOKE USAGE ON SCHEMA closed FROM first_minutes_owner;
-SELECT alike(pg_temp.told(format('SELECT mimeo.refresh_%s(%L)', m, 'closed.' || left(m, 1))), '42501 permission denied for schema closed | hint: %GRANT USAGE ON SCHEMA "closed" TO "first_minutes_owner";%',
+SELECT alike(told(format('SELECT mimeo.refresh_%s(%L)', m, 'closed.' || left(m, 1))), '42501 permission denied for schema closed | hint: %GRANT USAGE ON SCHEMA "closed" TO "first_minutes_owner";%',
     'C2: without USAGE: ' || m) FROM unnest('{snapshot,table,inserter,updater,dml,logdel}'::text[]) m;
 GRANT USAGE ON SCHEMA closed TO first_minutes_owner;
 
@@ -209,7 +194,7 @@ BEGIN
     RAISE EXCEPTION 'activity: %', (SELECT query FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid());
 END $$;
 CREATE TRIGGER tell_activity BEFORE INSERT ON app.c1 FOR EACH ROW EXECUTE FUNCTION app.tell_activity();
-SELECT alike(pg_temp.told($$SELECT mimeo.refresh_table('app.c1')$$), '% activity: mimeo.refresh_table(''app.c1''): copy%', 'C6: pg_stat_activity begins with the function and the job');
+SELECT alike(told($$SELECT mimeo.refresh_table('app.c1')$$), '% activity: mimeo.refresh_table(''app.c1''): copy%', 'C6: pg_stat_activity begins with the function and the job');
 DROP TRIGGER tell_activity ON app.c1;
 -- C8
 SELECT is((SELECT count(*) FROM pg_indexes WHERE schemaname = 'closed' AND indexname = 'l_mimeo_source_deleted'), 1::bigint, 'C8: a logdel table has an index on mimeo_source_deleted');
@@ -236,8 +221,8 @@ SELECT is((SELECT string_agg(key ->> 'id', ' ' ORDER BY (key ->> 'id')::int) FRO
 SELECT is((SELECT bool_or(may_wait) FROM mimeo.differences('app.m_d')), false, 'U7: and waits for nothing, though the queue still has the changes');
 SELECT is((SELECT count(*) FROM mimeo.differences('app.m_s')), 0::bigint, 'U7: none where both sides are the same');
 SELECT is((SELECT count(*) FROM mimeo.differences('app.m_d', p_limit := 2)), 2::bigint, 'U7: not more than p_limit');
-SELECT alike(pg_temp.told($$SELECT mimeo.differences('app.m_d', p_limit := -1)$$), '22023 p_limit is -1%', 'U7: a limit that is none');
-SELECT alike(pg_temp.told($$SELECT mimeo.differences('app.m_d', '1 day')$$), '22023 %', 'U7: intervals of a job that has none');
+SELECT alike(told($$SELECT mimeo.differences('app.m_d', p_limit := -1)$$), '22023 p_limit is -1%', 'U7: a limit that is none');
+SELECT alike(told($$SELECT mimeo.differences('app.m_d', '1 day')$$), '22023 %', 'U7: intervals of a job that has none');
 
 SELECT on_source($$CREATE TABLE app.allowed (id int); INSERT INTO app.allowed VALUES (1), (2);
     CREATE FUNCTION app.isok(int, int) RETURNS boolean LANGUAGE sql STABLE AS 'SELECT EXISTS (SELECT FROM app.allowed a WHERE a.id = $1)';
@@ -262,20 +247,20 @@ SELECT is((SELECT string_agg(fix, ' ') FROM mimeo.check_permissions(1, 'app.m', 
 SELECT alike((SELECT string_agg(fix, ' ') FROM mimeo.check_permissions(1, 'app.m', 'dml', 'app.m_new') WHERE NOT granted), '%GRANT SELECT ("k", "at")%', 'U8: without it, they are');
 SELECT mimeo.table_maker('app.m', 1, 'app.m_f', p_filter := '{id,v}');
 SELECT is((SELECT string_agg(fix, ' ') FROM mimeo.check_permissions(1, 'app.m', 'table', 'app.m_f') WHERE NOT granted), NULL, 'U8: a job that is there has its own filter');
-SELECT alike(pg_temp.told($$SELECT mimeo.check_permissions(1, 'app.m', p_filter := '{nope}')$$), '42703 the filter names columns that "app.m" does not have: "nope"%', 'U8: a filter that names what is not there');
+SELECT alike(told($$SELECT mimeo.check_permissions(1, 'app.m', p_filter := '{nope}')$$), '42703 the filter names columns that "app.m" does not have: "nope"%', 'U8: a filter that names what is not there');
 SELECT on_source('REVOKE ALL ON app.m FROM reader; REVOKE ALL (id, v) ON app.m FROM reader');
 SELECT is((SELECT string_agg(fix, ' ') FROM mimeo.check_permissions(1, 'app.m', 'snap', 'app.m_new', '{id,v}') WHERE NOT granted), 'GRANT SELECT ("id", "v") ON "app"."m" TO "reader";',
     'U8: without any right, only the columns of the filter are asked for');
-SELECT alike(pg_temp.told($$SELECT mimeo.snapshot_maker('app.m', 1, 'app.m_new', p_filter := '{id,v}')$$), '42501 %GRANT SELECT ("id", "v") ON "app"."m" TO "reader";%', 'U8: the maker says the same');
+SELECT alike(told($$SELECT mimeo.snapshot_maker('app.m', 1, 'app.m_new', p_filter := '{id,v}')$$), '42501 %GRANT SELECT ("id", "v") ON "app"."m" TO "reader";%', 'U8: the maker says the same');
 SELECT on_source('GRANT SELECT, TRIGGER ON app.m TO reader');
-SELECT alike(pg_temp.told($$SELECT mimeo.snapshot_maker('app.m', 1, 'app.m_s')$$), '42710 Snapshot replication already defined for app.m_s%', 'U9: a maker of a job that is there says so');
+SELECT alike(told($$SELECT mimeo.snapshot_maker('app.m', 1, 'app.m_s')$$), '42710 Snapshot replication already defined for app.m_s%', 'U9: a maker of a job that is there says so');
 
 -- U9
 SELECT mimeo.snapshot_maker('app.m', 1, 'app.p1', p_period := '5 minutes'), mimeo.table_maker('app.m', 1, 'app.p2', p_period := '1 hour'),
        mimeo.inserter_maker('app.m', 'time', 'at', 1, p_dest_table := 'app.p3', p_period := '1 day'), mimeo.updater_maker('app.m', 'time', 'at', 1, p_dest_table := 'app.p4', p_period := '1 mon'),
        mimeo.dml_maker('app.m', 1, 'app.p5', p_period := '0'), mimeo.logdel_maker('app.m', 1, 'app.p6', p_period := '90 seconds');
 SELECT is((SELECT string_agg(period::text, ' ' ORDER BY dest_table) FROM mimeo.refresh_config WHERE dest_table LIKE 'app.p_'), '00:05:00 01:00:00 1 day 1 mon 00:00:00 00:01:30', 'U9: makers take a period');
-SELECT alike(pg_temp.told($$SELECT mimeo.snapshot_maker('app.m', 1, 'app.p7', p_period := '-1 minute')$$), '22023 p_period is negative%', 'U9: a negative one is refused');
+SELECT alike(told($$SELECT mimeo.snapshot_maker('app.m', 1, 'app.p7', p_period := '-1 minute')$$), '22023 p_period is negative%', 'U9: a negative one is refused');
 SELECT is((SELECT unscheduled FROM mimeo.health), (SELECT count(*) FROM mimeo.refresh_config WHERE period IS NULL), 'U9: health counts the jobs that nobody refreshes by itself');
 
 -- U5
@@ -287,5 +272,5 @@ GRANT USAGE ON SCHEMA mimeo TO clerk;
 COMMIT;
 
 -- U12
-SELECT alike(pg_temp.told($$SELECT mimeo.table_maker('app.m', 1, 'nowhere.m')$$), '3F000 schema "nowhere" does not exist on the destination | hint: Run on the destination: CREATE SCHEMA "nowhere"; (which needs CREATE on the database)%', 'U12: who can make a schema');
+SELECT alike(told($$SELECT mimeo.table_maker('app.m', 1, 'nowhere.m')$$), '3F000 schema "nowhere" does not exist on the destination | hint: Run on the destination: CREATE SCHEMA "nowhere"; (which needs CREATE on the database)%', 'U12: who can make a schema');
 SELECT * FROM finish();

@@ -1,15 +1,6 @@
 -- Columns that are added, renamed, widened or dropped on the source are followed by every method, with writes before and after the change.
 SELECT no_plan();
 
-CREATE FUNCTION pg_temp.told(p_sql text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE v_hint text;
-BEGIN
-    EXECUTE p_sql; RETURN 'no error';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS v_hint = PG_EXCEPTION_HINT;
-    RETURN concat_ws(' | ', SQLSTATE || ' ' || SQLERRM, 'hint: ' || v_hint);
-END $$;
-
 -- A source table (p_columns beside id, at and v), and a job of each method on it: app.<name>_<method>.
 CREATE TEMPORARY TABLE methods (m text, ordinal serial);
 INSERT INTO methods (m) VALUES ('table'), ('inserter'), ('updater'), ('dml'), ('logdel');
@@ -145,7 +136,7 @@ SELECT has_pk('app', 'widened_' || m, 'widened: the primary key stays: ' || m) F
 
 -- Narrowed, or another type: refused as before.
 SELECT on_source($$ALTER TABLE app.widened ALTER v TYPE jsonb USING to_jsonb(v)$$);
-SELECT alike(pg_temp.told(format('SELECT pg_temp.refresh(%L, %L)', 'widened', m)), '42804 %hint: Run on the destination: ALTER TABLE %', 'another type is refused: ' || m) FROM methods ORDER BY ordinal;
+SELECT alike(told(format('SELECT pg_temp.refresh(%L, %L)', 'widened', m)), '42804 %hint: Run on the destination: ALTER TABLE %', 'another type is refused: ' || m) FROM methods ORDER BY ordinal;
 
 -- Dropped: stays here, is NULL in new rows, and a WARNING tells so once.
 SELECT pg_temp.make('dropped', ', gone text NOT NULL DEFAULT ''was here''');
@@ -161,7 +152,7 @@ SELECT pg_temp.write('dropped');
 SELECT is(split_part(pg_temp.refresh('dropped', m), ':', 1), 'ok', 'dropped: it is told once: ' || m) FROM methods ORDER BY ordinal;
 -- It comes again under its name, with other values.
 SELECT on_source($$ALTER TABLE app.dropped ADD COLUMN gone text DEFAULT 'again'$$);
-SELECT alike(pg_temp.told(format('SELECT pg_temp.refresh(%L, %L)', 'dropped', m)), '42701 cannot add column "gone" %which holds values | hint: Rename or drop%', 'dropped: a name that is taken is refused: ' || m) FROM methods WHERE m <> 'table' ORDER BY ordinal;
+SELECT alike(told(format('SELECT pg_temp.refresh(%L, %L)', 'dropped', m)), '42701 cannot add column "gone" %which holds values | hint: Rename or drop%', 'dropped: a name that is taken is refused: ' || m) FROM methods WHERE m <> 'table' ORDER BY ordinal;
 SELECT pg_temp.write('dropped');
 DO $$ BEGIN ALTER TABLE app.dropped_table DROP COLUMN gone; ALTER TABLE app.dropped_inserter DROP COLUMN gone; ALTER TABLE app.dropped_updater RENAME gone TO before; ALTER TABLE app.dropped_dml RENAME gone TO before; ALTER TABLE app.dropped_logdel RENAME gone TO before; END $$;
 SELECT alike(pg_temp.refresh('dropped', m), '%"gone" added%', 'dropped: the job goes on once that is mended: ' || m) FROM methods ORDER BY ordinal;
@@ -217,7 +208,7 @@ SELECT is(pg_temp.rows_here(format('SELECT legacy_id, id, v FROM app.taken_%s t 
   FROM (VALUES ('updater', 'AND legacy_id <> 4'), ('dml', ''), ('logdel', 'AND mimeo_source_deleted IS NULL')) v (m, w);
 SELECT is((SELECT string_agg(concat(dest_table, pk_name), ' ' ORDER BY dest_table) FROM mimeo.refresh_config WHERE dest_table LIKE 'app.taken%'), 'app.taken_dml{id} app.taken_logdel{legacy_id} app.taken_updater{legacy_id}', 'taken: rows that stay are found by the column that they have');
 SELECT on_source('CREATE SEQUENCE app.rev2; ALTER TABLE app.taken RENAME rev TO old_rev; ALTER TABLE app.taken ADD COLUMN rev bigint NOT NULL DEFAULT nextval(''app.rev2'')');
-SELECT alike((SELECT pg_temp.told($$SELECT mimeo.refresh_updater('app.taken_updater')$$)) || (last_run('app.taken_updater')).reason, 'no error%all rows are copied%', 'taken: another control column');
+SELECT alike((SELECT told($$SELECT mimeo.refresh_updater('app.taken_updater')$$)) || (last_run('app.taken_updater')).reason, 'no error%all rows are copied%', 'taken: another control column');
 SELECT on_source('INSERT INTO app.taken (legacy_id, v, old_rev) VALUES (22, ''later'', 0), (23, ''newest'', 0)');
 SELECT lives_ok($$SELECT mimeo.refresh_updater('app.taken_updater')$$, 'taken: goes on');
 SELECT is((SELECT count(*) FROM app.taken_updater WHERE legacy_id IN (21, 22)), 2::bigint, 'taken: by the values of that one');
@@ -276,7 +267,7 @@ SELECT is((SELECT string_agg(DISTINCT h::text, ',') FROM app.batch_table), '1', 
 SELECT pg_temp.make('used', ', n int DEFAULT 1');
 CREATE VIEW app.of_n AS SELECT id, n FROM app.used_dml; CREATE VIEW app.of_v AS SELECT id, v FROM app.used_dml;
 SELECT on_source('ALTER TABLE app.used ALTER n TYPE bigint; ALTER TABLE app.used RENAME v TO w');
-SELECT alike(pg_temp.told($$SELECT pg_temp.refresh('used', 'dml')$$), '2BP01 cannot change the type of column "n" of "app.used_dml" from integer to bigint, as on the source: view "app.of_n" uses it | hint: Drop it,%', 'used: a view is named before anything has changed');
+SELECT alike(told($$SELECT pg_temp.refresh('used', 'dml')$$), '2BP01 cannot change the type of column "n" of "app.used_dml" from integer to bigint, as on the source: view "app.of_n" uses it | hint: Drop it,%', 'used: a view is named before anything has changed');
 SELECT has_column('app', 'used_dml', 'v', 'used: nothing has changed');
 DROP VIEW app.of_n;
 SELECT alike(pg_temp.refresh('used', 'dml'), '%type of "n" changed%', 'used: then it goes on');
@@ -285,23 +276,23 @@ SELECT is((SELECT v FROM app.of_v WHERE id = 1), 'v1', 'used: other views are no
 -- A type that is not here; a column of the destination's own; a destination that others have altered.
 SELECT pg_temp.make('strange');
 SELECT on_source($$CREATE TYPE app.hue AS ENUM ('red', 'blue'); ALTER TABLE app.strange ADD COLUMN hue app.hue DEFAULT 'red'$$);
-SELECT alike(pg_temp.told(format('SELECT pg_temp.refresh(%L, %L)', 'strange', m)), '42704 %hue%hint: %types%', 'strange: the type is named: ' || m) FROM methods ORDER BY ordinal;
+SELECT alike(told(format('SELECT pg_temp.refresh(%L, %L)', 'strange', m)), '42704 %hue%hint: %types%', 'strange: the type is named: ' || m) FROM methods ORDER BY ordinal;
 CREATE TYPE app.hue AS ENUM ('red', 'blue');
 SELECT pg_temp.write('strange');
 SELECT alike(pg_temp.refresh('strange', m), '%"hue" added' || CASE m WHEN 'table' THEN '' ELSE ', with the value' END || '%', 'strange: and goes on once it is there: ' || m) FROM methods ORDER BY ordinal;
 SELECT pg_temp.same('strange', 'id, v, at, hue', 'strange');
 ALTER TABLE app.strange_dml ADD COLUMN own text DEFAULT 'mine'; ALTER TABLE app.strange_updater ADD COLUMN own text;
 SELECT on_source($$ALTER TABLE app.strange ADD COLUMN own text DEFAULT 'theirs'$$);
-SELECT alike(pg_temp.told($$SELECT pg_temp.refresh('strange', 'dml')$$), '42701 cannot add column "own" of source table "app.strange" to "app.strange_dml": the destination has a column of that name%which holds values%', 'strange: a name that is taken');
+SELECT alike(told($$SELECT pg_temp.refresh('strange', 'dml')$$), '42701 cannot add column "own" of source table "app.strange" to "app.strange_dml": the destination has a column of that name%which holds values%', 'strange: a name that is taken');
 SELECT alike(pg_temp.refresh('strange', 'updater'), '%all rows are copied: column "own" was added%', 'strange: a column that was made in advance is filled');
 SELECT is((SELECT string_agg(DISTINCT own, ',') FROM app.strange_updater), 'theirs', 'strange: with what the source has');
 ALTER TABLE app.strange_logdel DROP COLUMN v;
-SELECT alike(pg_temp.told($$SELECT pg_temp.refresh('strange', 'logdel')$$), '42804 %hint: Run on the destination: ALTER TABLE %ADD COLUMN "v"%', 'strange: a column that was dropped here is not made again by itself');
+SELECT alike(told($$SELECT pg_temp.refresh('strange', 'logdel')$$), '42804 %hint: Run on the destination: ALTER TABLE %ADD COLUMN "v"%', 'strange: a column that was dropped here is not made again by itself');
 
 -- Jobs that do not follow: as before. Makers set it, older jobs have NULL.
 SELECT is((SELECT string_agg(DISTINCT concat(type, ' ', follow_columns), ', ' ORDER BY concat(type, ' ', follow_columns)) FROM mimeo.refresh_config),
     'dml t, inserter_serial t, logdel t, table t, updater_serial t, updater_time t', 'makers set follow_columns');
 UPDATE mimeo.refresh_config SET follow_columns = NULL WHERE dest_table = 'app.used_dml';
 SELECT on_source('ALTER TABLE app.used ADD COLUMN later int DEFAULT 1');
-SELECT alike(pg_temp.told($$SELECT pg_temp.refresh('used', 'dml')$$), '42804 %"later" is missing%ADD COLUMN "later"%', 'a job that does not follow stops');
+SELECT alike(told($$SELECT pg_temp.refresh('used', 'dml')$$), '42804 %"later" is missing%ADD COLUMN "later"%', 'a job that does not follow stops');
 SELECT * FROM finish();

@@ -109,3 +109,18 @@ $$;
 CREATE FUNCTION tap.last_run(p_dest_table text) RETURNS mimeo.run_history LANGUAGE sql AS $$
     SELECT * FROM mimeo.run_history WHERE dest_table = p_dest_table ORDER BY run_id DESC LIMIT 1
 $$;
+
+-- What a statement is answered: its SQLSTATE, error and HINT, or 'no error'.
+CREATE FUNCTION tap.told(p_sql text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE v_hint text; v_context text; v_names text[];
+BEGIN
+    EXECUTE p_sql; RETURN 'no error';
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS v_hint = PG_EXCEPTION_HINT, v_context = PG_EXCEPTION_CONTEXT;
+    DECLARE v_schema text; v_table text; v_column text; v_constraint text;
+    BEGIN
+        GET STACKED DIAGNOSTICS v_schema = SCHEMA_NAME, v_table = TABLE_NAME, v_column = COLUMN_NAME, v_constraint = CONSTRAINT_NAME;
+        RETURN concat_ws(' | ', SQLSTATE || ' ' || SQLERRM, 'hint: ' || v_hint, 'context: ' || v_context,
+                         'names: ' || concat_ws(' ', nullif(v_schema, ''), nullif(v_table, ''), nullif(v_column, ''), nullif(v_constraint, '')));
+    END;
+END $$;
