@@ -51,11 +51,12 @@ pub fn following(source: &mut Connection, table: &SourceTable, sides: &Sides<'_>
         let gone = || job.renamed.as_ref().is_some_and(|renamed| renamed.gone.iter().any(|gone| gone == name));
         job.filter.as_ref().is_none_or(|filter| filter.iter().any(|column| column == name)) || gone()
     };
+    let kept = before.map(Seen::kept).unwrap_or_default();
     let mut wishes = wishes(
         columns,
         local,
         shape,
-        known.as_deref(),
+        (known.as_deref(), kept),
         job.filter.is_some().then_some(&copied as &dyn Fn(&str) -> bool),
     );
     if wishes.is_empty() {
@@ -227,9 +228,9 @@ fn change(wish: &Wish, sides: &Sides<'_>, facts: &Facts) -> Result<Option<Change
             let reason = if generated {
                 "the destination generates a column of that name by itself"
             } else if renamed {
-                "the destination has a column of that name, of its own or kept from an earlier one of the source"
+                "the destination has a column of that name"
             } else if alter::holds_values(&destination.name(), &column.name)? {
-                "the destination has a column of that name, of its own or kept from an earlier one of the source, which holds values"
+                "the destination has a column of its own of that name, which holds values"
             } else {
                 return Ok(None);
             };

@@ -35,12 +35,12 @@ pub enum Wish {
 }
 
 /// What both sides' columns, and those that the source had before, ask for. Without `before` nothing is known of renames and drops.
-/// `copied` says of a name whether a filter holds it.
+/// `kept` are names of columns that the source had earlier; `copied` says of a name whether a filter holds it.
 pub fn wishes(
     columns: &[Column],
     local: &Shape,
     shape: &Shape,
-    before: Option<&[Known<'_>]>,
+    (before, kept): (Option<&[Known<'_>]>, &[String]),
     copied: Option<&dyn Fn(&str) -> bool>,
 ) -> Vec<Wish> {
     let mut wishes = Vec::new();
@@ -76,7 +76,8 @@ pub fn wishes(
                 continue;
             }
             None => {
-                if before.is_some() && old.is_none() && !was_there(&column.name) {
+                // A column that the source had before goes on under its name.
+                if before.is_some() && old.is_none() && !was_there(&column.name) && !kept.contains(&column.name) {
                     wishes.push(Wish::Share { column: column.clone() });
                 }
                 column.name.clone()
@@ -143,7 +144,7 @@ mod tests {
         let known = (!before.is_empty()).then_some(known.as_slice());
         let source = shape(source);
         let all = |_: &str| true;
-        wishes(&source.columns, &shape(local), &source, known, filtered.then_some(&all))
+        wishes(&source.columns, &shape(local), &source, (known, &["kept".to_string()]), filtered.then_some(&all))
             .iter()
             .filter_map(|wish| match wish {
                 Wish::Rename { own, to } => Some(format!("{own}>{to}")),
@@ -175,6 +176,8 @@ mod tests {
             ("a:1 b:2", "a:1 c:2", "a:1 c:2", ""),
             // A name that the destination has for a column of its own.
             ("a:1 b:2", "a:1 own:2", "a:1 b:2 own:9", "?own"),
+            ("a:1", "a:1 kept:3", "a:1 kept:9", ""),
+            ("a:1", "a:1 kept:3", "a:1", "+kept"),
             // Dropped here: that is for whoever has dropped it to mend.
             ("a:1 b:2", "a:1 b:2", "a:1", ""),
             ("a:1 b:2!", "a:1 b:2", "a:1 b:2!", "b null"),

@@ -12,6 +12,9 @@ use std::collections::BTreeMap;
 pub struct Seen {
     columns: Vec<SeenColumn>,
     files: String,
+    /// Names of columns that are gone there, and may still be here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    kept: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -99,6 +102,24 @@ impl Connection {
 }
 
 impl Seen {
+    /// The same, after it was seen otherwise: what has gone since is remembered.
+    pub fn after(mut self, before: Option<&Seen>) -> Seen {
+        let Some(before) = before else { return self };
+        let is_there = |name: &str| self.columns.iter().any(|column| column.name == name);
+        let moved = |old: &&SeenColumn| self.columns.iter().any(|column| column.number == old.number);
+        let gone = before.columns.iter().filter(|old| !moved(old)).map(|old| &old.name);
+        let mut kept: Vec<String> = before.kept.iter().chain(gone).filter(|name| !is_there(name)).cloned().collect();
+        kept.sort_unstable();
+        kept.dedup();
+        self.kept = kept;
+        self
+    }
+
+    /// Names of columns that are gone there, and may still be here.
+    pub fn kept(&self) -> &[String] {
+        &self.kept
+    }
+
     /// The columns, in the source's order.
     pub fn known(&self) -> impl Iterator<Item = Known<'_>> {
         self.columns.iter().map(|column| Known { name: &column.name, number: column.number, not_null: column.not_null })
@@ -124,7 +145,7 @@ impl Seen {
                 return match other {
                     Some(other) => Some(format!("column \"{name}\" was called \"{}\" before", other.name)),
                     None if followed => None,
-                    None if self.columns.iter().any(|before| before.name == *name) => {
+                    None if self.columns.iter().any(|before| before.name == *name) || self.kept.contains(name) => {
                         Some(format!("column \"{name}\" was dropped, and added anew"))
                     }
                     None if column.filled => {
@@ -180,7 +201,7 @@ mod tests {
     }
 
     fn seen(columns: &[SeenColumn], files: &str) -> Seen {
-        Seen { columns: columns.to_vec(), files: files.into() }
+        Seen { columns: columns.to_vec(), files: files.into(), kept: Vec::new() }
     }
 
     #[test]
@@ -213,6 +234,13 @@ mod tests {
         assert!(followed(&retyped, &["n"]).is_some(), "renamed here, too, but of another type");
         let anew = [id.clone(), column("v", 3, 25, "701", false)];
         assert!(followed(&anew, &[]).is_some(), "dropped, and added anew without values");
+        let without = seen(&[id.clone()], "a").after(Some(&before));
+        assert_eq!(without.kept(), ["v"]);
+        assert!(
+            without.why_again(&seen(&anew, "a"), &copied, &[]).is_some(),
+            "dropped, and added anew after a refresh"
+        );
+        assert!(seen(&anew, "a").after(Some(&without)).kept().is_empty());
         let later = seen(&[column("number", 1, 23, "702", false)], "a");
         assert_eq!(before.renamed(&later), [("id".to_string(), "number".to_string())]);
     }

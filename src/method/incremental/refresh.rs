@@ -215,7 +215,7 @@ impl<'a> Refresh<'a> {
             following,
             repulls,
             text,
-            seen,
+            seen: seen.after(before),
             nothing_is_safe,
             again,
             merges_all,

@@ -196,7 +196,7 @@ impl Look<'_> {
         (typed, cloned): (bool, bool),
     ) -> Result<Present> {
         let key = source.queue_key(table, self.job.pk_name.as_deref().unwrap_or_default(), typed)?;
-        let seen = source.seen(table)?;
+        let seen = source.seen(table)?.after(self.state.seen.as_ref());
         let (added, unreadable): (Vec<_>, Vec<_>) =
             added(self.state, &members).partition(|member| member.is_readable());
         let added = added.iter().map(|member| member.table()).collect();

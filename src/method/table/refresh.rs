@@ -115,7 +115,7 @@ impl Refresh<'_> {
         let (job, destination, before) = (self.job, &self.destination, state.seen.as_ref());
         let sides = follow::Sides { job, destination, local, shape, columns, before, now: &now, anew: true };
         let following = follow::following(source, table, &sides)?;
-        Ok((Some(now), following))
+        Ok((Some(now.after(before)), following))
     }
 
     fn look(&self, source: &mut Connection) -> Result<Decision> {
