@@ -100,7 +100,7 @@ impl Job {
 
     /// The job follows the columns of its source.
     fn follows(&self) -> bool {
-        self.method != "snapshot" && self.destination.len() % 2 == 0
+        self.method != "snapshot" && self.destination.len().is_multiple_of(2)
     }
 
     /// A part of its changes may come without the others.
