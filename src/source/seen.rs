@@ -234,7 +234,7 @@ mod tests {
         assert!(followed(&retyped, &["n"]).is_some(), "renamed here, too, but of another type");
         let anew = [id.clone(), column("v", 3, 25, "701", false)];
         assert!(followed(&anew, &[]).is_some(), "dropped, and added anew without values");
-        let without = seen(&[id.clone()], "a").after(Some(&before));
+        let without = seen(std::slice::from_ref(&id), "a").after(Some(&before));
         assert_eq!(without.kept(), ["v"]);
         assert!(
             without.why_again(&seen(&anew, "a"), &copied, &[]).is_some(),
