@@ -29,6 +29,8 @@ if [ ! -e "$root/complete" ]; then
     touch "$root/complete"
 fi
 mkdir -p "$root/root/.pgrx"
+# The lists of sid are valid for a week, and a mirror may lag behind.
+echo 'Acquire::Check-Valid-Until "false";' >"$root/etc/apt/apt.conf.d/90lagging"
 export PASS="PG_MAJOR MIMEO_RUN_DIR"
 PG_MAJOR=$major exec "$project/tests/support/system.sh" run "$root" "$project:/project" "${CARGO_HOME:-$HOME/.cargo}:/cargo" \
     "${RUSTUP_HOME:-$HOME/.rustup}:/rustup" /usr:/old -- \
