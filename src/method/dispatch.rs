@@ -55,6 +55,12 @@ pub fn plan(destination: &str) -> Result<Vec<Step>> {
         let steps = plan.steps.len();
         let planned = tried(|| plan_as(&catalog, &job, &mut plan))?;
         let Err(error) = planned else { return Ok(()) };
+        // A refresh may have changed both the destination and what the job remembers, since that was read.
+        let now = catalog.job(destination)?;
+        if now.state != job.state {
+            plan.steps.truncate(steps);
+            return plan_as(&catalog, &now, &mut plan);
+        }
         // The job's own columns may be called otherwise now.
         let Some(job) = renamed_job(&catalog, &job, &error)? else { return Err(error) };
         plan.steps.truncate(steps);
