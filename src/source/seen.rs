@@ -2,6 +2,7 @@
 //! was added with values in existing rows, or whose values were rewritten.
 
 use crate::error::Result;
+use crate::shape::{Column, Shape};
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
 use serde::{Deserialize, Serialize};
@@ -55,14 +56,15 @@ pub struct Arrivals {
 
 /// $1: the table.
 const SEEN: &str = r"
-WITH RECURSIVE tree(oid) AS (
-    SELECT $1::oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.oid
+WITH RECURSIVE tree(oid, kind) AS (
+    SELECT $1::oid, 'r'::pg_catalog.char
+    UNION SELECT i.inhrelid, c.relkind FROM pg_inherits i JOIN tree t ON i.inhparent = t.oid JOIN pg_class c ON c.oid = i.inhrelid
 )
 SELECT json_build_object(
     'columns', (SELECT coalesce(json_agg(json_build_object('name', a.attname, 'number', a.attnum, 'type', a.atttypid::bigint,
                     'typmod', a.atttypmod, 'not_null', a.attnotnull, 'collation', a.attcollation::bigint, 'version', a.xmin::pg_catalog.text,
-                    'filled', EXISTS (SELECT FROM tree t JOIN pg_class c ON c.oid = t.oid JOIN pg_attribute x ON x.attrelid = t.oid AND x.attname = a.attname
-                               WHERE (to_jsonb(x) ->> 'atthasmissing')::boolean OR t.oid <> $1::oid AND (x.attislocal OR c.relkind = 'f'))) ORDER BY a.attnum), '[]')
+                    'filled', EXISTS (SELECT FROM tree t JOIN pg_attribute x ON x.attrelid = t.oid AND x.attname = a.attname
+                               WHERE (to_jsonb(x) ->> 'atthasmissing')::boolean OR t.oid <> $1::oid AND (x.attislocal OR t.kind = 'f'))) ORDER BY a.attnum), '[]')
                   FROM pg_attribute a WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped),
     'files', (SELECT coalesce(md5(string_agg(concat(c.oid, ' ', c.relfilenode), ',' ORDER BY c.oid)), '')
                 FROM tree t JOIN pg_class c ON c.oid = t.oid))::pg_catalog.text";
@@ -102,6 +104,21 @@ impl Connection {
 }
 
 impl Seen {
+    /// Of a job that copies all rows each time: names and numbers are all that it asks for.
+    pub fn of(shape: &Shape) -> Seen {
+        let column = |column: &Column| SeenColumn {
+            name: column.name.clone(),
+            number: column.number,
+            type_oid: column.type_oid,
+            typmod: column.typmod,
+            collation: 0,
+            version: String::new(),
+            filled: false,
+            not_null: Some(column.not_null),
+        };
+        Seen { columns: shape.columns.iter().map(column).collect(), files: String::new(), kept: Vec::new() }
+    }
+
     /// The same, after it was seen otherwise: what has gone since is remembered.
     pub fn after(mut self, before: Option<&Seen>) -> Seen {
         let Some(before) = before else { return self };

@@ -110,7 +110,7 @@ impl Refresh<'_> {
         if !self.job.follows_columns() {
             return Ok((None, Following::default()));
         }
-        let now = source.seen(table)?;
+        let now = Seen::of(shape);
         let state: State = serde_json::from_value(self.job.state.clone()).unwrap_or_default();
         let (job, destination, before) = (self.job, &self.destination, state.seen.as_ref());
         let sides = follow::Sides { job, destination, local, shape, columns, before, now: &now, anew: true };
@@ -194,6 +194,8 @@ impl Steps for Refresh<'_> {
             sequences::reset(sequence)?;
         }
         let state = decision.seen.map(|seen| serde_json::to_value(State { seen: Some(seen) })).transpose()?;
+        // What is remembered already is not written again.
+        let state = state.filter(|state| state.get("seen") != self.job.state.get("seen"));
         self.catalog.record_run(&self.job.dest_table, run.started(), state.as_ref(), None, Some(run.started()))?;
         if decision.missing.is_empty() {
             return Ok(self.status);
