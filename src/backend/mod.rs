@@ -10,6 +10,7 @@ pub mod identity;
 pub mod interrupts;
 pub mod moment;
 pub mod name;
+pub mod named;
 pub mod ownership;
 pub mod parse;
 mod raise;

@@ -12,7 +12,7 @@
 
 use crate::backend::compat::unguarded;
 use crate::backend::identity::{pin_settings, set_local};
-use crate::backend::parse::{self, Named};
+use crate::backend::named::{self, Named};
 use crate::backend::relation::oid_arg;
 use crate::backend::spi;
 use crate::error::{Error, Result};
@@ -275,9 +275,9 @@ pub unsafe fn require_index(table: pg_sys::Oid, statement: *mut pg_sys::IndexStm
         pg_sys::LockRelationOid(table, pg_sys::ShareLock as pg_sys::LOCKMODE);
         let statement =
             pg_sys::ffi::pg_guard_ffi_boundary(|| unguarded::transformIndexStmt(table, statement, c"".as_ptr()));
-        let mut nodes = parse::nodes((*statement).whereClause);
+        let mut nodes = named::nodes((*statement).whereClause);
         for element in pgrx::PgList::<pg_sys::IndexElem>::from_pg((*statement).indexParams).iter_ptr() {
-            nodes.extend(parse::nodes((*element).expr));
+            nodes.extend(named::nodes((*element).expr));
         }
         let mut used = Used::default();
         for node in nodes {

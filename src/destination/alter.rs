@@ -3,8 +3,9 @@
 use crate::backend::compat;
 use crate::backend::foreign_text::ForeignText;
 use crate::backend::name::{quote, with_suffix, Name};
+use crate::backend::named::Named;
 use crate::backend::ownership;
-use crate::backend::parse::{self, Named};
+use crate::backend::parse;
 use crate::backend::relation::{self, oid_arg};
 use crate::backend::spi;
 use crate::backend::subtransaction::tried;

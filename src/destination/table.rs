@@ -2,8 +2,9 @@
 
 use crate::backend::identity::keeps_its_snapshot;
 use crate::backend::name::{literal, quote, Name};
+use crate::backend::named::Named;
 use crate::backend::ownership;
-use crate::backend::parse::{self, Named};
+use crate::backend::parse;
 use crate::backend::relation::{self, oid_arg, Relation};
 use crate::backend::spi;
 use crate::backend::subtransaction::{caught, tried};
