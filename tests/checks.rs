@@ -228,3 +228,21 @@ fn the_hash_does_not_depend_on_the_encoding_of_a_database() {
     dba.batch_execute("UPDATE app.t SET v = 'è' WHERE id = 1").unwrap();
     assert!(!one::<bool>(&mut dba, matches));
 }
+
+#[test]
+fn what_follows_is_told_before_and_what_is_gone_is_told_once() {
+    let scene = Scene::new("told_columns", 10);
+    let mut dba = Listener::new(&scene);
+    dba.listen("SELECT mimeo.table_maker('app.t', 1, 'app.follows'), mimeo.table_maker('app.t', 1, 'app.stays'); UPDATE mimeo.refresh_config SET follow_columns = NULL WHERE dest_table = 'app.stays'");
+    scene.owner().batch_execute("ALTER TABLE app.t ADD COLUMN n int; ALTER TABLE app.t DROP COLUMN v").unwrap();
+    let told = dba.listen("SELECT * FROM mimeo.check_source_columns()");
+    assert_eq!(told, ["the next refresh follows the columns of these jobs: \"app.follows\""]);
+    let gone =
+        "column \"v\" of \"app.follows\" is gone on the source: it keeps its values here, and is NULL in new rows";
+    assert_eq!(dba.listen("SELECT mimeo.refresh_table('app.follows')"), [gone]);
+    assert!(dba.listen("SELECT mimeo.refresh_table('app.follows')").is_empty(), "once");
+    assert!(!dba
+        .listen("SELECT * FROM mimeo.check_source_columns()")
+        .iter()
+        .any(|told| told.contains("follows the columns")));
+}

@@ -123,8 +123,12 @@ fn a_large_table_is_written_anew_beside_its_rows() {
         dba.batch_execute("ANALYZE app.t; CREATE STATISTICS app.s (ndistinct) ON id, v FROM app.t; CREATE INDEX extra ON app.t (v) WHERE id % 2 = 0").unwrap();
         let oid: u32 = one(&mut dba, "SELECT 'app.t'::regclass::oid");
         scene.owner().batch_execute("ALTER TABLE app.t ALTER id TYPE bigint; DELETE FROM app.t WHERE id = 7; INSERT INTO app.t VALUES (5000000000, 'far')").unwrap();
-        // The lock that readers feel is had only when all else is done.
-        dba.batch_execute(&refresh).unwrap();
+        dba.batch_execute(&format!("BEGIN; {refresh}")).unwrap();
+        // What is written beside the table locks its form, or its writers, before; a change in place knows neither.
+        let beside = "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND relation = 'app.t'::regclass
+                                        AND mode IN ('ShareUpdateExclusiveLock', 'ShareRowExclusiveLock'))";
+        assert!(one::<bool>(&mut dba, beside), "{method}: beside");
+        dba.batch_execute("COMMIT").unwrap();
         assert_eq!(columns(&mut dba), "id biginttrue, v texttrue", "{method}");
         assert_eq!(one::<u32>(&mut dba, "SELECT 'app.t'::regclass::oid"), oid, "{method}: it is the same table");
         let gone = match method {
@@ -152,4 +156,42 @@ fn a_large_table_is_written_anew_beside_its_rows() {
             one::<i64>(&mut dba, "SELECT count(*) FROM pg_class WHERE relname LIKE 'mimeo\\_%' AND relkind = 'r'") == 0
         });
     }
+}
+
+#[test]
+fn a_large_table_to_which_no_row_comes_is_written_anew_beside_them_too() {
+    // Rows are gone on the source, so an inserter copies none of the others again.
+    let (scene, refresh) = job("inserter", "'app.t', 'serial', 'id', 1, '0'", "archive", 1);
+    scene
+        .owner()
+        .batch_execute("INSERT INTO app.t SELECT i, repeat('v', 400) || i FROM generate_series(2, 30000) i")
+        .unwrap();
+    let mut dba = scene.dba();
+    dba.batch_execute(&refresh).unwrap();
+    let before: i64 = one(&mut dba, "SELECT count(*) FROM app.t");
+    scene.owner().batch_execute("DELETE FROM app.t WHERE id < 10; ALTER TABLE app.t ALTER id TYPE bigint").unwrap();
+    dba.batch_execute(&format!("BEGIN; {refresh}")).unwrap();
+    let beside = "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND relation = 'app.t'::regclass AND mode = 'ShareRowExclusiveLock')";
+    assert!(one::<bool>(&mut dba, beside));
+    dba.batch_execute("COMMIT").unwrap();
+    assert_eq!(columns(&mut dba), "id biginttrue, v texttrue");
+    assert_eq!(one::<i64>(&mut dba, "SELECT count(*) FROM app.t"), before, "what is gone on the source stays");
+}
+
+#[test]
+fn what_a_foreign_key_refers_to_is_locked_with_patience_too() {
+    let (scene, refresh) = job("dml", "'app.t', 1", "referenced", 100);
+    let mut dba = scene.dba();
+    dba.batch_execute("CREATE TABLE app.kinds AS SELECT generate_series(1, 100) AS id; ALTER TABLE app.kinds ADD PRIMARY KEY (id); ALTER TABLE app.t ADD FOREIGN KEY (id) REFERENCES app.kinds").unwrap();
+    scene.owner().batch_execute("ALTER TABLE app.t ALTER id TYPE bigint").unwrap();
+    let mut reader = scene.dba();
+    reader.batch_execute("BEGIN; SELECT count(*) FROM app.kinds").unwrap();
+    dba.batch_execute(
+        "SET mimeo.swap_max_wait = '1s'; SET mimeo.swap_lock_timeout = '20ms'; SET statement_timeout = '30s'",
+    )
+    .unwrap();
+    assert_eq!(sqlstate(&dba.batch_execute(&refresh)), "55P03");
+    reader.batch_execute("COMMIT").unwrap();
+    dba.batch_execute(&refresh).unwrap();
+    assert_eq!(columns(&mut dba), "id biginttrue, v texttrue");
 }

@@ -384,9 +384,11 @@ impl Following {
         Ok(())
     }
 
-    /// Whether the destination is better written anew beside the rows that are read meanwhile, in which `rows` are merged by `key`.
+    /// Whether the destination is better written anew beside the rows that are read meanwhile, with `rows` that are merged. Before that,
+    /// statements look for rows by `key`, if any, under today's names.
     pub fn goes_beside(&self, destination: &Relation, rows: u64, key: &[String]) -> Result<bool> {
-        if self.is_empty() || !self.may_go_beside(destination, key)? {
+        let renamed = key.iter().any(|column| self.before(column) != Some(column.as_str()));
+        if self.is_empty() || renamed || self.is_referenced(destination)? {
             return Ok(false);
         }
         let given = self.changes.iter().any(|change| matches!(change, Change::Add { given: Some(_), .. }));
@@ -394,24 +396,17 @@ impl Following {
         Ok(rows >= MANY && !given || written || self.rewrites() && is_larger(destination.oid, LARGE)?)
     }
 
-    /// Whether it can be written anew so. What is merged by key is looked for under today's names.
-    pub fn may_go_beside(&self, destination: &Relation, key: &[String]) -> Result<bool> {
-        let renamed = key.iter().any(|column| self.before(column) != Some(column.as_str()));
-        Ok(!renamed && self.obstacle(destination)?.is_none())
-    }
-
-    /// Why the destination cannot be written anew for it beside its rows, whatever else is possible.
-    pub fn obstacle(&self, destination: &Relation) -> Result<Option<String>> {
+    /// Whether a foreign key refers to a column whose type changes.
+    pub fn is_referenced(&self, destination: &Relation) -> Result<bool> {
         let widened = self.widened();
         if widened.is_empty() {
-            return Ok(None);
+            return Ok(false);
         }
-        let referenced = spi::is_true(
+        spi::is_true(
             "SELECT true FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = ANY (k.confkey)
               WHERE k.contype = 'f' AND k.confrelid = $1 AND a.attname = ANY ($2::name[]) LIMIT 1",
             &[oid_arg(destination.oid), widened.into()],
-        )?;
-        Ok(referenced.then(|| "a foreign key refers to a column whose type changes".to_string()))
+        )
     }
 
     /// Refuses a change of type that something here does not survive.

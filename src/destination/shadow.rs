@@ -217,7 +217,8 @@ impl ShadowTable {
     /// 1. The other indexes, and statistics, are made on the shadow table.
     /// 2. Foreign keys in both directions are checked. Nobody writes to the referencing tables from here on.
     /// 3. The exclusive lock, without a queue of readers behind it; then only catalog rows change.
-    /// 4. Then the columns of the original are changed, as `following` says, while it is empty.
+    /// 4. The columns of the original are changed before, as `following` says, while it is empty. If a foreign key refers to one whose type
+    ///    changes, PostgreSQL checks that with the rows that are there, and readers wait for it.
     pub fn take_over(
         mut self,
         indexed: &Indexed,
@@ -242,8 +243,9 @@ impl ShadowTable {
             references::lock_referencing(oid, patience)?;
             references::check_incoming(oid, &self.name)?;
         }
-        // Nothing that the rows that go would have to be written, or looked at, for.
-        let mut empty = if following.rewrites() || !filled.is_empty() {
+        // Nothing that the rows that go would have to be written, or looked at, for; unless others refer to them by what changes.
+        let referenced = following.is_referenced(&self.original)?;
+        let mut empty = if !referenced && (following.rewrites() || !filled.is_empty()) {
             Some(ShadowTable::make(&self.original, &Following::default(), patience)?)
         } else {
             None
@@ -256,7 +258,8 @@ impl ShadowTable {
         }
         lock_exclusively(&locked, &name, patience, "replaced")?;
         if !following.is_empty() {
-            self.reform(following, &filled, empty.as_ref())?;
+            let at_once = if referenced { &[] } else { filled.as_slice() };
+            self.reform(following, at_once, empty.as_ref())?;
         }
         if cascade {
             ownership::require_others(&references::all_referencing(oid)?, true)?;
@@ -266,6 +269,9 @@ impl ShadowTable {
         statistics::move_extended(&self.statistics)?;
         spi::run(&format!("DROP TABLE {}", self.name), &[])?;
         storage::name_toast_table(oid);
+        for column in filled.iter().filter(|_| referenced) {
+            alter::require(&name, column)?;
+        }
         Ok(())
     }
 

@@ -98,7 +98,7 @@ impl Collected {
         following: &Following,
         patience: Patience,
     ) -> Result<()> {
-        if is_rewritable(destination)? && following.may_go_beside(original, key)? {
+        if is_rewritable(destination)? {
             return self.rewrite(original, (columns, key, rows), "false", following, patience);
         }
         shadow::empty_in_place(original, false, patience)?;

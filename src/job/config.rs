@@ -10,6 +10,7 @@ use crate::backend::relation;
 use crate::backend::spi;
 use crate::error::{Error, Result};
 use crate::job::method::{JobType, Method};
+use crate::job::renamed::Renamed;
 use pgrx::datum::{DatumWithOid, JsonB};
 use pgrx::pg_sys::Oid;
 use serde::de::DeserializeOwned;
@@ -62,26 +63,6 @@ pub struct Job {
     pub max_queue_size: Option<i64>,
     /// State that only the method itself reads (see its own types), and who has configured the job (see `configured_by`).
     pub state: serde_json::Value,
-}
-
-/// What happened to the names of a source's columns.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Renamed {
-    /// Old and new names.
-    pub renamed: Vec<(String, String)>,
-    pub gone: Vec<String>,
-}
-
-impl Renamed {
-    /// A list of names, as they are now, without those that are gone.
-    pub fn list(&self, names: &[String]) -> Vec<String> {
-        names.iter().filter(|name| !self.gone.contains(name)).map(|name| self.name(name)).collect()
-    }
-
-    pub fn name(&self, name: &str) -> String {
-        let now = self.renamed.iter().find(|(old, _)| old == name).map(|(_, new)| new.as_str());
-        now.unwrap_or(name).to_string()
-    }
 }
 
 /// The key of refresh_config.state under which guard_refresh_config records who has configured the job.

@@ -7,4 +7,5 @@ pub mod jobmon;
 pub mod lock;
 pub mod method;
 pub mod record;
+pub mod renamed;
 pub mod run;

@@ -1,6 +1,7 @@
 //! Columns that were added, renamed, widened or dropped on the source, and what follows from that for the destination of a job with
 //! follow_columns. Snapshots do it in their own way.
 
+use crate::backend::name::with_suffix;
 use crate::backend::parse;
 use crate::backend::relation::{oid_arg, Relation};
 use crate::backend::spi;
@@ -10,8 +11,9 @@ use crate::destination::column_map;
 use crate::destination::following::Following;
 use crate::destination::table::{localise, LocalColumn};
 use crate::error::{Error, Result};
-use crate::job::config::{Catalog, Job, Renamed};
+use crate::job::config::{Catalog, Job};
 use crate::job::method::Method;
+use crate::job::renamed::Renamed;
 use crate::job::run::Run;
 use crate::method::connecting::connect_job;
 use crate::method::wishes::{wishes, Wish};
@@ -59,19 +61,23 @@ pub fn following(source: &mut Connection, table: &SourceTable, sides: &Sides<'_>
         (known.as_deref(), kept),
         job.filter.is_some().then_some(&copied as &dyn Fn(&str) -> bool),
     );
-    if wishes.is_empty() {
-        return Ok(Following::default());
-    }
     // Most of them are about a type that has stayed, or one that the column here takes as it is.
-    wishes.retain(|wish| match wish {
-        Wish::Compare { own, column } => {
-            local.column(own).is_some_and(|own| !column_map::holds((local, own), (shape, column)).unwrap_or(true))
+    let mut needed = Vec::new();
+    for wish in std::mem::take(&mut wishes) {
+        let is_held = match &wish {
+            Wish::Compare { own, column } => match local.column(own) {
+                Some(own) => column_map::holds((local, own), (shape, column))?,
+                None => true,
+            },
+            _ => false,
+        };
+        if !is_held {
+            needed.push(wish);
         }
-        Wish::Relax { own } => local.column(own).is_some_and(|own| own.not_null),
-        _ => true,
-    });
+    }
+    let wishes = needed;
     if wishes.is_empty() {
-        return Ok(Following::default());
+        return Ok(Following { moved, ..Following::default() });
     }
     let facts = Facts::of(source, table, sides, &wishes)?;
     let mut changes = Vec::new();
@@ -205,6 +211,7 @@ fn change(wish: &Wish, sides: &Sides<'_>, facts: &Facts) -> Result<Option<Change
     let Sides { destination, local, shape, .. } = sides;
     Ok(match wish {
         Wish::Rename { own, to } => Some(Change::Rename { own: own.clone(), to: to.clone() }),
+        Wish::Aside { own } => Some(Change::Rename { own: own.clone(), to: free_name(own, local, shape) }),
         Wish::Add { column } => {
             let local_column = facts.local(&column.name)?.clone();
             let clause = facts.clause(&local_column, destination)?;
@@ -271,6 +278,17 @@ fn change(wish: &Wish, sides: &Sides<'_>, facts: &Facts) -> Result<Option<Change
         Wish::Relax { own } => Some(Change::Relax { own: own.clone() }),
         Wish::Require { name } => Some(Change::Require { name: name.clone() }),
     })
+}
+
+/// A name for a column that has to leave its own to another one.
+fn free_name(own: &str, local: &Shape, shape: &Shape) -> String {
+    let names = (1..).map(|number| match number {
+        1 => with_suffix(own, "_old"),
+        number => with_suffix(own, &format!("_old{number}")),
+    });
+    let is_free = |name: &String| local.column(name).is_none() && shape.column(name).is_none();
+    // A table has 1600 columns at most.
+    names.take(4000).find(is_free).unwrap_or_else(|| own.to_string())
 }
 
 /// The job after columns that its configuration names were renamed or dropped on the source, if `error` may come from that; None if it does not.

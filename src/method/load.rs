@@ -149,11 +149,7 @@ pub(super) fn load_all(
         binary: column_map.binary,
         emptied,
     };
-    let obstacle = match shadow::obstacle(shape.local_oid())? {
-        None => following.obstacle(destination)?,
-        obstacle => obstacle,
-    };
-    if let Some(obstacle) = obstacle {
+    if let Some(obstacle) = shadow::obstacle(shape.local_oid())? {
         run.note(format!("replaced in place: {obstacle}"));
         shadow::empty_in_place(destination, cascade, patience())?;
         // No row that goes is written or looked at for it.

@@ -18,6 +18,10 @@ pub enum Wish {
     Share {
         column: Column,
     },
+    /// A column that was kept here has the name that another one has on the source now.
+    Aside {
+        own: String,
+    },
     /// Their types may differ.
     Compare {
         own: String,
@@ -61,8 +65,13 @@ pub fn wishes(
         let own = match renamed.iter().find(|(_, new)| *new == column.name) {
             Some((old, new)) => {
                 if local.column(new).is_some() && !leaves(new) {
-                    wishes.push(Wish::Share { column: column.clone() });
-                    continue;
+                    // With a filter it may never have been copied.
+                    if copied.is_some() || !(was_there(new) || kept.iter().any(|kept| kept == new)) {
+                        wishes.push(Wish::Share { column: column.clone() });
+                        continue;
+                    }
+                    wishes.push(Wish::Leave { own: (*new).to_string() });
+                    wishes.push(Wish::Aside { own: (*new).to_string() });
                 }
                 wishes.push(Wish::Rename { own: (*old).to_string(), to: (*new).to_string() });
                 (*old).to_string()
@@ -105,7 +114,6 @@ pub fn wishes(
 #[cfg(test)]
 mod tests {
     use super::{wishes, Wish};
-    use crate::job::config::Renamed;
     use crate::shape::{Column, Shape};
     use crate::source::seen::Known;
 
@@ -150,6 +158,7 @@ mod tests {
                 Wish::Rename { own, to } => Some(format!("{own}>{to}")),
                 Wish::Add { column } => Some(format!("+{}", column.name)),
                 Wish::Share { column } => Some(format!("?{}", column.name)),
+                Wish::Aside { own } => Some(format!("{own} aside")),
                 Wish::Compare { .. } => None,
                 Wish::Leave { own } => Some(format!("-{own}")),
                 Wish::Relax { own } => Some(format!("{own} null")),
@@ -178,6 +187,9 @@ mod tests {
             ("a:1 b:2", "a:1 own:2", "a:1 b:2 own:9", "?own"),
             ("a:1", "a:1 kept:3", "a:1 kept:9", ""),
             ("a:1", "a:1 kept:3", "a:1", "+kept"),
+            // Prepared beside the old one, which is dropped: in one step, or after a refresh.
+            ("a:1 b:2 b2:3", "a:1 b:3", "a:1 b:2 b2:3", "-b, b aside, b2>b"),
+            ("a:1 b2:3", "a:1 kept:3", "a:1 kept:2 b2:3", "-kept, kept aside, b2>kept"),
             // Dropped here: that is for whoever has dropped it to mend.
             ("a:1 b:2", "a:1 b:2", "a:1", ""),
             ("a:1 b:2!", "a:1 b:2", "a:1 b:2!", "b null"),
@@ -192,12 +204,5 @@ mod tests {
             assert_eq!(asked(before, source, local, false), wanted, "{before} | {source} | {local}");
         }
         assert_eq!(asked("a:1 b:2", "a:1 b:2 c:3", "a:1 b:2", true), "", "with a filter nothing is added");
-    }
-
-    #[test]
-    fn names_are_followed_unless_another_column_has_them() {
-        let renamed = Renamed { renamed: vec![("a".to_string(), "b".to_string())], gone: vec!["c".to_string()] };
-        let list = |names: &[&str]| renamed.list(&names.iter().map(|name| (*name).to_string()).collect::<Vec<_>>());
-        assert_eq!(list(&["x", "a", "c"]), ["x", "b"]);
     }
 }

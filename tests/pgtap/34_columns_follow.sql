@@ -83,6 +83,7 @@ SELECT is((SELECT string_agg(concat_ws(' ', attname, attgenerated, attidentity, 
     CASE m WHEN 'table' THEN 'twice s  (id * 2), nr  a, d   ''d''::text, r  ' ELSE 'twice  , nr  , d  , r  ' END, 'made: ' || m) FROM methods ORDER BY ordinal;
 SELECT pg_temp.write('made');
 SELECT is(split_part(pg_temp.refresh('made', m), ':', 1), 'ok', 'made: and goes on: ' || m) FROM methods ORDER BY ordinal;
+SELECT cmp_ok(nextval(pg_get_serial_sequence('app.made_table', 'nr')), '>', (SELECT max(nr) FROM app.made_table), 'made: its sequence is behind the rows');
 SELECT pg_temp.same('made', 'id, v, at, twice, nr, d, r', 'made, and written to');
 
 -- Renamed: the column, the key, the control column, a column of the filter; two that change places; and one whose name a new one takes.
@@ -106,6 +107,20 @@ SELECT on_source($$ALTER TABLE app.moved RENAME v TO v_old; ALTER TABLE app.move
 SELECT lives_ok(format('SELECT pg_temp.refresh(%L, %L)', 'moved', m), 'moved: ' || m) FROM methods WHERE m <> 'inserter' ORDER BY ordinal;
 SELECT lives_ok($$SELECT mimeo.refresh_inserter('app.moved_inserter', p_repull := true)$$, 'moved: an inserter does not see what is changed');
 SELECT pg_temp.same('moved', 'id, v, v_old, at', 'moved');
+
+-- Another column is prepared beside one, which is dropped, and takes its name: in one step, or with a refresh in between.
+SELECT pg_temp.make('prepared', ', n int NOT NULL DEFAULT 1, o int NOT NULL DEFAULT 1');
+SELECT on_source('ALTER TABLE app.prepared ADD COLUMN n2 text, ADD COLUMN o2 text; UPDATE app.prepared SET n2 = n, o2 = o, at = clock_timestamp()');
+SELECT lives_ok(format('SELECT pg_temp.refresh(%L, %L)', 'prepared', m), 'prepared: ' || m) FROM methods ORDER BY ordinal;
+SELECT on_source('ALTER TABLE app.prepared DROP COLUMN n; ALTER TABLE app.prepared RENAME n2 TO n; ALTER TABLE app.prepared DROP COLUMN o');
+SELECT pg_temp.write('prepared');
+SELECT alike(pg_temp.refresh('prepared', m), 'warning: %"n" renamed to "n_old"%"n2" renamed to "n"%', 'prepared: ' || m) FROM methods ORDER BY ordinal;
+SELECT on_source('ALTER TABLE app.prepared RENAME o2 TO o');
+SELECT pg_temp.write('prepared');
+SELECT alike(pg_temp.refresh('prepared', m), 'warning: %"o" renamed to "o_old"%"o2" renamed to "o"%', 'prepared: after a refresh: ' || m) FROM methods ORDER BY ordinal;
+SELECT lives_ok($$SELECT mimeo.refresh_inserter('app.prepared_inserter', p_repull := true)$$, 'prepared: an inserter does not see what is changed');
+SELECT pg_temp.same('prepared', 'id, v, at, n, o', 'prepared');
+SELECT is((SELECT string_agg(DISTINCT concat(n_old, o_old), ' ') FROM app.prepared_logdel WHERE id <= 100), '11', 'prepared: the old ones stay beside them');
 
 SELECT pg_temp.make('filtered', ', secret text DEFAULT ''s''', '{id,v,at}');
 SELECT on_source($$ALTER TABLE app.filtered RENAME v TO w; ALTER TABLE app.filtered ADD COLUMN more text DEFAULT 'm'$$);
@@ -133,6 +148,12 @@ SELECT is(r LIKE '%type of "id" changed from integer to bigint%', true, 'widened
 SELECT pg_temp.same('widened', 'id, v, at, s, n, t, f, c, late', 'widened anew');
 SELECT is(pg_temp.column_of('app.widened_' || m, 'id'), 'bigint NOT NULL', 'widened: ' || m) FROM methods ORDER BY ordinal;
 SELECT has_pk('app', 'widened_' || m, 'widened: the primary key stays: ' || m) FROM methods ORDER BY ordinal;
+
+SELECT on_source($$ALTER TABLE app.widened ADD COLUMN day date DEFAULT '2026-11-30'$$);
+SELECT lives_ok(format('SELECT pg_temp.refresh(%L, %L)', 'widened', m), 'widened: a date: ' || m) FROM methods ORDER BY ordinal;
+SELECT on_source($$ALTER TABLE app.widened ALTER day TYPE timestamptz$$);
+SELECT alike(told(format('SELECT pg_temp.refresh(%L, %L)', 'widened', m)), '42804 %"day" is date, but timestamp with time zone on the source%', 'a date is no moment: ' || m) FROM methods ORDER BY ordinal;
+SELECT on_source($$ALTER TABLE app.widened ALTER day TYPE date$$);
 
 -- Narrowed, or another type: refused as before.
 SELECT on_source($$ALTER TABLE app.widened ALTER v TYPE jsonb USING to_jsonb(v)$$);
@@ -212,6 +233,14 @@ SELECT on_source('INSERT INTO app.taken (legacy_id, v, old_rev) VALUES (22, ''la
 SELECT lives_ok($$SELECT mimeo.refresh_updater('app.taken_updater')$$, 'taken: goes on');
 SELECT is((SELECT count(*) FROM app.taken_updater WHERE legacy_id IN (21, 22)), 2::bigint, 'taken: by the values of that one');
 
+SELECT on_source('UPDATE app.taken SET rev = rev + 1000000; CREATE SEQUENCE app.rev3');
+SELECT lives_ok($$SELECT mimeo.refresh_updater('app.taken_updater')$$, 'taken: far');
+SELECT on_source('ALTER TABLE app.taken DROP COLUMN rev; ALTER TABLE app.taken ADD COLUMN rev bigint NOT NULL DEFAULT nextval(''app.rev3'')');
+SELECT lives_ok($$SELECT mimeo.refresh_updater('app.taken_updater')$$, 'taken: the control column was dropped, and added anew');
+SELECT on_source('INSERT INTO app.taken (legacy_id, v, old_rev) VALUES (31, ''later'', 0), (32, ''newest'', 0)');
+SELECT lives_ok($$SELECT mimeo.refresh_updater('app.taken_updater')$$, 'taken: goes on');
+SELECT is((SELECT count(*) FROM app.taken_updater WHERE legacy_id = 31), 1::bigint, 'taken: by its values');
+
 -- An inserter keeps what is gone on the source; a range that is copied anew is not all.
 SELECT on_source('CREATE TABLE app.archive (id int PRIMARY KEY, v text); INSERT INTO app.archive SELECT i * 10, ''v'' || i FROM generate_series(1, 20) i');
 SELECT mimeo.inserter_maker('app.archive', 'serial', 'id', 1, '0');
@@ -271,6 +300,17 @@ SELECT on_source('CREATE FUNCTION app.f(int) RETURNS int IMMUTABLE LANGUAGE sql 
 SELECT lives_ok($$SELECT mimeo.refresh_table('app.batch_table')$$, 'batch: an expression that cannot be used here');
 SELECT is((SELECT string_agg(DISTINCT h::text, ',') FROM app.batch_table), '1', 'batch: makes a plain column');
 
+-- Others refer to the column here.
+SELECT on_source('CREATE TABLE app.head (id int PRIMARY KEY, v text); INSERT INTO app.head SELECT i, ''v'' FROM generate_series(1, 9) i');
+SELECT mimeo.table_maker('app.head', 1, 'app.head_table'), mimeo.dml_maker('app.head', 1, 'app.head_dml');
+CREATE TABLE app.tail_table AS SELECT 1 AS id UNION ALL SELECT 2; CREATE TABLE app.tail_dml AS TABLE app.tail_table;
+ALTER TABLE app.tail_table ADD FOREIGN KEY (id) REFERENCES app.head_table; ALTER TABLE app.tail_dml ADD FOREIGN KEY (id) REFERENCES app.head_dml;
+SELECT on_source('ALTER TABLE app.head ALTER id TYPE bigint, ADD COLUMN u uuid NOT NULL DEFAULT gen_random_uuid(); UPDATE app.head SET v = ''w''');
+SELECT lives_ok(format('SELECT mimeo.refresh_%s(%L)', m, 'app.head_' || m), 'head: ' || m) FROM unnest('{table,dml}'::text[]) m;
+SELECT is(pg_temp.rows_here('SELECT id, v, u FROM app.head_' || m), ask_source('SELECT md5(string_agg(r::text, ''|'' ORDER BY r::text COLLATE "C")) FROM (SELECT id, v, u FROM app.head) r'), 'head: equal: ' || m) FROM unnest('{table,dml}'::text[]) m;
+SELECT is(pg_temp.column_of('app.head_' || m, 'id') || ', ' || pg_temp.column_of('app.head_' || m, 'u'), 'bigint NOT NULL, uuid NOT NULL', 'head: ' || m) FROM unnest('{table,dml}'::text[]) m;
+SELECT throws_ok(format('DELETE FROM app.head_%s WHERE id = 1', m), '23503', NULL, 'head: the foreign key stands: ' || m) FROM unnest('{table,dml}'::text[]) m;
+
 -- What hangs on a column here.
 SELECT pg_temp.make('used', ', n int DEFAULT 1');
 CREATE VIEW app.of_n AS SELECT id, n FROM app.used_dml; CREATE VIEW app.of_v AS SELECT id, v FROM app.used_dml;
@@ -296,6 +336,17 @@ SELECT alike(pg_temp.refresh('strange', 'updater'), '%all rows are copied: colum
 SELECT is((SELECT string_agg(DISTINCT own, ',') FROM app.strange_updater), 'theirs', 'strange: with what the source has');
 ALTER TABLE app.strange_logdel DROP COLUMN v;
 SELECT alike(told($$SELECT pg_temp.refresh('strange', 'logdel')$$), '42804 %hint: Run on the destination: ALTER TABLE %ADD COLUMN "v"%', 'strange: a column that was dropped here is not made again by itself');
+
+-- A cast of a third role's, which nobody has named, does not run in a generated column.
+GRANT USAGE, CREATE ON SCHEMA app TO clerk;
+SELECT is(as_clerk(statement), 'done', 'night: ' || split_part(statement, ' ', 2)) FROM unnest(ARRAY[$$CREATE TYPE app.shade AS ENUM ('dark')$$,
+    $$CREATE FUNCTION app.evil(app.shade) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RAISE ''called as %'', current_user; END'$$]) statement;
+SELECT on_source($$CREATE TYPE app.shade AS ENUM ('dark'); CREATE TABLE app.night (id int PRIMARY KEY, e app.shade); INSERT INTO app.night VALUES (1, 'dark')$$);
+SELECT mimeo.table_maker('app.night', 1);
+SELECT is(as_clerk('CREATE CAST (app.shade AS text) WITH FUNCTION app.evil(app.shade)'), 'done', 'night: a cast comes later');
+SELECT on_source($$CREATE FUNCTION app.tell(app.shade) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT ''x'''; CREATE CAST (app.shade AS text) WITH FUNCTION app.tell(app.shade); ALTER TABLE app.night ADD COLUMN g text GENERATED ALWAYS AS (e::text) STORED$$);
+SELECT lives_ok($$SELECT mimeo.refresh_table('app.night')$$, 'night: refreshed');
+SELECT is((SELECT concat(g, attgenerated) FROM app.night, pg_attribute WHERE attrelid = 'app.night'::regclass AND attname = 'g'), 'x', 'night: it is a plain column with the value of the source');
 
 -- Jobs that do not follow: as before. Makers set it, older jobs have NULL.
 SELECT is((SELECT string_agg(DISTINCT concat(type, ' ', follow_columns), ', ' ORDER BY concat(type, ' ', follow_columns)) FROM mimeo.refresh_config),

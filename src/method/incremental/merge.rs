@@ -71,7 +71,7 @@ pub fn merge(
     let anew = if following.is_empty() {
         collected.is_much(local, run.rows, MUCH_TO_MERGE)?
     } else {
-        !take.delete && !may_be_null && is_rewritable(local)? && following.goes_beside(destination, run.rows, &key)?
+        !take.delete && !may_be_null && is_rewritable(local)? && following.goes_beside(destination, run.rows, &[])?
     };
     if !anew {
         following.apply(destination, patience())?;

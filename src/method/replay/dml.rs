@@ -127,7 +127,7 @@ pub fn merge(
         run.note(format!("{deleted} keys without a row"));
         gone.ready(&key)?;
     }
-    if is_written_anew(&collected, destination, local, following, (run.rows, &key))? {
+    if is_written_anew(&collected, destination, local, following, (run.rows, &[]))? {
         run.note("so many rows that the table is written anew");
         let kept = format!("NOT {}", gone.holds(&key)?);
         let rows = (column_map.columns.as_slice(), key.as_slice(), ordered.as_str());
