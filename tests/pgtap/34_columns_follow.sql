@@ -79,11 +79,11 @@ SELECT on_source($$ALTER TABLE app.made ADD COLUMN twice int GENERATED ALWAYS AS
 SELECT pg_temp.write('made');
 SELECT alike(pg_temp.refresh('made', m), '%"twice" added%"nr" added%"d" added%"r" added%', 'made: ' || m) FROM methods ORDER BY ordinal;
 SELECT pg_temp.same('made', 'id, v, at, twice, nr, d, r', 'made');
+SELECT cmp_ok(nextval(pg_get_serial_sequence('app.made_table', 'nr')), '>', (SELECT max(nr) FROM app.made_table), 'made: its sequence is behind the rows');
 SELECT is((SELECT string_agg(concat_ws(' ', attname, attgenerated, attidentity, pg_get_expr(adbin, adrelid)), ', ' ORDER BY attnum) FROM pg_attribute a LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum WHERE a.attrelid = ('app.made_' || m)::regclass AND attname IN ('twice', 'nr', 'd', 'r')),
     CASE m WHEN 'table' THEN 'twice s  (id * 2), nr  a, d   ''d''::text, r  ' ELSE 'twice  , nr  , d  , r  ' END, 'made: ' || m) FROM methods ORDER BY ordinal;
 SELECT pg_temp.write('made');
 SELECT is(split_part(pg_temp.refresh('made', m), ':', 1), 'ok', 'made: and goes on: ' || m) FROM methods ORDER BY ordinal;
-SELECT cmp_ok(nextval(pg_get_serial_sequence('app.made_table', 'nr')), '>', (SELECT max(nr) FROM app.made_table), 'made: its sequence is behind the rows');
 SELECT pg_temp.same('made', 'id, v, at, twice, nr, d, r', 'made, and written to');
 
 -- Renamed: the column, the key, the control column, a column of the filter; two that change places; and one whose name a new one takes.
