@@ -100,14 +100,20 @@ pub fn refresh_job(
             tries += 1;
             continue;
         }
-        if let Err(error) = &outcome {
-            // The job's own columns may be called otherwise now.
-            if let Ok(Some(renamed)) = attempt(|| renamed_job(&catalog, &job, error)) {
+        // The job's own columns may be called otherwise now.
+        let renamed = match &outcome {
+            Err(error) => attempt(|| renamed_job(&catalog, &job, error)),
+            Ok(()) => Ok(None),
+        };
+        let outcome = match renamed {
+            Ok(Some(renamed)) => {
                 job = renamed;
                 run.begin_again("begun again, because the job's columns are called otherwise on the source now");
                 continue;
             }
-        }
+            Err(error) if error.is_cancel() => Err(error),
+            _ => outcome,
+        };
         let outcome = outcome.map_err(|error| without_rows(error, &job.destination));
         return outcome.inspect_err(|error| run.fail(error, state));
     }
