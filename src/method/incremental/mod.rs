@@ -4,6 +4,7 @@ mod asked;
 mod bound;
 mod decide;
 mod destroy;
+mod ended;
 mod make;
 mod merge;
 mod refresh;

@@ -3,10 +3,11 @@
 use super::asked::Asked;
 use super::bound::{self, Bound, BoundKind};
 use super::decide::{Choice, Decision, Repull};
+use super::ended::Ended;
 use super::merge;
 use super::state::{Redo, State};
 use super::tell::tell;
-use super::values::{clocks_change, Values};
+use super::values::clocks_change;
 use crate::backend::identity::{act_as, Identity};
 use crate::backend::moment::Moment;
 use crate::backend::name::quote;
@@ -437,7 +438,15 @@ impl Steps for Refresh<'_> {
             run.note(format!("{} rows are three quarters of the batch limit of {limit} or more", run.rows));
             self.status = Status::Warning;
         }
-        let last = self.last_value(decision.greatest.as_deref())?;
+        let ended = Ended {
+            asked: &self.asked,
+            repull: self.repull,
+            redo: self.redo.as_ref(),
+            safe: self.bound.upper.as_deref(),
+            decision: &decision,
+            anew: self.anew,
+        };
+        let last = ended.last_value(&self.job.destination)?;
         let Asked { values, start, .. } = &self.asked;
         if let Some(bound) = self.bound.upper.as_ref().filter(|_| self.repulls_nothing()) {
             // What was asked for is below the bound: a greater value would skip rows for ever.
@@ -445,7 +454,7 @@ impl Steps for Refresh<'_> {
                 return Err(beyond(bound, &last));
             }
         }
-        let state = State { redo: self.next_redo(&decision, &last)?, left: Some(last.clone()), ..self.state.clone() };
+        let state = State { redo: ended.next_redo(&last)?, left: Some(last.clone()), ..self.state.clone() };
         // A batch, or a range, does not say how old the rest is.
         let whole = !decision.is_cut && !matches!(self.repull, Repull::Range(..));
         let as_of = self.bound.at.filter(|_| whole).map(Moment::microseconds);
@@ -474,71 +483,9 @@ impl Refresh<'_> {
         }
         collected.drop()
     }
-
-    /// After a repull of a range the true maximum that the destination holds; else the greatest value that was taken.
-    fn last_value(&self, greatest: Option<&str>) -> Result<String> {
-        let Asked { values, start, .. } = &self.asked;
-        let last = match self.repull {
-            Repull::Nothing if self.redo == Some(Redo::Empty) => greatest.map(str::to_string),
-            Repull::All => greatest.map(str::to_string),
-            Repull::Nothing if self.anew => greatest.map(str::to_string),
-            Repull::Range(..) => values.greatest_in(&self.job.destination)?,
-            Repull::Nothing => greatest.map(|greatest| values.greater(greatest, start)).transpose()?,
-        };
-        Ok(last.unwrap_or_else(|| start.clone()))
-    }
-
-    /// What the next refresh takes again.
-    fn next_redo(&self, decision: &Decision, last: &str) -> Result<Option<Redo>> {
-        let Asked { values, start, control, .. } = &self.asked;
-        let (redo, done) = (self.redo.clone(), &decision.take.range);
-        if decision.greatest.is_none() {
-            return match self.repull {
-                Repull::All => Ok(Some(Redo::Empty)),
-                _ if decision.nothing_is_safe || redo == Some(Redo::Empty) => Ok(redo),
-                _ => rest(redo, done, last, values),
-            };
-        }
-        Ok(match (self.repull, &self.bound.upper) {
-            // Rows from the bound on may come in late, and have to be taken again.
-            (Repull::All, None) => Some(Redo::All),
-            (Repull::All, Some(safe)) => {
-                let beyond = values.is_after(last, safe)? || (last == safe && !control.has_no_ties());
-                beyond.then(|| Redo::From(safe.clone()))
-            }
-            (Repull::Range(..), safe) => {
-                let mut safe = safe.as_ref().unwrap_or(start);
-                // A range that begins beyond last_value leaves a gap.
-                let gap = match &done.lower {
-                    Some(lower) => values.is_after(lower, start)? && values.is_after(last, start)?,
-                    None => false,
-                };
-                if gap && values.is_after(safe, start)? {
-                    safe = start;
-                }
-                match redo {
-                    Some(Redo::From(earlier)) if values.is_after(&earlier, safe)? => Some(Redo::From(safe.clone())),
-                    None if values.is_after(last, safe)? => Some(Redo::From(safe.clone())),
-                    redo => redo,
-                }
-            }
-            (Repull::Nothing, _) => rest(redo, done, last, values)?,
-        })
-    }
 }
 
 /// The error if a source returns a value that is not below the bound in the query.
 fn beyond(bound: &str, value: &str) -> Error {
     Error::Internal(format!("{value}, where a value below {bound} was asked for"))
-}
-
-/// What remains to be taken again after a range was: what the destination holds beyond it.
-fn rest(redo: Option<Redo>, done: &Range, last: &str, values: &Values) -> Result<Option<Redo>> {
-    Ok(match (redo, &done.upper) {
-        (None, _) => None,
-        (Some(Redo::Empty), _) => None,
-        (Some(_), Some(done)) if values.is_after(last, done)? => Some(Redo::From(done.clone())),
-        (Some(_), Some(_)) => None,
-        (redo, None) => redo,
-    })
 }
