@@ -148,6 +148,7 @@ BEGIN
         (NULL, 'keep_previous', 'snap: the data that a refresh replaces stays in the idle twin, for rollback_snapshot'),
         (NULL, 'max_shrink_percent', 'snap: a refresh that brings fewer rows than are there, by more than this, is refused; NULL is never'),
         (NULL, 'follow_columns', 'Not of snapshots, which do it always: columns that are added, renamed, widened or dropped on the source are followed here; NULL is false'),
+        (NULL, 'delta', 'snap: a refresh copies the row versions that have changed on the source, and deletes those that are gone; NULL is false'),
         (NULL, 'max_queue_size', 'dml, logdel: how large the queue on the source may become, in bytes, before it takes no more changes and all rows are copied; NULL is no limit'),
         (NULL, 'guard', 'snap: a query that must return true before the new data shows; {new} in it is the table that holds them; NULL is none'),
         (NULL, 'rows', 'Rows that came from the source'),

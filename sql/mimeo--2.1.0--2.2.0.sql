@@ -4,6 +4,7 @@ SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
 -- The views are locked before the tables, as queries on them do: each of these statements locks the view alone.
 ALTER VIEW @extschema@.health ALTER COLUMN database DROP DEFAULT;
+ALTER VIEW @extschema@.refresh_config_snap ALTER COLUMN dest_table DROP DEFAULT;
 ALTER VIEW @extschema@.refresh_config_dml ALTER COLUMN dest_table DROP DEFAULT;
 ALTER VIEW @extschema@.refresh_config_logdel ALTER COLUMN dest_table DROP DEFAULT;
 ALTER VIEW @extschema@.job_status ALTER COLUMN dest_table DROP DEFAULT;
@@ -12,7 +13,16 @@ LOCK TABLE @extschema@.dblink_mapping_mimeo IN SHARE ROW EXCLUSIVE MODE;
 
 -- A queue on a source must not fill its disk.
 ALTER TABLE @extschema@.refresh_config ADD COLUMN max_queue_size bigint, ADD COLUMN follow_columns boolean,
+    ADD COLUMN delta boolean,
     ADD CONSTRAINT refresh_config_max_queue_size_check CHECK (max_queue_size > 0);
+CREATE OR REPLACE VIEW @extschema@.refresh_config_snap AS
+    SELECT dest_table, source_table, type, dblink, last_run, filter, condition, period, batch_limit, jobmon,
+           check_stats,
+           (state #>> '{seen,fingerprint,changes,0}')::bigint AS n_tup_ins,
+           (state #>> '{seen,fingerprint,changes,1}')::bigint AS n_tup_upd,
+           (state #>> '{seen,fingerprint,changes,2}')::bigint AS n_tup_del,
+           post_script, keep_previous, max_shrink_percent, guard, delta
+      FROM @extschema@.refresh_config WHERE type = 'snap' WITH CHECK OPTION;
 CREATE OR REPLACE VIEW @extschema@.refresh_config_dml AS
     SELECT dest_table, source_table, type, dblink, last_run, filter, condition, period, batch_limit, jobmon,
            control, pk_name, pk_type, insert_on_fetch, max_queue_size
@@ -572,6 +582,7 @@ BEGIN
         (NULL, 'keep_previous', 'snap: the data that a refresh replaces stays in the idle twin, for rollback_snapshot'),
         (NULL, 'max_shrink_percent', 'snap: a refresh that brings fewer rows than are there, by more than this, is refused; NULL is never'),
         (NULL, 'follow_columns', 'Not of snapshots, which do it always: columns that are added, renamed, widened or dropped on the source are followed here; NULL is false'),
+        (NULL, 'delta', 'snap: a refresh copies the row versions that have changed on the source, and deletes those that are gone; NULL is false'),
         (NULL, 'max_queue_size', 'dml, logdel: how large the queue on the source may become, in bytes, before it takes no more changes and all rows are copied; NULL is no limit'),
         (NULL, 'guard', 'snap: a query that must return true before the new data shows; {new} in it is the table that holds them; NULL is none'),
         (NULL, 'rows', 'Rows that came from the source'),

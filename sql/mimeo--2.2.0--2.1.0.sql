@@ -5,6 +5,7 @@ SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 -- Views before tables, as queries on them do: each of these statements locks the view alone.
 ALTER VIEW @extschema@.progress ALTER COLUMN pid DROP DEFAULT;
 ALTER VIEW @extschema@.health ALTER COLUMN database DROP DEFAULT;
+ALTER VIEW @extschema@.refresh_config_snap ALTER COLUMN dest_table DROP DEFAULT;
 ALTER VIEW @extschema@.refresh_config_dml ALTER COLUMN dest_table DROP DEFAULT;
 ALTER VIEW @extschema@.refresh_config_logdel ALTER COLUMN dest_table DROP DEFAULT;
 ALTER VIEW @extschema@.job_status ALTER COLUMN dest_table DROP DEFAULT;
@@ -281,16 +282,16 @@ DROP FUNCTION @extschema@.running_refreshes();
 -- Views cannot lose columns: they are made anew, and their grants come back.
 CREATE TEMPORARY TABLE pg_temp.mimeo_acl AS
     SELECT c.relname, NULL::name AS col, c.relacl AS acl FROM pg_catalog.pg_class c
-     WHERE c.relnamespace = '@extschema@'::pg_catalog.regnamespace AND c.relname = ANY ('{health,job_status,refresh_config_dml,refresh_config_logdel}'::pg_catalog.name[])
+     WHERE c.relnamespace = '@extschema@'::pg_catalog.regnamespace AND c.relname = ANY ('{health,job_status,refresh_config_snap,refresh_config_dml,refresh_config_logdel}'::pg_catalog.name[])
     UNION ALL
     SELECT c.relname, a.attname, a.attacl FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
-     WHERE c.relnamespace = '@extschema@'::pg_catalog.regnamespace AND c.relname = ANY ('{health,job_status,refresh_config_dml,refresh_config_logdel}'::pg_catalog.name[])
-       AND a.attacl IS NOT NULL AND a.attname <> ALL ('{unscheduled,data_as_of,max_queue_size}'::pg_catalog.name[]);
+     WHERE c.relnamespace = '@extschema@'::pg_catalog.regnamespace AND c.relname = ANY ('{health,job_status,refresh_config_snap,refresh_config_dml,refresh_config_logdel}'::pg_catalog.name[])
+       AND a.attacl IS NOT NULL AND a.attname <> ALL ('{unscheduled,data_as_of,max_queue_size,delta}'::pg_catalog.name[]);
 CREATE TEMPORARY TABLE pg_temp.mimeo_init AS
     SELECT c.relname, p.objsubid, p.privtype, p.initprivs FROM pg_catalog.pg_init_privs p JOIN pg_catalog.pg_class c ON c.oid = p.objoid
      WHERE p.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.relnamespace = '@extschema@'::pg_catalog.regnamespace
-       AND c.relname = ANY ('{health,job_status,refresh_config_dml,refresh_config_logdel}'::pg_catalog.name[]);
-DROP VIEW @extschema@.health, @extschema@.job_status, @extschema@.refresh_config_dml, @extschema@.refresh_config_logdel;
+       AND c.relname = ANY ('{health,job_status,refresh_config_snap,refresh_config_dml,refresh_config_logdel}'::pg_catalog.name[]);
+DROP VIEW @extschema@.health, @extschema@.job_status, @extschema@.refresh_config_snap, @extschema@.refresh_config_dml, @extschema@.refresh_config_logdel;
 DO $do$
 DECLARE
     v_jobs text;
@@ -306,7 +307,17 @@ END
 $do$;
 UPDATE @extschema@.refresh_config SET state = state - 'data_as_of' WHERE state ? 'data_as_of';
 ALTER TABLE @extschema@.refresh_config DROP CONSTRAINT refresh_config_max_queue_size_check, DROP COLUMN max_queue_size,
-    DROP COLUMN follow_columns;
+    DROP COLUMN follow_columns, DROP COLUMN delta;
+CREATE VIEW @extschema@.refresh_config_snap AS
+    SELECT dest_table, source_table, type, dblink, last_run, filter, condition, period, batch_limit, jobmon,
+           check_stats,
+           (state #>> '{seen,fingerprint,changes,0}')::bigint AS n_tup_ins,
+           (state #>> '{seen,fingerprint,changes,1}')::bigint AS n_tup_upd,
+           (state #>> '{seen,fingerprint,changes,2}')::bigint AS n_tup_del,
+           post_script, keep_previous, max_shrink_percent, guard
+      FROM @extschema@.refresh_config WHERE type = 'snap' WITH CHECK OPTION;
+ALTER VIEW @extschema@.refresh_config_snap ALTER COLUMN type SET DEFAULT 'snap';
+ALTER VIEW @extschema@.refresh_config_snap ALTER COLUMN check_stats SET DEFAULT true;
 CREATE VIEW @extschema@.refresh_config_dml AS
     SELECT dest_table, source_table, type, dblink, last_run, filter, condition, period, batch_limit, jobmon,
            control, pk_name, pk_type, insert_on_fetch
@@ -350,7 +361,7 @@ DECLARE
     v_name name;
     v_grant record;
 BEGIN
-    FOREACH v_name IN ARRAY '{health,job_status,refresh_config_dml,refresh_config_logdel}'::name[] LOOP
+    FOREACH v_name IN ARRAY '{health,job_status,refresh_config_snap,refresh_config_dml,refresh_config_logdel}'::name[] LOOP
         v_view := format('%I.%I', '@extschema@', v_name)::regclass;
         FOR v_grant IN SELECT g.col, a.* FROM pg_temp.mimeo_acl g CROSS JOIN LATERAL aclexplode(g.acl) a WHERE g.relname = v_name LOOP
             EXECUTE format('GRANT %s %s ON %s TO %s %s', v_grant.privilege_type, '(' || quote_ident(v_grant.col) || ')', v_view,

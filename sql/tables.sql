@@ -121,6 +121,8 @@ CREATE TABLE @extschema@.refresh_config (
     max_queue_size bigint,
     -- all but snap: whether columns that change on the source are followed
     follow_columns boolean,
+    -- snap: whether refreshes copy the row versions that have changed
+    delta boolean,
     CONSTRAINT refresh_config_pkey PRIMARY KEY (dest_table),
     CONSTRAINT refresh_config_dblink_fkey FOREIGN KEY (dblink)
         REFERENCES @extschema@.dblink_mapping_mimeo (data_source_id),

@@ -8,7 +8,7 @@ CREATE VIEW @extschema@.refresh_config_snap AS
            (state #>> '{seen,fingerprint,changes,0}')::bigint AS n_tup_ins,
            (state #>> '{seen,fingerprint,changes,1}')::bigint AS n_tup_upd,
            (state #>> '{seen,fingerprint,changes,2}')::bigint AS n_tup_del,
-           post_script, keep_previous, max_shrink_percent, guard
+           post_script, keep_previous, max_shrink_percent, guard, delta
       FROM @extschema@.refresh_config WHERE type = 'snap' WITH CHECK OPTION;
 ALTER VIEW @extschema@.refresh_config_snap ALTER COLUMN type SET DEFAULT 'snap';
 ALTER VIEW @extschema@.refresh_config_snap ALTER COLUMN check_stats SET DEFAULT true;

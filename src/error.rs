@@ -429,6 +429,11 @@ impl Error {
         matches!(self.kind(), Error::Remote { report, .. } if report.sqlstate == PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE)
     }
 
+    /// The source has refused something, or cannot be reached any more.
+    pub fn is_of_source(&self) -> bool {
+        matches!(self.kind(), Error::Remote { .. } | Error::ConnectionLost { .. })
+    }
+
     /// A lock could not be acquired in time, on either side.
     pub fn is_lock_timeout(&self) -> bool {
         self.sqlstate() == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE

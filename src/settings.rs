@@ -7,6 +7,7 @@ use std::time::Duration;
 static SWAP_LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(100);
 static SWAP_MAX_WAIT: GucSetting<i32> = GucSetting::<i32>::new(600_000);
 static WRITER_WAIT: GucSetting<i32> = GucSetting::<i32>::new(1000);
+static DELTA_LIMIT_PERCENT: GucSetting<i32> = GucSetting::<i32>::new(30);
 static CONNECT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10);
 static TCP_USER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static KEEPALIVES_IDLE: GucSetting<i32> = GucSetting::<i32>::new(30);
@@ -44,6 +45,11 @@ pub fn swap_max_wait() -> Duration {
 
 pub fn writer_wait() -> Duration {
     Duration::from_millis(WRITER_WAIT.get() as u64)
+}
+
+/// Of a snapshot's rows: when more of them have changed, all are copied.
+pub fn delta_limit_percent() -> u64 {
+    DELTA_LIMIT_PERCENT.get() as u64
 }
 
 pub fn connect_timeout() -> Duration {
@@ -135,6 +141,15 @@ fn register_refresh() {
         0,
         3_600_000,
         GucFlags::UNIT_MS,
+    );
+    int(
+        c"mimeo.delta_limit_percent",
+        c"Of a snapshot with delta: when more of its rows than this have changed, in percent, all rows are copied.",
+        c"0 copies all rows each time that anything has changed.",
+        &DELTA_LIMIT_PERCENT,
+        0,
+        100,
+        GucFlags::default(),
     );
     int(
         c"mimeo.connect_timeout",

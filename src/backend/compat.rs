@@ -24,8 +24,8 @@ pub mod unguarded {
     use pgrx::pg_sys::{
         self, BlockNumber, BulkInsertState, CommandId, ConditionVariable, CopyFromState, Datum, EState, ErrorData,
         ExprContext, FmgrInfo, ForkNumber, HeapTuple, IndexInfo, IndexStmt, IndexTuple, IndexUniqueCheck, ItemPointer,
-        List, MemoryContext, Node, Oid, Relation, ResultRelInfo, SortCoordinate, StringInfo, TableAmRoutine, TupleDesc,
-        TupleTableSlot, TupleTableSlotOps, Tuplesortstate, XLogRecPtr,
+        List, MemoryContext, Node, Oid, Relation, ResultRelInfo, ScanDirection, SortCoordinate, StringInfo,
+        TableAmRoutine, TableScanDesc, TupleDesc, TupleTableSlot, TupleTableSlotOps, Tuplesortstate, XLogRecPtr,
     };
     use std::os::raw::{c_char, c_int, c_void};
 
@@ -70,6 +70,9 @@ pub mod unguarded {
             relation: Relation, slots: *mut *mut TupleTableSlot, count: c_int, command: CommandId, options: c_int,
             bulk: BulkInsertState,
         );
+        fn heap_getnext(scan: TableScanDesc, direction: ScanDirection::Type) -> HeapTuple;
+        fn nocachegetattr(tuple: HeapTuple, number: c_int, descriptor: TupleDesc) -> Datum;
+        fn simple_heap_delete(relation: Relation, tid: ItemPointer);
         fn GetBulkInsertState() -> BulkInsertState;
         fn GetHeapamTableAmRoutine() -> *const TableAmRoutine;
         fn RelationGetNumberOfBlocksInFork(relation: Relation, fork: ForkNumber::Type) -> BlockNumber;
@@ -110,6 +113,7 @@ pub mod unguarded {
         );
         fn tuplesort_reset(sort: *mut Tuplesortstate);
         fn tuplesort_performsort(sort: *mut Tuplesortstate);
+        fn tuplesort_putdatum(sort: *mut Tuplesortstate, value: Datum, is_null: bool);
         fn tuplesort_getindextuple(sort: *mut Tuplesortstate, forward: bool) -> IndexTuple;
 
         // Memory.
@@ -190,6 +194,41 @@ pub unsafe fn begin_index_sort(
         #[cfg(feature = "pre_pg15")]
         unguarded::tuplesort_begin_index_btree(heap, index, false, memory, coordinate, false)
     }
+}
+
+/// Begins a sort of values of 16 bytes, by memcmp(); `memory` is in kB, and what needs more goes to temporary files.
+///
+/// # Safety
+/// In a (sub)transaction that outlives the sort.
+pub unsafe fn begin_uuid_sort(memory: i32) -> *mut pg_sys::Tuplesortstate {
+    // uuid_ops
+    const LESS: pg_sys::Oid = pg_sys::Oid::from_u32(2974);
+    let (of, no_collation) = (pg_sys::UUIDOID, pg_sys::InvalidOid);
+    // SAFETY: as the caller has promised.
+    unsafe {
+        #[cfg(not(feature = "pre_pg15"))]
+        return pg_sys::tuplesort_begin_datum(of, LESS, no_collation, false, memory, std::ptr::null_mut(), 0);
+        #[cfg(feature = "pre_pg15")]
+        pg_sys::tuplesort_begin_datum(of, LESS, no_collation, false, memory, std::ptr::null_mut(), false)
+    }
+}
+
+/// The next value of such a sort; it may live in the current memory context.
+///
+/// # Safety
+/// The sort is performed.
+pub unsafe fn next_uuid(sort: *mut pg_sys::Tuplesortstate) -> Option<pg_sys::Datum> {
+    let (mut value, mut is_null) = (pg_sys::Datum::from(0), false);
+    let no_key = std::ptr::null_mut();
+    // SAFETY: as the caller has promised.
+    let found = unsafe {
+        #[cfg(not(feature = "pre_pg16"))]
+        let found = pg_sys::tuplesort_getdatum(sort, true, false, &mut value, &mut is_null, no_key);
+        #[cfg(feature = "pre_pg16")]
+        let found = pg_sys::tuplesort_getdatum(sort, true, &mut value, &mut is_null, no_key);
+        found
+    };
+    found.then_some(value)
 }
 
 /// Gives an index a new, empty file.

@@ -16,6 +16,8 @@ pub mod parse;
 mod raise;
 pub mod relation;
 pub mod result_row;
+pub mod row_version;
+pub mod sorter;
 pub mod spi;
 pub mod storage;
 pub mod subtransaction;

@@ -242,6 +242,29 @@ pub fn is_plain_condition(condition: &str) -> bool {
     if is_of_time(condition) || may_have_other_operators(condition) {
         return false;
     }
+    let tree = where_clause(condition);
+    // Once more, without escapes.
+    if is_of_time(&tree) {
+        return false;
+    }
+    let mut nodes = tree.split('{').skip(1).peekable();
+    nodes.peek().is_some()
+        && nodes.all(|node| {
+            let tag: String = node.chars().take_while(|c| c.is_ascii_uppercase() || *c == '_').collect();
+            PLAIN.contains(&tag.as_str())
+        })
+}
+
+/// Whether a plain condition names a column by its table: such a name means nothing where the rows are read from a partition.
+pub fn names_tables(condition: &str) -> bool {
+    let tree = where_clause(condition);
+    let mut references = tree.split("{COLUMNREF :fields (").skip(1).filter_map(|rest| rest.split(')').next());
+    // What a name contains is escaped in the tree, a space for one.
+    references.any(|fields| fields.contains("\" \""))
+}
+
+/// The condition as nodeToString writes it; empty if it is more than a WHERE, or none.
+fn where_clause(condition: &str) -> String {
     let parsed = attempt(|| {
         let select = statement(&format!("SELECT FROM t {condition}"))?.cast::<pg_sys::SelectStmt>();
         // SAFETY: the kind of the node is checked before any field of it is read.
@@ -263,17 +286,7 @@ pub fn is_plain_condition(condition: &str) -> bool {
             Ok(CStr::from_ptr(tree).to_string_lossy().to_string())
         }
     });
-    let tree = parsed.unwrap_or_default();
-    // Once more, without escapes.
-    if is_of_time(&tree) {
-        return false;
-    }
-    let mut nodes = tree.split('{').skip(1).peekable();
-    nodes.peek().is_some()
-        && nodes.all(|node| {
-            let tag: String = node.chars().take_while(|c| c.is_ascii_uppercase() || *c == '_').collect();
-            PLAIN.contains(&tag.as_str())
-        })
+    parsed.unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -151,6 +151,12 @@ pub fn lock_if_free(oid: pg_sys::Oid) -> bool {
     unsafe { pg_sys::ConditionalLockRelationOid(oid, pg_sys::AccessExclusiveLock as i32) }
 }
 
+/// Takes a ROW EXCLUSIVE lock, as writers do, if it is free at this instant.
+pub fn lock_to_write_if_free(oid: pg_sys::Oid) -> bool {
+    // SAFETY: never waits; the transaction releases it.
+    unsafe { pg_sys::ConditionalLockRelationOid(oid, pg_sys::RowExclusiveLock as i32) }
+}
+
 /// The subtransaction that calls this restores the setting when it is rolled back, and the Identity around it
 /// when it is kept.
 fn set_lock_timeout(timeout: Duration) -> Result<()> {

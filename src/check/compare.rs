@@ -106,7 +106,7 @@ impl Comparison {
         if job.condition.is_some() {
             source.use_own_search_path()?;
         }
-        let rows = rows_query(&table.table(), &names(&columns), job.condition.as_deref())?;
+        let rows = rows_query(&table.table(), (&names(&columns), &[]), job.condition.as_deref())?;
         let [source_clause, local_clause] = clauses;
         Ok(Comparison {
             destination,

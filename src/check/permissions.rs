@@ -104,7 +104,7 @@ fn unmade_indexes(shape: &Shape, filter: Option<&[String]>) -> Result<Vec<Right>
         let schema = spi::text("SELECT pg_my_temp_schema()::regnamespace::pg_catalog.text", &[])?.unwrap_or_default();
         let table = Name::new(schema, source.name.clone());
         spi::run(&format!("DROP TABLE {}", table.sibling("mimeo_try")), &[])?;
-        table::create(&table, &table::localise(&columns, &source)?, "tried")?;
+        table::create(&table, Vec::new(), &table::localise(&columns, &source)?, "tried")?;
         let target =
             IndexTarget { source_table: &source.name, table: &table, oid: table::find(&table)?.oid, prefix: "" };
         for left_out in copy_all(copied_indexes(shape, filter), shape.key(), &target, None)?.0 {

@@ -2,6 +2,7 @@
 //! functions, with the checks that these make; all others through them.
 
 use crate::backend::compat::unguarded;
+use crate::backend::row_version;
 use pgrx::pg_sys;
 use std::os::raw::{c_char, c_int};
 
@@ -38,6 +39,7 @@ enum Reading {
     Text,
     Binary,
     Uuid,
+    Tid,
     Receive { function: pg_sys::FmgrInfo, parameter: pg_sys::Oid, typmod: i32 },
 }
 
@@ -154,7 +156,7 @@ impl Reading {
                 pg_sys::BOOLOID => Reading::Bool,
                 pg_sys::CHAROID => Reading::Bytes1,
                 pg_sys::INT2OID => Reading::Bytes2,
-                pg_sys::INT4OID | pg_sys::FLOAT4OID | pg_sys::OIDOID => Reading::Bytes4,
+                pg_sys::INT4OID | pg_sys::FLOAT4OID | pg_sys::OIDOID | pg_sys::XIDOID => Reading::Bytes4,
                 pg_sys::INT8OID | pg_sys::FLOAT8OID if native => Reading::Bytes8,
                 pg_sys::TIMESTAMPOID | pg_sys::TIMESTAMPTZOID if native => Reading::Timestamp,
                 pg_sys::DATEOID => Reading::Date,
@@ -162,6 +164,7 @@ impl Reading {
                 pg_sys::VARCHAROID if typmod < 0 => Reading::Text,
                 pg_sys::BYTEAOID => Reading::Binary,
                 pg_sys::UUIDOID => Reading::Uuid,
+                pg_sys::TIDOID => Reading::Tid,
                 _ => {
                     let (mut receive, mut parameter) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
                     let mut function = pg_sys::FmgrInfo::default();
@@ -209,6 +212,13 @@ impl Reading {
                     }
                     let copy = unguarded::palloc(16).cast::<u8>();
                     std::ptr::copy_nonoverlapping(bytes.as_ptr(), copy, 16);
+                    pg_sys::Datum::from(copy)
+                }
+                Reading::Tid => {
+                    let block = bytes.get(..4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes)?;
+                    let offset = bytes.get(4..).and_then(|bytes| bytes.try_into().ok()).map(u16::from_be_bytes)?;
+                    let copy = unguarded::palloc(std::mem::size_of::<pg_sys::ItemPointerData>());
+                    copy.cast::<pg_sys::ItemPointerData>().write(row_version::tid(block, offset));
                     pg_sys::Datum::from(copy)
                 }
                 Reading::Receive { function, parameter, typmod } => {

@@ -12,6 +12,7 @@ pub mod heap;
 pub mod indexes;
 pub mod privileges;
 pub mod references;
+pub mod row_versions;
 pub mod sequences;
 pub mod shadow;
 mod sorted;

@@ -181,8 +181,9 @@ impl LocalColumn {
     }
 }
 
-pub fn create(table: &Name, columns: &[LocalColumn], comment: &str) -> Result<()> {
-    let definitions: Vec<_> = columns.iter().map(LocalColumn::definition).collect();
+/// `first` are definitions of columns that stand before those of the source.
+pub fn create(table: &Name, first: Vec<String>, columns: &[LocalColumn], comment: &str) -> Result<()> {
+    let definitions: Vec<_> = first.into_iter().chain(columns.iter().map(LocalColumn::definition)).collect();
     spi::run(&format!("CREATE TABLE {table} ({})", definitions.join(", ")), &[])?;
     spi::run(&format!("COMMENT ON TABLE {table} IS {}", literal(comment)), &[])?;
     Ok(())

@@ -55,6 +55,9 @@ pub struct Job {
     /// Not of snapshots: columns that change on the source are followed here. A catalog of 2.1 does not have it.
     #[serde(default)]
     pub follow_columns: Option<bool>,
+    /// Of snapshots: refreshes copy the row versions that have changed. A catalog of 2.1 does not have it.
+    #[serde(default)]
+    pub delta: Option<bool>,
     /// What columns that the row names are called now, or are gone: written with the run that has found it.
     #[serde(skip)]
     pub renamed: Option<Renamed>,
@@ -186,6 +189,7 @@ pub struct NewJob<'a> {
     pub keep_previous: bool,
     pub max_queue_size: Option<i64>,
     pub follow_columns: Option<bool>,
+    pub delta: Option<bool>,
     /// The state of the method for the first run; a JSON object.
     pub state: serde_json::Value,
 }

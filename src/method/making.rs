@@ -101,7 +101,7 @@ impl Making {
             return Ok(());
         }
         self.source.use_own_search_path()?;
-        let query = rows_query(&self.table.table(), &names(&self.columns), condition)?;
+        let query = rows_query(&self.table.table(), (&names(&self.columns), &[]), condition)?;
         let explained = self.source.value(&format!("EXPLAIN {query}"), &[], "checking the condition");
         explained.map_err(|error| match error {
             // A name after the table is read as its alias, and a parenthesis makes it a function call.

@@ -68,7 +68,7 @@ pub(super) fn make_table(
     let source = making.table.table();
     let local = table::localise(&making.columns, &source)?;
     let comment = format!("Copied from {} by mimeo", source.plain());
-    table::create(name, &local, &comment)?;
+    table::create(name, Vec::new(), &local, &comment)?;
     if let Some(extra) = extra {
         spi::run(&format!("ALTER TABLE {name} ADD COLUMN {extra}"), &[])?;
     }

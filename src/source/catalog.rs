@@ -233,14 +233,15 @@ SELECT coalesce(json_agg(json_build_object('column', a.attname, 'expression', pg
   FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
  WHERE d.adrelid = $1 AND coalesce(to_jsonb(a) ->> 'attgenerated', '') <> 'v'";
 
-/// The query whose rows are copied: these columns, qualified by the table's own name, and the user's condition as
+/// The query whose rows are copied: these columns, and system columns, qualified by the table's own name, and the user's condition as
 /// it was written. Nothing in the condition reaches beyond the query: it is one SELECT, and whatever follows it begins on a line of
 /// its own.
 ///
 /// # Errors
 /// Condition.
-pub fn rows_query(table: &Name, columns: &[String], condition: Option<&str>) -> Result<String> {
-    let list: Vec<_> = columns.iter().map(|column| format!("{table}.{}", quote(column))).collect();
+pub fn rows_query(table: &Name, (columns, system): (&[String], &[&str]), condition: Option<&str>) -> Result<String> {
+    let columns = columns.iter().map(|column| format!("{table}.{}", quote(column)));
+    let list: Vec<_> = columns.chain(system.iter().map(|column| format!("{table}.{column}"))).collect();
     let Some(condition) = condition else { return Ok(format!("SELECT {} FROM {table}", list.join(", "))) };
     let query = format!("SELECT {} FROM {table} {condition}\n", list.join(", "));
     // A comment at its end ends with the line.

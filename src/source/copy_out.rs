@@ -20,8 +20,32 @@ impl Connection {
     /// # Errors
     /// Remote, with what the source says of the query.
     pub fn copy_out(&mut self, query: &str, binary: bool) -> Result<CopyOut<'_>> {
+        self.send_copy(query, binary)?;
+        self.begin_copy()
+    }
+
+    /// The same in binary format for a query that takes its time before it returns a row, and `meanwhile` here.
+    pub fn copy_out_meanwhile<T>(
+        &mut self,
+        query: &str,
+        meanwhile: impl FnOnce() -> Result<T>,
+    ) -> Result<(T, CopyOut<'_>)> {
+        self.send_copy(query, true)?;
+        let result = meanwhile()?;
+        Ok((result, self.begin_copy()?))
+    }
+
+    /// Reads a COPY to its end that was given up, if there is one; the snapshot stays.
+    pub fn abandon_copy(&mut self) -> Result<()> {
+        self.link.abandon("reading its rows")
+    }
+
+    fn send_copy(&mut self, query: &str, binary: bool) -> Result<()> {
         let format = if binary { "binary" } else { "text" };
-        self.link.send(&format!("COPY ({query}) TO STDOUT (FORMAT {format})"), &[])?;
+        self.link.send(&format!("COPY ({query}) TO STDOUT (FORMAT {format})"), &[])
+    }
+
+    fn begin_copy(&mut self) -> Result<CopyOut<'_>> {
         self.link.answer("reading its rows")?;
         Ok(CopyOut { connection: self, pending: None, rows: None, bytes: 0 })
     }

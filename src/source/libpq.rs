@@ -333,6 +333,17 @@ impl Link {
         }
     }
 
+    /// Reads what is left of the answer to what was sent last, the rows of a COPY included.
+    pub fn abandon(&mut self, doing: &str) -> Result<()> {
+        while self.busy {
+            let Some(answer) = self.answer(doing)? else { break };
+            while answer.is_copy() && matches!(self.copy_data(true)?, CopyData::Bytes(_)) {
+                interrupts::check();
+            }
+        }
+        Ok(())
+    }
+
     /// Asks the server to stop, for a second at most: the network may be what hangs. libpq's cancel waits for its
     /// own connection, so it has a thread of its own, which calls nothing of PostgreSQL's. If nobody answers it, its socket
     /// is shut, which ends the thread.

@@ -8,6 +8,7 @@ pub mod connection_cache;
 pub mod copy_out;
 mod libpq;
 pub mod queue;
+pub mod row_versions;
 pub mod seen;
 pub mod server;
 pub mod survey;

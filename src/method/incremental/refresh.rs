@@ -188,7 +188,7 @@ impl<'a> Refresh<'a> {
         values.require_comparable(&local)?;
         let text = column_map::obstacle_to_binary(&local, &shape, columns);
         source.use_own_search_path()?;
-        let rows = rows_query(&table.table(), &names(columns), job.condition.as_deref())?;
+        let rows = rows_query(&table.table(), (&names(columns), &[]), job.condition.as_deref())?;
 
         let again = before.and_then(|before| before.why_again(&seen, &column_map.columns, &following.given()));
         let lacking = again.clone().filter(|_| matches!(self.repull, Repull::Range(..)));

@@ -138,7 +138,7 @@ fn rows(
     let Selected { unique, joined } = Selected::of(job, source, &present.table, &present.shape, &key)?;
     let straight = dml && options.straight(job) && unique && !joined;
     source.use_own_search_path()?;
-    let query = rows_query(&found, &column_map.columns, job.condition.as_deref())?;
+    let query = rows_query(&found, (&column_map.columns, &[]), job.condition.as_deref())?;
     let volume = volume(source, &query)?;
     let lock = Some(format!("ROW EXCLUSIVE on \"{}\", until the end of the transaction", name.plain()));
     if portion.extent == Extent::All {

@@ -122,7 +122,7 @@ impl<'a> Work<'a> {
             source.prefer_key_index(&present.table, &key, portion.taken)?;
         }
         source.use_own_search_path()?;
-        let rows = rows_query(&present.table.table(), &column_map.columns, condition)?;
+        let rows = rows_query(&present.table.table(), (&column_map.columns, &[]), condition)?;
         let further = further_keys(present, &key);
         let joined = joined || !unique;
         Ok(Work { job, options, decision, destination, owner, key, rows, joined, typed, further })

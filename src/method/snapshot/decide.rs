@@ -1,9 +1,12 @@
 //! Whether a snapshot has to be copied, and what decides that.
 
-use super::state::{live_file, Seen, State};
-use crate::backend::identity::system;
-use crate::backend::parse::is_plain_condition;
+use super::state::{changes, live_file, Seen, State};
+use super::trust::{self, Now, Trust};
+use crate::backend::identity::{keeps_its_snapshot, system};
+use crate::backend::parse::{is_plain_condition, names_tables};
 use crate::backend::relation::{lock_exclusively, lock_if_free, Patience};
+use crate::destination::row_versions::Hidden;
+use crate::destination::table;
 use crate::destination::twins::Twins;
 use crate::destination::written::Written;
 use crate::error::Result;
@@ -11,10 +14,12 @@ use crate::job::config::Job;
 use crate::job::run::Run;
 use crate::method::columns::{names, selected_columns};
 use crate::method::load::patience;
-use crate::shape::{Column, Shape};
+use crate::settings;
+use crate::shape::{Column, Difference, Shape};
 use crate::source::catalog::SourceTable;
 use crate::source::changes::Counters;
 use crate::source::connection::Connection;
+use crate::source::row_versions::Origin;
 use pgrx::pg_sys;
 use std::time::Duration;
 
@@ -35,6 +40,17 @@ pub struct Present {
     pub fingerprint: Option<Counters>,
     /// What to compare with next time; None if nothing there proves anything.
     pub seen: Option<Seen>,
+    /// The versions of its rows; None if the job does not copy them, or there are none that prove anything.
+    pub versions: Option<Versions>,
+}
+
+/// The versions of a source's rows.
+pub struct Versions {
+    pub origin: Origin,
+    /// The columns that the twins keep them in.
+    pub hidden: Hidden,
+    /// What the live twin holds of them; or why all rows have to be copied.
+    pub trust: std::result::Result<Trust, String>,
 }
 
 /// A look at the source, for a job.
@@ -116,9 +132,89 @@ impl Look<'_> {
                     run.note(reason.clone());
                 }
             })?;
-            let present = Present { table, shape, columns, fingerprint: counted.ok(), seen };
+            let mut present = Present { table, shape, columns, fingerprint: counted.ok(), seen, versions: None };
+            let mut why = None;
+            match self.versions(source, &present)? {
+                Ok(versions) => {
+                    if let Some(obstacle) = versions.as_ref().and_then(|versions| versions.trust.as_ref().err()) {
+                        why = Some(obstacle.clone());
+                    }
+                    present.versions = versions;
+                }
+                Err(obstacle) => why = Some(obstacle),
+            }
+            if let Some(why) = why {
+                reason = format!("{reason}; {}", no_delta(&why));
+            }
             return Ok(Decision { reason, copy: Some(Box::new(present)) });
         }
+    }
+
+    /// The versions of the source's rows, if the job copies them; or why there are none. In the open snapshot.
+    fn versions(
+        &self,
+        source: &mut Connection,
+        present: &Present,
+    ) -> Result<std::result::Result<Option<Versions>, String>> {
+        let refused = |reason: &str| Ok(Err(reason.to_string()));
+        if self.job.delta != Some(true) || !self.pull_data {
+            return Ok(Ok(None));
+        }
+        if self.job.condition.as_deref().is_some_and(|condition| !is_plain_condition(condition)) {
+            return refused("what the condition selects may change without the table");
+        }
+        if present.columns.iter().any(|column| column.type_name.for_message().starts_with("reg")) {
+            return refused("it has columns whose values are names of other things");
+        }
+        let origin = match source.origin(&present.table)? {
+            Ok(origin) => origin,
+            Err(obstacle) => return Ok(Err(obstacle)),
+        };
+        if origin.has_parts() && self.job.condition.as_deref().is_some_and(names_tables) {
+            return refused("the condition names a table, and the rows lie in others");
+        }
+        let hidden = Hidden::fitting(&present.columns, origin.has_parts());
+        if hidden == Hidden::None {
+            return refused("there is no room for the hidden columns");
+        }
+        let trust = self.trust(present, &origin, hidden)?;
+        Ok(Ok(Some(Versions { origin, hidden, trust })))
+    }
+
+    /// Whether a delta can be tried, and is worth it.
+    fn trust(&self, present: &Present, origin: &Origin, hidden: Hidden) -> Result<std::result::Result<Trust, String>> {
+        let refused = |reason: &str| Ok(Err(reason.to_string()));
+        let Some(mut live) = relation_shape(self.twins.live.oid)? else { return refused("the live twin is gone") };
+        let has = Hidden::take_from(&mut live, &present.columns);
+        let changed = !Difference::between(&self.before.columns, &present.columns).is_empty()
+            || self.before.types != present.shape.types
+            || !table::conforms(&live, &present.columns, &self.before.columns);
+        if changed {
+            return refused("its columns have changed");
+        }
+        if self.job.keep_previous {
+            return refused("keep_previous keeps the rows that a swap replaces");
+        }
+        if keeps_its_snapshot() {
+            return refused("this transaction keeps one snapshot");
+        }
+        let written = Written::to(self.twins.live.oid)?;
+        let now = Now {
+            origin,
+            source_table: &self.job.source_table,
+            filter: self.job.filter.as_deref(),
+            condition: self.job.condition.as_deref(),
+            live: live_file(self.twins.live.oid)?,
+            system: &system(),
+            written: written.as_ref(),
+            hidden: (has, hidden),
+        };
+        let learned = &self.before.learned;
+        Ok(trust::trust(self.before.copied.as_ref(), &now).and_then(|trust| {
+            let changes = changes(self.before.seen.as_ref(), present.seen.as_ref());
+            let vain = trust::in_vain(trust.rows, changes, learned, settings::delta_limit_percent());
+            vain.map_or(Ok(trust), Err)
+        }))
     }
 
     /// The proof to compare with the one of last time; or why there is none.
@@ -148,6 +244,15 @@ impl Look<'_> {
             written: Written::to(self.twins.live.oid)?,
         }))
     }
+}
+
+/// Why a refresh of a job that copies versions copies all rows.
+pub fn no_delta(why: &str) -> String {
+    format!("no delta: {why}")
+}
+
+fn relation_shape(oid: pg_sys::Oid) -> Result<Option<Shape>> {
+    Ok(table::describe_present([oid])?.map(|[shape]| shape))
 }
 
 /// Whether the proof is the one of last time.

@@ -1,10 +1,13 @@
 //! snapshot_destroyer.
 
+use super::state::State;
 use crate::backend::identity::{pin_settings, require_writable};
 use crate::backend::name::{quote, Name};
 use crate::backend::relation::{self, lock_exclusively};
 use crate::backend::spi;
 use crate::destination::dependents::Family;
+use crate::destination::row_versions::Hidden;
+use crate::destination::table;
 use crate::destination::twins::{self, Twins};
 use crate::error::{Error, Result};
 use crate::job::config::Catalog;
@@ -13,6 +16,7 @@ use crate::job::method::Method;
 use crate::method::load::patience;
 use crate::method::rights::{require_owner, require_responsible};
 use crate::method::running::{about, require_method};
+use crate::shape::Column;
 use pgrx::notice;
 
 /// Ends a snapshot job. With `keep` the live twin becomes a plain table under the view's name, with the view's
@@ -33,7 +37,8 @@ pub fn destroy(destination: &str, keep: bool, debug: bool) -> Result<()> {
                 drop_twins(name)?;
             }
         } else if keep {
-            keep_live_twin(name, debug)?;
+            let state: State = serde_json::from_value(job.state.clone()).unwrap_or_default();
+            keep_live_twin(name, &state.columns, debug)?;
         } else {
             spi::run(&format!("DROP VIEW {name}"), &[])?;
             drop_twins(name)?;
@@ -49,7 +54,7 @@ fn drop_twins(name: &Name) -> Result<()> {
     Ok(())
 }
 
-fn keep_live_twin(name: &Name, debug: bool) -> Result<()> {
+fn keep_live_twin(name: &Name, source: &[Column], debug: bool) -> Result<()> {
     let twins = Twins::find(name).map_err(|error| match error {
         Error::BrokenDestination { destination, reason, .. } => {
             let hint = "Restore what is missing, or call snapshot_destroyer with p_keep_table := false: it drops what is left.";
@@ -61,9 +66,11 @@ fn keep_live_twin(name: &Name, debug: bool) -> Result<()> {
     let family = Family::of(twins.view.oid)?;
     lock_exclusively(&family.oids(), name, patience(), "destroyed")?;
     let family = Family::of(twins.view.oid)?;
+    let [live] = table::describe([twins.live.oid])?;
     family.drop_and_remake(name, || {
         spi::run(&format!("ALTER TABLE {} RENAME TO {}", twins.live.name(), quote(&name.name)), &[])?;
         spi::run(&format!("COMMENT ON TABLE {name} IS NULL"), &[])?;
+        Hidden::drop_from(name, &live, source)?;
         spi::run(&format!("DROP TABLE {}", twins.idle.name()), &[])?;
         Ok(())
     })?;

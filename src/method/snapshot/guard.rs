@@ -1,20 +1,24 @@
 //! What has to hold before new data shows.
 
 use crate::backend::parse::is_one_statement;
+use crate::backend::relation::Relation;
 use crate::backend::spi;
 use crate::backend::subtransaction::caught;
-use crate::destination::twins::Twins;
 use crate::error::{Error, Result};
 use crate::job::config::Job;
 
-/// Asks max_shrink_percent and guard, as the destination's owner. The idle twin holds the new `rows`.
+/// Asks max_shrink_percent and guard, as the destination's owner. `old` is the table with the rows before, and how many those were, if
+/// that is known; `new` the one that holds the new ones, and how many these are.
 ///
 /// # Errors
 /// Refused; what the guard itself raises.
-pub fn check(job: &Job, twins: &Twins, rows: u64) -> Result<()> {
+pub fn check(job: &Job, old: (&Relation, Option<u64>), (new, rows): (&Relation, u64)) -> Result<()> {
     let refused = |reason: String| Err(Error::Refused { destination: job.dest_table.clone(), reason });
     if let Some(percent) = job.max_shrink_percent {
-        let before = spi::number(&format!("SELECT count(*) FROM {}", twins.live.name()), &[])? as u64;
+        let before = match old {
+            (_, Some(before)) => before,
+            (table, None) => spi::number(&format!("SELECT count(*) FROM {}", table.name()), &[])? as u64,
+        };
         if has_shrunk(before, rows, percent as u64) {
             return refused(format!(
                 "{rows} rows are fewer than the {before} that are there now, by more than {percent} percent"
@@ -22,7 +26,7 @@ pub fn check(job: &Job, twins: &Twins, rows: u64) -> Result<()> {
         }
     }
     let Some(guard) = &job.guard else { return Ok(()) };
-    let query = guard.trim_end_matches([';', ' ', '\t', '\r', '\n']).replace("{new}", &twins.idle.name().to_string());
+    let query = guard.trim_end_matches([';', ' ', '\t', '\r', '\n']).replace("{new}", &new.name().to_string());
     let query = format!("SELECT ({query}\n) IS TRUE");
     let passed = caught(|| Ok(if is_one_statement(&query)? { Some(spi::is_true(&query, &[])?) } else { None }))
         .map_err(|error| error.while_doing(&format!("In the guard: {guard}")))?;

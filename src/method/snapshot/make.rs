@@ -5,6 +5,7 @@ use super::state::State;
 use crate::backend::identity::require_writable;
 use crate::backend::name::Name;
 use crate::backend::relation;
+use crate::destination::row_versions::Hidden;
 use crate::destination::{table, twins};
 use crate::error::{Error, Result};
 use crate::job::config::NewJob;
@@ -30,7 +31,7 @@ pub fn make(request: &Request<'_>) -> Result<()> {
 }
 
 fn make_objects(request: &Request<'_>) -> Result<Name> {
-    let making = Making::begin(request)?;
+    let mut making = Making::begin(request)?;
     let destination = making.destination.clone();
     making.catalog.require_no_job(&destination.plain(), Method::Snapshot.facts().title)?;
     for name in twins::names(&destination).iter().chain([&destination]) {
@@ -38,11 +39,13 @@ fn make_objects(request: &Request<'_>) -> Result<Name> {
             return Err(Error::DestinationExists(name.plain()));
         }
     }
+    let hidden = making.hidden()?;
     let local = table::localise(&making.columns, &making.table.table())?;
     let [first, second] = twins::names(&destination);
     for twin in [&first, &second] {
         let comment = format!("One of the two tables behind {}, kept by mimeo", destination.plain());
-        table::create(twin, &local, &comment)?;
+        table::create(twin, hidden.definitions(), &local, &comment)?;
+        hidden.leave_out_of_statistics(twin)?;
         if request.indexes {
             let oid = relation::find(twin)?.map(|twin| twin.oid).unwrap_or(pg_sys::InvalidOid);
             making.copy_indexes(request, twin, oid, twins::index_prefix(twin), None)?;
@@ -51,9 +54,23 @@ fn make_objects(request: &Request<'_>) -> Result<Name> {
     twins::replace_view(&destination, None, &first, &making.columns)?;
     let job = making.job(request, "snap");
     let state = State { columns: making.columns, types: making.shape.types, ..State::default() };
-    making.catalog.insert(&NewJob { check_stats: Some(true), state: serde_json::to_value(&state)?, ..job })?;
+    let delta = (hidden != Hidden::None).then_some(true);
+    making.catalog.insert(&NewJob { check_stats: Some(true), delta, state: serde_json::to_value(&state)?, ..job })?;
     if request.debug {
         notice!("\"{}\": twins and view made", destination.plain());
     }
     Ok(destination)
+}
+
+impl Making {
+    /// The columns that the twins keep the versions of the source's rows in, where it has such.
+    fn hidden(&mut self) -> Result<Hidden> {
+        if !['r', 'p'].contains(&self.table.kind) {
+            return Ok(Hidden::None);
+        }
+        Ok(match self.source.origin(&self.table)? {
+            Ok(origin) => Hidden::fitting(&self.columns, origin.has_parts()),
+            Err(_) => Hidden::None,
+        })
+    }
 }

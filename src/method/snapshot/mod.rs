@@ -1,6 +1,7 @@
 //! Snapshot: the whole table into the idle one of two twins, then the view in front is swapped to it.
 
 mod decide;
+mod delta;
 mod destroy;
 mod empty;
 mod guard;
@@ -9,6 +10,7 @@ mod refresh;
 mod rollback;
 mod state;
 mod tell;
+mod trust;
 
 pub use destroy::destroy;
 pub use empty::work as empty_twin;

@@ -1,10 +1,13 @@
 //! refresh_snapshot.
 
-use super::decide::{Decision, Look, Present};
+use super::decide::{no_delta, Decision, Look, Present, Versions};
+use super::delta::{Changed, Delta, Outcome};
 use super::state::{live_file, Analyzed, Previous, Seen, State};
 use super::tell::tell;
+use super::trust::{Copied, Learned};
 use super::{empty, guard};
-use crate::backend::identity::{act_as, pin_settings};
+use crate::backend::identity::{act_as, pin_settings, system, Identity};
+use crate::backend::interrupts;
 use crate::backend::ownership;
 use crate::backend::relation::{lock_if_free, lock_to_read};
 use crate::backend::spi;
@@ -13,6 +16,7 @@ use crate::destination::column_map::obstacle_to_binary;
 use crate::destination::copy_in::Target;
 use crate::destination::heap::{Indexed, Indexing};
 use crate::destination::indexes::ForeignKey;
+use crate::destination::row_versions::Hidden;
 use crate::destination::twins::{self, Twins};
 use crate::destination::written::{count_soon, Written};
 use crate::destination::{indexes, statistics, table};
@@ -31,7 +35,12 @@ use crate::method::steps::{self, Steps};
 use crate::shape::{Difference, Shape};
 use crate::source::catalog::rows_query;
 use crate::source::connection::Connection;
+use crate::source::row_versions::Origin;
 use pgrx::{pg_sys, warning, PgSqlErrorCode};
+use std::time::{Duration, Instant};
+
+/// How long a source may take to flush what a copy has shown. Its WAL writer takes three times wal_writer_delay.
+const LONGEST_FLUSH: Duration = Duration::from_secs(5);
 
 /// The arguments of refresh_snapshot.
 pub struct Options<'a> {
@@ -52,12 +61,12 @@ impl<'a> Options<'a> {
 pub fn refresh(options: &Options<'_>) -> Result<()> {
     refresh_job(Method::Snapshot, &options.call, |catalog, job, run| {
         run.phase("connect");
-        let refresh = Refresh::of(options, catalog, job)?;
+        let mut refresh = Refresh::of(options, catalog, job)?;
         if !options.pull_data {
             require_owner_rights("p_pulldata := false", job, refresh.twins.owner)?;
         }
         let source = connect_job(catalog, job, refresh.twins.owner)?;
-        let _identity = act_as(refresh.twins.owner, true)?;
+        refresh.identity = Some(act_as(refresh.twins.owner, true)?);
         steps::refresh(refresh, source, run)
     })
 }
@@ -79,10 +88,31 @@ struct Refresh<'a> {
     job: &'a Job,
     before: State,
     twins: Twins,
+    /// That of the owner, while it lasts.
+    identity: Option<Identity>,
+}
+
+/// Rows that are there, and not shown yet.
+enum Loaded {
+    /// There is nothing to show.
+    Nothing,
+    Twin(Box<LoadedTwin>),
+    /// In the live twin, for this transaction alone.
+    InPlace(Box<ChangedTwin>),
+}
+
+/// The live twin, some of whose rows were replaced.
+struct ChangedTwin {
+    present: Present,
+    changed: Changed,
+    /// Before that.
+    written: Option<Written>,
+    copied: Option<Origin>,
+    learned: Learned,
 }
 
 /// A twin that is loaded, and not shown yet.
-struct Loaded {
+struct LoadedTwin {
     present: Present,
     view: Shape,
     live: Shape,
@@ -91,6 +121,9 @@ struct Loaded {
     foreign_keys: Vec<ForeignKey>,
     written: Option<Written>,
     analyzed: Option<Analyzed>,
+    /// Where the versions in its hidden columns come from, if it has them.
+    copied: Option<Origin>,
+    learned: Learned,
 }
 
 impl<'a> Refresh<'a> {
@@ -99,7 +132,7 @@ impl<'a> Refresh<'a> {
         let twins = Twins::find(&job.destination)?;
         drop(pinned);
         let before: State = serde_json::from_value(job.state.clone()).unwrap_or_default();
-        Ok(Refresh { options, catalog, job, before, twins })
+        Ok(Refresh { options, catalog, job, before, twins, identity: None })
     }
 
     fn look(&self) -> Look<'_> {
@@ -110,8 +143,7 @@ impl<'a> Refresh<'a> {
 
 impl Steps for Refresh<'_> {
     type Decision = Decision;
-    /// None if there is nothing to show.
-    type Loaded = Option<Box<Loaded>>;
+    type Loaded = Loaded;
 
     fn prepare(&mut self, _: &mut Connection, _: &mut Run) -> Result<()> {
         Ok(())
@@ -119,68 +151,70 @@ impl Steps for Refresh<'_> {
 
     fn decide(&mut self, source: &mut Connection, run: &mut Run) -> Result<Decision> {
         run.phase("look");
-        let decision = self.look().decide(source, Some(run))?;
-        run.note(decision.reason.clone());
-        Ok(decision)
+        self.look().decide(source, Some(run))
     }
 
-    /// 1. Empty the idle twin, which is locked, and bring it to the source's shape.
-    /// 2. Load it with its indexes being built behind, or afterwards; compare the counts, analyze.
-    fn load(&mut self, source: &mut Connection, decision: Decision, run: &mut Run) -> Result<Option<Box<Loaded>>> {
-        let Some(mut present) = decision.copy else { return Ok(None) };
+    fn load(&mut self, source: &mut Connection, decision: Decision, run: &mut Run) -> Result<Loaded> {
+        let Decision { reason, copy } = decision;
+        let Some(present) = copy else {
+            run.note(reason);
+            return Ok(Loaded::Nothing);
+        };
         run.reads_parent(present.table.as_parent());
-        run.phase("prepare");
-        let change = Difference::between(&self.before.columns, &present.columns);
-        let reshaped = !self.before.columns.is_empty() && !change.is_empty();
-        if reshaped {
-            run.note(format!("columns of the source changed: {}", change.summary()));
+        let mut learned = self.before.learned.clone();
+        if let Some(Versions { origin, hidden, trust: Ok(trust) }) = &present.versions {
+            let since = Instant::now();
+            let written = Written::to(self.twins.live.oid)?;
+            let (job, twins, owner) = (self.job, &self.twins, self.identity.as_ref());
+            let delta = Delta { job, twins, present: &present, origin, trust, hidden: *hidden, owner };
+            let tried = tried(|| delta.apply(source, run))?;
+            let why = match tried {
+                Ok(Outcome::Done(changed)) => {
+                    run.note(changed.text());
+                    let copied = self.when_flushed(source, &present, run)?;
+                    source.end_snapshot()?;
+                    let learned = learned.tried(Some(milliseconds(since)));
+                    let present = *present;
+                    let changed = ChangedTwin { present, changed, written, copied, learned };
+                    return Ok(Loaded::InPlace(Box::new(changed)));
+                }
+                Ok(Outcome::InVain(why)) => why,
+                // What the source has refused, it would refuse again.
+                Err(error) if error.is_of_source() => return Err(error),
+                Err(error) => {
+                    source.abandon_copy()?;
+                    error.report().message
+                }
+            };
+            (run.rows, run.bytes) = (0, 0);
+            learned = learned.tried(None);
+            run.note(format!("{reason}; {}", no_delta(&why)));
+            source.use_pinned_search_path()?;
+        } else {
+            run.note(reason);
         }
-        if self.options.indexes && (reshaped || self.before.columns.is_empty()) {
-            present.shape.indexes = source.indexes(&present.table)?;
-        }
-        let twins = &self.twins;
-        let (idle_name, idle_oid) = (twins.idle.name(), twins.idle.oid);
-        lock_to_read(twins.live.oid);
-        ownership::require_tables(&[idle_oid, twins.live.oid])?;
-        let [view, live, idle] = table::describe([twins.view.oid, twins.live.oid, idle_oid])?;
-        if !table::shows(&view, &present.columns) {
-            require_creation(&twins.view.schema)?;
-        }
-        let foreign_keys = indexes::take_foreign_keys_off(&idle_name, idle_oid)?;
-        let idle = self.empty_twin(&idle, &present)?;
-
-        let written = Written::to(idle_oid)?;
-        let mut indexing = Indexing::Done;
-        if self.options.pull_data {
-            run.phase("copy");
-            indexing = pull_into(&idle, source, &present, self.job, run)?;
-        }
-        source.end_snapshot()?;
-        let indexed = finish_indexes(indexing, run);
-        if let Indexed::Only(built) = &indexed {
-            indexes::rebuild(idle_oid, built)?;
-        }
-        run.phase("analyze");
-        let analyzed = self.analyze(&present, &indexed, run)?;
-        let present = *present;
-        Ok(Some(Box::new(Loaded { present, view, live, reshaped, foreign_keys, written, analyzed })))
+        Ok(Loaded::Twin(Box::new(self.load_all(source, *present, learned, run)?)))
     }
 
     /// 1. Foreign keys that a DBA has put on the twin, and the guards.
     /// 2. Swap the view. From here to the commit its lock is held, so only brief things are left.
     /// 3. Empty the twin that was live, unless it is to be kept, if nobody uses it at this instant; a large one after the commit.
-    fn publish(&mut self, loaded: Option<Box<Loaded>>, run: &mut Run) -> Result<Status> {
-        let Some(loaded) = loaded else {
-            self.catalog.record_run(&self.job.dest_table, run.started(), None, None, Some(run.started()))?;
-            return Ok(Status::Skipped);
+    fn publish(&mut self, loaded: Loaded, run: &mut Run) -> Result<Status> {
+        let loaded = match loaded {
+            Loaded::Nothing => {
+                self.catalog.record_run(&self.job.dest_table, run.started(), None, None, Some(run.started()))?;
+                return Ok(Status::Skipped);
+            }
+            Loaded::InPlace(changed) => return self.publish_in_place(*changed, run),
+            Loaded::Twin(loaded) => *loaded,
         };
-        let Loaded { present, view, live, reshaped, foreign_keys, written, analyzed } = *loaded;
+        let LoadedTwin { present, view, live, reshaped, foreign_keys, written, analyzed, copied, learned } = loaded;
         let twins = &self.twins;
         indexes::restore_foreign_keys(&twins.idle.name(), &foreign_keys, patience())?;
         let file = live_file(twins.idle.oid)?;
         if self.options.pull_data {
             run.phase("guard");
-            guard::check(self.job, twins, run.rows)?;
+            guard::check(self.job, (&twins.live, None), (&twins.idle, run.rows))?;
         }
         self.catalog.lock_to_record(&self.job.dest_table)?;
         flush_wal();
@@ -208,10 +242,12 @@ impl Steps for Refresh<'_> {
             self.run_post_script(run)?;
         }
         let written = written.map(|written| written.and(run.rows));
+        let copied = self.copied(copied, file, written.clone(), run.rows);
         let seen = present.seen.filter(|_| self.options.pull_data).map(|seen| Seen { live: file, written, ..seen });
         count_soon()?;
         let analyzed = analyzed.map(|analyzed| Analyzed { live: file, ..analyzed });
-        let state = State { seen, columns: present.columns, types: present.shape.types, analyzed, previous };
+        let (columns, types) = (present.columns, present.shape.types);
+        let state = State { seen, columns, types, analyzed, copied, learned, previous };
         let state = serde_json::to_value(&state)?;
         self.catalog.record_run(&self.job.dest_table, run.started(), Some(&state), None, Some(run.started()))?;
         Ok(Status::Ok)
@@ -219,6 +255,101 @@ impl Steps for Refresh<'_> {
 }
 
 impl Refresh<'_> {
+    /// 1. Empty the idle twin, which is locked, and bring it to the source's shape.
+    /// 2. Load it with its indexes being built behind, or afterwards; compare the counts, analyze.
+    fn load_all(
+        &self,
+        source: &mut Connection,
+        mut present: Present,
+        learned: Learned,
+        run: &mut Run,
+    ) -> Result<LoadedTwin> {
+        run.phase("prepare");
+        let since = Instant::now();
+        let change = Difference::between(&self.before.columns, &present.columns);
+        let reshaped = !self.before.columns.is_empty() && !change.is_empty();
+        if reshaped {
+            run.note(format!("columns of the source changed: {}", change.summary()));
+        }
+        if self.options.indexes && (reshaped || self.before.columns.is_empty()) {
+            present.shape.indexes = source.indexes(&present.table)?;
+        }
+        let twins = &self.twins;
+        let (idle_name, idle_oid) = (twins.idle.name(), twins.idle.oid);
+        lock_to_read(twins.live.oid);
+        ownership::require_tables(&[idle_oid, twins.live.oid])?;
+        let [view, live, idle] = table::describe([twins.view.oid, twins.live.oid, idle_oid])?;
+        if !table::shows(&view, &present.columns) {
+            require_creation(&twins.view.schema)?;
+        }
+        let foreign_keys = indexes::take_foreign_keys_off(&idle_name, idle_oid)?;
+        let idle = self.empty_twin(&idle, &present)?;
+
+        let written = Written::to(idle_oid)?;
+        let mut indexing = Indexing::Done;
+        let mut copied = None;
+        if self.options.pull_data {
+            run.phase("copy");
+            indexing = pull_into(&idle, source, &present, self.job, run)?;
+            copied = self.when_flushed(source, &present, run)?;
+        }
+        source.end_snapshot()?;
+        let indexed = finish_indexes(indexing, run);
+        if let Indexed::Only(built) = &indexed {
+            indexes::rebuild(idle_oid, built)?;
+        }
+        run.phase("analyze");
+        let analyzed = self.analyze(&present, &indexed, run)?;
+        let learned = learned.copied(run.rows, milliseconds(since));
+        Ok(LoadedTwin { present, view, live, reshaped, foreign_keys, written, analyzed, copied, learned })
+    }
+
+    /// Where versions come from that have been copied, once all of them are on the source's disk.
+    fn when_flushed(&self, source: &mut Connection, present: &Present, run: &mut Run) -> Result<Option<Origin>> {
+        let Some(versions) = &present.versions else { return Ok(None) };
+        let since = Instant::now();
+        while !source.is_flushed(&versions.origin)? {
+            if since.elapsed() > LONGEST_FLUSH {
+                run.note("the versions of its rows will not be compared, because the source has not flushed its WAL");
+                return Ok(None);
+            }
+            interrupts::sleep(Duration::from_millis(20));
+        }
+        Ok(Some(versions.origin.clone()))
+    }
+
+    fn copied(&self, origin: Option<Origin>, live: (u32, u32), written: Option<Written>, rows: u64) -> Option<Copied> {
+        let Job { source_table, filter, condition, .. } = self.job;
+        Some(Copied {
+            origin: origin?,
+            source_table: source_table.clone(),
+            filter: filter.clone(),
+            condition: condition.clone(),
+            live,
+            system: system(),
+            written: written?,
+            rows,
+        })
+    }
+
+    /// The guards, and the state: readers see the new rows with the commit.
+    fn publish_in_place(&self, loaded: ChangedTwin, run: &mut Run) -> Result<Status> {
+        let ChangedTwin { present, changed, written, copied, learned } = loaded;
+        let live = &self.twins.live;
+        run.phase("guard");
+        guard::check(self.job, (live, Some(changed.there)), (live, changed.rows()))?;
+        self.catalog.lock_to_record(&self.job.dest_table)?;
+        let file = live_file(live.oid)?;
+        let written = written.map(|written| written.and(changed.came).without(changed.deleted));
+        let copied = self.copied(copied, file, written.clone(), changed.rows());
+        let seen = present.seen.map(|seen| Seen { live: file, written, ..seen });
+        count_soon()?;
+        let state = State { seen, copied, learned, ..self.before.clone() };
+        let state = serde_json::to_value(&state)?;
+        self.catalog.record_run(&self.job.dest_table, run.started(), Some(&state), None, Some(run.started()))?;
+        Ok(Status::Ok)
+    }
+
     /// Gives the loaded twin its statistics: those of the live one, if the source has hardly changed since they were made,
     /// else new ones. Returns what they were made from.
     fn analyze(&self, present: &Present, indexed: &Indexed, run: &mut Run) -> Result<Option<Analyzed>> {
@@ -252,11 +383,15 @@ impl Refresh<'_> {
     fn empty_twin(&self, twin: &Shape, present: &Present) -> Result<Shape> {
         let name = twin.table();
         table::truncate(&name)?;
-        if table::conforms(twin, &present.columns, &self.before.columns) {
-            return Ok(twin.clone());
+        let mut twin = twin.clone();
+        let has = Hidden::take_from(&mut twin, &present.columns);
+        let hidden = present.versions.as_ref().map_or(Hidden::None, |versions| versions.hidden);
+        hidden.set(&name, has)?;
+        if table::conforms(&twin, &present.columns, &self.before.columns) {
+            return Ok(twin);
         }
         let columns = table::localise(&present.columns, &present.table.table())?;
-        let shape = table::conform(&name, twin, &columns, &self.before.columns)?;
+        let shape = table::conform(&name, &twin, &columns, &self.before.columns)?;
         let target = indexes::IndexTarget {
             source_table: &present.table.name,
             table: &name,
@@ -286,10 +421,17 @@ impl Refresh<'_> {
 fn pull_into(idle: &Shape, source: &mut Connection, present: &Present, job: &Job, run: &mut Run) -> Result<Indexing> {
     let binary = obstacle_to_binary(idle, &present.shape, &present.columns).is_none();
     source.use_own_search_path()?;
-    let columns = names(&present.columns);
-    let query = rows_query(&present.table.table(), &columns, job.condition.as_deref())?;
+    let mut columns = names(&present.columns);
+    let hidden = present.versions.as_ref().map_or(Hidden::None, |versions| versions.hidden);
+    let system: Vec<_> = hidden.sources().collect();
+    let query = rows_query(&present.table.table(), (&columns, &system), job.condition.as_deref())?;
+    columns.extend(hidden.names().map(str::to_string));
     let target = Target { oid: idle.local_oid(), columns: &columns, binary, emptied: true };
     pull_behind(source, &query, &idle.table(), &target, run, |_| Ok(()))
+}
+
+fn milliseconds(since: Instant) -> u64 {
+    since.elapsed().as_millis() as u64
 }
 
 /// The commit, which the swapped view waits for, then has little left to write.

@@ -1,5 +1,6 @@
 //! What a snapshot job remembers, and what that proves.
 
+use super::trust::{Copied, Learned};
 use crate::backend::parse::is_plain_condition;
 use crate::destination::table;
 use crate::destination::written::Written;
@@ -26,6 +27,11 @@ pub struct State {
     /// What the live twin's statistics were made from.
     #[serde(default)]
     pub analyzed: Option<Analyzed>,
+    /// What the live twin's hidden columns are worth. None if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied: Option<Copied>,
+    #[serde(default)]
+    pub learned: Learned,
     /// What rollback_snapshot goes back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Previous>,
@@ -104,6 +110,17 @@ impl Seen {
             (Some(_), None) => false,
         }
     }
+}
+
+/// Row versions that have come or gone in between, as far as counters tell.
+pub fn changes(before: Option<&Seen>, now: Option<&Seen>) -> Option<u64> {
+    let (before, now) = (&before?.fingerprint, &now?.fingerprint);
+    if before.started != now.started || before.resets != now.resets {
+        return None;
+    }
+    let total =
+        |(inserted, updated, deleted): (i64, i64, i64)| inserted.saturating_add(updated).saturating_add(deleted);
+    u64::try_from(total(now.changes).saturating_sub(total(before.changes))).ok()
 }
 
 /// Whether the next refresh would copy nothing, as far as the source's counters and the job tell.

@@ -74,7 +74,7 @@ fn make_table(request: &making::Request<'_>, making: &mut Making) -> Result<()> 
             name.plain(),
             error.report().message
         );
-        table::create(&name, &local, &comment)?;
+        table::create(&name, Vec::new(), &local, &comment)?;
     }
     if !request.indexes {
         return Ok(());

@@ -132,7 +132,7 @@ impl Refresh<'_> {
         let (mut sequences, missing) = sequences::find(self.job.sequences.as_deref().unwrap_or_default())?;
         sequences.extend(sequences::of_identity(self.destination.oid)?);
         source.use_own_search_path()?;
-        let query = rows_query(&source_table.table(), &column_map.columns, self.job.condition.as_deref())?;
+        let query = rows_query(&source_table.table(), (&column_map.columns, &[]), self.job.condition.as_deref())?;
         Ok(Decision { source_table, query, local, column_map, following, seen, text, sequences, missing })
     }
 
