@@ -41,18 +41,22 @@ impl Hidden {
         }
     }
 
-    /// Takes them out of a twin's shape, whose other columns are those of the source.
-    pub fn take_from(shape: &mut Shape, source: &[Column]) -> Hidden {
-        if source.iter().any(|column| is_hidden_name(&column.name)) {
+    /// Takes them out of a twin's shape. None of `source`, which the twin's other columns are copies of, or were when it was last brought in
+    /// line, is called so.
+    pub fn take_from<'a>(shape: &mut Shape, mut source: impl Iterator<Item = &'a Column>) -> Hidden {
+        if source.any(|column| is_hidden_name(&column.name)) {
             return Hidden::None;
         }
-        let has = |name: &str| shape.columns.iter().any(|column| column.name == name);
+        let is_hidden = |column: &Column| {
+            HIDDEN.iter().any(|(name, kind, _)| column.name == *name && column.type_name.for_message() == *kind)
+        };
+        let has = |wanted: &str| shape.columns.iter().any(|column| column.name == wanted && is_hidden(column));
         let found = match HIDDEN.map(|(name, ..)| has(name)) {
             [true, true, true] => Hidden::VersionAndTable,
             [true, true, false] => Hidden::Version,
-            _ => Hidden::None,
+            _ => return Hidden::None,
         };
-        shape.columns.retain(|column| !is_hidden_name(&column.name));
+        shape.columns.retain(|column| !(is_hidden(column) && found.names().any(|name| name == column.name)));
         found
     }
 
@@ -106,7 +110,7 @@ impl Hidden {
 
     /// Takes them off a table that is no twin any more.
     pub fn drop_from(table: &Name, shape: &Shape, source: &[Column]) -> Result<()> {
-        let has = Hidden::take_from(&mut shape.clone(), source);
+        let has = Hidden::take_from(&mut shape.clone(), source.iter());
         Hidden::None.set(table, has)
     }
 }

@@ -20,6 +20,10 @@ pub struct Counters {
     /// A digest of its columns: names, types, NOT NULL, collations. Equal digests mean equal columns as long as the
     /// types are built in ones.
     pub columns: String,
+    /// A digest of what else decides what its rows hold: the columns of its partitions and children, with the values that old rows have in
+    /// younger columns, and the expressions of columns that are generated when they are read. Empty if there is none of these.
+    #[serde(default)]
+    pub parts: String,
     /// Whether one of the columns has a type that is not.
     pub assigned_types: bool,
     /// Rows inserted, updated and deleted, over all of them.
@@ -62,6 +66,16 @@ SELECT pg_catalog.json_build_object(
                        a.atttypmod, a.attcollation, a.attnotnull), ',' ORDER BY a.attnum))
                   FROM pg_catalog.pg_attribute a WHERE a.attrelid OPERATOR(pg_catalog.=) $1::pg_catalog.oid
                    AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped),
+    'parts', (SELECT coalesce(pg_catalog.md5(pg_catalog.string_agg(p.text, ',' ORDER BY p.oid, p.attnum)), '') FROM (
+        SELECT a.attrelid AS oid, a.attnum, pg_catalog.concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
+               pg_catalog.to_jsonb(a) OPERATOR(pg_catalog.->>) 'attmissingval') AS text
+          FROM tree t JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) t.oid
+         WHERE t.oid OPERATOR(pg_catalog.<>) $1::pg_catalog.oid AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+        UNION ALL
+        SELECT a.attrelid, a.attnum, pg_catalog.concat_ws(' ', a.attnum, d.adbin::pg_catalog.text)
+          FROM tree t JOIN pg_catalog.pg_attrdef d ON d.adrelid OPERATOR(pg_catalog.=) t.oid
+          JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) d.adrelid AND a.attnum OPERATOR(pg_catalog.=) d.adnum
+         WHERE pg_catalog.to_jsonb(a) OPERATOR(pg_catalog.->>) 'attgenerated' OPERATOR(pg_catalog.=) 'v') p),
     'assigned_types', EXISTS (SELECT FROM pg_catalog.pg_attribute a
                  WHERE a.attrelid OPERATOR(pg_catalog.=) $1::pg_catalog.oid AND a.attnum OPERATOR(pg_catalog.>) 0
                    AND NOT a.attisdropped AND a.atttypid OPERATOR(pg_catalog.>=) 10000::pg_catalog.oid),

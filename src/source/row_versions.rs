@@ -1,6 +1,7 @@
 //! Versions of rows on a source: what shows that those of the last refresh are still what they were, which have changed, and the rows
 //! themselves. With nothing but SELECT.
 
+use crate::backend::interrupts;
 use crate::backend::name::{quote, Name};
 use crate::backend::row_version::{Extent, Grouping, Position, Sum};
 use crate::error::{Error, Result};
@@ -9,9 +10,13 @@ use crate::source::connection::Connection;
 use crate::source::copy_out::CopyOut;
 use crate::source::server::Server;
 use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
 
 /// Groups of a table that is read in the manner of a large one, at most: the source collects them in its work_mem.
 const MOST_GROUPS_OF_LARGE: u64 = 1 << 15;
+
+/// How long a source may take by itself to flush what was committed. Its WAL writer takes three times wal_writer_delay.
+const LONGEST_FLUSH: Duration = Duration::from_secs(5);
 
 /// The history of a source's server and tables, at one moment. Two of them show whether versions of rows are the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -243,13 +248,29 @@ impl Connection {
         }
     }
 
-    /// Whether all that the snapshot shows is on the source's disk: what a crash takes back may be followed by other rows with the same
-    /// transaction IDs. In the open snapshot.
-    pub fn is_flushed(&mut self, origin: &Origin) -> Result<bool> {
+    /// Sees to it that all that a snapshot showed is on the source's disk: what a crash takes back may be followed by other rows with the
+    /// same transaction IDs. False if that cannot be had. Outside of a transaction.
+    pub fn ensure_flushed(&mut self, origin: &Origin) -> Result<bool> {
         // A standby gets only what its primary has flushed.
-        if origin.standby {
+        if origin.standby || self.is_flushed(origin)? {
             return Ok(true);
         }
+        match self.flush_wal() {
+            // It may not write.
+            Err(Error::Remote { .. }) => self.roll_back()?,
+            flushed => return flushed.map(|()| true),
+        }
+        let since = Instant::now();
+        while since.elapsed() < LONGEST_FLUSH {
+            interrupts::sleep(Duration::from_millis(20));
+            if self.is_flushed(origin)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn is_flushed(&mut self, origin: &Origin) -> Result<bool> {
         let position = origin.position.to_string();
         let query = "SELECT pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_flush_lsn(), '0/0') OPERATOR(pg_catalog.>=) $1::pg_catalog.numeric";
         Ok(self.value(query, &[&position], "asking whether its WAL is flushed")?.as_deref() == Some("t"))

@@ -185,7 +185,7 @@ impl Look<'_> {
     fn trust(&self, present: &Present, origin: &Origin, hidden: Hidden) -> Result<std::result::Result<Trust, String>> {
         let refused = |reason: &str| Ok(Err(reason.to_string()));
         let Some(mut live) = relation_shape(self.twins.live.oid)? else { return refused("the live twin is gone") };
-        let has = Hidden::take_from(&mut live, &present.columns);
+        let has = Hidden::take_from(&mut live, present.columns.iter().chain(&self.before.columns));
         let changed = !Difference::between(&self.before.columns, &present.columns).is_empty()
             || self.before.types != present.shape.types
             || !table::conforms(&live, &present.columns, &self.before.columns);
@@ -296,6 +296,7 @@ mod tests {
             table: "app.t".into(),
             files: vec![(1, 1)],
             columns: String::new(),
+            parts: String::new(),
             assigned_types: false,
             changes: (100, 0, 0),
             started: String::new(),

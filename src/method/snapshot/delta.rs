@@ -186,6 +186,8 @@ impl Delta<'_> {
             copies::delete(live.oid, &mut gone);
             return self.insert(source, grouping, &mut new, live.oid, run);
         }
+        // What is checked later would be checked as somebody else.
+        table::check_at_once(live.oid)?;
         let beside = {
             // A restricted role may not make temporary tables; nothing but their definitions runs here.
             let _unrestricted = self.owner.map(Identity::unrestricted);

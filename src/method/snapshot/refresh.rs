@@ -7,7 +7,6 @@ use super::tell::tell;
 use super::trust::{Copied, Learned};
 use super::{empty, guard};
 use crate::backend::identity::{act_as, pin_settings, system, Identity};
-use crate::backend::interrupts;
 use crate::backend::ownership;
 use crate::backend::relation::{lock_if_free, lock_to_read};
 use crate::backend::spi;
@@ -37,10 +36,7 @@ use crate::source::catalog::rows_query;
 use crate::source::connection::Connection;
 use crate::source::row_versions::Origin;
 use pgrx::{pg_sys, warning, PgSqlErrorCode};
-use std::time::{Duration, Instant};
-
-/// How long a source may take to flush what a copy has shown. Its WAL writer takes three times wal_writer_delay.
-const LONGEST_FLUSH: Duration = Duration::from_secs(5);
+use std::time::Instant;
 
 /// The arguments of refresh_snapshot.
 pub struct Options<'a> {
@@ -171,8 +167,7 @@ impl Steps for Refresh<'_> {
             let why = match tried {
                 Ok(Outcome::Done(changed)) => {
                     run.note(changed.text());
-                    let copied = self.when_flushed(source, &present, run)?;
-                    source.end_snapshot()?;
+                    let copied = self.leave(source, &present, run)?;
                     let learned = learned.tried(Some(milliseconds(since)));
                     let present = *present;
                     let changed = ChangedTwin { present, changed, written, copied, learned };
@@ -287,13 +282,11 @@ impl Refresh<'_> {
 
         let written = Written::to(idle_oid)?;
         let mut indexing = Indexing::Done;
-        let mut copied = None;
         if self.options.pull_data {
             run.phase("copy");
             indexing = pull_into(&idle, source, &present, self.job, run)?;
-            copied = self.when_flushed(source, &present, run)?;
         }
-        source.end_snapshot()?;
+        let copied = self.leave(source, &present, run)?;
         let indexed = finish_indexes(indexing, run);
         if let Indexed::Only(built) = &indexed {
             indexes::rebuild(idle_oid, built)?;
@@ -304,18 +297,15 @@ impl Refresh<'_> {
         Ok(LoadedTwin { present, view, live, reshaped, foreign_keys, written, analyzed, copied, learned })
     }
 
-    /// Where versions come from that have been copied, once all of them are on the source's disk.
-    fn when_flushed(&self, source: &mut Connection, present: &Present, run: &mut Run) -> Result<Option<Origin>> {
-        let Some(versions) = &present.versions else { return Ok(None) };
-        let since = Instant::now();
-        while !source.is_flushed(&versions.origin)? {
-            if since.elapsed() > LONGEST_FLUSH {
-                run.note("the versions of its rows will not be compared, because the source has not flushed its WAL");
-                return Ok(None);
-            }
-            interrupts::sleep(Duration::from_millis(20));
+    /// Ends the source's snapshot. Where versions come from that have been copied, once all of them are on the source's disk.
+    fn leave(&self, source: &mut Connection, present: &Present, run: &mut Run) -> Result<Option<Origin>> {
+        source.end_snapshot()?;
+        let Some(versions) = present.versions.as_ref().filter(|_| self.options.pull_data) else { return Ok(None) };
+        if source.ensure_flushed(&versions.origin)? {
+            return Ok(Some(versions.origin.clone()));
         }
-        Ok(Some(versions.origin.clone()))
+        run.note("the next refresh will not compare versions of rows, because the source has not flushed its WAL");
+        Ok(None)
     }
 
     fn copied(&self, origin: Option<Origin>, live: (u32, u32), written: Option<Written>, rows: u64) -> Option<Copied> {
@@ -384,14 +374,15 @@ impl Refresh<'_> {
         let name = twin.table();
         table::truncate(&name)?;
         let mut twin = twin.clone();
-        let has = Hidden::take_from(&mut twin, &present.columns);
+        let has = Hidden::take_from(&mut twin, present.columns.iter().chain(&self.before.columns));
         let hidden = present.versions.as_ref().map_or(Hidden::None, |versions| versions.hidden);
-        hidden.set(&name, has)?;
         if table::conforms(&twin, &present.columns, &self.before.columns) {
+            hidden.set(&name, has)?;
             return Ok(twin);
         }
         let columns = table::localise(&present.columns, &present.table.table())?;
         let shape = table::conform(&name, &twin, &columns, &self.before.columns)?;
+        hidden.set(&name, has)?;
         let target = indexes::IndexTarget {
             source_table: &present.table.name,
             table: &name,

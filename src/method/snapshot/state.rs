@@ -112,15 +112,16 @@ impl Seen {
     }
 }
 
-/// Row versions that have come or gone in between, as far as counters tell.
+/// Row versions that have come in between, or that have gone if those are more, as far as counters tell.
 pub fn changes(before: Option<&Seen>, now: Option<&Seen>) -> Option<u64> {
     let (before, now) = (&before?.fingerprint, &now?.fingerprint);
     if before.started != now.started || before.resets != now.resets {
         return None;
     }
-    let total =
-        |(inserted, updated, deleted): (i64, i64, i64)| inserted.saturating_add(updated).saturating_add(deleted);
-    u64::try_from(total(now.changes).saturating_sub(total(before.changes))).ok()
+    let came = |(inserted, updated, _): (i64, i64, i64)| inserted.saturating_add(updated);
+    let went = |(_, updated, deleted): (i64, i64, i64)| deleted.saturating_add(updated);
+    let since = |count: fn((i64, i64, i64)) -> i64| count(now.changes).saturating_sub(count(before.changes));
+    u64::try_from(since(came).max(since(went))).ok()
 }
 
 /// Whether the next refresh would copy nothing, as far as the source's counters and the job tell.
@@ -148,6 +149,7 @@ mod tests {
             table: "app.t".into(),
             files: vec![(1, 1)],
             columns: String::new(),
+            parts: String::new(),
             assigned_types: false,
             changes: (100, updated, 0),
             started: String::new(),

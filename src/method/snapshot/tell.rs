@@ -53,7 +53,7 @@ pub fn tell(decision: &Decision, job: &Job, before: &State, source: &mut Connect
         Some(size(table::size(twins.idle.oid)?)),
     );
     let (columns, found) = (&present.columns, present.table.table());
-    Hidden::take_from(&mut idle, columns);
+    Hidden::take_from(&mut idle, columns.iter().chain(&before.columns));
     let change = Difference::between(&before.columns, columns);
     let reshaped = !before.columns.is_empty() && !change.is_empty();
     if reshaped || !table::conforms(&idle, columns, &before.columns) {

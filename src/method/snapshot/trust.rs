@@ -28,6 +28,9 @@ pub struct Copied {
     pub rows: u64,
 }
 
+/// Milliseconds that nobody notices.
+const NOTICED: u64 = 100;
+
 /// What earlier refreshes have taught.
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Learned {
@@ -48,7 +51,7 @@ impl Learned {
     pub fn tried(self, took: Option<u64>) -> Learned {
         let worth_it = match (took, self.copy) {
             (None, _) => false,
-            (Some(took), Some((copy, _))) => took <= copy,
+            (Some(took), Some((copy, _))) => took <= copy.max(NOTICED),
             (Some(_), None) => true,
         };
         let in_vain = if worth_it { 0 } else { self.in_vain.saturating_add(1) };
