@@ -178,7 +178,15 @@ impl Scene {
         String::from_utf8(dump.stdout).unwrap()
     }
 
+    /// With a job that copies all rows each time that anything has changed.
     pub fn with_snapshot(database: &str, rows: u32) -> Scene {
+        let scene = Scene::with_delta(database, rows);
+        scene.dba().batch_execute("UPDATE mimeo.refresh_config SET delta = NULL").unwrap();
+        scene
+    }
+
+    /// As a maker makes it.
+    pub fn with_delta(database: &str, rows: u32) -> Scene {
         let scene = Scene::new(database, rows);
         scene.dba().batch_execute("SELECT mimeo.snapshot_maker('app.t', 1)").unwrap();
         scene
