@@ -39,6 +39,7 @@ bench:
 	@tests/bench/methods.sh
 	@tests/bench/replay.sh
 	@tests/bench/jobs.sh
+	@tests/bench/delta.sh
 
 # make deb PG=17        a Debian package; with PG, built in a Debian of its own
 deb:

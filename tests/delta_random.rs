@@ -168,14 +168,17 @@ fn both_sides_are_equal_after_each_delta() {
     let mut random = Random(seed);
     let scene = Arc::new(Scene::new("delta_random", 1));
     scene.owner().batch_execute(MAKE).unwrap();
-    // More of them than would be worth it.
-    scene.dba().batch_execute("ALTER DATABASE delta_random SET mimeo.delta_limit_percent = 90").unwrap();
     let mut dba = scene.dba();
     for table in TABLES.iter().filter(|table| **table != "some") {
         dba.batch_execute(&format!("SELECT mimeo.snapshot_maker('app.{table}', 1)")).unwrap();
     }
     dba.batch_execute(
         "SELECT mimeo.snapshot_maker('app.some', 1, p_filter := '{id,k,v}', p_condition := 'WHERE k <> 7 AND id > 5')",
+    )
+    .unwrap();
+    // More of them than would be worth it.
+    dba.batch_execute(
+        "ALTER DATABASE delta_random SET mimeo.delta_limit_percent = 90; SET mimeo.delta_limit_percent = 90",
     )
     .unwrap();
     // One has a trigger and a deferred constraint, so that its rows are replaced in one command.

@@ -22,7 +22,7 @@ fn large_table(database: &str) -> Scene {
 
 fn large_copy(database: &str, maker: &str, refresh: &str) -> Scene {
     let scene = Scene::new(database, 100);
-    scene.dba().batch_execute(maker).unwrap();
+    scene.dba().batch_execute(&format!("{maker}; UPDATE mimeo.refresh_config SET delta = NULL")).unwrap();
     scene
         .owner()
         .batch_execute(&format!(
@@ -185,7 +185,7 @@ fn survives_a_crash(name: &str, options: &str, maker: &str, refresh: &str) {
         "CREATE EXTENSION mimeo; CREATE SCHEMA app;
          INSERT INTO mimeo.dblink_mapping_mimeo (data_source, username, pwd)
          VALUES ('host=127.0.0.1 port={} dbname={name}', 'reader', 'reader secret');
-         SELECT mimeo.{maker}('app.t', 1)",
+         SELECT mimeo.{maker}('app.t', 1); UPDATE mimeo.refresh_config SET delta = NULL",
         pair().source.port
     ))
     .unwrap();

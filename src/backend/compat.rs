@@ -152,6 +152,8 @@ pub mod unguarded {
         #[cfg_attr(not(feature = "pre_pg16"), link_name = "expression_tree_walker_impl")]
         pub fn expression_tree_walker(node: *mut Node, walker: Walker, context: *mut c_void) -> bool;
         pub fn transformIndexStmt(table: Oid, statement: *mut IndexStmt, text: *const c_char) -> *mut IndexStmt;
+        /// A pure function, which hash indexes and hash partitions stand on.
+        pub fn hash_bytes_extended(bytes: *const u8, length: c_int, seed: u64) -> u64;
         pub fn TransferPredicateLocksToHeapRelation(relation: Relation);
         pub fn errcode(code: c_int) -> c_int;
         pub fn errcontext_msg(format: *const c_char, ...) -> c_int;

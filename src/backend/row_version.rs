@@ -2,6 +2,7 @@
 //! docs/architecture.md argues, so sides that hold the same versions hold the same rows. Many are compared through one hash a group
 //! of blocks.
 
+use crate::backend::compat::unguarded;
 use pgrx::pg_sys;
 use std::collections::HashMap;
 use std::os::raw::c_int;
@@ -133,16 +134,12 @@ impl Sum {
 
 /// What `hashtidextended(ctid, age(xmin))` is in a transaction of the source whose `now` is the transaction ID that ages count from.
 pub fn hash(block: u32, offset: u16, xmin: u32, now: u32) -> u64 {
-    unsafe extern "C-unwind" {
-        // A pure function of PostgreSQL's, which its hash indexes and hash partitions stand on.
-        fn hash_bytes_extended(bytes: *const u8, length: c_int, seed: u64) -> u64;
-    }
     let mut tid = [0_u8; 6];
     tid[..2].copy_from_slice(&((block >> 16) as u16).to_ne_bytes());
     tid[2..4].copy_from_slice(&(block as u16).to_ne_bytes());
     tid[4..].copy_from_slice(&offset.to_ne_bytes());
     // SAFETY: it reads so many bytes.
-    unsafe { hash_bytes_extended(tid.as_ptr(), tid.len() as c_int, i64::from(age(xmin, now)) as u64) }
+    unsafe { unguarded::hash_bytes_extended(tid.as_ptr(), tid.len() as c_int, i64::from(age(xmin, now)) as u64) }
 }
 
 /// As PostgreSQL's function of that name.

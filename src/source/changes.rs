@@ -75,7 +75,9 @@ SELECT pg_catalog.json_build_object(
         SELECT a.attrelid, a.attnum, pg_catalog.concat_ws(' ', a.attnum, d.adbin::pg_catalog.text)
           FROM tree t JOIN pg_catalog.pg_attrdef d ON d.adrelid OPERATOR(pg_catalog.=) t.oid
           JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) d.adrelid AND a.attnum OPERATOR(pg_catalog.=) d.adnum
-         WHERE pg_catalog.to_jsonb(a) OPERATOR(pg_catalog.->>) 'attgenerated' OPERATOR(pg_catalog.=) 'v') p),
+         -- Of older servers nothing is looked at.
+         WHERE pg_catalog.current_setting('server_version_num')::pg_catalog.int4 OPERATOR(pg_catalog.>=) 180000
+           AND pg_catalog.to_jsonb(a) OPERATOR(pg_catalog.->>) 'attgenerated' OPERATOR(pg_catalog.=) 'v') p),
     'assigned_types', EXISTS (SELECT FROM pg_catalog.pg_attribute a
                  WHERE a.attrelid OPERATOR(pg_catalog.=) $1::pg_catalog.oid AND a.attnum OPERATOR(pg_catalog.>) 0
                    AND NOT a.attisdropped AND a.atttypid OPERATOR(pg_catalog.>=) 10000::pg_catalog.oid),

@@ -85,7 +85,7 @@ WITH RECURSIVE tree(oid) AS (
         WHEN NOT bool_and(has_table_privilege(p.oid, 'SELECT') AND has_schema_privilege(p.relnamespace, 'USAGE')) THEN
             'the role on the source may not read ' || min(format('%I.%I', p.nspname, p.relname))
                 FILTER (WHERE NOT (has_table_privilege(p.oid, 'SELECT') AND has_schema_privilege(p.relnamespace, 'USAGE')))
-        WHEN EXISTS (SELECT FROM part v JOIN pg_attribute a ON a.attrelid = v.oid WHERE to_jsonb(a) ->> 'attgenerated' = 'v')
+        WHEN EXISTS (SELECT FROM part v JOIN pg_attribute a ON a.attrelid = v.oid AND a.attnum > 0 WHERE a.attgenerated = 'v')
             THEN 'it has columns that are generated when they are read'
         WHEN NOT (has_function_privilege('pg_control_system()', 'EXECUTE') AND has_function_privilege('pg_control_checkpoint()', 'EXECUTE')
                   AND has_function_privilege('pg_control_recovery()', 'EXECUTE'))

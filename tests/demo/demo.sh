@@ -94,6 +94,8 @@ step 'the writer has stopped'
 until [ "$(as_dba -At -c "SELECT status FROM mimeo.run_history ORDER BY run_id DESC LIMIT 1")" = skipped ]; do
     step 'nothing has changed since'
 done
+on_source -c "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid % 100 = 0" -c "SELECT pg_stat_force_next_flush()" >/dev/null
+step 'one percent of the rows were changed'
 on_source -c "ALTER TABLE pgbench_accounts ADD note text DEFAULT 'new'"
 step 'a column was added on the source'
 if ! kill -0 "$readers" 2>/dev/null; then
@@ -109,8 +111,7 @@ differences=$(on_source -c "SELECT count(*), sum(abalance), md5(string_agg(note,
 echo
 as_dba -P footer=off -P border=2 <<'SQL'
 SELECT d.step, d.what, h.status, h.rows, round(extract(epoch FROM h.ended - h.started)::numeric, 2) AS seconds,
-       round((h.bytes / 1e6 / nullif(extract(epoch FROM h.ended - h.started), 0))::numeric, 1) AS "MB/s",
-       d.live AS "live twin"
+       round(h.bytes / 1e6, 1) AS "MB", d.live AS "live twin", split_part(h.reason, ';', 1) AS how
   FROM demo d JOIN (SELECT row_number() OVER (ORDER BY run_id) AS step, * FROM mimeo.run_history) h USING (step)
  ORDER BY d.step;
 SQL
