@@ -429,9 +429,9 @@ impl Error {
         matches!(self.kind(), Error::Remote { report, .. } if report.sqlstate == PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE)
     }
 
-    /// The source has refused something, or cannot be reached any more.
-    pub fn is_of_source(&self) -> bool {
-        matches!(self.kind(), Error::Remote { .. } | Error::ConnectionLost { .. })
+    /// The source cannot be reached any more.
+    pub fn is_of_lost_connection(&self) -> bool {
+        matches!(self.kind(), Error::ConnectionLost { .. })
     }
 
     /// A lock could not be acquired in time, on either side.

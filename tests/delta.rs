@@ -262,3 +262,58 @@ fn a_delta_that_fails_here_becomes_a_copy() {
     assert!(reason(&scene).contains("no delta: new row for relation"), "{}", reason(&scene));
     assert_equal(&scene);
 }
+
+/// What the source refuses is no error either.
+#[test]
+fn a_delta_that_the_source_refuses_becomes_a_copy() {
+    let scene = Scene::with_delta("delta_refused", 5_000);
+    for (function, place) in [
+        ("pg_catalog.hashtidextended(tid, bigint)", "condensing"),
+        ("pg_catalog.pg_current_wal_insert_lsn()", "asking where rows come from"),
+        ("pg_catalog.pg_control_system()", "asking for the system"),
+    ] {
+        scene.source_superuser().batch_execute(&format!("REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")).unwrap();
+        change_some(&scene);
+        scene.dba().batch_execute(DELTA).unwrap();
+        let why = reason(&scene);
+        assert!(why.starts_with("ok: copied: ") && why.contains("no delta: "), "{place}: {why}");
+        assert_equal(&scene);
+        scene.source_superuser().batch_execute(&format!("GRANT EXECUTE ON FUNCTION {function} TO PUBLIC")).unwrap();
+        change_some(&scene);
+        scene
+            .dba()
+            .batch_execute("UPDATE mimeo.refresh_config SET state = jsonb_set(state, '{learned}', '{}')")
+            .unwrap();
+        scene.dba().batch_execute(DELTA).unwrap();
+        assert_equal(&scene);
+    }
+    change_some(&scene);
+    scene.dba().batch_execute(DELTA).unwrap();
+    assert!(reason(&scene).starts_with("ok: delta: "), "{}", reason(&scene));
+}
+
+/// A dump has locked both twins as readers do.
+#[test]
+fn a_dump_does_not_stop_a_delta() {
+    let scene = Scene::with_delta("delta_dump", 5_000);
+    let short = "SET mimeo.swap_max_wait = '1s'";
+    let mut dump = scene.dba();
+    dump.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM app.t_snap1, app.t_snap2; LOCK TABLE app.t_snap1, app.t_snap2 IN ACCESS SHARE MODE")
+        .unwrap();
+    change_some(&scene);
+    scene.dba().batch_execute(DELTA).unwrap();
+    assert!(reason(&scene).starts_with("ok: delta: "), "{}", reason(&scene));
+    assert_equal(&scene);
+    // All rows would go into the idle twin, which the dump has locked.
+    scene.change();
+    let mut dba = scene.dba();
+    dba.batch_execute(short).unwrap();
+    let outcome = dba.batch_execute(DELTA);
+    assert!(message(&outcome).contains("was in use"), "{}", message(&outcome));
+    // So would they if only the comparison tells that too many have changed.
+    let outcome = dba.batch_execute("SELECT mimeo.refresh_snapshot('app.t', p_check_stats := false)");
+    assert!(message(&outcome).contains("was in use"), "{}", message(&outcome));
+    dump.batch_execute("COMMIT").unwrap();
+    scene.dba().batch_execute(DELTA).unwrap();
+    assert_equal(&scene);
+}

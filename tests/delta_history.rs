@@ -106,8 +106,15 @@ fn commits_that_a_crash_takes_back(dba: &mut Client) {
     dba.batch_execute("SELECT mimeo.snapshot_maker('app.t', 1)").unwrap();
     for round in 0..3 {
         let mut writer = source.superuser("postgres");
-        writer.batch_execute("CHECKPOINT").unwrap();
-        writer.batch_execute(&format!("INSERT INTO app.t VALUES ({}, 'before the crash')", 2000 + round)).unwrap();
+        // The page that the row goes to is in the WAL after this, so that the row itself is a small record, which the WAL writer leaves.
+        writer
+            .batch_execute(&format!(
+                "CHECKPOINT; SET synchronous_commit = on; INSERT INTO app.t VALUES ({}, 'kept'); SET synchronous_commit = off",
+                500_000 - round
+            ))
+            .unwrap();
+        dba.batch_execute(DELTA).unwrap();
+        writer.batch_execute(&format!("INSERT INTO app.t VALUES ({}, 'before the crash')", 600_000 + round)).unwrap();
         let before = newest(&mut writer);
         dba.batch_execute(DELTA).unwrap();
         assert!(reason(dba).starts_with("ok: delta: 1 rows came"), "{}", reason(dba));
@@ -117,7 +124,7 @@ fn commits_that_a_crash_takes_back(dba: &mut Client) {
         writer
             .batch_execute(&format!(
                 "INSERT INTO app.t VALUES ({}, 'after the crash') ON CONFLICT DO NOTHING",
-                2000 + round
+                600_000 + round
             ))
             .unwrap();
         let after = newest(&mut writer);
@@ -143,6 +150,11 @@ fn a_standby_that_had_lagged_is_promoted(dba: &mut Client) {
     });
     lead_to(dba, primary.port);
     dba.batch_execute("SELECT mimeo.snapshot_maker('app.t', 1)").unwrap();
+    let position: String = one(&mut primary.superuser("postgres"), "SELECT pg_current_wal_insert_lsn()::text");
+    primary.superuser("postgres").batch_execute("SELECT pg_switch_wal()").unwrap();
+    wait_for("the standby to have all of it", || {
+        one(&mut standby.superuser("postgres"), &format!("SELECT pg_last_wal_replay_lsn() >= '{position}'::pg_lsn"))
+    });
     // The standby stays behind from here on.
     script(&["stop", dir.to_str().unwrap()], "");
     let mut writer = primary.superuser("postgres");

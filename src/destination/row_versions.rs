@@ -307,15 +307,26 @@ pub fn placed(value: [u8; 16]) -> (u32, u16) {
     (block, offset)
 }
 
-/// Whether rows of a table can be deleted and inserted directly: it has no triggers, foreign keys or rules, and its constraints are
-/// checked row by row.
+/// Whether rows of a table can be deleted and inserted directly: it has no triggers or foreign keys, and its constraints are checked
+/// row by row.
 pub fn is_simple(table: pg_sys::Oid) -> bool {
+    // SAFETY: the relation is open.
+    with_relation(table, |relation| unsafe { heap::takes(relation, Manner::Ordinary) })
+}
+
+/// Whether statements on a table may become others: a copy does not know rules.
+pub fn has_rules(table: pg_sys::Oid) -> bool {
+    // SAFETY: the relation is open.
+    with_relation(table, |relation| unsafe { (*(*relation).rd_rel).relhasrules })
+}
+
+fn with_relation(table: pg_sys::Oid, ask: impl FnOnce(pg_sys::Relation) -> bool) -> bool {
     // SAFETY: opens the relation, and closes it.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
-        let simple = heap::takes(relation, Manner::Ordinary) && !(*(*relation).rd_rel).relhasrules;
+        let answer = ask(relation);
         pg_sys::table_close(relation, pg_sys::NoLock as i32);
-        simple
+        answer
     }
 }
 

@@ -247,3 +247,14 @@ pub fn rows_query(table: &Name, (columns, system): (&[String], &[&str]), conditi
     // A comment at its end ends with the line.
     Ok(format!("{}\n", select(&query)?))
 }
+
+/// A condition of one WHERE, without a semicolon at its end and what follows that; empty if there is none.
+///
+/// # Errors
+/// Condition.
+pub fn plain_condition(condition: Option<&str>) -> Result<String> {
+    const BEFORE: &str = "SELECT FROM t ";
+    let Some(condition) = condition else { return Ok(String::new()) };
+    let query = format!("{BEFORE}{condition}\n");
+    Ok(select(&query)?.strip_prefix(BEFORE).unwrap_or_default().to_string())
+}

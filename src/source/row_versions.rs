@@ -81,6 +81,8 @@ WITH RECURSIVE tree(oid) AS (
         WHEN $1::oid < 16384 THEN 'it is one of PostgreSQL''s own tables'
         WHEN bool_or(p.relkind NOT IN ('r', 'p')) THEN 'only tables have versions of rows'
         WHEN bool_or(p.relkind = 'r' AND p.relam <> 2) THEN 'its access method is not heap'
+        WHEN EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'citus' OR e.extname = 'timescaledb' AND (SELECT count(*) > 1 FROM part))
+            THEN 'an extension of the source may read its rows from elsewhere'
         WHEN bool_or(row_security_active(p.oid)) THEN 'row security decides what is visible'
         WHEN NOT bool_and(has_table_privilege(p.oid, 'SELECT') AND has_schema_privilege(p.relnamespace, 'USAGE')) THEN
             'the role on the source may not read ' || min(format('%I.%I', p.nspname, p.relname))
@@ -160,6 +162,7 @@ impl Numbers<'_> {
 
     fn take(&mut self, length: usize) -> Result<&[u8]> {
         if self.filled - self.at < length {
+            interrupts::check();
             self.buffer.copy_within(self.at..self.filled, 0);
             (self.filled, self.at) = (self.filled - self.at, 0);
             self.filled += self.stream.read(&mut self.buffer[self.filled..], length - self.filled)?;

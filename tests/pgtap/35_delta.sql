@@ -232,6 +232,11 @@ SELECT on_source($$UPDATE app.moves SET u = NULL WHERE id IN (1, 5000); UPDATE a
 SELECT pg_temp.delta(24, 24, 5000, 'unique values that move between blocks', 'app.moves');
 SELECT bt_index_parent_check(indexrelid, true) FROM pg_index WHERE indrelid IN ('app.moves_snap1'::regclass, 'app.moves_snap2'::regclass) \g /dev/null
 
+-- Rules are what a copy does not know
+DO $$ BEGIN EXECUTE format('CREATE RULE nothing AS ON INSERT TO app.%I DO INSTEAD NOTHING', replace(pg_temp.live('app.moves'), 'app.', '')); END $$;
+SELECT on_source($$UPDATE app.moves SET u = NULL WHERE id = 50$$);
+SELECT pg_temp.copied('the live twin has rules', 'a rule on the live twin', 'app.moves');
+
 -- Any table
 SELECT on_source($$CREATE TABLE app.twice (v text); INSERT INTO app.twice SELECT 'same' FROM generate_series(1, 1000)$$);
 SELECT mimeo.snapshot_maker('app.twice', 1);
@@ -242,7 +247,7 @@ SELECT mimeo.snapshot_maker('app.large', 1);
 SELECT on_source($$UPDATE app.large SET id = -id WHERE id = 3; UPDATE app.large SET v = reverse(v) WHERE id = 5; UPDATE app.large SET b = NULL WHERE id = 7$$);
 SELECT pg_temp.delta(3, 3, 40, 'values in TOAST', 'app.large');
 SELECT on_source($$CREATE TABLE app.some (id int, v text, secret text); INSERT INTO app.some SELECT i, 'v' || i, 's' FROM generate_series(1, 1000) i$$);
-SELECT mimeo.snapshot_maker('app.some', 1, p_filter := '{id,v}', p_condition := 'WHERE id > 100 AND v <> ''v500'' -- not that one');
+SELECT mimeo.snapshot_maker('app.some', 1, p_filter := '{id,v}', p_condition := 'WHERE id > 100 AND v <> ''v500''; -- not that one');
 SELECT on_source($$UPDATE app.some SET v = 'changed' WHERE id IN (50, 150); UPDATE app.some SET id = 99 WHERE id = 200; UPDATE app.some SET v = 'v501' WHERE id = 500; UPDATE app.some SET v = 'v500' WHERE id = 501$$);
 SELECT is(pg_temp.refresh('app.some'), 'ok: delta: 2 rows came, 3 were deleted, 899 were there', 'a filter and a condition');
 SELECT same_rows('app.some', 'id, v', p_where := $$id > 100 AND v <> 'v500'$$);

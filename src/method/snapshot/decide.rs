@@ -9,7 +9,7 @@ use crate::destination::row_versions::Hidden;
 use crate::destination::table;
 use crate::destination::twins::Twins;
 use crate::destination::written::Written;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::job::config::Job;
 use crate::job::run::Run;
 use crate::method::columns::{names, selected_columns};
@@ -29,6 +29,8 @@ pub struct Decision {
     pub reason: String,
     /// None: nothing, for the live twin holds just what the source holds.
     pub copy: Option<Box<Present>>,
+    /// The idle twin is locked. A delta does without.
+    pub idle_locked: bool,
 }
 
 /// What the source is now, in the snapshot that is open there.
@@ -61,6 +63,8 @@ pub struct Look<'a> {
     /// None is what the job says.
     pub check_stats: Option<bool>,
     pub pull_data: bool,
+    /// Why this refresh copies all rows, if a delta has failed.
+    pub failed: Option<String>,
 }
 
 /// What a comparison with the last copy tells.
@@ -71,8 +75,8 @@ struct Comparison {
 }
 
 impl Look<'_> {
-    /// Looks at the source, and leaves a snapshot open there if anything is to be copied. A refresh (`run`) locks the idle twin then; if that
-    /// was not free at once (a dump, an autovacuum), it is waited for without a snapshot open on the source.
+    /// Looks at the source, and leaves a snapshot open there if anything is to be copied. A refresh (`run`) that copies all rows locks the idle
+    /// twin then; if that was not free at once (a dump, an autovacuum), it is waited for without a snapshot open on the source.
     pub fn decide(&self, source: &mut Connection, mut run: Option<&mut Run>) -> Result<Decision> {
         // The usual case costs one query on the source: the table is the one that was seen last, and unchanged.
         let mut known = self.before.seen.as_ref().map(|seen| seen.fingerprint.oid);
@@ -90,22 +94,18 @@ impl Look<'_> {
             let mut described = None;
             if same {
                 if !seen.as_ref().is_some_and(|seen| seen.fingerprint.assigned_types) {
-                    return Ok(Decision { reason, copy: None });
+                    return Ok(Decision { reason, copy: None, idle_locked: locked });
                 }
                 let shape = source.snapshot_of(oid)?;
                 if shape.types == self.before.types {
-                    return Ok(Decision { reason, copy: None });
+                    return Ok(Decision { reason, copy: None, idle_locked: locked });
                 }
                 reason = "copied: a type of the source has changed".to_string();
                 described = Some(shape);
             }
-            if let (false, Some(run)) = (locked, &mut run) {
-                source.end_snapshot()?;
-                run.phase("wait for the idle twin");
-                lock_exclusively(&[self.twins.idle.oid], &self.twins.idle.name(), idle_patience(), "emptied")?;
-                locked = true;
-                known = None;
-                run.phase("look");
+            if let (false, Some(run), false) = (locked, &mut run, self.may_try_a_delta()) {
+                self.wait_for_idle(source, run)?;
+                (locked, known) = (true, None);
                 continue;
             }
             let table = match table {
@@ -133,28 +133,45 @@ impl Look<'_> {
                 }
             })?;
             let mut present = Present { table, shape, columns, fingerprint: counted.ok(), seen, versions: None };
-            let mut why = None;
-            match self.versions(source, &present)? {
+            let why = match self.versions(source, &mut present)? {
                 Ok(versions) => {
-                    if let Some(obstacle) = versions.as_ref().and_then(|versions| versions.trust.as_ref().err()) {
-                        why = Some(obstacle.clone());
-                    }
+                    let why = versions.as_ref().and_then(|versions| versions.trust.as_ref().err().cloned());
                     present.versions = versions;
+                    why
                 }
-                Err(obstacle) => why = Some(obstacle),
+                Err(obstacle) => Some(obstacle),
+            };
+            let copies_all = present.versions.as_ref().is_none_or(|versions| versions.trust.is_err());
+            if let (false, Some(run), true) = (locked, &mut run, copies_all) {
+                self.wait_for_idle(source, run)?;
+                (locked, known) = (true, None);
+                continue;
             }
             if let Some(why) = why {
-                reason = format!("{reason}; {}", no_delta(&why));
+                reason = format!("{reason}; no delta: {why}");
             }
-            return Ok(Decision { reason, copy: Some(Box::new(present)) });
+            return Ok(Decision { reason, copy: Some(Box::new(present)), idle_locked: locked });
         }
+    }
+
+    fn may_try_a_delta(&self) -> bool {
+        self.job.delta == Some(true) && self.pull_data && self.failed.is_none() && self.before.copied.is_some()
+    }
+
+    /// Ends the source's snapshot, and locks the idle twin.
+    fn wait_for_idle(&self, source: &mut Connection, run: &mut Run) -> Result<()> {
+        source.end_snapshot()?;
+        run.phase("wait for the idle twin");
+        lock_exclusively(&[self.twins.idle.oid], &self.twins.idle.name(), idle_patience(), "emptied")?;
+        run.phase("look");
+        Ok(())
     }
 
     /// The versions of the source's rows, if the job copies them; or why there are none. In the open snapshot.
     fn versions(
         &self,
         source: &mut Connection,
-        present: &Present,
+        present: &mut Present,
     ) -> Result<std::result::Result<Option<Versions>, String>> {
         let refused = |reason: &str| Ok(Err(reason.to_string()));
         if self.job.delta != Some(true) || !self.pull_data {
@@ -166,9 +183,17 @@ impl Look<'_> {
         if present.columns.iter().any(|column| column.type_name.for_message().starts_with("reg")) {
             return refused("it has columns whose values are names of other things");
         }
-        let origin = match source.origin(&present.table)? {
-            Ok(origin) => origin,
-            Err(obstacle) => return Ok(Err(obstacle)),
+        let origin = match source.origin(&present.table) {
+            // It may lack a function: then its transaction is over, too.
+            Err(Error::Remote { report, .. }) => {
+                source.roll_back()?;
+                present.shape = source.locked_snapshot_of(&present.table)?;
+                return Ok(Err(report.message));
+            }
+            origin => match origin? {
+                Ok(origin) => origin,
+                Err(obstacle) => return Ok(Err(obstacle)),
+            },
         };
         if origin.has_parts() && self.job.condition.as_deref().is_some_and(names_tables) {
             return refused("the condition names a table, and the rows lie in others");
@@ -184,6 +209,9 @@ impl Look<'_> {
     /// Whether a delta can be tried, and is worth it.
     fn trust(&self, present: &Present, origin: &Origin, hidden: Hidden) -> Result<std::result::Result<Trust, String>> {
         let refused = |reason: &str| Ok(Err(reason.to_string()));
+        if let Some(why) = &self.failed {
+            return refused(why);
+        }
         let Some(mut live) = relation_shape(self.twins.live.oid)? else { return refused("the live twin is gone") };
         let has = Hidden::take_from(&mut live, present.columns.iter().chain(&self.before.columns));
         let changed = !Difference::between(&self.before.columns, &present.columns).is_empty()
@@ -244,11 +272,6 @@ impl Look<'_> {
             written: Written::to(self.twins.live.oid)?,
         }))
     }
-}
-
-/// Why a refresh of a job that copies versions copies all rows.
-pub fn no_delta(why: &str) -> String {
-    format!("no delta: {why}")
 }
 
 fn relation_shape(oid: pg_sys::Oid) -> Result<Option<Shape>> {

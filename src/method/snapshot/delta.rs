@@ -20,6 +20,7 @@ use crate::method::columns::names;
 use crate::method::load::patience;
 use crate::settings;
 use crate::shape::Shape;
+use crate::source::catalog::plain_condition;
 use crate::source::connection::Connection;
 use crate::source::row_versions::{rows_at, Origin};
 use pgrx::pg_sys;
@@ -94,6 +95,9 @@ impl Delta<'_> {
             return in_vain("somebody has locked the live twin");
         }
         ownership::require_tables(&[self.twins.live.oid])?;
+        if copies::has_rules(self.twins.live.oid) {
+            return in_vain("the live twin has rules");
+        }
         references::trust_actions(self.twins.live.oid, patience())?;
         let limit = settings::delta_limit_percent();
         let rows = Copies {
@@ -106,7 +110,8 @@ impl Delta<'_> {
         };
 
         source.prepare_for_versions()?;
-        let condition = self.job.condition.as_deref().unwrap_or_default();
+        let condition = plain_condition(self.job.condition.as_deref())?;
+        let condition = condition.as_str();
         let (differs, known) = if self.trust.rows > FEW {
             run.phase("condense");
             let table = self.present.table.table();
@@ -128,7 +133,12 @@ impl Delta<'_> {
         };
 
         run.phase("compare");
-        let differences = self.differences(source, &rows, (&differs, condition), run)?;
+        let compared = known.map_or(self.trust.rows, |(_, there)| there);
+        let most = compared.saturating_mul(limit) / 100;
+        let Some(differences) = self.differences(source, &rows, (&differs, condition), most, run)? else {
+            source.abandon_copy()?;
+            return Ok(Outcome::InVain(format!("more than {limit} percent of the rows differ")));
+        };
         let (theirs, there) = known.unwrap_or((differences.theirs, differences.ours));
         let changed = Changed { came: differences.new.count(), deleted: differences.gone.count(), there };
         if changed.rows() != theirs {
@@ -147,14 +157,15 @@ impl Delta<'_> {
         Ok(Outcome::Done(changed))
     }
 
-    /// Compares the versions of groups that differ, which come from both sides in the same order.
+    /// Compares the versions of groups that differ, which come from both sides in the same order. None if more than `most` are new.
     fn differences(
         &self,
         source: &mut Connection,
         rows: &Copies<'_>,
         (differs, condition): (&[bool], &str),
+        most: u64,
         run: &mut Run,
-    ) -> Result<Differences> {
+    ) -> Result<Option<Differences>> {
         let (mut gone, mut new) = (Sorter::new(PLACES), Sorter::new(PLACES));
         let (mut ours, mut theirs) =
             source.versions(self.origin, rows.grouping, (differs, condition), || rows.sorted(differs, COMPARED))?;
@@ -162,6 +173,9 @@ impl Delta<'_> {
         let mut count = 0;
         while let Some((position, xmin)) = theirs.next()? {
             count += 1;
+            if new.count() > most {
+                return Ok(None);
+            }
             while let Some(Compared { position: Some(own), tid, .. }) = next {
                 if own >= position {
                     break;
@@ -188,7 +202,7 @@ impl Delta<'_> {
         }
         gone.sort();
         new.sort();
-        Ok(Differences { gone, new, ours: ours.count(), theirs: count })
+        Ok(Some(Differences { gone, new, ours: ours.count(), theirs: count }))
     }
 
     fn change(

@@ -1,6 +1,6 @@
 //! refresh_snapshot.
 
-use super::decide::{no_delta, Decision, Look, Present, Versions};
+use super::decide::{Decision, Look, Present, Versions};
 use super::delta::{Changed, Delta, Outcome};
 use super::state::{live_file, Analyzed, Previous, Seen, State};
 use super::tell::tell;
@@ -19,7 +19,7 @@ use crate::destination::row_versions::Hidden;
 use crate::destination::twins::{self, Twins};
 use crate::destination::written::{count_soon, Written};
 use crate::destination::{indexes, statistics, table};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::method::Method;
 use crate::job::record::Status;
@@ -133,7 +133,7 @@ impl<'a> Refresh<'a> {
 
     fn look(&self) -> Look<'_> {
         let (check_stats, pull_data) = (self.options.check_stats, self.options.pull_data);
-        Look { job: self.job, before: &self.before, twins: &self.twins, check_stats, pull_data }
+        Look { job: self.job, before: &self.before, twins: &self.twins, check_stats, pull_data, failed: None }
     }
 }
 
@@ -151,43 +151,43 @@ impl Steps for Refresh<'_> {
     }
 
     fn load(&mut self, source: &mut Connection, decision: Decision, run: &mut Run) -> Result<Loaded> {
-        let Decision { reason, copy } = decision;
-        let Some(present) = copy else {
+        let mut learned = self.before.learned.clone();
+        let Decision { mut reason, copy, idle_locked } = decision;
+        let Some(mut present) = copy else {
             run.note(reason);
             return Ok(Loaded::Nothing);
         };
         run.reads_parent(present.table.as_parent());
-        let mut learned = self.before.learned.clone();
-        if let Some(Versions { origin, hidden, trust: Ok(trust) }) = &present.versions {
+        if present.versions.as_ref().is_some_and(|versions| versions.trust.is_ok()) {
             let since = Instant::now();
             let written = Written::to(self.twins.live.oid)?;
-            let (job, twins, owner) = (self.job, &self.twins, self.identity.as_ref());
-            let delta = Delta { job, twins, present: &present, origin, trust, hidden: *hidden, owner };
-            let tried = tried(|| delta.apply(source, run))?;
-            let why = match tried {
-                Ok(Outcome::Done(changed)) => {
-                    run.note(changed.text());
-                    let copied = self.leave(source, &present, run)?;
-                    let learned = learned.tried(Some(milliseconds(since)));
-                    let present = *present;
-                    let changed = ChangedTwin { present, changed, written, copied, learned };
-                    return Ok(Loaded::InPlace(Box::new(changed)));
-                }
-                Ok(Outcome::InVain(why)) => why,
-                // What the source has refused, it would refuse again.
-                Err(error) if error.is_of_source() => return Err(error),
-                Err(error) => {
-                    source.abandon_copy()?;
-                    error.report().message
-                }
-            };
+            let tried = tried(|| self.delta(source, &present, run))?;
+            if let Ok(Outcome::Done(changed)) = tried {
+                run.note(changed.text());
+                let copied = self.leave(source, &present, run)?;
+                let learned = learned.tried(Some(milliseconds(since)));
+                let present = *present;
+                return Ok(Loaded::InPlace(Box::new(ChangedTwin { present, changed, written, copied, learned })));
+            }
             (run.rows, run.bytes) = (0, 0);
             learned = learned.tried(None);
-            run.note(format!("{reason}; {}", no_delta(&why)));
-            source.use_pinned_search_path()?;
-        } else {
-            run.note(reason);
+            match (tried, idle_locked) {
+                (Ok(Outcome::InVain(why)), true) => {
+                    reason = format!("{reason}; no delta: {why}");
+                    source.use_pinned_search_path()?;
+                }
+                (tried, _) => {
+                    let Decision { reason: now, copy, .. } = self.look_again(source, tried, run)?;
+                    reason = now;
+                    let Some(again) = copy else {
+                        run.note(reason);
+                        return Ok(Loaded::Nothing);
+                    };
+                    present = again;
+                }
+            }
         }
+        run.note(reason);
         Ok(Loaded::Twin(Box::new(self.load_all(source, *present, learned, run)?)))
     }
 
@@ -250,6 +250,38 @@ impl Steps for Refresh<'_> {
 }
 
 impl Refresh<'_> {
+    fn delta(&self, source: &mut Connection, present: &Present, run: &mut Run) -> Result<Outcome> {
+        let Some(Versions { origin, hidden, trust: Ok(trust) }) = &present.versions else {
+            return Err(Error::Internal("a delta without versions".to_string()));
+        };
+        let (job, twins, owner) = (self.job, &self.twins, self.identity.as_ref());
+        Delta { job, twins, present, origin, trust, hidden: *hidden, owner }.apply(source, run)
+    }
+
+    /// After a delta that has failed, or for which the idle twin was not locked: looks again, for a copy of all rows, in another
+    /// snapshot of the source.
+    ///
+    /// # Errors
+    /// The delta's, if the source cannot be reached any more, or if the recovery of a standby has cancelled it.
+    fn look_again(&self, source: &mut Connection, tried: Result<Outcome>, run: &mut Run) -> Result<Decision> {
+        let why = match tried {
+            Ok(Outcome::InVain(why)) => {
+                source.end_snapshot()?;
+                why
+            }
+            Ok(Outcome::Done(changed)) => changed.text(),
+            Err(error) if error.is_of_recovery() || error.is_of_lost_connection() => return Err(error),
+            Err(error) => {
+                // Whatever is left of the answer.
+                let _ = source.abandon_copy();
+                source.roll_back()?;
+                error.report().message
+            }
+        };
+        run.phase("look");
+        Look { failed: Some(why), ..self.look() }.decide(source, Some(run))
+    }
+
     /// 1. Empty the idle twin, which is locked, and bring it to the source's shape.
     /// 2. Load it with its indexes being built behind, or afterwards; compare the counts, analyze.
     fn load_all(
