@@ -45,6 +45,7 @@ WITH RECURSIVE reach(oid) AS (
         UNION ALL SELECT a.atttypid FROM pg_attribute a
                    WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
         UNION ALL SELECT g.rngsubtype FROM pg_range g WHERE g.rngtypid = t.oid
+        UNION ALL SELECT g.rngtypid FROM pg_range g WHERE t.typtype = 'm' AND to_jsonb(g) ->> 'rngmultitypid' = t.oid::pg_catalog.text
     ) x(oid)
 )
 SELECT coalesce(json_object_agg(t.oid::bigint, json_build_object(
@@ -55,6 +56,8 @@ SELECT coalesce(json_object_agg(t.oid::bigint, json_build_object(
             'attribute_types', (SELECT json_agg(json_build_array(format_type(a.atttypid, NULL), a.atttypmod) ORDER BY a.attnum)
                              FROM pg_attribute a WHERE t.typtype = 'c' AND a.attrelid = t.typrelid
                               AND a.attnum > 0 AND NOT a.attisdropped),
+            'attribute_numbers', (SELECT json_agg(a.attnum ORDER BY a.attnum) FROM pg_attribute a
+                             WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped),
             'attributes', (SELECT json_agg(json_build_array(a.attname, a.atttypid::bigint) ORDER BY a.attnum)
                              FROM pg_attribute a WHERE t.typtype = 'c' AND a.attrelid = t.typrelid
                               AND a.attnum > 0 AND NOT a.attisdropped)) ORDER BY t.oid), '{}')::pg_catalog.text
@@ -162,6 +165,9 @@ pub struct Type {
     /// Of these the types' names, and length or precision.
     #[serde(default)]
     pub attribute_types: Option<Vec<(String, i32)>>,
+    /// One that is dropped and added anew has another number, and no value in old rows.
+    #[serde(default)]
+    pub attribute_numbers: Option<Vec<i16>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -330,6 +336,14 @@ impl Shape {
     }
 }
 
+impl Shape {
+    /// Whether values of these columns are names of other things of their server, on any level.
+    pub fn names_things(&self, columns: &[Column]) -> bool {
+        columns.iter().any(|column| holds_local_oids(&column.type_name.for_message()))
+            || self.types.values().any(|found| holds_local_oids(&found.name.for_message()))
+    }
+}
+
 fn holds_local_oids(type_name: &str) -> bool {
     let element = type_name.strip_suffix("[]").unwrap_or(type_name);
     element.starts_with("reg") || element == "aclitem"
@@ -447,6 +461,7 @@ mod tests {
             labels: None,
             attributes: None,
             attribute_types: None,
+            attribute_numbers: None,
         };
         let mut shape = Shape {
             oid: 1,

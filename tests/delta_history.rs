@@ -96,7 +96,7 @@ fn versions_prove_nothing_once_history_was_another() {
     a_standby_that_had_lagged_is_promoted(&mut dba);
     a_copy_of_an_earlier_state_is_started(&mut dba);
     the_epoch_turns(&mut dba);
-    let _ = pair();
+    a_crash_here_loses_what_was_counted(&scene);
 }
 
 /// With synchronous_commit = off a commit that was seen may be lost in a crash, and its transaction ID be used again.
@@ -276,5 +276,30 @@ fn as_postgres_owner(file: &Path) {
     // SAFETY: asks for the user.
     if unsafe { libc::geteuid() } == 0 {
         assert!(Command::new("chown").arg("postgres:postgres").arg(file).status().unwrap().success());
+    }
+}
+
+/// A crash of a backend resets the counters that tell that somebody has written to a twin, while the postmaster goes on.
+fn a_crash_here_loses_what_was_counted(scene: &Scene) {
+    scene.set_source(pair().source.port);
+    let mut dba = scene.dba();
+    let mut owner = scene.owner();
+    owner.batch_execute("INSERT INTO app.t SELECT i, 'v' || i FROM generate_series(2, 3000) i").unwrap();
+    dba.batch_execute("SELECT mimeo.snapshot_maker('app.t', 1)").unwrap();
+    for refresh in [DELTA, "SELECT mimeo.refresh_snapshot('app.t')"] {
+        let live: String = one(
+            &mut dba,
+            "SELECT DISTINCT d.refobjid::regclass::text FROM pg_rewrite r JOIN pg_depend d ON d.objid = r.oid
+              WHERE r.ev_class = 'app.t'::regclass AND d.refobjid <> r.ev_class AND d.refclassid = 'pg_class'::regclass",
+        );
+        dba.batch_execute(&format!(
+            "UPDATE {live} SET v = 'by hand' WHERE id = 1000; DELETE FROM {live} WHERE id = 1001"
+        ))
+        .unwrap();
+        let pid = one(&mut dba, "SELECT pg_backend_pid()");
+        crash(&pair().destination, pid);
+        dba = scene.dba();
+        dba.batch_execute(refresh).unwrap();
+        assert_eq!(rows(&mut dba), rows(&mut owner), "{}", reason(&mut dba));
     }
 }

@@ -255,12 +255,15 @@ pub fn is_plain_condition(condition: &str) -> bool {
         })
 }
 
-/// Whether a plain condition names a column by its table: such a name means nothing where the rows are read from a partition.
-pub fn names_tables(condition: &str) -> bool {
+/// Whether a plain condition names nothing but these columns, and each by its name alone: anything else (the row as a whole, for one)
+/// means something else where the rows are read from a partition. Unusual names count as if they were none of them.
+pub fn names_only(condition: &str, columns: &[&str]) -> bool {
     let tree = where_clause(condition);
-    let mut references = tree.split("{COLUMNREF :fields (").skip(1).filter_map(|rest| rest.split(')').next());
-    // What a name contains is escaped in the tree, a space for one.
-    references.any(|fields| fields.contains("\" \""))
+    let usual = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    tree.split("{COLUMNREF :fields (").skip(1).all(|rest| {
+        let name = rest.split(')').next().and_then(|fields| fields.strip_prefix('"')?.strip_suffix('"'));
+        name.is_some_and(|name| usual(name) && columns.contains(&name))
+    })
 }
 
 /// The condition as nodeToString writes it; empty if it is more than a WHERE, or none.
@@ -274,6 +277,8 @@ fn where_clause(condition: &str) -> String {
             }
             let from = PgList::<pg_sys::Node>::from_pg((*select).fromClause);
             let only_where = from.len() == 1
+                // No join, no sample of the table.
+                && from.get_ptr(0).is_some_and(|node| (*node).type_ == pg_sys::NodeTag::T_RangeVar)
                 && (*select).op == pg_sys::SetOperation::SETOP_NONE
                 && (*select).sortClause.is_null()
                 && (*select).groupClause.is_null()

@@ -7,7 +7,7 @@ use crate::backend::row_version::{self, Grouping, Position, Recent, Sum};
 use crate::backend::sorter::Sorter;
 use crate::backend::spi;
 use crate::destination::heap::{self, Manner};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::shape::{Column, Shape};
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -18,6 +18,9 @@ const MOST_COLUMNS: usize = 1600;
 /// The hidden columns: name here, type, and the system column that is copied.
 const HIDDEN: [(&str, &str, &str); 3] =
     [("mimeo_xmin", "xid", "xmin"), ("mimeo_ctid", "tid", "ctid"), ("mimeo_tableoid", "oid", "tableoid")];
+
+const HIDDEN_TYPES: [(&str, pg_sys::Oid); 3] =
+    [("mimeo_xmin", pg_sys::XIDOID), ("mimeo_ctid", pg_sys::TIDOID), ("mimeo_tableoid", pg_sys::OIDOID)];
 
 /// Which hidden columns a twin has, or is to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,13 +205,17 @@ impl Copies<'_> {
         unsafe {
             let relation = pg_sys::table_open(self.twin, pg_sys::AccessShareLock as i32);
             let descriptor = (*relation).rd_att;
-            let number = |name: &str| {
-                let all = pgrx::PgTupleDesc::from_pg_copy(descriptor);
-                let found = all.iter().position(|column| !column.attisdropped && column.name() == name);
-                found.map_or(0, |at| at as i32 + 1)
-            };
-            let numbers =
-                HIDDEN.map(|(name, ..)| if self.hidden.names().any(|n| n == name) { number(name) } else { 0 });
+            let all = pgrx::PgTupleDesc::from_pg_copy(descriptor);
+            let mut numbers = [0; 3];
+            for (number, (name, of_type)) in numbers.iter_mut().zip(HIDDEN_TYPES).take(self.hidden.names().count()) {
+                let is_it = |column: &&pg_sys::FormData_pg_attribute| {
+                    !column.attisdropped && column.name() == name && column.atttypid == of_type
+                };
+                // Its owner may have altered it just now.
+                let missing = || Error::Internal(format!("the live twin has no column {name} any more"));
+                let column = all.iter().find(is_it).ok_or_else(missing)?;
+                *number = i32::from(column.attnum);
+            }
             let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
             let flags = pg_sys::ScanOptions::SO_TYPE_SEQSCAN
                 | pg_sys::ScanOptions::SO_ALLOW_STRAT
@@ -242,6 +249,10 @@ impl Copies<'_> {
     ) -> Option<Version> {
         // SAFETY: as the caller has promised.
         unsafe {
+            // A refresh only inserts: this one was changed by somebody else.
+            if (*(*tuple).t_data).t_infomask & pg_sys::HEAP_UPDATED as u16 != 0 {
+                return None;
+            }
             let ordinal = match tableoid {
                 0 => 0,
                 number => self.grouping.ordinal(attribute(tuple, number, descriptor)?.value() as u32)?,
@@ -336,6 +347,8 @@ pub fn delete(table: pg_sys::Oid, places: &mut Sorter) {
     // SAFETY: the relation stays locked until the end of the transaction, which an error unwinds to.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::RowExclusiveLock as i32);
+        // As for any DELETE of a table that is published.
+        pg_sys::CheckCmdReplicaIdentity(relation, pg_sys::CmdType::CMD_DELETE);
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             batch.clear();
@@ -408,14 +421,22 @@ impl Beside {
             let list = format!("{{{}}}", tids.join(","));
             spi::run(&format!("INSERT INTO {gone} SELECT unnest($1::tid[])"), &[list.into()])?;
         }
-        let list = quote_list(columns.iter().map(String::as_str));
-        spi::run(
+        let (wanted, list) = (places.count() as i64, quote_list(columns.iter().map(String::as_str)));
+        let came = spi::number(&format!("SELECT count(*) FROM {rows}"), &[])?;
+        let counts: Option<(i64, i64)> = spi::json(
             &format!(
-                "WITH gone AS (DELETE FROM ONLY {table} t USING {gone} g WHERE t.ctid = g.place RETURNING 1)
-                 INSERT INTO {table} ({list}) SELECT {list} FROM {rows} WHERE (SELECT count(*) FROM gone) >= 0"
+                "WITH gone AS (DELETE FROM ONLY {table} t USING {gone} g WHERE t.ctid = g.place RETURNING 1),
+                      new AS (INSERT INTO {table} ({list}) SELECT {list} FROM {rows} WHERE (SELECT count(*) FROM gone) >= 0 RETURNING 1)
+                 SELECT json_build_array((SELECT count(*) FROM gone), (SELECT count(*) FROM new))::pg_catalog.text"
             ),
             &[],
         )?;
+        // A trigger may refuse some, and somebody may have changed one that was to go.
+        if counts != Some((wanted, came)) {
+            return Err(Error::Internal(format!(
+                "{wanted} rows of {table} were to go, and {came} to come: {counts:?}"
+            )));
+        }
         Ok(())
     }
 }

@@ -17,6 +17,9 @@ pub struct Written {
     started: String,
     /// When this database's counters were reset.
     reset: Option<String>,
+    /// When those were that a crash resets, too, after which the same postmaster may go on.
+    #[serde(default)]
+    crash: Option<String>,
 }
 
 impl Written {
@@ -26,6 +29,7 @@ impl Written {
             "SELECT CASE WHEN current_setting('track_counts')::boolean THEN json_build_object(
                         'inserted', pg_stat_get_tuples_inserted($1), 'updated', pg_stat_get_tuples_updated($1),
                         'deleted', pg_stat_get_tuples_deleted($1), 'started', pg_postmaster_start_time(),
+                        'crash', pg_stat_get_bgwriter_stat_reset_time(),
                         'reset', pg_stat_get_db_stat_reset_time((SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
                     )::pg_catalog.text END",
             &[oid_arg(table)],
@@ -44,7 +48,7 @@ impl Written {
 
     /// Whether nothing more was written until `now`. What this or another backend has written last may be counted later.
     pub fn stands(&self, now: &Written) -> bool {
-        let lost = self.reset != now.reset || self.started != now.started;
+        let lost = self.reset != now.reset || self.started != now.started || self.crash != now.crash;
         let same = |left: i64, now: i64| if lost { left == now } else { now <= left };
         same(self.inserted, now.inserted) && self.updated == now.updated && same(self.deleted, now.deleted)
     }
@@ -64,7 +68,7 @@ mod tests {
     use super::Written;
 
     fn written(inserted: i64, deleted: i64, started: &str) -> Written {
-        Written { inserted, updated: 0, deleted, started: started.into(), reset: None }
+        Written { inserted, updated: 0, deleted, started: started.into(), reset: None, crash: None }
     }
 
     #[test]
@@ -76,6 +80,8 @@ mod tests {
         assert!(!left.stands(&written(15, 1, "a")), "a row less");
         assert!(left.stands(&written(15, 0, "b")), "a restart keeps the counters");
         assert!(!left.stands(&written(0, 0, "b")), "a crash loses them");
+        let crashed = Written { crash: Some("later".into()), ..written(0, 0, "a") };
+        assert!(!left.stands(&crashed), "the postmaster may go on");
         let left = left.without(3);
         assert!(left.stands(&written(15, 3, "a")) && left.stands(&written(15, 0, "a")), "not counted yet");
         assert!(!left.stands(&written(15, 4, "a")), "a row less");

@@ -47,6 +47,7 @@ WITH RECURSIVE tree(oid) AS (
     SELECT $1::pg_catalog.oid
     UNION
     SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree t ON i.inhparent OPERATOR(pg_catalog.=) t.oid
+     WHERE coalesce(pg_catalog.to_jsonb(i) OPERATOR(pg_catalog.->>) 'inhdetachpending', 'false') OPERATOR(pg_catalog.=) 'false'
 )
 SELECT pg_catalog.json_build_object(
     'oid', $1::pg_catalog.oid::bigint,

@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// Groups of a table that is read in the manner of a large one, at most: the source collects them in its work_mem.
 const MOST_GROUPS_OF_LARGE: u64 = 1 << 15;
 
+/// Tables that hold the rows of one, at most: queries name each of them.
+const MOST_PARTS: usize = 1000;
+
 /// How long a source may take by itself to flush what was committed. Its WAL writer takes three times wal_writer_delay.
 const LONGEST_FLUSH: Duration = Duration::from_secs(5);
 
@@ -73,12 +76,14 @@ struct Evidence {
 /// $1: the table. With the pinned search_path.
 const ORIGIN: &str = r"
 WITH RECURSIVE tree(oid) AS (
-    SELECT $1::oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.oid
+    -- A partition that is being detached is not read any more.
+    SELECT $1::oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.oid WHERE NOT i.inhdetachpending
 ), part AS (
-    SELECT c.*, n.nspname FROM tree t JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+    SELECT c.*, n.nspname FROM tree t JOIN pg_class c ON c.oid = t.oid AND (c.relpersistence <> 't' OR c.oid = $1::oid) JOIN pg_namespace n ON n.oid = c.relnamespace
 ), obstacle AS (
     SELECT CASE
         WHEN $1::oid < 16384 THEN 'it is one of PostgreSQL''s own tables'
+        WHEN (SELECT count(*) > 1000 FROM part) THEN 'it has more than 1000 partitions'
         WHEN bool_or(p.relkind NOT IN ('r', 'p')) THEN 'only tables have versions of rows'
         WHEN bool_or(p.relkind = 'r' AND p.relam <> 2) THEN 'its access method is not heap'
         WHEN EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'citus' OR e.extname = 'timescaledb' AND (SELECT count(*) > 1 FROM part))
@@ -243,20 +248,32 @@ impl Connection {
             return Ok(Err(format!("the source is PostgreSQL {}", self.server().major())));
         }
         let document = self.value(ORIGIN, &[&table.oid.to_string()], "asking where its rows come from")?;
-        let evidence: Evidence = serde_json::from_str(&document.unwrap_or_default())?;
-        match (evidence.obstacle, evidence.origin) {
-            (Some(obstacle), _) => Ok(Err(obstacle)),
-            (None, Some(origin)) => Ok(Ok(origin)),
-            (None, None) => Err(impossible("no origin")),
-        }
+        // A part may have gone at this moment.
+        Ok(match serde_json::from_str::<Evidence>(&document.unwrap_or_default()) {
+            Ok(Evidence { obstacle: Some(obstacle), .. }) => Err(obstacle),
+            Ok(Evidence { origin: Some(origin), .. }) if origin.tables.len() <= MOST_PARTS => Ok(origin),
+            _ => Err("what the source says of its rows is not clear".to_string()),
+        })
     }
 
     /// Sees to it that all that a snapshot showed is on the source's disk: what a crash takes back may be followed by other rows with the
     /// same transaction IDs. False if that cannot be had. Outside of a transaction.
     pub fn ensure_flushed(&mut self, origin: &Origin) -> Result<bool> {
         // A standby gets only what its primary has flushed.
-        if origin.standby || self.is_flushed(origin)? {
+        if origin.standby {
             return Ok(true);
+        }
+        match self.is_flushed(origin) {
+            // It may not ask.
+            Err(Error::Remote { .. }) => {
+                self.roll_back()?;
+                return Ok(false);
+            }
+            flushed => {
+                if flushed? {
+                    return Ok(true);
+                }
+            }
         }
         match self.flush_wal() {
             // It may not write.
@@ -279,6 +296,18 @@ impl Connection {
         Ok(self.value(query, &[&position], "asking whether its WAL is flushed")?.as_deref() == Some("t"))
     }
 
+    /// Whether the parts still have the files that they had when the origin was read: what has read them since has locked them. In the open
+    /// snapshot.
+    pub fn keeps_files(&mut self, origin: &Origin) -> Result<bool> {
+        let oids: Vec<_> = origin.tables.iter().map(|part| part.oid.to_string()).collect();
+        let files: Vec<_> = origin.tables.iter().map(|part| part.file.to_string()).collect();
+        let query = "SELECT pg_catalog.bool_and(pg_catalog.pg_relation_filenode(p.oid) OPERATOR(pg_catalog.=) p.file)
+                       FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.oid[]), pg_catalog.unnest($2::pg_catalog.oid[])) p(oid, file)";
+        let arrays = [oids, files].map(|list| format!("{{{}}}", list.join(",")));
+        let same = self.value(query, &[&arrays[0], &arrays[1]], "asking whether its files are the same")?;
+        Ok(same.as_deref() == Some("t"))
+    }
+
     /// Settings for reading versions; they last as long as the snapshot.
     pub fn prepare_for_versions(&mut self) -> Result<()> {
         self.use_own_search_path()?;
@@ -286,6 +315,9 @@ impl Connection {
             ("jit", "off"),
             ("synchronize_seqscans", "off"),
             ("max_parallel_workers_per_gather", "0"),
+            // They come in the order of their places.
+            ("enable_indexscan", "off"),
+            ("enable_indexonlyscan", "off"),
             ("enable_tidscan", "on"),
             ("enable_hashagg", "on"),
         ])

@@ -237,6 +237,15 @@ DO $$ BEGIN EXECUTE format('CREATE RULE nothing AS ON INSERT TO app.%I DO INSTEA
 SELECT on_source($$UPDATE app.moves SET u = NULL WHERE id = 50$$);
 SELECT pg_temp.copied('the live twin has rules', 'a rule on the live twin', 'app.moves');
 
+-- A trigger that refuses rows: all are copied, into the twin that does not have it
+CREATE FUNCTION app.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+SELECT on_source($$CREATE TABLE app.refusing (id int PRIMARY KEY, v text); INSERT INTO app.refusing SELECT i, 'v' FROM generate_series(1, 100) i$$);
+SELECT mimeo.snapshot_maker('app.refusing', 1);
+DO $$ BEGIN EXECUTE format('CREATE TRIGGER refuse BEFORE DELETE ON app.%I FOR EACH ROW EXECUTE FUNCTION app.refuse()', replace(pg_temp.live('app.refusing'), 'app.', '')); END $$;
+SELECT on_source($$UPDATE app.refusing SET v = 'w' WHERE id = 8$$);
+SELECT matches(pg_temp.refresh('app.refusing'), 'no delta: 1 rows of', 'a trigger that keeps rows from being deleted');
+SELECT same_rows('app.refusing');
+
 -- Any table
 SELECT on_source($$CREATE TABLE app.twice (v text); INSERT INTO app.twice SELECT 'same' FROM generate_series(1, 1000)$$);
 SELECT mimeo.snapshot_maker('app.twice', 1);
@@ -256,6 +265,25 @@ SELECT is(pg_temp.refresh('app.some'), 'ok: no delta: the filter or the conditio
 SELECT same_rows('app.some', 'id, v', p_where := 'id > 90');
 UPDATE mimeo.refresh_config SET condition = 'WHERE id > (SELECT 90)' WHERE dest_table = 'app.some';
 SELECT is(pg_temp.refresh('app.some'), 'ok: no delta: what the condition selects may change without the table', 'a condition that may change by itself');
+-- What a join selects may change without the table, here and where counters prove that nothing has changed
+SELECT on_source($$CREATE TABLE app.joined (id int, v text); INSERT INTO app.joined SELECT i, 'v' FROM generate_series(1, 100) i; CREATE TABLE app.allowed (k int); INSERT INTO app.allowed SELECT generate_series(1, 50)$$);
+SELECT mimeo.snapshot_maker('app.joined', 1, p_condition := 'JOIN app.allowed a ON a.k = app.joined.id WHERE app.joined.id > 0');
+SELECT on_source($$DELETE FROM app.allowed WHERE k > 40; INSERT INTO app.allowed VALUES (99)$$);
+SELECT is(pg_temp.refresh('app.joined'), 'ok: no delta: what the condition selects may change without the table', 'a condition with a join');
+SELECT is((SELECT count(*) || ' ' || max(id) FROM app.joined), '41 99', 'what it selects has arrived');
+-- An attribute that is dropped and added anew has no value in old rows
+SELECT on_source($$CREATE TYPE app.pair AS (a int, b int); CREATE TABLE app.pairs (id int, p app.pair); INSERT INTO app.pairs SELECT i, ROW(i, i)::app.pair FROM generate_series(1, 100) i$$);
+CREATE TYPE app.pair AS (a int, b int);
+SELECT mimeo.snapshot_maker('app.pairs', 1);
+SELECT on_source($$ALTER TYPE app.pair DROP ATTRIBUTE b; ALTER TYPE app.pair ADD ATTRIBUTE b int$$);
+SELECT is(pg_temp.refresh('app.pairs') LIKE 'ok:%', true, 'an attribute of a type dropped and added anew');
+SELECT same_rows('app.pairs', 'id, (p).a, (p).b');
+-- Names of other things inside of other types
+SELECT on_source($$CREATE DOMAIN app.thing AS regclass; CREATE TABLE app.inner_things (id int, thing app.thing); INSERT INTO app.inner_things VALUES (1, 'pg_class')$$);
+CREATE DOMAIN app.thing AS regclass;
+SELECT mimeo.snapshot_maker('app.inner_things', 1);
+SELECT on_source($$INSERT INTO app.inner_things VALUES (2, 'pg_type')$$);
+SELECT pg_temp.copied('it has columns whose values are names of other things', 'names of other objects, below a domain', 'app.inner_things');
 SELECT on_source($$CREATE TYPE app.mood AS ENUM ('sad', 'ok'); CREATE TABLE app.moods (id int, m app.mood); INSERT INTO app.moods SELECT i, 'ok' FROM generate_series(1, 1000) i$$);
 CREATE TYPE app.mood AS ENUM ('sad', 'ok', 'fine');
 SELECT mimeo.snapshot_maker('app.moods', 1);
@@ -332,6 +360,13 @@ SELECT on_source($$UPDATE app.lonely SET v = 'changed' WHERE id IN (1, 501)$$);
 SELECT pg_temp.delta(2, 2, 501, 'changes in both', 'app.lonely');
 UPDATE mimeo.refresh_config SET condition = 'WHERE lonely.id > 0' WHERE dest_table = 'app.lonely';
 SELECT pg_temp.copied('the condition names a table, and the rows lie in others', 'a condition that names the parent', 'app.lonely');
+UPDATE mimeo.refresh_config SET condition = 'WHERE lonely IS NOT NULL' WHERE dest_table = 'app.lonely';
+SELECT pg_temp.copied('the condition names a table, and the rows lie in others', 'or its rows as a whole', 'app.lonely');
+-- An index of the source does not change the order
+SELECT on_source($$CREATE TABLE app.ordered (id int PRIMARY KEY, v text); ALTER TABLE app.ordered SET (autovacuum_enabled = false); INSERT INTO app.ordered SELECT 20001 - i, 'v' FROM generate_series(1, 20000) i; ANALYZE app.ordered$$);
+SELECT mimeo.snapshot_maker('app.ordered', 1, p_condition := 'WHERE id > 19000');
+SELECT on_source($$UPDATE app.ordered SET v = 'w' WHERE id = 19500$$);
+SELECT is(pg_temp.refresh('app.ordered'), 'ok: delta: 1 rows came, 1 were deleted, 1000 were there', 'a condition that an index serves');
 
 -- What the role may see
 SELECT on_source($$CREATE TABLE app.heir2 () INHERITS (app.heirs); INSERT INTO app.heir2 VALUES (9, 'x'); REVOKE ALL ON app.heir2 FROM reader$$);

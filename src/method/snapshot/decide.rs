@@ -3,7 +3,7 @@
 use super::state::{changes, live_file, Seen, State};
 use super::trust::{self, Now, Trust};
 use crate::backend::identity::{keeps_its_snapshot, system};
-use crate::backend::parse::{is_plain_condition, names_tables};
+use crate::backend::parse::{is_plain_condition, names_only};
 use crate::backend::relation::{lock_exclusively, lock_if_free, Patience};
 use crate::destination::row_versions::Hidden;
 use crate::destination::table;
@@ -81,6 +81,7 @@ impl Look<'_> {
         // The usual case costs one query on the source: the table is the one that was seen last, and unchanged.
         let mut known = self.before.seen.as_ref().map(|seen| seen.fingerprint.oid);
         let mut locked = run.is_none() || lock_if_free(self.twins.idle.oid);
+        let mut refused: Option<String> = None;
         loop {
             let mut table = None;
             let oid = match known {
@@ -133,7 +134,16 @@ impl Look<'_> {
                 }
             })?;
             let mut present = Present { table, shape, columns, fingerprint: counted.ok(), seen, versions: None };
-            let why = match self.versions(source, &mut present)? {
+            let why = match self.versions(source, &present, refused.as_deref()) {
+                // It may lack a function: then its transaction is over, too.
+                Err(Error::Remote { report, .. }) if refused.is_none() => {
+                    source.roll_back()?;
+                    (refused, known) = (Some(report.message), None);
+                    continue;
+                }
+                versions => versions?,
+            };
+            let why = match why {
                 Ok(versions) => {
                     let why = versions.as_ref().and_then(|versions| versions.trust.as_ref().err().cloned());
                     present.versions = versions;
@@ -171,7 +181,8 @@ impl Look<'_> {
     fn versions(
         &self,
         source: &mut Connection,
-        present: &mut Present,
+        present: &Present,
+        has_refused: Option<&str>,
     ) -> Result<std::result::Result<Option<Versions>, String>> {
         let refused = |reason: &str| Ok(Err(reason.to_string()));
         if self.job.delta != Some(true) || !self.pull_data {
@@ -180,22 +191,18 @@ impl Look<'_> {
         if self.job.condition.as_deref().is_some_and(|condition| !is_plain_condition(condition)) {
             return refused("what the condition selects may change without the table");
         }
-        if present.columns.iter().any(|column| column.type_name.for_message().starts_with("reg")) {
+        if present.shape.names_things(&present.columns) {
             return refused("it has columns whose values are names of other things");
         }
-        let origin = match source.origin(&present.table) {
-            // It may lack a function: then its transaction is over, too.
-            Err(Error::Remote { report, .. }) => {
-                source.roll_back()?;
-                present.shape = source.locked_snapshot_of(&present.table)?;
-                return Ok(Err(report.message));
-            }
-            origin => match origin? {
-                Ok(origin) => origin,
-                Err(obstacle) => return Ok(Err(obstacle)),
-            },
+        if let Some(why) = has_refused {
+            return refused(why);
+        }
+        let origin = match source.origin(&present.table)? {
+            Ok(origin) => origin,
+            Err(obstacle) => return Ok(Err(obstacle)),
         };
-        if origin.has_parts() && self.job.condition.as_deref().is_some_and(names_tables) {
+        let all: Vec<_> = present.shape.columns.iter().map(|column| column.name.as_str()).collect();
+        if origin.has_parts() && self.job.condition.as_deref().is_some_and(|condition| !names_only(condition, &all)) {
             return refused("the condition names a table, and the rows lie in others");
         }
         let hidden = Hidden::fitting(&present.columns, origin.has_parts());

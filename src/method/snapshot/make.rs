@@ -68,9 +68,15 @@ impl Making {
         if !['r', 'p'].contains(&self.table.kind) {
             return Ok(Hidden::None);
         }
-        Ok(match self.source.origin(&self.table)? {
-            Ok(origin) => Hidden::fitting(&self.columns, origin.has_parts()),
-            Err(_) => Hidden::None,
-        })
+        match self.source.origin(&self.table) {
+            Ok(Ok(origin)) => Ok(Hidden::fitting(&self.columns, origin.has_parts())),
+            Ok(Err(_)) => Ok(Hidden::None),
+            // It may lack a function.
+            Err(Error::Remote { .. }) => {
+                self.source.roll_back()?;
+                Ok(Hidden::None)
+            }
+            Err(error) => Err(error),
+        }
     }
 }

@@ -101,8 +101,8 @@ enum Loaded {
 struct ChangedTwin {
     present: Present,
     changed: Changed,
-    /// Before that.
-    written: Option<Written>,
+    /// What had been written to it before that.
+    written: Written,
     copied: Option<Origin>,
     learned: Learned,
 }
@@ -158,9 +158,9 @@ impl Steps for Refresh<'_> {
             return Ok(Loaded::Nothing);
         };
         run.reads_parent(present.table.as_parent());
-        if present.versions.as_ref().is_some_and(|versions| versions.trust.is_ok()) {
+        let trusted = present.versions.as_ref().and_then(|versions| versions.trust.as_ref().ok());
+        if let Some(written) = trusted.map(|trust| trust.written.clone()) {
             let since = Instant::now();
-            let written = Written::to(self.twins.live.oid)?;
             let tried = tried(|| self.delta(source, &present, run))?;
             if let Ok(Outcome::Done(changed)) = tried {
                 run.note(changed.text());
@@ -362,7 +362,7 @@ impl Refresh<'_> {
         guard::check(self.job, (live, Some(changed.there)), (live, changed.rows()))?;
         self.catalog.lock_to_record(&self.job.dest_table)?;
         let file = live_file(live.oid)?;
-        let written = written.map(|written| written.and(changed.came).without(changed.deleted));
+        let written = Some(written.and(changed.came).without(changed.deleted));
         let copied = self.copied(copied, file, written.clone(), changed.rows());
         let seen = present.seen.map(|seen| Seen { live: file, written, ..seen });
         count_soon()?;
@@ -407,7 +407,12 @@ impl Refresh<'_> {
         table::truncate(&name)?;
         let mut twin = twin.clone();
         let has = Hidden::take_from(&mut twin, present.columns.iter().chain(&self.before.columns));
-        let hidden = present.versions.as_ref().map_or(Hidden::None, |versions| versions.hidden);
+        let hidden = match &present.versions {
+            Some(versions) => versions.hidden,
+            // Columns that come and go use up those that a table can have.
+            None if !self.options.pull_data => has,
+            None => Hidden::None,
+        };
         if table::conforms(&twin, &present.columns, &self.before.columns) {
             hidden.set(&name, has)?;
             return Ok(twin);

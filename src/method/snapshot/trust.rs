@@ -86,6 +86,8 @@ pub struct Trust {
     pub recent: Option<Recent>,
     /// As the last refresh left it.
     pub rows: u64,
+    /// What was written to the live twin so far, as it was compared.
+    pub written: Written,
 }
 
 /// Whether versions that were copied are still what they were. The error is why not.
@@ -119,7 +121,8 @@ pub fn trust(before: Option<&Copied>, now: &Now<'_>) -> Result<Trust, String> {
         if !tables.contains(&true) {
             return Err("the rows of the source were written anew".to_string());
         }
-        return Ok(Trust { tables, recent: Recent::of(then.oldest, at.next), rows: before.rows });
+        let written = now.written.unwrap_or(&before.written).clone();
+        return Ok(Trust { tables, recent: Recent::of(then.oldest, at.next), rows: before.rows, written });
     };
     Err(reason.to_string())
 }
