@@ -239,7 +239,7 @@ SELECT pg_temp.copied('the live twin has rules', 'a rule on the live twin', 'app
 
 -- A trigger that refuses rows: all are copied, into the twin that does not have it
 CREATE FUNCTION app.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
-SELECT on_source($$CREATE TABLE app.refusing (id int PRIMARY KEY, v text); INSERT INTO app.refusing SELECT i, 'v' FROM generate_series(1, 100) i$$);
+SELECT on_source($$CREATE TABLE app.refusing (id int, v text); INSERT INTO app.refusing SELECT i, 'v' FROM generate_series(1, 100) i$$);
 SELECT mimeo.snapshot_maker('app.refusing', 1);
 DO $$ BEGIN EXECUTE format('CREATE TRIGGER refuse BEFORE DELETE ON app.%I FOR EACH ROW EXECUTE FUNCTION app.refuse()', replace(pg_temp.live('app.refusing'), 'app.', '')); END $$;
 SELECT on_source($$UPDATE app.refusing SET v = 'w' WHERE id = 8$$);
