@@ -243,7 +243,7 @@ SELECT on_source($$CREATE TABLE app.refusing (id int, v text); INSERT INTO app.r
 SELECT mimeo.snapshot_maker('app.refusing', 1);
 DO $$ BEGIN EXECUTE format('CREATE TRIGGER refuse BEFORE DELETE ON app.%I FOR EACH ROW EXECUTE FUNCTION app.refuse()', replace(pg_temp.live('app.refusing'), 'app.', '')); END $$;
 SELECT on_source($$UPDATE app.refusing SET v = 'w' WHERE id = 8$$);
-SELECT matches(pg_temp.refresh('app.refusing'), 'no delta: 1 rows of', 'a trigger that keeps rows from being deleted');
+SELECT matches(pg_temp.refresh('app.refusing'), 'no delta: .*1 rows of', 'a trigger that keeps rows from being deleted');
 SELECT same_rows('app.refusing');
 
 -- Any table
