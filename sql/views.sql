@@ -278,6 +278,7 @@ CREATE VIEW @extschema@.progress AS
       JOIN @extschema@.refresh_config c ON hashtext(c.dest_table)::bigint & 4294967295 = r.job
       LEFT JOIN LATERAL (SELECT nullif(h.rows, 0) AS rows_expected FROM @extschema@.run_history h
                           WHERE h.dest_table = c.dest_table AND h.status IN ('ok', 'warning') AND c.type IN ('snap', 'table')
+                            AND coalesce(h.reason, '') NOT LIKE 'delta:%' AND coalesce(r.phase, '') NOT IN ('condense', 'compare', 'change')
                           ORDER BY h.started DESC LIMIT 1) e ON true
      CROSS JOIN LATERAL (SELECT CASE WHEN r.rows IS NOT NULL AND e.rows_expected IS NOT NULL
                                      THEN least(100, 100 * r.rows / e.rows_expected)::integer END AS percent) d;

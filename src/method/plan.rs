@@ -207,7 +207,7 @@ fn last_time(job: &Job) -> Result<Option<String>> {
     spi::text(
         &format!(
             "SELECT format('last time %s rows in %s s', rows, round(extract(epoch FROM ended - started)::numeric, 3))
-               FROM {} WHERE dest_table = $1 AND status IN ('ok', 'warning') ORDER BY started DESC LIMIT 1",
+               FROM {} WHERE dest_table = $1 AND status IN ('ok', 'warning') AND coalesce(reason, '') NOT LIKE 'delta:%' ORDER BY started DESC LIMIT 1",
             catalog.table("run_history")
         ),
         &[job.dest_table.as_str().into()],

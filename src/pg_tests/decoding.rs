@@ -11,7 +11,7 @@ mod tests {
     use pgrx::{pg_sys, prelude::*};
 
     /// Types, and an expression for values of theirs: i is 1 to 200.
-    const TYPES: [(&str, &str); 30] = [
+    const TYPES: [(&str, &str); 32] = [
         ("bool", "i % 2 = 0"),
         ("\"char\"", "chr(i % 127 + 1)::\"char\""),
         ("int2", "(i * 163 - 16384)::int2"),
@@ -33,6 +33,8 @@ mod tests {
         ("char(5)", "i::text"),
         ("bytea", "decode(repeat(to_hex(i % 16 + 16), i), 'hex')"),
         ("uuid", "md5(i::text)::uuid"),
+        ("tid", "format('(%s,%s)', i * 20000003::bigint, i * 300)::tid"),
+        ("xid", "(i * 20000003::bigint)::text::xid"),
         ("numeric", "i ^ 20 / 7.0"),
         ("numeric(8,3)", "i / 7.0"),
         ("jsonb", "jsonb_build_object(i::text, ARRAY[i, NULL], 'ä', i / 7.0)"),

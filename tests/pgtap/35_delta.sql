@@ -168,6 +168,16 @@ SELECT same_rows('app.t');
 ROLLBACK;
 SELECT pg_temp.copied('somebody may have written to the live twin', 'when it is rolled back, all rows are copied: PostgreSQL counts what was rolled back as written');
 
+-- A cursor of the same session keeps its rows, and so does a loop over the view
+BEGIN;
+DECLARE reading CURSOR FOR SELECT count(*) FROM app.t WHERE v LIKE '%.' AND id = 3;
+SELECT on_source($$UPDATE app.t SET v = 'no dot' WHERE id = 3$$);
+SELECT is(pg_temp.refresh() LIKE 'ok: delta: 1 rows came, 1 were deleted%', true, 'while a cursor is open on the view');
+FETCH reading \gset
+SELECT is(:count, 1, 'which shows what it showed');
+SELECT is((SELECT v FROM app.t WHERE id = 3), 'no dot', 'the next query shows the new row');
+COMMIT;
+
 -- Guards are asked of the result
 UPDATE mimeo.refresh_config_snap SET guard = 'SELECT count(*) < 12000 FROM {new}', max_shrink_percent = 1;
 SELECT on_source($$INSERT INTO app.t (id, v) SELECT i, 'guarded' FROM generate_series(70001, 72500) i$$);

@@ -52,6 +52,8 @@ pub enum Outcome {
     Done(Changed),
     /// Nothing was changed: all rows are to be copied, and why.
     InVain(String),
+    /// The same, and nothing was read for it.
+    Refused(String),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -90,13 +92,14 @@ impl Delta<'_> {
     /// 3. Rows that are gone are deleted here, then those that are new come in batches.
     pub fn apply(&self, source: &mut Connection, run: &mut Run) -> Result<Outcome> {
         let in_vain = |reason: &str| Ok(Outcome::InVain(reason.to_string()));
-        let Some(grouping) = self.origin.grouping() else { return in_vain("it has too many blocks") };
+        let refused = |reason: &str| Ok(Outcome::Refused(reason.to_string()));
+        let Some(grouping) = self.origin.grouping() else { return refused("it has too many blocks") };
         if !lock_to_write_if_free(self.twins.live.oid) {
-            return in_vain("somebody has locked the live twin");
+            return refused("somebody has locked the live twin");
         }
         ownership::require_tables(&[self.twins.live.oid])?;
         if copies::has_rules(self.twins.live.oid) {
-            return in_vain("the live twin has rules");
+            return refused("the live twin has rules");
         }
         references::trust_actions(self.twins.live.oid, patience())?;
         let limit = settings::delta_limit_percent();

@@ -170,9 +170,11 @@ impl Steps for Refresh<'_> {
                 return Ok(Loaded::InPlace(Box::new(ChangedTwin { present, changed, written, copied, learned })));
             }
             (run.rows, run.bytes) = (0, 0);
-            learned = learned.tried(None);
+            if !matches!(tried, Ok(Outcome::Refused(_))) {
+                learned = learned.tried(None);
+            }
             match (tried, idle_locked) {
-                (Ok(Outcome::InVain(why)), true) => {
+                (Ok(Outcome::InVain(why) | Outcome::Refused(why)), true) => {
                     reason = format!("{reason}; no delta: {why}");
                     source.use_pinned_search_path()?;
                 }
@@ -265,7 +267,7 @@ impl Refresh<'_> {
     /// The delta's, if the source cannot be reached any more, or if the recovery of a standby has cancelled it.
     fn look_again(&self, source: &mut Connection, tried: Result<Outcome>, run: &mut Run) -> Result<Decision> {
         let why = match tried {
-            Ok(Outcome::InVain(why)) => {
+            Ok(Outcome::InVain(why) | Outcome::Refused(why)) => {
                 source.end_snapshot()?;
                 why
             }
