@@ -67,6 +67,15 @@ const DML: Job = Job {
     change: "UPDATE app.dm SET v = v || '!'",
     rows: "",
 };
+/// Of its rows only those come that have changed. Whatever happened before, it is tried.
+const DELTA: Job = Job {
+    name: "delta",
+    table: "app.few",
+    make: "SELECT mimeo.snapshot_maker('app.few', 1)",
+    refresh: "UPDATE mimeo.refresh_config SET state = state - 'learned'; SELECT mimeo.refresh_snapshot('app.few', p_check_stats := false)",
+    change: "UPDATE app.few SET v = v || '!' WHERE id % 600 = 0",
+    rows: "",
+};
 /// Its rows come in COPY's text format, for an OID of one server means nothing on another.
 const TEXT: Job = Job {
     name: "text",
@@ -107,6 +116,8 @@ impl Stage {
             .batch_execute(
                 "CREATE TABLE app.tab (id int PRIMARY KEY, v text NOT NULL);
                  INSERT INTO app.tab SELECT i, 'value ' || i FROM generate_series(1, 8) i;
+                 CREATE TABLE app.few (id int PRIMARY KEY, v text NOT NULL);
+                 INSERT INTO app.few SELECT i, 'value ' || i FROM generate_series(1, 3000) i;
                  CREATE TABLE app.ins (id serial PRIMARY KEY, v text NOT NULL);
                  INSERT INTO app.ins (v) SELECT 'value ' || i FROM generate_series(1, 8) i;
                  CREATE TABLE app.upd (id int PRIMARY KEY, v text NOT NULL, n bigserial UNIQUE);
@@ -926,6 +937,117 @@ fn a_stream_without_end_is_ended_by_statement_timeout() {
         }
     }
     stage.end();
+}
+
+/// A row of a binary COPY.
+fn copied(fields: &[&[u8]]) -> Vec<u8> {
+    let mut row = (fields.len() as i16).to_be_bytes().to_vec();
+    for field in fields {
+        row.extend((field.len() as i32).to_be_bytes());
+        row.extend(*field);
+    }
+    message(b'd', &row)
+}
+
+/// What a source may say of versions: the query that it answers, and the answer.
+fn odd_versions() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let sum = |part: i32, number: i32, count: i64, hash: i64| {
+        copied(&[&part.to_be_bytes(), &number.to_be_bytes(), &count.to_be_bytes(), &hash.to_be_bytes()])
+    };
+    let version = |block: u32, offset: u16, xmin: u32| {
+        copied(&[&[&block.to_be_bytes()[..], &offset.to_be_bytes()].concat(), &xmin.to_be_bytes()])
+    };
+    let (condensed, versions) = ("hashtidextended", "v.ctid, v.xmin FROM");
+    vec![
+        ("a sum of no part", condensed, sum(7, 0, 1, 1)),
+        ("a sum of a negative part", condensed, sum(-1, 0, 1, 1)),
+        ("a sum of no group", condensed, sum(0, 1 << 30, 1, 1)),
+        ("a sum of a negative group", condensed, sum(0, -1, 1, 1)),
+        ("a sum twice", condensed, [sum(0, 0, 1, 1), sum(0, 0, 1, 1)].concat()),
+        ("a negative count", condensed, sum(0, 0, -1, 1)),
+        ("a huge count", condensed, sum(0, 0, i64::MAX, 1)),
+        ("another count", condensed, sum(0, 0, 1, 1)),
+        ("a sum of too few fields", condensed, copied(&[&[0; 4], &[0; 4]])),
+        ("a sum of fields of no length", condensed, copied(&[&[], &[], &[], &[]])),
+        ("a sum of long fields", condensed, copied(&[&[1; 4], &[1; 4], &[1; 8], &[1; 900]])),
+        ("a NULL", condensed, message(b'd', b"\0\x04\xff\xff\xff\xff\0\0\0\x04\0\0\0\0")),
+        ("the end at once", condensed, message(b'd', &TRAILER)),
+        ("a version beyond the end", versions, version(u32::MAX, 1, 1000)),
+        ("a version nowhere", versions, version(u32::MAX, u16::MAX, 0)),
+        ("a version of an odd place", versions, version(0, u16::MAX, 1000)),
+        ("versions without order", versions, [version(1, 5, 1000), version(1, 4, 1000)].concat()),
+        ("a version twice", versions, [version(1, 5, 1000), version(1, 5, 1000)].concat()),
+        ("versions that are not there", versions, (1..200).flat_map(|offset| version(0, offset, 1000)).collect()),
+        ("a version of no length", versions, copied(&[&[], &[]])),
+        ("the end of versions at once", versions, message(b'd', &TRAILER)),
+        ("no version", versions, Vec::new()),
+    ]
+}
+
+#[test]
+fn versions_of_rows_that_cannot_be_do_no_harm() {
+    let mut stage = Stage::new("versions", &[&DELTA]);
+    let memory = stage.most_memory();
+    let (mut errors, mut copies) = (0, 0);
+    for (what, query, bytes) in odd_versions() {
+        for in_a_row in [1, 3] {
+            let seen = AtomicUsize::new(0);
+            let again = bytes.clone();
+            let trick = move |moment: &Moment<'_>| {
+                let here =
+                    moment.kind == b'd' && moment.statement.contains(query) && !moment.body.starts_with(b"PGCOPY");
+                if here && seen.fetch_add(1, Ordering::SeqCst) < in_a_row {
+                    return Act::Instead(again.clone());
+                }
+                Act::Pass
+            };
+            let state = stage.suffer(&DELTA, &format!("{what}, {in_a_row} times"), LONG, trick);
+            errors += usize::from(state != "00000");
+            copies += usize::from(state == "00000");
+        }
+    }
+    // The rows that are asked for.
+    for (what, bytes) in
+        [("no row", Vec::new()), ("a row of other fields", copied(&[&[0; 4]])), ("the end", message(b'd', &TRAILER))]
+    {
+        let place = |moment: &Moment<'_>| {
+            moment.kind == b'd'
+                && moment.statement.contains(" = ANY (".replace('=', "OPERATOR(pg_catalog.=)").as_str())
+                && !moment.body.starts_with(b"PGCOPY")
+        };
+        let state = stage.suffer(
+            &DELTA,
+            &format!("{what} in place of one that was asked for"),
+            LONG,
+            once(place, move |_| Act::Instead(bytes.clone())),
+        );
+        errors += usize::from(state != "00000");
+    }
+    for (query, bytes) in [
+        ("hashtidextended", copied(&[&[0; 4], &[0; 4], &[0; 8], &[0; 8]])),
+        ("v.ctid, v.xmin FROM", copied(&[&[0, 0, 0, 1, 0, 1], &[0, 0, 3, 0]])),
+        ("v.ctid, v.xmin FROM", message(b'd', b"")),
+    ] {
+        let place = move |moment: &Moment<'_>| {
+            moment.kind == b'd' && moment.statement.contains(query) && !moment.body.starts_with(b"PGCOPY")
+        };
+        let state = stage.suffer(
+            &DELTA,
+            &format!("rows of {query} without end"),
+            Duration::from_millis(700),
+            once(place, move |_| Act::Flood(bytes.clone())),
+        );
+        assert_ne!(state, "00000");
+    }
+    let grown = stage.most_memory() - memory;
+    assert!(grown < 100, "{grown} MB more");
+    assert!(copies > 20, "{copies} became a copy, {errors} an error");
+    stage.end();
+}
+
+#[test]
+fn a_delta_survives_lies_in_catalogs() {
+    lies_in_catalogs(&DELTA);
 }
 
 #[test]
