@@ -10,31 +10,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant, SystemTime};
+use support::random::Random;
 use support::{in_background, one, Scene};
-
-/// xorshift64*: enough to be different each time, and the same for a seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        (self.next() >> 16) % limit
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-
-    fn pick<'a>(&mut self, list: &[&'a str]) -> &'a str {
-        list[self.below(list.len() as u64) as usize]
-    }
-}
 
 const TABLES: &[&str] = &["keyed", "plain", "wide", "parts", "heirs", "some"];
 
@@ -144,7 +121,7 @@ fn write_until_over(shared: &Writers, scene: &Scene) {
     owner.batch_execute("SET lock_timeout = '2s'").unwrap();
     while !shared.over.load(Ordering::SeqCst) {
         let _writing = shared.pause.read().unwrap();
-        let table = TABLES[random.below(TABLES.len() as u64) as usize];
+        let table = *random.pick(TABLES);
         let statement = if random.chance(7) { maintain(&mut random, table) } else { write(&mut random, table) };
         if let Err(error) = owner.batch_execute(&statement) {
             let _ = owner.batch_execute("ROLLBACK");
@@ -207,14 +184,14 @@ fn both_sides_are_equal_after_each_delta() {
     while Instant::now() < end {
         // Any number of refreshes while the source is written to; some are ended from outside, or rolled back.
         for _ in 0..random.below(4) {
-            let table = random.pick(TABLES);
+            let table = *random.pick(TABLES);
             let statement =
                 format!("SELECT mimeo.refresh_snapshot('app.{table}', p_check_stats := {})", random.chance(50));
             match random.below(8) {
                 0 => {
                     let refresh = in_background(scene.dba(), &statement);
-                    std::thread::sleep(Duration::from_micros(random.below(40_000)));
-                    let end = random.pick(&["pg_cancel_backend", "pg_terminate_backend"]);
+                    std::thread::sleep(Duration::from_micros(random.below(40_000) as u64));
+                    let end = *random.pick(&["pg_cancel_backend", "pg_terminate_backend"]);
                     scene
                         .destination_superuser()
                         .batch_execute(&format!(
@@ -226,7 +203,7 @@ fn both_sides_are_equal_after_each_delta() {
                 1 => dba.batch_execute(&format!("BEGIN; {statement}; ROLLBACK")).unwrap(),
                 2 => {
                     let refresh = in_background(scene.dba(), &statement);
-                    std::thread::sleep(Duration::from_micros(random.below(40_000)));
+                    std::thread::sleep(Duration::from_micros(random.below(40_000) as u64));
                     scene
                         .source_superuser()
                         .batch_execute(
@@ -238,8 +215,8 @@ fn both_sides_are_equal_after_each_delta() {
                 _ => dba.batch_execute(&statement).unwrap(),
             }
         }
-        std::thread::sleep(Duration::from_millis(random.below(30)));
-        let table = random.pick(TABLES);
+        std::thread::sleep(Duration::from_millis(random.below(30) as u64));
+        let table = *random.pick(TABLES);
         let nobody_writes = shared.pause.write().unwrap();
         if let Some(failed) = shared.failed.lock().unwrap().pop() {
             shared.over.store(true, Ordering::SeqCst);

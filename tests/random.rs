@@ -7,31 +7,8 @@ mod support;
 use postgres::Client;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
+use support::random::Random;
 use support::Scene;
-
-/// xorshift64*: enough to be different each time, and the same for a seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() >> 16) as usize % limit
-    }
-
-    fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-
-    fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
-        &list[self.below(list.len())]
-    }
-}
 
 /// A type, an expression that gives some value of it (of g, a number), whether it can be in a key, and what it can be widened to.
 const TYPES: &[(&str, &str, bool, &str)] = &[

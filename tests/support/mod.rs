@@ -14,6 +14,7 @@ pub mod catalog;
 pub mod fake;
 pub mod load;
 pub mod proxy;
+pub mod random;
 use proxy::Proxy;
 
 /// A cluster made by tests/support/cluster.sh.

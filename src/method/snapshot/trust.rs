@@ -181,23 +181,24 @@ mod tests {
         }
     }
 
-    fn refused(change: impl FnOnce(&mut Now<'_>, &mut Origin)) -> Option<String> {
-        let (mut at, left) = (origin(), written(0));
-        let before = copied();
-        let unchanged = origin();
-        let mut now = Now {
-            origin: &unchanged,
+    fn now<'a>(origin: &'a Origin, written: &'a Written) -> Now<'a> {
+        Now {
+            origin,
             source_table: "app.t",
             filter: None,
             condition: Some("WHERE a > 1"),
             live: (3, 4),
             system: "9",
-            written: Some(&left),
+            written: Some(written),
             hidden: (Hidden::Version, Hidden::Version),
-        };
+        }
+    }
+
+    fn refused(change: impl FnOnce(&mut Now<'_>, &mut Origin)) -> Option<String> {
+        let (mut at, unchanged, left) = (origin(), origin(), written(0));
+        let mut now = now(&unchanged, &left);
         change(&mut now, &mut at);
-        let now = Now { origin: &at, ..now };
-        trust(Some(&before), &now).err()
+        trust(Some(&copied()), &Now { origin: &at, ..now }).err()
     }
 
     #[test]
@@ -232,16 +233,7 @@ mod tests {
         assert!(refused(|_, at| at.tables[0].columns = "d".into()).unwrap().contains("written anew"));
         let before = Copied { written: other, ..copied() };
         let (at, left) = (origin(), written(0));
-        let now = Now {
-            origin: &at,
-            source_table: "app.t",
-            filter: None,
-            condition: Some("WHERE a > 1"),
-            live: (3, 4),
-            system: "9",
-            written: Some(&left),
-            hidden: (Hidden::Version, Hidden::Version),
-        };
+        let now = now(&at, &left);
         assert!(trust(Some(&before), &now).unwrap_err().contains("written"));
         assert!(trust(None, &now).is_err());
     }
