@@ -14,13 +14,16 @@ mod binary;
 mod compat;
 #[path = "stand_in/error.rs"]
 mod error;
+#[path = "../../src/backend/row_version.rs"]
+#[allow(dead_code)]
+mod row_version;
 #[path = "stand_in/server.rs"]
 mod server;
 #[path = "../../src/destination/stream.rs"]
 mod stream;
 
 mod backend {
-    pub(crate) use crate::compat;
+    pub(crate) use crate::{compat, row_version};
     pub mod interrupts {
         pub fn check() {}
     }
