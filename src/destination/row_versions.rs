@@ -44,6 +44,22 @@ impl Hidden {
         }
     }
 
+    /// Whether these tables have them, or can get them: columns that were dropped count, too.
+    pub fn has_room(self, twins: [pg_sys::Oid; 2]) -> Result<bool> {
+        let names: Vec<_> = HIDDEN.iter().map(|(name, ..)| (*name).to_string()).collect();
+        spi::is_true(
+            "SELECT bool_and(t.has = $3 OR t.last + $3 <= $4) FROM (
+                SELECT max(a.attnum) AS last, count(*) FILTER (WHERE NOT a.attisdropped AND a.attname = ANY ($2::name[])) AS has
+                  FROM pg_attribute a WHERE a.attrelid = ANY ($1) AND a.attnum > 0 GROUP BY a.attrelid) t",
+            &[
+                twins.to_vec().into(),
+                names.into(),
+                (self.columns().len() as i64).into(),
+                (MOST_COLUMNS as i64).into(),
+            ],
+        )
+    }
+
     /// Takes them out of a twin's shape. None of `source`, which the twin's other columns are copies of, or were when it was last brought in
     /// line, is called so.
     pub fn take_from<'a>(shape: &mut Shape, mut source: impl Iterator<Item = &'a Column>) -> Hidden {

@@ -206,7 +206,7 @@ impl Look<'_> {
             return refused("the condition names a table, and the rows lie in others");
         }
         let hidden = Hidden::fitting(&present.columns, origin.has_parts());
-        if hidden == Hidden::None {
+        if hidden == Hidden::None || !hidden.has_room([self.twins.live.oid, self.twins.idle.oid])? {
             return refused("there is no room for the hidden columns");
         }
         let trust = self.trust(present, &origin, hidden)?;
