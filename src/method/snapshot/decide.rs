@@ -118,15 +118,7 @@ impl Look<'_> {
                 known = None;
                 continue;
             }
-            let described = match described {
-                Some(shape) => Ok(shape),
-                None => source.locked_snapshot_of(&table),
-            };
-            let columns = described.and_then(|shape| {
-                let columns = selected_columns(&shape, self.job.filter.as_deref(), source.label())?;
-                source.require_readable(&table, &names(&columns), self.job.filter.is_some())?;
-                Ok((shape, columns))
-            });
+            let columns = self.columns(source, &table, described);
             // A run that fails here also records why the copy was not skipped.
             let (shape, columns) = columns.inspect_err(|_| {
                 if let Some(run) = &mut run {
@@ -162,6 +154,22 @@ impl Look<'_> {
             }
             return Ok(Decision { reason, copy: Some(Box::new(present)), idle_locked: locked });
         }
+    }
+
+    /// The source's shape, in a snapshot that is opened for it unless it is known, and the columns that are copied.
+    fn columns(
+        &self,
+        source: &mut Connection,
+        table: &SourceTable,
+        described: Option<Shape>,
+    ) -> Result<(Shape, Vec<Column>)> {
+        let shape = match described {
+            Some(shape) => shape,
+            None => source.locked_snapshot_of(table)?,
+        };
+        let columns = selected_columns(&shape, self.job.filter.as_deref(), source.label())?;
+        source.require_readable(table, &names(&columns), self.job.filter.is_some())?;
+        Ok((shape, columns))
     }
 
     fn may_try_a_delta(&self) -> bool {
