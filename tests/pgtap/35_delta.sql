@@ -143,7 +143,7 @@ SELECT is(pg_temp.refresh() LIKE 'ok: no delta: % percent of the rows%differ', t
 SELECT same_rows('app.t');
 SELECT on_source($$UPDATE app.t SET v = v || '.' WHERE id = 3$$);
 SELECT pg_temp.copied('the last one was not faster than a copy', 'after a delta in vain it is not tried for a while');
-SELECT pg_temp.refresh() \g /dev/null
+SELECT pg_temp.refresh() FROM generate_series(1, 32) \g /dev/null
 SELECT on_source($$UPDATE app.t SET v = v || '.' WHERE id = 3$$);
 SELECT is(pg_temp.refresh() LIKE 'ok: delta: 1 rows came, 1 were deleted%', true, 'and then again');
 UPDATE mimeo.refresh_config_snap SET check_stats = true;

@@ -55,7 +55,7 @@ impl Learned {
             (Some(_), None) => true,
         };
         let in_vain = if worth_it { 0 } else { self.in_vain.saturating_add(1) };
-        let passing_over = if worth_it { 0 } else { 2_u32.saturating_pow(in_vain).min(MOST_PASSED_OVER) };
+        let passing_over = if worth_it { 0 } else { 4_u32.saturating_pow(in_vain).min(MOST_PASSED_OVER) };
         Learned { in_vain, passing_over, ..self }
     }
 
@@ -245,12 +245,12 @@ mod tests {
         assert!(in_vain(100, Some(31), &learned, 30).unwrap().contains("31 percent"));
         assert!(in_vain(100, None, &learned, 0).is_some());
         let slow = learned.clone().tried(Some(1001));
-        assert_eq!((slow.in_vain, slow.passing_over), (1, 2));
+        assert_eq!((slow.in_vain, slow.passing_over), (1, 4));
         assert!(in_vain(100, Some(1), &slow, 30).is_some());
-        let again = slow.copied(100, 1000).copied(100, 1000);
+        let again = (0..4).fold(slow, |learned, _| learned.copied(100, 1000));
         assert_eq!(in_vain(100, Some(1), &again, 30), None);
         let twice = again.tried(None);
-        assert_eq!((twice.in_vain, twice.passing_over), (2, 4));
+        assert_eq!((twice.in_vain, twice.passing_over), (2, 16));
         let fast = twice.tried(Some(10));
         assert_eq!((fast.in_vain, fast.passing_over), (0, 0));
         let mut never = Learned::default();
