@@ -111,7 +111,7 @@ differences=$(on_source -c "SELECT count(*), sum(abalance), md5(string_agg(note,
 echo
 as_dba -P footer=off -P border=2 <<'SQL'
 SELECT d.step, d.what, h.status, h.rows, round(extract(epoch FROM h.ended - h.started)::numeric, 2) AS seconds,
-       round(h.bytes / 1e6, 1) AS "MB", d.live AS "live twin", split_part(h.reason, ';', 1) AS how
+       round(h.bytes / 1e6, 1) AS "MB", d.live AS "live twin", split_part(h.reason, ';', 1) || coalesce('; ' || substring(h.reason FROM 'no delta: [^;]*'), '') AS how
   FROM demo d JOIN (SELECT row_number() OVER (ORDER BY run_id) AS step, * FROM mimeo.run_history) h USING (step)
  ORDER BY d.step;
 SQL

@@ -143,9 +143,12 @@ SELECT is(pg_temp.refresh() LIKE 'ok: no delta: % percent of the rows%differ', t
 SELECT same_rows('app.t');
 SELECT on_source($$UPDATE app.t SET v = v || '.' WHERE id = 3$$);
 SELECT pg_temp.copied('the last one was not faster than a copy', 'after a delta in vain it is not tried for a while');
-SELECT pg_temp.refresh() FROM generate_series(1, 32) \g /dev/null
+-- Each in a transaction of its own.
+\o /dev/null
+SELECT 'SELECT pg_temp.refresh()' FROM generate_series(1, 20) \gexec
+\o
 SELECT on_source($$UPDATE app.t SET v = v || '.' WHERE id = 3$$);
-SELECT is(pg_temp.refresh() LIKE 'ok: delta: 1 rows came, 1 were deleted%', true, 'and then again');
+SELECT alike(pg_temp.refresh(), 'ok: delta: 1 rows came, 1 were deleted%', 'and then again');
 UPDATE mimeo.refresh_config_snap SET check_stats = true;
 SELECT on_source($$UPDATE app.t SET v = v || '.' WHERE id = 3$$);
 SELECT is(string_agg(action, ' / ') ~ 'versions of the rows of "app.t", condensed / compare them .* / read the versions of blocks that differ, .* / delete the rows that are gone', true, 'plan_refresh tells of a delta')
