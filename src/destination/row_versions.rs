@@ -221,17 +221,7 @@ impl Copies<'_> {
         unsafe {
             let relation = pg_sys::table_open(self.twin, pg_sys::AccessShareLock as i32);
             let descriptor = (*relation).rd_att;
-            let all = pgrx::PgTupleDesc::from_pg_copy(descriptor);
-            let mut numbers = [0; 3];
-            for (number, (name, of_type)) in numbers.iter_mut().zip(HIDDEN_TYPES).take(self.hidden.names().count()) {
-                let is_it = |column: &&pg_sys::FormData_pg_attribute| {
-                    !column.attisdropped && column.name() == name && column.atttypid == of_type
-                };
-                // Its owner may have altered it just now.
-                let missing = || Error::Internal(format!("the live twin has no column {name} any more"));
-                let column = all.iter().find(is_it).ok_or_else(missing)?;
-                *number = i32::from(column.attnum);
-            }
+            let numbers = self.numbers(descriptor)?;
             let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
             let flags = pg_sys::ScanOptions::SO_TYPE_SEQSCAN
                 | pg_sys::ScanOptions::SO_ALLOW_STRAT
@@ -251,6 +241,25 @@ impl Copies<'_> {
             pg_sys::table_close(relation, pg_sys::NoLock as i32);
         }
         Ok(())
+    }
+
+    /// The numbers of the hidden columns, 0 for those that the twin does not have.
+    ///
+    /// # Safety
+    /// A descriptor of an open relation.
+    unsafe fn numbers(&self, descriptor: pg_sys::TupleDesc) -> Result<[i32; 3]> {
+        // SAFETY: as the caller has promised.
+        let columns = unsafe { pgrx::PgTupleDesc::from_pg_copy(descriptor) };
+        let mut numbers = [0; 3];
+        for (number, (name, of_type)) in numbers.iter_mut().zip(HIDDEN_TYPES).take(self.hidden.names().count()) {
+            let is_it = |column: &&pg_sys::FormData_pg_attribute| {
+                !column.attisdropped && column.name() == name && column.atttypid == of_type
+            };
+            // Its owner may have altered it just now.
+            let missing = || Error::Internal(format!("the live twin has no column {name} any more"));
+            *number = i32::from(columns.iter().find(is_it).ok_or_else(missing)?.attnum);
+        }
+        Ok(numbers)
     }
 
     /// Which version a row is a copy of. `numbers` are those of the hidden columns, or 0.

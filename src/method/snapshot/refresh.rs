@@ -277,6 +277,7 @@ impl Refresh<'_> {
                 // Whatever is left of the answer.
                 let _ = source.abandon_copy();
                 source.roll_back()?;
+                // Without DETAIL, which has values of rows.
                 error.report().message
             }
         };
