@@ -230,7 +230,7 @@ SELECT pg_temp.by_hand($$DELETE FROM %s WHERE id < 5$$); SELECT mimeo.refresh_sn
 SELECT ok(pg_temp.equal('app.hand') AND pg_temp.status('app.hand') = 'ok', 'U10: rows that were deleted by hand come back');
 SELECT pg_temp.by_hand($$UPDATE %s SET v = 'mine' WHERE id < 5$$); SELECT mimeo.refresh_snapshot('app.hand');
 SELECT ok(pg_temp.equal('app.hand'), 'U10: changed ones, too');
-SELECT pg_temp.by_hand($$INSERT INTO %s VALUES (99, 'mine')$$); SELECT mimeo.refresh_snapshot('app.hand');
+SELECT pg_temp.by_hand($$INSERT INTO %s (id, v) VALUES (99, 'mine')$$); SELECT mimeo.refresh_snapshot('app.hand');
 SELECT ok(pg_temp.equal('app.hand'), 'U10: and rows more');
 SELECT mimeo.refresh_snapshot('app.hand'); SELECT is(pg_temp.status('app.hand'), 'skipped', 'U10: then it is skipped again');
 

@@ -59,7 +59,7 @@ RESET ROLE;
 SQL
 on destination template_destination -f "$here/support/helpers.sql"
 
-failed=0
+failed=()
 for file in "$@"; do
     name=$(basename "$file" .sql)
     on source postgres -c "CREATE DATABASE \"$name\" TEMPLATE template_source OWNER owner"
@@ -72,6 +72,12 @@ INSERT INTO mimeo.dblink_mapping_mimeo (data_source, username, pwd)
 VALUES ('host=127.0.0.1 port=$source_port dbname=$name', 'reader', 'reader secret');
 SQL
     PGPASSWORD='dba secret' PGOPTIONS='-c client_min_messages=warning' pg_prove --failures --comments \
-        -h 127.0.0.1 -p "$destination_port" -U dba -d "$name" "$file" || failed=1
+        -h 127.0.0.1 -p "$destination_port" -U dba -d "$name" "$file" 2>&1 |
+        tee "$dir/$name.log" || failed+=("$name")
 done
-exit $failed
+# Once more at the end, for whoever sees only that.
+for name in "${failed[@]}"; do
+    echo "== failed: $name.sql"
+    grep -vE "WARNING: |\.\. ok$" "$dir/$name.log" | tail -n 25
+done
+[ ${#failed[@]} -eq 0 ]
