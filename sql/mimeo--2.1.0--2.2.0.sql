@@ -13,8 +13,10 @@ LOCK TABLE @extschema@.dblink_mapping_mimeo IN SHARE ROW EXCLUSIVE MODE;
 
 -- A queue on a source must not fill its disk.
 ALTER TABLE @extschema@.refresh_config ADD COLUMN max_queue_size bigint, ADD COLUMN follow_columns boolean,
-    ADD COLUMN delta boolean,
+    ADD COLUMN delta boolean, ADD COLUMN refresh_group text,
+    ADD CONSTRAINT refresh_config_refresh_group_check CHECK (refresh_group <> ''),
     ADD CONSTRAINT refresh_config_max_queue_size_check CHECK (max_queue_size > 0);
+ALTER TABLE @extschema@.run_history ADD COLUMN refresh_group text;
 CREATE OR REPLACE VIEW @extschema@.refresh_config_snap AS
     SELECT dest_table, source_table, type, dblink, last_run, filter, condition, period, batch_limit, jobmon,
            check_stats,
@@ -41,7 +43,8 @@ CREATE OR REPLACE VIEW @extschema@.job_status AS
            l.rows, l.bytes, l.ended - l.started AS duration, f.consecutive_failures,
            CASE WHEN l.status IN ('warning', 'critical', 'rolled_back') THEN coalesce(l.error, l.reason) END AS error,
            c.dblink AS data_source_id,
-           greatest(c.last_run, CASE WHEN l.status = 'critical' THEN l.started END) AS last_attempt, d.data_as_of
+           greatest(c.last_run, CASE WHEN l.status = 'critical' THEN l.started END) AS last_attempt, d.data_as_of,
+           c.refresh_group
       FROM @extschema@.refresh_config c
       LEFT JOIN LATERAL (SELECT h.* FROM @extschema@.run_history h
                           WHERE h.dest_table = c.dest_table AND h.status <> 'concurrent'
@@ -107,7 +110,7 @@ REVOKE ALL ON FUNCTION @extschema@.mark_given_password(), @extschema@.guard_pass
 CREATE OR REPLACE FUNCTION @extschema@.guard_refresh_config() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    v_harmless text[] := '{last_run,period,batch_limit,jobmon,boundary,last_value,dst_active,dst_start,dst_end,check_stats,insert_on_fetch,n_tup_ins,n_tup_upd,n_tup_del,keep_previous}';
+    v_harmless text[] := '{last_run,period,batch_limit,jobmon,boundary,last_value,dst_active,dst_start,dst_end,check_stats,insert_on_fetch,n_tup_ins,n_tup_upd,n_tup_del,keep_previous,refresh_group}';
     v_changed boolean := true;
     v_me jsonb;
     v_trusted boolean;
@@ -188,6 +191,16 @@ UPDATE @extschema@.refresh_config c
        c.state -> 'configured_by'))
  WHERE jsonb_typeof(c.state) = 'object';
 
+CREATE FUNCTION @extschema@.refresh_group(
+    p_group TEXT,
+    p_lock_wait INT DEFAULT NULL,
+    p_debug bool DEFAULT false
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'refresh_group_wrapper';
+REVOKE ALL ON FUNCTION @extschema@.refresh_group(text, integer, boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.refresh_group(text, integer, boolean) TO @extowner@ WITH GRANT OPTION;
+
 CREATE FUNCTION @extschema@.confirm_job(p_destination text) RETURNS void
 LANGUAGE c AS 'MODULE_PATHNAME', 'confirm_job_wrapper';
 REVOKE ALL ON FUNCTION @extschema@.confirm_job(text) FROM PUBLIC;
@@ -227,6 +240,7 @@ CREATE FUNCTION @extschema@.snapshot_maker(
     p_pulldata bool DEFAULT true,
     p_jobmon bool DEFAULT NULL,
     p_debug bool DEFAULT false,
+    p_group TEXT DEFAULT NULL,
     p_period interval DEFAULT NULL
 ) RETURNS VOID
 LANGUAGE c
@@ -243,6 +257,7 @@ CREATE FUNCTION @extschema@.table_maker(
     p_pulldata bool DEFAULT true,
     p_jobmon bool DEFAULT NULL,
     p_debug bool DEFAULT false,
+    p_group TEXT DEFAULT NULL,
     p_period interval DEFAULT NULL
 ) RETURNS VOID
 LANGUAGE c
@@ -261,6 +276,7 @@ CREATE FUNCTION @extschema@.inserter_maker(
     p_pulldata bool DEFAULT true,
     p_jobmon bool DEFAULT NULL,
     p_debug bool DEFAULT false,
+    p_group TEXT DEFAULT NULL,
     p_period interval DEFAULT NULL
 ) RETURNS VOID
 LANGUAGE c
@@ -281,6 +297,7 @@ CREATE FUNCTION @extschema@.updater_maker(
     p_pk_type TEXT[] DEFAULT NULL,
     p_jobmon bool DEFAULT NULL,
     p_debug bool DEFAULT false,
+    p_group TEXT DEFAULT NULL,
     p_period interval DEFAULT NULL
 ) RETURNS VOID
 LANGUAGE c
@@ -298,6 +315,7 @@ CREATE FUNCTION @extschema@.dml_maker(
     p_pk_type TEXT[] DEFAULT NULL,
     p_jobmon bool DEFAULT NULL,
     p_debug bool DEFAULT false,
+    p_group TEXT DEFAULT NULL,
     p_period interval DEFAULT NULL
 ) RETURNS VOID
 LANGUAGE c
@@ -315,6 +333,7 @@ CREATE FUNCTION @extschema@.logdel_maker(
     p_pk_type TEXT[] DEFAULT NULL,
     p_jobmon bool DEFAULT NULL,
     p_debug bool DEFAULT false,
+    p_group TEXT DEFAULT NULL,
     p_period interval DEFAULT NULL
 ) RETURNS VOID
 LANGUAGE c
@@ -422,8 +441,9 @@ CREATE OR REPLACE VIEW @extschema@.health AS
 -- What runs: a refresh holds the lock of its job, which everybody sees in pg_locks, but not what another role is doing. Who may read
 -- job_status may read this.
 CREATE FUNCTION @extschema@.running_refreshes(OUT pid integer, OUT job bigint, OUT phase text, OUT started timestamptz, OUT rows bigint,
-    OUT bytes bigint) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT l.pid, l.objid::bigint, substring(a.query FROM '''\): ([a-z_ ]{1,40})$'), a.xact_start, p.tuples_processed, p.bytes_processed
+    OUT bytes bigint, OUT member text) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT l.pid, l.objid::bigint, substring(a.query FROM '''\): ([a-z_ ]{1,40})$'), a.xact_start, p.tuples_processed, p.bytes_processed,
+           replace(substring(a.query FROM '^[^(]*refresh_group\(''.*'', ''(.*)''\): [a-z_ ]{1,40}$'), '''''', '''')
       FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid LEFT JOIN pg_stat_progress_copy p ON p.pid = l.pid
      WHERE l.locktype = 'object' AND l.granted AND l.mode = 'ExclusiveLock' AND l.classid = '@extschema@.refresh_config'::regclass
        AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
@@ -431,12 +451,17 @@ CREATE FUNCTION @extschema@.running_refreshes(OUT pid integer, OUT job bigint, O
                                '@extschema@.job_status'::regclass, 'SELECT')
 $$;
 CREATE VIEW @extschema@.progress AS
-    SELECT r.pid, c.dest_table, c.type, r.phase, r.started, r.rows, e.rows_expected, d.percent, r.bytes,
+    SELECT r.pid, c.dest_table, c.type, g.refresh_group, r.phase, r.started, r.rows, e.rows_expected, d.percent, r.bytes,
            (r.bytes / nullif(extract(epoch FROM clock_timestamp() - r.started), 0))::bigint AS rate,
            CASE WHEN d.percent BETWEEN 1 AND 99 THEN (clock_timestamp() - r.started) * ((100 - d.percent) / d.percent::float8) END AS eta,
            rpad(repeat('#', d.percent / 5), 20, '.') AS bar
-      FROM @extschema@.running_refreshes() r
-      JOIN @extschema@.refresh_config c ON hashtext(c.dest_table)::bigint & 4294967295 = r.job
+      FROM @extschema@.running_refreshes() w
+      JOIN @extschema@.refresh_config c ON hashtext(c.dest_table)::bigint & 4294967295 = w.job
+      -- A group holds the locks of all of its members, and works at one of them.
+     CROSS JOIN LATERAL (SELECT w.pid, w.started, CASE WHEN h.here THEN w.phase END AS phase, CASE WHEN h.here THEN w.rows END AS rows,
+                                CASE WHEN h.here THEN w.bytes END AS bytes
+                           FROM (SELECT w.member IS NULL OR w.member = c.dest_table AS here) h) r
+     CROSS JOIN LATERAL (SELECT CASE WHEN w.member IS NOT NULL THEN c.refresh_group END AS refresh_group) g
       LEFT JOIN LATERAL (SELECT nullif(h.rows, 0) AS rows_expected FROM @extschema@.run_history h
                           WHERE h.dest_table = c.dest_table AND h.status IN ('ok', 'warning') AND c.type IN ('snap', 'table')
                             AND coalesce(h.reason, '') NOT LIKE 'delta:%' AND coalesce(r.phase, '') NOT IN ('condense', 'compare', 'change')
@@ -508,6 +533,7 @@ BEGIN
         ('updater_destroyer', 'Ends an updater job; its table stays, unless p_keep_table is false'),
         ('dml_destroyer', 'Ends a dml job, and takes queue and triggers off the source, unless p_keep_source is true; its table stays, unless p_keep_table is false'),
         ('logdel_destroyer', 'Ends a logdel job, as dml_destroyer does'),
+        ('refresh_group', 'Refreshes all jobs of a group in one snapshot of their source, and shows them at one moment'),
         ('confirm_job', 'Says that a job is right as it is configured; by a role that has the rights of the owner of its destination'),
         ('rollback_snapshot', 'Shows the data again that the last refresh of a snapshot replaced, if refresh_config.keep_previous is set'),
         ('plan_refresh', 'Tells what a refresh would do now, step by step, with its locks and estimates, and does nothing'),
@@ -583,6 +609,7 @@ BEGIN
         (NULL, 'keep_previous', 'snap: the data that a refresh replaces stays in the idle twin, for rollback_snapshot'),
         (NULL, 'max_shrink_percent', 'snap: a refresh that brings fewer rows than are there, by more than this, is refused; NULL is never'),
         (NULL, 'follow_columns', 'Not of snapshots, which do it always: columns that are added, renamed, widened or dropped on the source are followed here; NULL is false'),
+        (NULL, 'refresh_group', 'Jobs of the same name are refreshed together, by refresh_group and run_refresh'),
         (NULL, 'delta', 'snap: a refresh copies the row versions that have changed on the source, and deletes those that are gone; NULL is false'),
         (NULL, 'max_queue_size', 'dml, logdel: how large the queue on the source may become, in bytes, before it takes no more changes and all rows are copied; NULL is no limit'),
         (NULL, 'guard', 'snap: a query that must return true before the new data shows; {new} in it is the table that holds them; NULL is none'),
@@ -619,6 +646,8 @@ BEGIN
         ('health', 'failing', 'Jobs whose last run has failed'),
         ('health', 'oldest_lag', 'The greatest lag of all jobs'),
         ('health', 'unscheduled', 'Jobs without a period, which run_refresh never refreshes'),
+        ('run_history', 'refresh_group', 'The group that was refreshed as one; NULL of a refresh by itself'),
+        ('progress', 'refresh_group', 'The group that is refreshed as one; phase and figures are those of the member at work'),
         ('progress', 'pid', 'The process that refreshes'),
         ('progress', 'phase', 'What it is doing; NULL if somebody holds the lock of the job without refreshing it'),
         ('progress', 'started', 'When its transaction began'),

@@ -14,6 +14,7 @@ LOCK TABLE @extschema@.refresh_config IN ACCESS EXCLUSIVE MODE;
 LOCK TABLE @extschema@.dblink_mapping_mimeo IN ACCESS EXCLUSIVE MODE;
 
 DROP FUNCTION @extschema@.confirm_job(text);
+DROP FUNCTION @extschema@.refresh_group(text, integer, boolean);
 DROP TRIGGER a_password_is_given ON @extschema@.dblink_mapping_mimeo;
 DROP TRIGGER guard_password_host ON @extschema@.dblink_mapping_mimeo;
 DROP FUNCTION @extschema@.mark_given_password();
@@ -286,7 +287,7 @@ CREATE TEMPORARY TABLE pg_temp.mimeo_acl AS
     UNION ALL
     SELECT c.relname, a.attname, a.attacl FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
      WHERE c.relnamespace = '@extschema@'::pg_catalog.regnamespace AND c.relname = ANY ('{health,job_status,refresh_config_snap,refresh_config_dml,refresh_config_logdel}'::pg_catalog.name[])
-       AND a.attacl IS NOT NULL AND a.attname <> ALL ('{unscheduled,data_as_of,max_queue_size,delta}'::pg_catalog.name[]);
+       AND a.attacl IS NOT NULL AND a.attname <> ALL ('{unscheduled,data_as_of,refresh_group,max_queue_size,delta}'::pg_catalog.name[]);
 CREATE TEMPORARY TABLE pg_temp.mimeo_init AS
     SELECT c.relname, p.objsubid, p.privtype, p.initprivs FROM pg_catalog.pg_init_privs p JOIN pg_catalog.pg_class c ON c.oid = p.objoid
      WHERE p.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.relnamespace = '@extschema@'::pg_catalog.regnamespace
@@ -307,7 +308,8 @@ END
 $do$;
 UPDATE @extschema@.refresh_config SET state = state - 'data_as_of' WHERE state ? 'data_as_of';
 ALTER TABLE @extschema@.refresh_config DROP CONSTRAINT refresh_config_max_queue_size_check, DROP COLUMN max_queue_size,
-    DROP COLUMN follow_columns, DROP COLUMN delta;
+    DROP COLUMN follow_columns, DROP COLUMN delta, DROP CONSTRAINT refresh_config_refresh_group_check, DROP COLUMN refresh_group;
+ALTER TABLE @extschema@.run_history DROP COLUMN refresh_group;
 CREATE VIEW @extschema@.refresh_config_snap AS
     SELECT dest_table, source_table, type, dblink, last_run, filter, condition, period, batch_limit, jobmon,
            check_stats,

@@ -123,6 +123,8 @@ CREATE TABLE @extschema@.refresh_config (
     follow_columns boolean,
     -- snap: whether refreshes copy the row versions that have changed
     delta boolean,
+    -- jobs of one name are refreshed together
+    refresh_group text,
     CONSTRAINT refresh_config_pkey PRIMARY KEY (dest_table),
     CONSTRAINT refresh_config_dblink_fkey FOREIGN KEY (dblink)
         REFERENCES @extschema@.dblink_mapping_mimeo (data_source_id),
@@ -133,7 +135,8 @@ CREATE TABLE @extschema@.refresh_config (
     CONSTRAINT refresh_config_pk_check CHECK (type NOT IN ('updater_time', 'updater_serial', 'dml', 'logdel')
         OR (pk_name IS NOT NULL AND pk_type IS NOT NULL)),
     CONSTRAINT refresh_config_max_shrink_percent_check CHECK (max_shrink_percent BETWEEN 0 AND 100),
-    CONSTRAINT refresh_config_max_queue_size_check CHECK (max_queue_size > 0)
+    CONSTRAINT refresh_config_max_queue_size_check CHECK (max_queue_size > 0),
+    CONSTRAINT refresh_config_refresh_group_check CHECK (refresh_group <> '')
 );
 CREATE INDEX refresh_config_dblink_idx ON @extschema@.refresh_config (dblink);
 COMMENT ON TABLE @extschema@.refresh_config IS 'One row a job; the views refresh_config_… show those of one method';
@@ -161,6 +164,8 @@ CREATE TABLE @extschema@.run_history (
     sqlstate text,
     error text,
     run_by text NOT NULL DEFAULT session_user,
+    -- the group that was refreshed as one
+    refresh_group text,
     CONSTRAINT run_history_pkey PRIMARY KEY (run_id),
     CONSTRAINT run_history_status_check CHECK (status IN ('ok', 'skipped', 'warning', 'critical', 'concurrent', 'rolled_back'))
 );

@@ -147,7 +147,7 @@ CREATE TRIGGER write_refresh_config INSTEAD OF INSERT OR UPDATE OR DELETE ON @ex
 CREATE FUNCTION @extschema@.guard_refresh_config() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    v_harmless text[] := '{last_run,period,batch_limit,jobmon,boundary,last_value,dst_active,dst_start,dst_end,check_stats,insert_on_fetch,n_tup_ins,n_tup_upd,n_tup_del,keep_previous}';
+    v_harmless text[] := '{last_run,period,batch_limit,jobmon,boundary,last_value,dst_active,dst_start,dst_end,check_stats,insert_on_fetch,n_tup_ins,n_tup_upd,n_tup_del,keep_previous,refresh_group}';
     v_changed boolean := true;
     v_me jsonb;
     v_trusted boolean;
@@ -235,7 +235,8 @@ CREATE VIEW @extschema@.job_status AS
            l.rows, l.bytes, l.ended - l.started AS duration, f.consecutive_failures,
            CASE WHEN l.status IN ('warning', 'critical', 'rolled_back') THEN coalesce(l.error, l.reason) END AS error,
            c.dblink AS data_source_id,
-           greatest(c.last_run, CASE WHEN l.status = 'critical' THEN l.started END) AS last_attempt, d.data_as_of
+           greatest(c.last_run, CASE WHEN l.status = 'critical' THEN l.started END) AS last_attempt, d.data_as_of,
+           c.refresh_group
       FROM @extschema@.refresh_config c
       LEFT JOIN LATERAL (SELECT h.* FROM @extschema@.run_history h
                           WHERE h.dest_table = c.dest_table AND h.status <> 'concurrent'
@@ -261,8 +262,9 @@ COMMENT ON VIEW @extschema@.health IS 'One row: how many jobs there are, are lat
 -- What runs: a refresh holds the lock of its job, which everybody sees in pg_locks, but not what another role is doing. Who may read
 -- job_status may read this.
 CREATE FUNCTION @extschema@.running_refreshes(OUT pid integer, OUT job bigint, OUT phase text, OUT started timestamptz, OUT rows bigint,
-    OUT bytes bigint) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT l.pid, l.objid::bigint, substring(a.query FROM '''\): ([a-z_ ]{1,40})$'), a.xact_start, p.tuples_processed, p.bytes_processed
+    OUT bytes bigint, OUT member text) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT l.pid, l.objid::bigint, substring(a.query FROM '''\): ([a-z_ ]{1,40})$'), a.xact_start, p.tuples_processed, p.bytes_processed,
+           replace(substring(a.query FROM '^[^(]*refresh_group\(''.*'', ''(.*)''\): [a-z_ ]{1,40}$'), '''''', '''')
       FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid LEFT JOIN pg_stat_progress_copy p ON p.pid = l.pid
      WHERE l.locktype = 'object' AND l.granted AND l.mode = 'ExclusiveLock' AND l.classid = '@extschema@.refresh_config'::regclass
        AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
@@ -270,12 +272,17 @@ CREATE FUNCTION @extschema@.running_refreshes(OUT pid integer, OUT job bigint, O
                                '@extschema@.job_status'::regclass, 'SELECT')
 $$;
 CREATE VIEW @extschema@.progress AS
-    SELECT r.pid, c.dest_table, c.type, r.phase, r.started, r.rows, e.rows_expected, d.percent, r.bytes,
+    SELECT r.pid, c.dest_table, c.type, g.refresh_group, r.phase, r.started, r.rows, e.rows_expected, d.percent, r.bytes,
            (r.bytes / nullif(extract(epoch FROM clock_timestamp() - r.started), 0))::bigint AS rate,
            CASE WHEN d.percent BETWEEN 1 AND 99 THEN (clock_timestamp() - r.started) * ((100 - d.percent) / d.percent::float8) END AS eta,
            rpad(repeat('#', d.percent / 5), 20, '.') AS bar
-      FROM @extschema@.running_refreshes() r
-      JOIN @extschema@.refresh_config c ON hashtext(c.dest_table)::bigint & 4294967295 = r.job
+      FROM @extschema@.running_refreshes() w
+      JOIN @extschema@.refresh_config c ON hashtext(c.dest_table)::bigint & 4294967295 = w.job
+      -- A group holds the locks of all of its members, and works at one of them.
+     CROSS JOIN LATERAL (SELECT w.pid, w.started, CASE WHEN h.here THEN w.phase END AS phase, CASE WHEN h.here THEN w.rows END AS rows,
+                                CASE WHEN h.here THEN w.bytes END AS bytes
+                           FROM (SELECT w.member IS NULL OR w.member = c.dest_table AS here) h) r
+     CROSS JOIN LATERAL (SELECT CASE WHEN w.member IS NOT NULL THEN c.refresh_group END AS refresh_group) g
       LEFT JOIN LATERAL (SELECT nullif(h.rows, 0) AS rows_expected FROM @extschema@.run_history h
                           WHERE h.dest_table = c.dest_table AND h.status IN ('ok', 'warning') AND c.type IN ('snap', 'table')
                             AND coalesce(h.reason, '') NOT LIKE 'delta:%' AND coalesce(r.phase, '') NOT IN ('condense', 'compare', 'change')

@@ -311,6 +311,15 @@ pub enum Error {
     JobmonMissing,
     Busy(String),
     Altered(String),
+    /// What a group has looked at has changed before its snapshot was opened: the group begins again.
+    ChangedMeanwhile(String),
+    UnknownGroup(String),
+    /// Of the other members of a group: what has failed.
+    TakenBack {
+        group: String,
+        member: String,
+        report: Report,
+    },
     NothingKept {
         destination: String,
         kept: bool,
@@ -427,6 +436,11 @@ impl Error {
     /// The recovery of a standby has cancelled the query.
     pub fn is_of_recovery(&self) -> bool {
         matches!(self.kind(), Error::Remote { report, .. } if report.sqlstate == PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE)
+    }
+
+    /// A group has to begin again.
+    pub fn is_of_change(&self) -> bool {
+        matches!(self.kind(), Error::ChangedMeanwhile(_))
     }
 
     /// The source cannot be reached any more.

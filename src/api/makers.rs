@@ -25,7 +25,8 @@ fn snapshot_maker(
     p_pulldata: default!(Option<bool>, "true"),
     p_jobmon: default!(Option<bool>, "NULL"),
     p_debug: default!(Option<bool>, "false"),
-    p_period: default!(Later<9, Interval>, "NULL"),
+    p_group: default!(Later<9, Text>, "NULL"),
+    p_period: default!(Later<10, Interval>, "NULL"),
 ) -> Result<(), ErrorReport> {
     snapshot::make(&Request {
         source_table: &p_src_table.given("p_src_table")?,
@@ -38,6 +39,7 @@ fn snapshot_maker(
         jobmon: p_jobmon,
         debug: p_debug.given("p_debug")?,
         period: p_period.value(),
+        group: p_group.value().map(|group| group.to_string()),
     })?;
     Ok(())
 }
@@ -56,7 +58,8 @@ fn table_maker(
     p_pulldata: default!(Option<bool>, "true"),
     p_jobmon: default!(Option<bool>, "NULL"),
     p_debug: default!(Option<bool>, "false"),
-    p_period: default!(Later<10, Interval>, "NULL"),
+    p_group: default!(Later<10, Text>, "NULL"),
+    p_period: default!(Later<11, Interval>, "NULL"),
 ) -> Result<(), ErrorReport> {
     let common = Request {
         source_table: &p_src_table.given("p_src_table")?,
@@ -69,6 +72,7 @@ fn table_maker(
         jobmon: p_jobmon,
         debug: p_debug.given("p_debug")?,
         period: p_period.value(),
+        group: p_group.value().map(|group| group.to_string()),
     };
     table::make(&table::Request { common, sequences: strings(p_sequences, "p_sequences")? })?;
     Ok(())
@@ -90,7 +94,8 @@ fn inserter_maker(
     p_pulldata: default!(Option<bool>, "true"),
     p_jobmon: default!(Option<bool>, "NULL"),
     p_debug: default!(Option<bool>, "false"),
-    p_period: default!(Later<12, Interval>, "NULL"),
+    p_group: default!(Later<12, Text>, "NULL"),
+    p_period: default!(Later<13, Interval>, "NULL"),
 ) -> Result<(), ErrorReport> {
     let common = Request {
         source_table: &p_src_table.given("p_src_table")?,
@@ -103,6 +108,7 @@ fn inserter_maker(
         jobmon: p_jobmon,
         debug: p_debug.given("p_debug")?,
         period: p_period.value(),
+        group: p_group.value().map(|group| group.to_string()),
     };
     incremental::make(
         Method::Inserter,
@@ -135,7 +141,8 @@ fn updater_maker(
     p_pk_type: default!(Option<Vec<Option<Text>>>, "NULL"),
     p_jobmon: default!(Option<bool>, "NULL"),
     p_debug: default!(Option<bool>, "false"),
-    p_period: default!(Later<14, Interval>, "NULL"),
+    p_group: default!(Later<14, Text>, "NULL"),
+    p_period: default!(Later<15, Interval>, "NULL"),
 ) -> Result<(), ErrorReport> {
     let common = Request {
         source_table: &p_src_table.given("p_src_table")?,
@@ -148,6 +155,7 @@ fn updater_maker(
         jobmon: p_jobmon,
         debug: p_debug.given("p_debug")?,
         period: p_period.value(),
+        group: p_group.value().map(|group| group.to_string()),
     };
     incremental::make(
         Method::Updater,
@@ -177,7 +185,8 @@ fn dml_maker(
     p_pk_type: default!(Option<Vec<Option<Text>>>, "NULL"),
     p_jobmon: default!(Option<bool>, "NULL"),
     p_debug: default!(Option<bool>, "false"),
-    p_period: default!(Later<11, Interval>, "NULL"),
+    p_group: default!(Later<11, Text>, "NULL"),
+    p_period: default!(Later<12, Interval>, "NULL"),
 ) -> Result<(), ErrorReport> {
     let common = Request {
         source_table: &p_src_table.given("p_src_table")?,
@@ -190,6 +199,7 @@ fn dml_maker(
         jobmon: p_jobmon,
         debug: p_debug.given("p_debug")?,
         period: p_period.value(),
+        group: p_group.value().map(|group| group.to_string()),
     };
     let key = GivenKey { names: strings(p_pk_name, "p_pk_name")?, types: strings(p_pk_type, "p_pk_type")? };
     replay::make(Method::Dml, &replay::Request { common, key })?;
@@ -211,7 +221,8 @@ fn logdel_maker(
     p_pk_type: default!(Option<Vec<Option<Text>>>, "NULL"),
     p_jobmon: default!(Option<bool>, "NULL"),
     p_debug: default!(Option<bool>, "false"),
-    p_period: default!(Later<11, Interval>, "NULL"),
+    p_group: default!(Later<11, Text>, "NULL"),
+    p_period: default!(Later<12, Interval>, "NULL"),
 ) -> Result<(), ErrorReport> {
     let common = Request {
         source_table: &p_src_table.given("p_src_table")?,
@@ -224,6 +235,7 @@ fn logdel_maker(
         jobmon: p_jobmon,
         debug: p_debug.given("p_debug")?,
         period: p_period.value(),
+        group: p_group.value().map(|group| group.to_string()),
     };
     let key = GivenKey { names: strings(p_pk_name, "p_pk_name")?, types: strings(p_pk_type, "p_pk_type")? };
     replay::make(Method::Logdel, &replay::Request { common, key })?;

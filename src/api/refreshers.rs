@@ -3,6 +3,7 @@
 use super::arguments::{Given, Text};
 use crate::job::lock::Wait;
 use crate::job::method::Method;
+use crate::method::group;
 use crate::method::incremental::{self, Repull};
 use crate::method::replay;
 use crate::method::running::Call;
@@ -12,7 +13,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 fn call(destination: &str, jobmon: Option<bool>, lock_wait: Option<i32>, debug: bool) -> Call<'_> {
-    Call { destination, jobmon, lock_wait: Wait::from_argument(lock_wait), debug }
+    Call { destination, jobmon, lock_wait: Wait::from_argument(lock_wait), debug, first: false }
 }
 
 /// Refreshes a snapshot.
@@ -32,6 +33,18 @@ fn refresh_snapshot(
         pull_data: p_pulldata.given("p_pulldata")?,
         check_stats: p_check_stats,
     })?;
+    Ok(())
+}
+
+/// Refreshes all jobs of a group in one snapshot of their source and one transaction here.
+#[pg_extern]
+fn refresh_group(
+    p_group: Option<Text>,
+    p_lock_wait: default!(Option<i32>, "NULL"),
+    p_debug: default!(Option<bool>, "false"),
+) -> Result<(), ErrorReport> {
+    let group = p_group.given("p_group")?;
+    group::refresh(&group, Wait::from_argument(p_lock_wait), p_debug.given("p_debug")?)?;
     Ok(())
 }
 

@@ -77,10 +77,23 @@ fn pin(settings: &[(&'static CStr, &'static CStr)]) {
     }
 }
 
-impl Identity {
-    /// The same role without the restriction of this identity, for a step that runs no code of users, as REFRESH MATERIALIZED VIEW
+/// What the caller of a refresh may do, before it acts as somebody else.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    context: i32,
+}
+
+impl Caller {
+    pub fn now() -> Caller {
+        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+        // SAFETY: reads two variables.
+        unsafe { pg_sys::GetUserIdAndSecContext(&mut user, &mut context) };
+        Caller { context }
+    }
+
+    /// The role that is acted as, without the restriction that came with it, for a step that runs no code of users, as REFRESH MATERIALIZED VIEW
     /// CONCURRENTLY creates its temporary table. A restriction of the caller stays.
-    pub fn unrestricted(&self) -> Identity {
+    pub fn unrestricted(self) -> Identity {
         let mut user = pg_sys::InvalidOid;
         let mut context = 0;
         // SAFETY: plain assignments and a new GUC level, all undone by Drop or by the end of the (sub)transaction.
@@ -90,6 +103,11 @@ impl Identity {
             Identity { user, context, nest_level: pg_sys::NewGUCNestLevel() }
         }
     }
+}
+
+/// As long as the innermost Identity lasts, triggers that check foreign keys do not fire. Nor do others: it is for tables that have none.
+pub fn without_triggers() {
+    pin(&[(c"session_replication_role", c"replica")]);
 }
 
 /// Pins the settings and keeps the role.

@@ -63,6 +63,23 @@ pub fn find_as_written(text: &str) -> Result<Option<Relation>> {
     Ok(None)
 }
 
+/// Whether a role may read all of a table.
+pub fn may_read(role: pg_sys::Oid, table: pg_sys::Oid) -> Result<bool> {
+    spi::is_true("SELECT pg_catalog.has_table_privilege($1, $2, 'SELECT')", &[role.into(), oid_arg(table)])
+}
+
+/// The names of these relations, as far as they exist.
+pub fn names_of(oids: &[pg_sys::Oid]) -> Result<Vec<Name>> {
+    let names = spi::json(
+        "SELECT pg_catalog.json_agg(pg_catalog.json_build_object('schema', n.nspname, 'name', c.relname))::pg_catalog.text
+           FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
+             ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+          WHERE c.oid OPERATOR(pg_catalog.=) ANY ($1)",
+        &[oids.to_vec().into()],
+    )?;
+    Ok(names.unwrap_or_default())
+}
+
 fn find_visible(name: &str) -> Result<Option<Relation>> {
     let schema = spi::text(
         "SELECT n.nspname::pg_catalog.text
@@ -107,12 +124,27 @@ pub fn lock_patiently(
     wait: Patience,
     intent: &'static str,
 ) -> Result<()> {
+    lock_together(oids, mode, |_| name(), wait, intent)
+}
+
+/// The same; `name` is told which of them was in use.
+pub fn lock_together(
+    oids: &[pg_sys::Oid],
+    mode: u32,
+    name: impl FnOnce(pg_sys::Oid) -> Result<String>,
+    wait: Patience,
+    intent: &'static str,
+) -> Result<()> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(200);
     loop {
+        let mut next = pg_sys::InvalidOid;
         let outcome = attempt(|| {
-            set_lock_timeout(wait.queue)?;
+            // However many they are: who waits behind the first one waits no longer than for one.
+            let until = Instant::now() + wait.queue;
             for &oid in oids {
+                next = oid;
+                set_lock_timeout(until.saturating_duration_since(Instant::now()))?;
                 // SAFETY: waits for a lock, for lock_timeout at most; the transaction releases it.
                 unsafe { pg_sys::LockRelationOid(oid, mode as i32) };
             }
@@ -123,7 +155,7 @@ pub fn lock_patiently(
             other => return other,
         }
         if start.elapsed() + pause > wait.give_up {
-            return Err(Error::InUse { relation: name()?, seconds: start.elapsed().as_secs(), intent });
+            return Err(Error::InUse { relation: name(next)?, seconds: start.elapsed().as_secs(), intent });
         }
         interrupts::sleep(pause);
         pause = (pause * 3 / 2).min(Duration::from_secs(1));

@@ -39,7 +39,7 @@ pub fn rebuild(oid: pg_sys::Oid, built: &[pg_sys::Oid]) -> Result<()> {
 #[derive(Debug, Deserialize)]
 pub struct ForeignKey {
     #[serde(deserialize_with = "relation::oid")]
-    to: pg_sys::Oid,
+    pub to: pg_sys::Oid,
     name: String,
     definition: String,
     comment: Option<String>,

@@ -6,6 +6,7 @@ pub mod change;
 pub mod column_map;
 pub mod copy_in;
 pub mod dependents;
+pub mod exchange;
 pub mod fill;
 pub mod following;
 pub mod heap;

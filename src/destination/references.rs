@@ -5,6 +5,7 @@ use crate::backend::name::{quote, Name, Operator};
 use crate::backend::ownership;
 use crate::backend::relation::{self, oid_arg, Patience};
 use crate::backend::spi;
+use crate::destination::exchange::Together;
 use crate::error::{Error, Result};
 use pgrx::pg_sys;
 use serde::Deserialize;
@@ -60,11 +61,12 @@ SELECT coalesce(json_agg(json_build_object(
 ///
 /// # Errors
 /// ForeignKey.
-pub fn check_outgoing(table: pg_sys::Oid, rows: &Name) -> Result<()> {
+pub fn check_outgoing(table: pg_sys::Oid, rows: &Name, together: &Together) -> Result<()> {
     let keys: Vec<ForeignKey> =
         spi::json(&format!("{KEYS} AND k.convalidated AND k.conrelid = $1"), &[oid_arg(table)])?.unwrap_or_default();
     for key in keys {
-        let (rows, to) = (rows.to_string(), key.to.rows());
+        let to = together.shadow_of(key.to.oid).map_or_else(|| key.to.rows(), Name::to_string);
+        let rows = rows.to_string();
         if key.to_itself {
             key.check(&rows, &rows)?;
         } else {
@@ -74,12 +76,13 @@ pub fn check_outgoing(table: pg_sys::Oid, rows: &Name) -> Result<()> {
     Ok(())
 }
 
-/// Checks the foreign keys of other tables that reference `table`, against the rows that will replace its own.
+/// Checks the foreign keys of other tables that reference `table`, against the rows that will replace its own. Those of tables that are
+/// checked from their side, with all of their rows, are left out.
 ///
 /// # Errors
 /// ForeignKey.
-pub fn check_incoming(table: pg_sys::Oid, rows: &Name) -> Result<()> {
-    for key in incoming(table, "k.convalidated")? {
+pub fn check_incoming(table: pg_sys::Oid, rows: &Name, together: &Together) -> Result<()> {
+    for key in incoming(table, "k.convalidated")?.iter().filter(|key| !together.is_checked(key.from.oid)) {
         of_others(&[key.from.oid], || key.check(&key.from.rows(), &rows.to_string()))?;
     }
     Ok(())
@@ -182,6 +185,64 @@ pub fn trust_actions(table: pg_sys::Oid, wait: Patience) -> Result<()> {
     let tables: Vec<_> = found.into_iter().map(|found| found.0).collect();
     lock_in(pg_sys::RowExclusiveLock, &tables, wait)?;
     ownership::require_others(&tables, true)
+}
+
+/// Whether foreign keys from and to a table may be checked by us, once its rows and those of the other members have come: there is nothing
+/// else that its triggers would do.
+pub fn can_wait(table: pg_sys::Oid, company: &[pg_sys::Oid]) -> Result<bool> {
+    spi::is_true(
+        "WITH parts (oid) AS (SELECT $1 UNION SELECT p.relid FROM pg_partition_tree($1) p)
+         SELECT EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f' AND k.conrelid = ANY ($2) AND k.confrelid = ANY ($2)
+                           AND $1 IN (k.conrelid, k.confrelid))
+            AND NOT EXISTS (SELECT FROM pg_trigger g JOIN parts p ON p.oid = g.tgrelid WHERE NOT g.tgisinternal)
+            AND NOT EXISTS (SELECT FROM pg_rewrite w JOIN parts p ON p.oid = w.ev_class)
+            AND NOT EXISTS (SELECT FROM pg_constraint k JOIN parts p ON p.oid = k.conrelid WHERE k.contype <> 'f' AND k.condeferrable)
+            AND NOT EXISTS (SELECT FROM pg_constraint k JOIN parts p ON p.oid IN (k.conrelid, k.confrelid)
+                             WHERE k.contype = 'f' AND NOT (k.convalidated AND coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true)))
+            AND NOT EXISTS (SELECT FROM pg_constraint k JOIN parts p ON p.oid = k.confrelid
+                             WHERE k.contype = 'f' AND k.conrelid <> ALL ($2) AND (k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd')))
+            AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f' AND $1 IN (k.conrelid, k.confrelid) AND to_jsonb(k) ->> 'conperiod' = 'true')",
+        &[oid_arg(table), company.to_vec().into()],
+    )
+}
+
+/// Checks all foreign keys of a table whose rows are in place, and those of others to it.
+///
+/// # Errors
+/// ForeignKey, UntrustedOwner, InUse.
+pub fn check_in_place(table: pg_sys::Oid, name: &Name, together: &Together, wait: Patience) -> Result<()> {
+    lock_referenced(table, wait)?;
+    check_outgoing(table, name, together)?;
+    lock_referencing(table, wait)?;
+    check_incoming(table, name, together)
+}
+
+/// Whether foreign keys refer to it, or it has some.
+pub fn has_any(table: pg_sys::Oid) -> Result<bool> {
+    spi::is_true(
+        "SELECT true FROM pg_constraint k WHERE k.contype = 'f' AND $1 IN (k.conrelid, k.confrelid) LIMIT 1",
+        &[oid_arg(table)],
+    )
+}
+
+/// Whether other tables refer to it.
+pub fn is_referenced(table: pg_sys::Oid) -> Result<bool> {
+    spi::is_true(
+        "SELECT true FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid = $1 LIMIT 1",
+        &[oid_arg(table)],
+    )
+}
+
+/// Foreign keys between these tables, or their partitions: the referencing table, and the referenced one.
+pub fn between(tables: &[pg_sys::Oid]) -> Result<Vec<(pg_sys::Oid, pg_sys::Oid)>> {
+    let found: Vec<(u32, u32)> = spi::json(
+        "SELECT coalesce(json_agg(DISTINCT jsonb_build_array(k.conrelid::bigint, k.confrelid::bigint)), '[]')::pg_catalog.text
+           FROM pg_constraint k
+          WHERE k.contype = 'f' AND k.conrelid = ANY ($1) AND k.confrelid = ANY ($1) AND k.conrelid <> k.confrelid",
+        &[tables.to_vec().into()],
+    )?
+    .unwrap_or_default();
+    Ok(found.into_iter().map(|(from, to)| (from.into(), to.into())).collect())
 }
 
 #[derive(Deserialize)]

@@ -8,25 +8,22 @@
 use crate::backend::identity::{keeps_its_snapshot, set_local};
 use crate::backend::name::{literal, quote, Name};
 use crate::backend::ownership;
-use crate::backend::relation::{self, lock_exclusively, oid_arg, Patience, Relation};
+use crate::backend::relation::{self, oid_arg, Patience, Relation};
 use crate::backend::spi;
-use crate::backend::storage;
-use crate::destination::alter;
 use crate::destination::following::Following;
-use crate::destination::heap::{self, Indexed};
+use crate::destination::heap;
 use crate::destination::indexes;
 use crate::destination::references;
 use crate::destination::statistics;
-use crate::destination::table;
 use crate::error::{Error, Result};
 use pgrx::pg_sys;
 use serde::Deserialize;
-use std::collections::hash_map::{HashMap, RandomState};
+use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 
 /// A table of the same physical form as the original, beside it.
 pub struct ShadowTable {
-    original: Relation,
+    pub(super) original: Relation,
     pub name: Name,
     pub oid: pg_sys::Oid,
     /// A part of all its names.
@@ -34,14 +31,14 @@ pub struct ShadowTable {
     /// The original's.
     indexes: Vec<Index>,
     /// Indexes of the original, and their copies.
-    pairs: Vec<(pg_sys::Oid, pg_sys::Oid)>,
+    pub(super) pairs: Vec<(pg_sys::Oid, pg_sys::Oid)>,
     /// Extended statistics of the original, and their copies.
-    statistics: Vec<(pg_sys::Oid, pg_sys::Oid)>,
+    pub(super) statistics: Vec<(pg_sys::Oid, pg_sys::Oid)>,
 }
 
 /// An index of the original.
 #[derive(Deserialize)]
-struct Index {
+pub(super) struct Index {
     #[serde(deserialize_with = "relation::oid")]
     oid: pg_sys::Oid,
     name: String,
@@ -211,97 +208,8 @@ impl ShadowTable {
         self.make_indexes(|index| index.exclusion.is_none())
     }
 
-    /// Once it is loaded, with what is `indexed` of the indexes that it has: checks foreign keys, swaps the storage, and
-    /// drops it. With `cascade`, tables that point at the original are emptied; otherwise their foreign keys must hold.
-    ///
-    /// 1. The other indexes, and statistics, are made on the shadow table.
-    /// 2. Foreign keys in both directions are checked. Nobody writes to the referencing tables from here on.
-    /// 3. The exclusive lock, without a queue of readers behind it; then only catalog rows change.
-    /// 4. The columns of the original are changed before, as `following` says, while it is empty. If a foreign key refers to one whose type
-    ///    changes, PostgreSQL checks that with the rows that are there, and readers wait for it.
-    pub fn take_over(
-        mut self,
-        indexed: &Indexed,
-        cascade: bool,
-        following: &Following,
-        patience: Patience,
-    ) -> Result<()> {
-        if let Indexed::Only(built) = indexed {
-            indexes::rebuild(self.oid, built)?;
-        }
-        self.make_indexes(|_| true)?;
-        table::analyze(&self.name)?;
-        let filled = following.filled(&self.name)?;
-        let (oid, name) = (self.original.oid, self.original.name());
-        references::lock_referenced(oid, patience)?;
-        references::check_outgoing(oid, &self.name)?;
-        // The TOAST table goes with the shadow table: an autovacuum on it must not be waited for while readers are shut out.
-        let mut locked: Vec<_> = table::toast_of(oid)?.into_iter().chain([oid]).collect();
-        if cascade {
-            locked.extend(references::all_referencing(oid)?);
-        } else {
-            references::lock_referencing(oid, patience)?;
-            references::check_incoming(oid, &self.name)?;
-        }
-        // Nothing that the rows that go would have to be written, or looked at, for; unless others refer to them by what changes.
-        let referenced = following.is_referenced(&self.original)?;
-        let mut empty = if !referenced && (following.rewrites() || !filled.is_empty()) {
-            Some(ShadowTable::make(&self.original, &Following::default(), patience)?)
-        } else {
-            None
-        };
-        if let Some(empty) = &mut empty {
-            empty.make_indexes(|_| true)?;
-        }
-        if !following.is_empty() {
-            locked.extend(following.locked(&self.original)?);
-        }
-        lock_exclusively(&locked, &name, patience, "replaced")?;
-        if !following.is_empty() {
-            let at_once = if referenced { &[] } else { filled.as_slice() };
-            self.reform(following, at_once, empty.as_ref())?;
-        }
-        if cascade {
-            ownership::require_others(&references::all_referencing(oid)?, true)?;
-            spi::run(&format!("TRUNCATE ONLY {name} CASCADE"), &[])?;
-        }
-        storage::swap(oid, self.oid, &self.pairs)?;
-        statistics::move_extended(&self.statistics)?;
-        spi::run(&format!("DROP TABLE {}", self.name), &[])?;
-        storage::name_toast_table(oid);
-        for column in filled.iter().filter(|_| referenced) {
-            alter::require(&name, column)?;
-        }
-        Ok(())
-    }
-
-    /// Changes the columns of the original, which is locked. If that would read or write its rows, these go first, into the storage of an
-    /// empty table of the same form.
-    fn reform(&mut self, following: &Following, filled: &[String], empty: Option<&ShadowTable>) -> Result<()> {
-        let (oid, name) = (self.original.oid, self.original.name());
-        let before: HashMap<u32, String> = alter::names_of(oid)?.into_iter().collect();
-        if let Some(empty) = empty {
-            storage::swap(oid, empty.oid, &empty.pairs)?;
-            spi::run(&format!("DROP TABLE {}", empty.name), &[])?;
-            // PostgreSQL gives that name to another one when it writes the table anew.
-            storage::name_toast_table(oid);
-        }
-        following.alter(&name, true)?;
-        for column in filled {
-            alter::require(&name, column)?;
-        }
-        // PostgreSQL makes indexes anew for another type, under their names.
-        let after: HashMap<String, u32> = alter::names_of(oid)?.into_iter().map(|(oid, name)| (name, oid)).collect();
-        for (original, _) in self.pairs.iter_mut().chain(&mut self.statistics) {
-            let now = before.get(&original.to_u32()).and_then(|name| after.get(name));
-            let now = now.ok_or_else(|| Error::Internal("an index is gone".to_string()))?;
-            *original = (*now).into();
-        }
-        Ok(())
-    }
-
     /// Those of the original's indexes that are `wanted`, and not there yet, made on the shadow table.
-    fn make_indexes(&mut self, wanted: impl Fn(&Index) -> bool) -> Result<()> {
+    pub(super) fn make_indexes(&mut self, wanted: impl Fn(&Index) -> bool) -> Result<()> {
         let (wanted, left): (Vec<_>, _) = std::mem::take(&mut self.indexes).into_iter().partition(wanted);
         self.indexes = left;
         for original in wanted {

@@ -91,6 +91,14 @@ impl Twins {
         length <= columns.len() && table::shows(shown, &columns[..length])
     }
 
+    /// What `swap` locks exclusively.
+    pub fn locks(&self, shown: &Shape, columns: &[Column]) -> Result<Vec<pg_sys::Oid>> {
+        if Twins::is_extended(shown, columns) {
+            return Ok(vec![self.view.oid]);
+        }
+        Ok(dependents::Family::of(self.view.oid)?.oids())
+    }
+
     /// Points the view, which shows `shown` now, to the idle twin, and returns whether it had to be created again.
     ///
     /// 1. The view that only grows by columns at its end, or not at all, is replaced: everything on it stays.

@@ -1,12 +1,13 @@
 //! Rows that replace those with the same key: collected in a temporary table first, then merged in one statement.
 
 use crate::backend::compat;
-use crate::backend::identity::{pin_settings, set_local, Identity};
+use crate::backend::identity::{pin_settings, set_local, Caller, Identity};
 use crate::backend::name::replace_words;
 use crate::backend::name::{quote, quote_list, Name, Operator};
 use crate::backend::relation::{self, oid_arg, Patience, Relation};
 use crate::backend::spi;
 use crate::backend::subtransaction::caught;
+use crate::destination::exchange::Exchange;
 use crate::destination::following::Following;
 use crate::destination::heap::{self, Indexed};
 use crate::destination::shadow;
@@ -38,13 +39,13 @@ pub struct Collected {
 impl Collected {
     /// Makes it, empty, as the destination's owner. It goes at the end of the transaction.
     /// The columns are called as they are once `following` is applied, and have the types that they have then.
-    pub fn make(destination: &Name, columns: &[String], following: &Following, owner: &Identity) -> Result<Collected> {
+    pub fn make(destination: &Name, columns: &[String], following: &Following, caller: Caller) -> Result<Collected> {
         let number = MADE.get() + 1;
         MADE.set(number);
         let name = Name::new("pg_temp", format!("mimeo_rows_{number}"));
         {
             // A restricted role may not make temporary tables; nothing but the table's definition runs here.
-            let _unrestricted = owner.unrestricted();
+            let _unrestricted = caller.unrestricted();
             let list = columns.iter().map(|column| following.model(column)).collect::<Vec<_>>().join(", ");
             spi::run(
                 &format!(
@@ -89,18 +90,15 @@ impl Collected {
         Ok(format!("EXISTS (SELECT FROM {} d WHERE {same})", destination.table()))
     }
 
-    /// Replaces all rows of a destination by `rows`.
-    pub fn replace_all(
+    /// Replaces all rows of a destination, where they are, by `rows`.
+    pub fn replace_in_place(
         &self,
         original: &Relation,
         destination: &Shape,
-        (columns, key, rows): (&[String], &[String], &str),
+        (columns, rows): (&[String], &str),
         following: &Following,
         patience: Patience,
     ) -> Result<()> {
-        if is_rewritable(destination)? {
-            return self.rewrite(original, (columns, key, rows), "false", following, patience);
-        }
         shadow::empty_in_place(original, false, patience)?;
         following.apply(original, patience)?;
         let list = quote_list(columns.iter().map(String::as_str));
@@ -218,7 +216,7 @@ impl Collected {
         kept: &str,
         following: &Following,
         patience: Patience,
-    ) -> Result<()> {
+    ) -> Result<Exchange> {
         let same = same_key(self.oid, key)?;
         let old = OldRows::of(original, following)?;
         let new = old.list(|name, value| {
@@ -243,7 +241,7 @@ impl Collected {
         columns: &[String],
         following: &Following,
         patience: Patience,
-    ) -> Result<()> {
+    ) -> Result<Exchange> {
         let old = OldRows::of(original, following)?;
         let new = old.list(|name, value| {
             if columns.iter().any(|column| column == name) {
@@ -342,18 +340,20 @@ impl Collected {
     }
 }
 
-/// Changes the columns of a destination to which no rows come.
-pub fn change_columns(original: &Relation, projected: &Shape, following: &Following, patience: Patience) -> Result<()> {
-    if following.is_empty() {
-        return Ok(());
+/// Changes the columns of a destination to which no rows come, with its rows written anew beside it. None if it is better to change them where
+/// they are.
+pub fn change_beside(
+    original: &Relation,
+    projected: &Shape,
+    following: &Following,
+    patience: Patience,
+) -> Result<Option<Exchange>> {
+    if following.is_empty() || !is_rewritable(projected)? || !following.goes_beside(original, 0, &[])? {
+        return Ok(None);
     }
-    if is_rewritable(projected)? && following.goes_beside(original, 0, &[])? {
-        let old = OldRows::of(original, following)?;
-        let stays = old.list(|name, _| format!("d.{}", quote(name)));
-        return write_anew(original, &format!("SELECT {stays} FROM {} d", old.rows), following, patience);
-    }
-    following.apply(original, patience)?;
-    following.finish(original)
+    let old = OldRows::of(original, following)?;
+    let stays = old.list(|name, _| format!("d.{}", quote(name)));
+    write_anew(original, &format!("SELECT {stays} FROM {} d", old.rows), following, patience).map(Some)
 }
 
 /// The rows of a destination as they are once its columns are changed.
@@ -400,16 +400,14 @@ impl OldRows {
 }
 
 /// Puts the rows of a query, which has the columns of the table in their order, in the place of all that are there.
-fn write_anew(original: &Relation, query: &str, following: &Following, patience: Patience) -> Result<()> {
+fn write_anew(original: &Relation, query: &str, following: &Following, patience: Patience) -> Result<Exchange> {
     let name = || Ok(original.name().plain());
     relation::lock_patiently(&[original.oid], pg_sys::ShareRowExclusiveLock, name, patience, "written anew")?;
     let shadow = shadow::ShadowTable::make(original, following, patience)?;
     let names = shadow.names();
-    let replaced = caught(|| {
-        heap::write_query(shadow.oid, query)?;
-        shadow.take_over(&Indexed::All, false, following, patience)
-    });
-    replaced.map_err(|error| error.reworded(|text| replace_words(text, &names)))
+    let written = caught(|| heap::write_query(shadow.oid, query));
+    written.map_err(|error| error.reworded(|text| replace_words(text, &names)))?;
+    Exchange::of(shadow, &Indexed::All, false, following)
 }
 
 /// The rows of `d` and `r` have the same key, by the equality that indexes on it use. `collected` has the types of the destination.

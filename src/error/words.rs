@@ -502,6 +502,20 @@ impl Error {
             )
             .hint("Try again in a new transaction."),
 
+            Error::ChangedMeanwhile(what) => words(
+                E::ERRCODE_T_R_SERIALIZATION_FAILURE,
+                format!("tables are changed again and again while they are looked at: {what}"),
+            )
+            .hint("Refresh again at another time."),
+            Error::UnknownGroup(group) => words(
+                E::ERRCODE_UNDEFINED_OBJECT,
+                format!("no job belongs to group \"{group}\""),
+            )
+            .hint("Its members are the jobs whose refresh_config.refresh_group is that name, as p_group of the makers sets it."),
+            Error::TakenBack { group, member, report } => {
+                words(report.sqlstate, format!("taken back with group \"{group}\", because \"{member}\" failed: {}", report.message))
+            }
+
             // What a source sent.
             Error::RowCount { source_label, sent, loaded, table } => words(
                 E::ERRCODE_DATA_EXCEPTION,

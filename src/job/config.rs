@@ -58,6 +58,9 @@ pub struct Job {
     /// Of snapshots: refreshes copy the row versions that have changed. A catalog of 2.1 does not have it.
     #[serde(default)]
     pub delta: Option<bool>,
+    /// Jobs that are refreshed together. A catalog of 2.1 does not have it.
+    #[serde(default)]
+    pub refresh_group: Option<String>,
     /// What columns that the row names are called now, or are gone: written with the run that has found it.
     #[serde(skip)]
     pub renamed: Option<Renamed>,
@@ -190,6 +193,7 @@ pub struct NewJob<'a> {
     pub max_queue_size: Option<i64>,
     pub follow_columns: Option<bool>,
     pub delta: Option<bool>,
+    pub refresh_group: Option<&'a str>,
     /// The state of the method for the first run; a JSON object.
     pub state: serde_json::Value,
 }
@@ -232,6 +236,11 @@ impl Catalog {
     /// The version of the catalog; the library may be newer.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// Whether jobs can belong to groups; not in a catalog of an older release.
+    pub fn has_groups(&self) -> bool {
+        !["2.0.0", "2.1.0"].contains(&self.version.as_str())
     }
 
     /// The role that created the extension; the tables may belong to another one.
@@ -297,15 +306,43 @@ impl Catalog {
         job.map(Job::found).transpose()
     }
 
+    /// The jobs of a group, in the order of their destinations.
+    pub fn group(&self, group: &str) -> Result<Vec<Job>> {
+        self.read_group(group, "")
+    }
+
+    /// The same as the last commit left them: see `latest_row`.
+    pub fn latest_group(&self, group: &str) -> Result<Vec<Job>> {
+        self.read_group(group, if keeps_its_snapshot() { "FOR NO KEY UPDATE" } else { "" })
+    }
+
+    fn read_group(&self, group: &str, lock: &str) -> Result<Vec<Job>> {
+        let identity = self.act_as_owner()?;
+        let table = self.table("refresh_config");
+        let jobs: Option<Vec<Job>> = spi::json(
+            &format!(
+                "SELECT json_agg(g.job ORDER BY g.dest_table COLLATE \"C\")::pg_catalog.text FROM (
+                     SELECT to_jsonb(c) AS job, c.dest_table FROM {table} c WHERE to_jsonb(c) ->> 'refresh_group' = $1 {lock}) g"
+            ),
+            &[group.into()],
+        )?;
+        drop(identity);
+        jobs.unwrap_or_default().into_iter().map(Job::found).collect()
+    }
+
     /// Takes the locks that `record_run` and the history need, before readers are made to wait for anything: otherwise a role that may
     /// write to the configuration could hold them meanwhile.
-    pub fn lock_to_record(&self, dest_table: &str) -> Result<()> {
+    pub fn lock_to_record(&self, dest_tables: &[&str]) -> Result<()> {
         let _identity = self.act_as_owner()?;
         let (config, history) = (self.table("refresh_config"), self.table("run_history"));
         spi::run(&format!("LOCK TABLE {config}, {history} IN ROW EXCLUSIVE MODE"), &[])?;
-        spi::text(
-            &format!("SELECT c.dest_table FROM {config} c WHERE c.dest_table = $1 FOR NO KEY UPDATE"),
-            &[dest_table.into()],
+        let names: Vec<_> = dest_tables.iter().map(|name| name.to_string()).collect();
+        spi::number(
+            &format!(
+                "SELECT count(*) FROM (SELECT FROM {config} c WHERE c.dest_table = ANY ($1)
+                                        ORDER BY c.dest_table COLLATE \"C\" FOR NO KEY UPDATE) locked"
+            ),
+            &[names.into()],
         )?;
         Ok(())
     }

@@ -16,18 +16,18 @@ use std::time::Duration;
 #[derive(Serialize, Deserialize)]
 struct Order {
     database: u32,
-    record: RunRecord,
+    records: Vec<RunRecord>,
 }
 
-/// Lets a worker write a record, and waits for it: a few milliseconds. A failure of that only goes to the log, because the caller has
+/// Lets a worker write records, and waits for it: a few milliseconds. A failure of that only goes to the log, because the caller has
 /// an error of its own to report.
-pub fn deliver(record: &RunRecord) {
-    let mut record = record.clone();
+pub fn deliver(records: &[RunRecord]) {
     let delivered = attempt(|| {
-        record.run_by = spi::text("SELECT session_user::pg_catalog.text", &[])?;
+        let run_by = spi::text("SELECT session_user::pg_catalog.text", &[])?;
+        let records = records.iter().map(|record| RunRecord { run_by: run_by.clone(), ..record.clone() }).collect();
         // SAFETY: reads a variable.
         let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
-        let order = Order { database, record: record.clone() };
+        let order = Order { database, records };
         let message = WorkerMessage::write(&serde_json::to_string(&order)?, 0)?;
         let Some(worker) = Worker::start_with("mimeo_record_failure", "mimeo history", &message) else {
             return Ok(Some("no background worker is left (max_worker_processes)"));
@@ -40,7 +40,9 @@ pub fn deliver(record: &RunRecord) {
         Ok(Some(why)) => why.to_string(),
         Err(error) => error.to_string(),
     };
-    log!("mimeo: the failure of \"{}\" could not be recorded: {why}", record.dest_table);
+    for record in records {
+        log!("mimeo: the failure of \"{}\" could not be recorded: {why}", record.dest_table);
+    }
 }
 
 /// The main function of the worker.
@@ -53,7 +55,8 @@ pub fn record(handle: u32) -> Result<()> {
     spi::with_snapshot(|| {
         // The caller, who waits for this worker, may hold locks that it wants.
         set_local("lock_timeout", "3s")?;
-        history::write(&order.record, &Catalog::find()?)
+        let catalog = Catalog::find()?;
+        order.records.iter().try_for_each(|record| history::write(record, &catalog))
     })?;
     TransactionControl::Worker.end();
     Ok(())

@@ -14,7 +14,7 @@ pub fn write(record: &RunRecord, catalog: &Catalog) -> Result<()> {
     {
         let _identity = catalog.act_as_owner()?;
         let table = catalog.table("run_history");
-        let args: [DatumWithOid<'_>; 14] = [
+        let mut args: Vec<DatumWithOid<'_>> = vec![
             record.dest_table.as_str().into(),
             record.source_table.as_str().into(),
             record.kind.as_str().into(),
@@ -30,14 +30,22 @@ pub fn write(record: &RunRecord, catalog: &Catalog) -> Result<()> {
             record.error.clone().into(),
             record.run_by.clone().into(),
         ];
+        // A catalog of an older release has no groups.
+        let (column, value) = match &record.refresh_group {
+            Some(group) => {
+                args.push(group.as_str().into());
+                (", refresh_group", ", $15")
+            }
+            None => ("", ""),
+        };
         spi::run(
             &format!(
                 "INSERT INTO {table} (dest_table, source_table, type, status, reason, rows, bytes, queue_rows, phases, started,
-                                      ended, sqlstate, error, run_by)
+                                      ended, sqlstate, error, run_by{column})
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9,
                          timestamptz '2000-01-01 00:00:00+00' + $10 * interval '1 microsecond',
                          timestamptz '2000-01-01 00:00:00+00' + $11 * interval '1 microsecond',
-                         $12, $13, coalesce($14, session_user))"
+                         $12, $13, coalesce($14, session_user){value})"
             ),
             &args,
         )?;

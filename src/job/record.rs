@@ -52,6 +52,9 @@ pub struct RunRecord {
     /// None is the session's user.
     pub run_by: Option<String>,
     pub jobmon: bool,
+    /// The group that was refreshed as one.
+    #[serde(default)]
+    pub refresh_group: Option<String>,
     /// Of a run that failed: the state that the job keeps nevertheless.
     pub state: Option<serde_json::Value>,
 }
@@ -76,6 +79,7 @@ impl RunRecord {
             error: None,
             run_by: None,
             jobmon: false,
+            refresh_group: None,
             state: None,
         }
     }

@@ -13,13 +13,13 @@ use std::ffi::CString;
 use std::time::Instant;
 
 thread_local! {
-    /// Inside of `watch`: the record of the last run in it.
-    static WATCHED: RefCell<Option<Option<RunRecord>>> = const { RefCell::new(None) };
+    /// Inside of `watch`: the records of the runs in it.
+    static WATCHED: RefCell<Option<Vec<RunRecord>>> = const { RefCell::new(None) };
 }
 
-/// Runs `body`, and returns the record of the run in it. A run that failed has not written its row then: the caller has to, whose
-/// transaction goes on.
-pub fn watch<T>(body: impl FnOnce() -> T) -> (T, Option<RunRecord>) {
+/// Runs `body`, and returns the record of the run in it, or those of a group. A run that failed has not written its row then: the caller has to,
+/// whose transaction goes on.
+pub fn watch<T>(body: impl FnOnce() -> T) -> (T, Vec<RunRecord>) {
     /// Nobody watches any more, also when an error unwinds.
     struct End;
     impl Drop for End {
@@ -28,15 +28,15 @@ pub fn watch<T>(body: impl FnOnce() -> T) -> (T, Option<RunRecord>) {
         }
     }
     let _end = End;
-    WATCHED.set(Some(None));
+    WATCHED.set(Some(Vec::new()));
     let result = body();
-    (result, WATCHED.take().flatten())
+    (result, WATCHED.take().unwrap_or_default())
 }
 
 fn tell_watcher(record: &RunRecord) -> bool {
     WATCHED.with_borrow_mut(|watched| match watched {
-        Some(slot) => {
-            *slot = Some(record.clone());
+        Some(records) => {
+            records.push(record.clone());
             true
         }
         None => false,
@@ -89,6 +89,17 @@ impl Run {
     /// When it began: microseconds since 2000-01-01 UTC.
     pub fn started(&self) -> i64 {
         self.record.started
+    }
+
+    /// One of a group's. `function` is refresh_group.
+    ///
+    /// # Errors
+    /// JobmonMissing.
+    pub fn of_member(function: &Name, group: &str, job: &Job, debug: bool) -> Result<Run> {
+        let mut run = Run::begin(function, job, None, debug)?;
+        run.record.refresh_group = Some(group.to_string());
+        run.call = format!("{}({}, {})", function.plain(), literal(group), literal(&job.dest_table));
+        Ok(run)
     }
 
     /// Begins a phase and ends the one before. It shows in pg_stat_activity, and with p_debug as a NOTICE.
@@ -182,12 +193,43 @@ impl Run {
     ///
     /// `state` is the state that the job keeps nevertheless.
     pub fn fail(&mut self, error: &Error, state: Option<serde_json::Value>) {
+        self.fail_with(error, state);
+        deliver(std::slice::from_ref(&self.record));
+    }
+
+    /// The same for a group: `failed` is the member that has failed, if it was one.
+    pub fn fail_together(
+        runs: &mut [Run],
+        failed: Option<usize>,
+        group: &str,
+        error: &Error,
+        state: Option<serde_json::Value>,
+    ) {
+        let member = failed.map(|failed| runs[failed].record.dest_table.clone());
+        for (number, run) in runs.iter_mut().enumerate() {
+            match &member {
+                Some(member) if failed != Some(number) => {
+                    let (group, member) = (group.to_string(), member.clone());
+                    run.fail_with(&Error::TakenBack { group, member, report: error.report() }, None);
+                }
+                _ => run.fail_with(error, state.clone()),
+            }
+        }
+        deliver(&runs.iter().map(|run| run.record.clone()).collect::<Vec<_>>());
+    }
+
+    fn fail_with(&mut self, error: &Error, state: Option<serde_json::Value>) {
         let record = self.finished(Status::Critical);
         record.fail(error);
         record.state = state;
-        if !tell_watcher(record) {
-            failure::deliver(record);
-        }
+    }
+}
+
+/// To whoever watches, else to a worker.
+fn deliver(records: &[RunRecord]) {
+    let watched = records.iter().filter(|record| tell_watcher(record)).count();
+    if watched == 0 {
+        failure::deliver(records);
     }
 }
 

@@ -52,6 +52,14 @@ pub fn plan(destination: &str) -> Result<Vec<Step>> {
                 "another refresh holds it now: this one would do nothing, or wait if p_lock_wait says so".into()
             }),
         );
+        if let Some(group) = &job.refresh_group {
+            let members = catalog.group(group)?.len();
+            plan.here(
+                format!("leave the other members of group \"{group}\" as they are"),
+                None,
+                Some(format!("refresh_group refreshes all {members} of them in one snapshot of the source, and shows them at one moment")),
+            );
+        }
         let steps = plan.steps.len();
         let planned = tried(|| plan_as(&catalog, &job, &mut plan))?;
         let Err(error) = planned else { return Ok(()) };

@@ -8,12 +8,12 @@ use crate::backend::spi;
 use crate::backend::subtransaction::caught;
 use crate::destination::column_map::ColumnMap;
 use crate::destination::copy_in::{self, Target};
+use crate::destination::exchange::Exchange;
 use crate::destination::following::Following;
 use crate::destination::heap::{Indexed, Indexing};
 use crate::destination::shadow::ShadowTable;
 use crate::destination::{self, references, shadow};
 use crate::error::{Error, Result};
-use crate::job::config::{Catalog, Job};
 use crate::job::run::Run;
 use crate::settings;
 use crate::shape::Shape;
@@ -112,18 +112,28 @@ pub(super) struct Everything<'a> {
     pub flush: bool,
 }
 
+/// How all rows of a table are replaced.
+#[derive(Clone, Copy)]
+pub struct How<'a> {
+    /// Tables that refer to it are emptied with it.
+    pub cascade: bool,
+    /// Where the rows are, unless something stands against it: foreign keys, or columns that change.
+    pub in_place: bool,
+    pub following: &'a Following,
+}
+
 /// When all rows have come: nothing is read from the source from here on, for locks may be waited for, or held, that others
 /// wait for.
 pub(super) fn leave(source: &mut Connection, flush: bool) -> Result<()> {
     source.end_snapshot()?;
     if flush {
-        source.flush_wal()?;
+        source.flush_when_over()?;
     }
     Ok(())
 }
 
 /// All rows of a table, where nobody sees them yet.
-pub(super) enum Loaded {
+pub enum Loaded {
     /// In a shadow table, whose storage can be swapped with that of the table.
     Beside(Box<ShadowTable>, Indexed),
     /// In the table itself, in place of those that were there: for this transaction alone.
@@ -137,7 +147,7 @@ pub(super) fn load_all(
     destination: &Relation,
     shape: &Shape,
     column_map: &ColumnMap,
-    (cascade, following): (bool, &Following),
+    How { cascade, in_place, following }: How<'_>,
     run: &mut Run,
 ) -> Result<Loaded> {
     let Everything { source, query, flush } = rows;
@@ -149,7 +159,9 @@ pub(super) fn load_all(
         binary: column_map.binary,
         emptied,
     };
-    if let Some(obstacle) = shadow::obstacle(shape.local_oid())? {
+    let stays = in_place && following.is_empty() && !cascade && !references::has_any(destination.oid)?;
+    let stays = stays.then(|| "other tables of its group change in place".to_string());
+    if let Some(obstacle) = shadow::obstacle(shape.local_oid())?.or(stays) {
         run.note(format!("replaced in place: {obstacle}"));
         shadow::empty_in_place(destination, cascade, patience())?;
         // No row that goes is written or looked at for it.
@@ -171,31 +183,28 @@ pub(super) fn load_all(
 }
 
 impl Loaded {
-    /// Has the rows take their place.
-    ///
-    /// # Errors
-    /// ForeignKey, InUse.
-    pub(super) fn publish(
+    /// All that takes time before the rows can take their place. None if they are there already.
+    pub(super) fn ready(
         self,
-        catalog: &Catalog,
-        job: &Job,
         destination: &Relation,
         (cascade, following): (bool, &Following),
         run: &mut Run,
-    ) -> Result<()> {
+    ) -> Result<Option<Box<Exchange>>> {
         let Loaded::Beside(shadow, indexed) = self else {
             following.finish(destination)?;
             run.phase("analyze");
-            return destination::table::analyze(&destination.name());
+            destination::table::analyze(&destination.name())?;
+            return Ok(None);
         };
-        let names = shadow.names();
-        let published = caught(|| {
-            catalog.lock_to_record(&job.dest_table)?;
-            run.phase("replace");
-            shadow.take_over(&indexed, cascade, following, patience())
-        });
-        published.map_err(|error| error.reworded(|text| replace_words(text, &names)))
+        run.phase("replace");
+        Ok(Some(Box::new(Exchange::of(*shadow, &indexed, cascade, following)?)))
     }
+}
+
+/// The commit, which readers may wait for, then has little left to write.
+pub(super) fn flush_wal() {
+    // SAFETY: flushes what this transaction has written so far.
+    unsafe { pg_sys::XLogFlush(pg_sys::XactLastRecEnd) }
 }
 
 /// How long a refresh waits for a lock that readers would queue behind.

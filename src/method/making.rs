@@ -37,6 +37,8 @@ pub struct Request<'a> {
     pub debug: bool,
     /// How often run_refresh is to refresh it; None is never.
     pub period: Option<Interval>,
+    /// With which other jobs it is refreshed together.
+    pub group: Option<String>,
 }
 
 impl Request<'_> {
@@ -85,6 +87,9 @@ impl Making {
         }
         let pinned = pin_settings()?;
         let period = request.period()?;
+        if request.group.as_deref() == Some("") {
+            return Err(Error::InvalidArgument("p_group is empty".to_string()));
+        }
         let mut shape = source.snapshot_of(table.oid)?;
         shape.indexes = source.indexes(&table)?;
         let columns = selected_columns(&shape, request.filter.as_deref(), source.label())?;
@@ -123,6 +128,7 @@ impl Making {
     pub fn job<'a>(&self, request: &'a Request<'_>, kind: &'a str) -> NewJob<'a> {
         NewJob {
             period: self.period.clone(),
+            refresh_group: request.group.as_deref(),
             dest_table: self.destination.plain(),
             source_table: self.table.table().plain(),
             kind,
@@ -237,6 +243,7 @@ pub fn first_refresh(
     refresh: impl FnOnce(Call<'_>) -> Result<()>,
 ) -> Result<()> {
     let destination = destination.plain();
-    let call = Call { destination: &destination, jobmon: None, lock_wait: Wait::Unlimited, debug: request.debug };
+    let call =
+        Call { destination: &destination, jobmon: None, lock_wait: Wait::Unlimited, debug: request.debug, first: true };
     watch(|| refresh(call)).0
 }

@@ -4,6 +4,7 @@ pub mod columns;
 pub mod connecting;
 pub mod dispatch;
 mod follow;
+pub mod group;
 pub mod incremental;
 mod load;
 pub mod making;

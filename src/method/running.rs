@@ -35,12 +35,14 @@ pub struct Call<'a> {
     pub jobmon: Option<bool>,
     pub lock_wait: Wait,
     pub debug: bool,
+    /// It is a maker's.
+    pub first: bool,
 }
 
 impl<'a> Call<'a> {
     /// As the job is configured; if another refresh of it runs, it is left to that one.
     pub fn of(destination: &'a str) -> Call<'a> {
-        Call { destination, jobmon: None, lock_wait: Wait::Not, debug: false }
+        Call { destination, jobmon: None, lock_wait: Wait::Not, debug: false, first: false }
     }
 }
 
@@ -58,16 +60,17 @@ pub fn refresh_job(
     let job = catalog.job(call.destination)?;
     let name = job.destination.clone();
     require_method(&job, method)?;
+    if let (Some(group), false) = (&job.refresh_group, call.first) {
+        notice!(
+            "\"{}\" belongs to group \"{group}\": its other tables stay as they are, refresh_group refreshes all of them",
+            job.dest_table
+        );
+    }
     let mut run = Run::begin(&catalog.table(function), &job, call.jobmon, call.debug)?;
     if !lock::take(&job.dest_table, call.lock_wait)? {
         warning!("another refresh of \"{}\" is running, this one does nothing", job.dest_table);
         return run.end(&catalog, Status::Concurrent);
     }
-    let what = |job: &Job| {
-        let Job { dest_table, data_source_id, .. } = job;
-        let source = quoted(&job.source_table);
-        format!("Refreshing {} \"{dest_table}\" from {source} on data source {data_source_id}.", method.name())
-    };
     // While this call waited for the lock, the job may have been changed or destroyed.
     let job = about(&what(&job), || catalog.latest_row(&job.dest_table))?.ok_or(Error::UnknownJob(job.dest_table))?;
     let mut job = Job { destination: name, ..job };
@@ -121,7 +124,7 @@ pub fn refresh_job(
 
 impl Error {
     /// The HINT for an existing job.
-    fn of_job(self, catalog: &Catalog, job: &Job) -> Error {
+    pub fn of_job(self, catalog: &Catalog, job: &Job) -> Error {
         match self {
             Error::SourceTableMissing { table, source_label, .. } if table == job.source_table => {
                 let config = catalog.table("refresh_config");
@@ -134,6 +137,13 @@ impl Error {
             other => other,
         }
     }
+}
+
+/// What an error is told with.
+pub fn what(job: &Job) -> String {
+    let Job { dest_table, data_source_id, .. } = job;
+    let source = quoted(&job.source_table);
+    format!("Refreshing {} \"{dest_table}\" from {source} on data source {data_source_id}.", job.method().name())
 }
 
 /// How often a copy is tried that the recovery of a standby cancels.

@@ -2,7 +2,8 @@
 
 use crate::backend::spi;
 use crate::error::{Error, Result};
-use crate::job::config::Catalog;
+use crate::job::config::{Catalog, Job};
+use crate::job::record::RunRecord;
 use serde::{Deserialize, Serialize};
 
 /// A job that is due.
@@ -13,10 +14,34 @@ pub struct Due {
     /// As refresh_config.type.
     #[serde(rename = "type")]
     pub kind: String,
+    /// All of which is refreshed as one; then the job is one of its members.
+    pub group: Option<String>,
+}
+
+impl Due {
+    /// For errors.
+    pub fn name(&self) -> String {
+        match &self.group {
+            Some(group) => format!("group {group}"),
+            None => self.dest_table.clone(),
+        }
+    }
+
+    /// What is recorded if it could not begin, or has ended without records of its own.
+    pub fn failed(&self, catalog: &Catalog, error: &Error) -> Result<Vec<RunRecord>> {
+        let Some(group) = &self.group else {
+            return Ok(vec![RunRecord::of_failure(&self.dest_table, &self.source_table, &self.kind, error)]);
+        };
+        let of_member = |job: Job| RunRecord {
+            refresh_group: Some(group.clone()),
+            ..RunRecord::of_failure(&job.dest_table, &job.source_table, job.kind.as_str(), error)
+        };
+        Ok(catalog.group(group)?.into_iter().map(of_member).collect())
+    }
 }
 
 /// The jobs that are due, those first whose last attempt is longest ago: one that fails again and again does not keep the
-/// others from their turn.
+/// others from their turn. A group is one of them, as soon as one of its members is due.
 ///
 /// # Errors
 /// InvalidArgument for another method.
@@ -30,20 +55,34 @@ pub fn list(catalog: &Catalog, method: Option<&str>) -> Result<Vec<Due>> {
     }
     let _identity = catalog.act_as_owner()?;
     let jobs = catalog.table("job_status");
+    // A catalog of an older release has no groups.
+    let group = if catalog.has_groups() { "refresh_group" } else { "NULL::text" };
     let jobs = spi::json(
         &format!(
-            "SELECT coalesce(json_agg(json_build_object('dest_table', dest_table, 'source_table', source, 'type', type)
+            "SELECT coalesce(json_agg(json_build_object('dest_table', dest_table, 'source_table', source, 'type', type, 'group', refresh_group)
                                       ORDER BY last_attempt NULLS FIRST, dest_table), '[]')::pg_catalog.text
-               FROM {jobs} WHERE due AND ($1 IS NULL OR split_part(type, '_', 1) = $1)"
+               FROM (SELECT DISTINCT ON (coalesce(refresh_group, dest_table), refresh_group IS NULL) *
+                       FROM (SELECT dest_table, source, type, last_attempt, {group} AS refresh_group FROM {jobs} j
+                              WHERE due AND ($1 IS NULL OR split_part(type, '_', 1) = $1)) due
+                      ORDER BY coalesce(refresh_group, dest_table), refresh_group IS NULL, last_attempt NULLS FIRST, dest_table) due"
         ),
         &[method.map(str::to_string).into()],
     )?;
     Ok(jobs.unwrap_or_default())
 }
 
-/// Whether a job is still due.
-pub fn is_due(catalog: &Catalog, dest_table: &str) -> Result<bool> {
+/// Whether a job, or a member of a group, is still due.
+pub fn is_due(catalog: &Catalog, due: &Due) -> Result<bool> {
     let _identity = catalog.act_as_owner()?;
     let jobs = catalog.table("job_status");
-    spi::is_true(&format!("SELECT due FROM {jobs} WHERE dest_table = $1"), &[dest_table.into()])
+    match &due.group {
+        Some(group) => {
+            let query = format!("SELECT bool_or(j.due) FROM {jobs} j WHERE j.refresh_group = $1");
+            spi::is_true(&query, &[group.as_str().into()])
+        }
+        None => {
+            let query = format!("SELECT j.due FROM {jobs} j WHERE j.dest_table = $1");
+            spi::is_true(&query, &[due.dest_table.as_str().into()])
+        }
+    }
 }

@@ -9,9 +9,9 @@ use crate::error::Result;
 use crate::job::config::Catalog;
 use crate::job::history;
 use crate::job::lock::{self, Wait};
-use crate::job::record::{RunRecord, Status};
+use crate::job::record::Status;
 use crate::job::run::watch;
-use crate::method::dispatch;
+use crate::method::{dispatch, group};
 use crate::source::connection_cache::sharing;
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicU32, AtomicU8, Ordering};
@@ -38,52 +38,62 @@ pub fn work_through(
     sharing(|| {
         while let Some((index, due)) = tasks.take() {
             let (fate, why) = in_own_memory(|| run_one(catalog, tasks, due, transactions))?;
-            failed.extend(why.map(|why| (due.dest_table.clone(), why)));
+            failed.extend(why.map(|why| (due.name(), why)));
             tasks.settle(index, fate);
         }
         Ok(failed)
     })
 }
 
-/// Runs one job and commits; what became of it, and why it failed.
+/// Runs one job, or group, and commits; what became of it, and why it failed.
 fn run_one(
     catalog: &Catalog,
     tasks: &Tasks<'_>,
     due: &Due,
     transactions: TransactionControl,
 ) -> Result<(Fate, Option<String>)> {
-    let free = spi::with_snapshot(|| lock::take(&due.dest_table, Wait::Not));
+    let free = spi::with_snapshot(|| match &due.group {
+        Some(group) => Ok(group::lock_all(&catalog.group(group)?, Wait::Not)?.is_none()),
+        None => lock::take(&due.dest_table, Wait::Not),
+    });
     // In a snapshot that is newer than the lock: another call may have run it just before.
-    if !free? || !spi::with_snapshot(|| due::is_due(catalog, &due.dest_table))? || !tasks.begin() {
+    if !free? || !spi::with_snapshot(|| due::is_due(catalog, due))? || !tasks.begin() {
         transactions.commit()?;
         return Ok((Fate::Passed, None));
     }
-    let (outcome, record) = watch(|| {
+    let (outcome, records) = watch(|| {
         attempt(|| {
             spi::with_snapshot(|| {
-                dispatch::refresh(&due.kind, &due.dest_table)?;
+                match &due.group {
+                    Some(group) => group::refresh(group, Wait::Not, false)?,
+                    None => dispatch::refresh(&due.kind, &due.dest_table)?,
+                }
                 // Constraints that the commit would check fail here, as a failure of this job.
                 spi::run("SET CONSTRAINTS ALL IMMEDIATE", &[])
             })
         })
     });
-    let outcome = match outcome {
-        Ok(_) => match record {
-            Some(record) if record.status == Status::Critical => {
+    let error = match outcome {
+        Ok(_) => {
+            if let Some(record) = records.iter().find(|record| record.status == Status::Critical) {
+                let why = record.reason.clone().unwrap_or_default();
                 transactions.commit()?;
-                return Ok((Fate::Failed, Some(record.reason.unwrap_or_default())));
+                return Ok((Fate::Failed, Some(why)));
             }
-            _ => match transactions.commit() {
+            match transactions.commit() {
                 Ok(()) => return Ok((Fate::Done, None)),
-                Err(error) => (error, None),
-            },
-        },
-        Err(error) => (error, record),
+                Err(error) => error,
+            }
+        }
+        Err(error) => error,
     };
-    let (error, record) = outcome;
-    let record = record.filter(|record| record.error.is_some());
-    let record = record.unwrap_or_else(|| RunRecord::of_failure(&due.dest_table, &due.source_table, &due.kind, &error));
-    spi::with_snapshot(|| history::write(&record, catalog))?;
+    let mut records: Vec<_> = records.into_iter().filter(|record| record.error.is_some()).collect();
+    spi::with_snapshot(|| {
+        if records.is_empty() {
+            records = due.failed(catalog, &error)?;
+        }
+        records.iter().try_for_each(|record| history::write(record, catalog))
+    })?;
     transactions.commit()?;
     // The call itself is to end; of a worker, only this job was.
     if error.is_cancel() && transactions == TransactionControl::Procedure {

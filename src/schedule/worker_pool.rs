@@ -9,7 +9,6 @@ use crate::backend::worker::{self, TransactionControl, Worker, WorkerMessage};
 use crate::error::{Error, Report, Result};
 use crate::job::config::Catalog;
 use crate::job::history;
-use crate::job::record::RunRecord;
 use pgrx::pg_sys;
 use pgrx::PgSqlErrorCode;
 use serde::{Deserialize, Serialize};
@@ -88,7 +87,10 @@ pub fn run(catalog: &Catalog, jobs: &[Due], limit: u32, workers: u32) -> Result<
     for (index, due) in jobs.iter().enumerate() {
         if tasks.is(index, Fate::Taken) {
             tasks.settle(index, Fate::Failed);
-            spi::with_snapshot(|| history::write(&abandoned(due), catalog))?;
+            spi::with_snapshot(|| {
+                let records = due.failed(catalog, &abandoned())?;
+                records.iter().try_for_each(|record| history::write(record, catalog))
+            })?;
             TransactionControl::Procedure.commit()?;
         }
     }
@@ -97,33 +99,32 @@ pub fn run(catalog: &Catalog, jobs: &[Due], limit: u32, workers: u32) -> Result<
     let mut failed = Vec::new();
     for (index, due) in jobs.iter().enumerate() {
         if tasks.is(index, Fate::Failed) {
-            failed.push((due.dest_table.clone(), last_error(catalog, due)?));
+            failed.push((due.name(), last_error(catalog, due)?));
         }
     }
     Ok(Outcome { failed, begun: tasks.begun.load(Ordering::SeqCst) as usize })
 }
 
-fn abandoned(due: &Due) -> RunRecord {
+fn abandoned() -> Error {
     let message = "its background worker was ended before the job was done".to_string();
-    let error = Error::Postgres(Report {
-        sqlstate: PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN.into(),
-        message,
-        ..Report::default()
-    });
-    RunRecord::of_failure(&due.dest_table, &due.source_table, &due.kind, &error)
+    Error::Postgres(Report { sqlstate: PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN.into(), message, ..Report::default() })
 }
 
-/// The first line of the error in a job's last failed run.
+/// The first line of the error in a job's last failed run; of a group, that of the member that had failed.
 fn last_error(catalog: &Catalog, due: &Due) -> Result<String> {
     spi::with_snapshot(|| {
         let _identity = catalog.act_as_owner()?;
         let history = catalog.table("run_history");
+        let (of, name) = match &due.group {
+            Some(group) => ("refresh_group = $1 AND started >= now() - interval '1 day' AND error NOT LIKE 'taken back with group %'", group),
+            None => ("dest_table = $1", &due.dest_table),
+        };
         let text = spi::text(
             &format!(
                 "SELECT split_part(coalesce(error, reason, ''), E'\\n', 1) FROM {history}
-                  WHERE dest_table = $1 AND status = 'critical' ORDER BY run_id DESC LIMIT 1"
+                  WHERE {of} AND status = 'critical' ORDER BY run_id DESC LIMIT 1"
             ),
-            &[due.dest_table.as_str().into()],
+            &[name.as_str().into()],
         )?;
         Ok(text.unwrap_or_default())
     })

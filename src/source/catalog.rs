@@ -35,6 +35,14 @@ impl SourceTable {
         Name::new(&self.schema, &self.name)
     }
 
+    /// Locks it as its readers do, if the role may; nothing else can be locked.
+    pub(super) fn lock(&self, only: &str) -> String {
+        if self.readable && self.schema_usage && ['r', 'p'].contains(&self.kind) {
+            return format!("LOCK TABLE {only}{} IN ACCESS SHARE MODE;", self.table());
+        }
+        String::new()
+    }
+
     /// Its name, if others inherit from it.
     pub fn as_parent(&self) -> Option<String> {
         self.has_children.then(|| self.table().plain())
@@ -128,18 +136,12 @@ impl Connection {
     /// The same, with the table locked first as its readers lock it: nobody rewrites it after the snapshot, which would then
     /// see no rows. A role that may only read some of its columns cannot lock it.
     pub fn locked_snapshot_of(&mut self, table: &SourceTable) -> Result<Shape> {
-        let lock = |only: &str| {
-            if table.readable && table.schema_usage && ['r', 'p'].contains(&table.kind) {
-                format!("LOCK TABLE {only}{} IN ACCESS SHARE MODE;", table.table())
-            } else {
-                String::new()
-            }
-        };
-        match self.begin_snapshot(&lock("")) {
+        self.require_locked(table)?;
+        match self.begin_snapshot(&table.lock("")) {
             // Before 13, who locks a table must have the rights on its children, too.
             Err(Error::Remote { report, .. }) if report.sqlstate == PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE => {
                 self.roll_back()?;
-                self.begin_snapshot(&lock("ONLY "))?;
+                self.begin_snapshot(&table.lock("ONLY "))?;
             }
             opened => opened?,
         }
@@ -147,6 +149,9 @@ impl Connection {
     }
 
     pub(super) fn begin_snapshot(&mut self, lock: &str) -> Result<()> {
+        if self.sharing.is_open() {
+            return self.begin_member();
+        }
         self.script(
             &format!(
                 "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; {lock} {} SET LOCAL search_path = pg_catalog",
@@ -178,8 +183,11 @@ impl Connection {
         Ok(shape)
     }
 
-    /// Ends the snapshot, while the caller waits for something.
+    /// Ends the snapshot, while the caller waits for something. One that others share stays.
     pub fn end_snapshot(&mut self) -> Result<()> {
+        if self.sharing.is_open() {
+            return Ok(());
+        }
         self.script("COMMIT", "closing a snapshot")?;
         Ok(())
     }

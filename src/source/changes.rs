@@ -42,18 +42,22 @@ struct Evidence {
     fingerprint: Counters,
 }
 
+/// $1: the tables. As one array, in their order.
 const COUNT: &str = r"
+SELECT pg_catalog.json_agg(counted.document ORDER BY asked.ordinal)::pg_catalog.text
+  FROM pg_catalog.unnest($1::pg_catalog.oid[]) WITH ORDINALITY asked(oid, ordinal)
+ CROSS JOIN LATERAL (
 WITH RECURSIVE tree(oid) AS (
-    SELECT $1::pg_catalog.oid
+    SELECT asked.oid
     UNION
     SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree t ON i.inhparent OPERATOR(pg_catalog.=) t.oid
      WHERE coalesce(pg_catalog.to_jsonb(i) OPERATOR(pg_catalog.->>) 'inhdetachpending', 'false') OPERATOR(pg_catalog.=) 'false'
 )
 SELECT pg_catalog.json_build_object(
-    'oid', $1::pg_catalog.oid::bigint,
+    'oid', asked.oid::bigint,
     'table', (SELECT pg_catalog.concat(n.nspname, '.', k.relname)
                 FROM pg_catalog.pg_class k JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) k.relnamespace
-               WHERE k.oid OPERATOR(pg_catalog.=) $1::pg_catalog.oid),
+               WHERE k.oid OPERATOR(pg_catalog.=) asked.oid),
     'obstacle', CASE
         WHEN pg_catalog.pg_is_in_recovery() THEN 'the source is a standby'
         WHEN NOT pg_catalog.current_setting('track_counts')::pg_catalog.bool THEN 'track_counts is off on the source'
@@ -65,13 +69,13 @@ SELECT pg_catalog.json_build_object(
                                  ORDER BY c.oid),
     'columns', (SELECT pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(' ', a.attnum, a.attname, a.atttypid,
                        a.atttypmod, a.attcollation, a.attnotnull), ',' ORDER BY a.attnum))
-                  FROM pg_catalog.pg_attribute a WHERE a.attrelid OPERATOR(pg_catalog.=) $1::pg_catalog.oid
+                  FROM pg_catalog.pg_attribute a WHERE a.attrelid OPERATOR(pg_catalog.=) asked.oid
                    AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped),
     'parts', (SELECT coalesce(pg_catalog.md5(pg_catalog.string_agg(p.text, ',' ORDER BY p.oid, p.attnum)), '') FROM (
         SELECT a.attrelid AS oid, a.attnum, pg_catalog.concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
                pg_catalog.to_jsonb(a) OPERATOR(pg_catalog.->>) 'attmissingval') AS text
           FROM tree t JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) t.oid
-         WHERE t.oid OPERATOR(pg_catalog.<>) $1::pg_catalog.oid AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+         WHERE t.oid OPERATOR(pg_catalog.<>) asked.oid AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
         UNION ALL
         SELECT a.attrelid, a.attnum, pg_catalog.concat_ws(' ', a.attnum, d.adbin::pg_catalog.text)
           FROM tree t JOIN pg_catalog.pg_attrdef d ON d.adrelid OPERATOR(pg_catalog.=) t.oid
@@ -80,7 +84,7 @@ SELECT pg_catalog.json_build_object(
          WHERE pg_catalog.current_setting('server_version_num')::pg_catalog.int4 OPERATOR(pg_catalog.>=) 180000
            AND pg_catalog.to_jsonb(a) OPERATOR(pg_catalog.->>) 'attgenerated' OPERATOR(pg_catalog.=) 'v') p),
     'assigned_types', EXISTS (SELECT FROM pg_catalog.pg_attribute a
-                 WHERE a.attrelid OPERATOR(pg_catalog.=) $1::pg_catalog.oid AND a.attnum OPERATOR(pg_catalog.>) 0
+                 WHERE a.attrelid OPERATOR(pg_catalog.=) asked.oid AND a.attnum OPERATOR(pg_catalog.>) 0
                    AND NOT a.attisdropped AND a.atttypid OPERATOR(pg_catalog.>=) 10000::pg_catalog.oid),
     'changes', pg_catalog.json_build_array(
         coalesce(pg_catalog.sum(pg_catalog.pg_stat_get_tuples_inserted(c.oid)), 0),
@@ -91,20 +95,42 @@ SELECT pg_catalog.json_build_object(
         pg_catalog.pg_stat_get_db_stat_reset_time((SELECT d.oid FROM pg_catalog.pg_database d
             WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())),
         pg_catalog.pg_stat_get_bgwriter_stat_reset_time())
-)::pg_catalog.text
-FROM tree t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.oid";
+) AS document
+FROM tree t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.oid) counted";
+
+/// Counters, or why there are none.
+pub type Counted = std::result::Result<Counters, String>;
 
 impl Connection {
-    /// The counters of the table with this OID, or why there is none. To be called before the snapshot is opened.
-    pub fn counters(&mut self, oid: u32) -> Result<std::result::Result<Counters, String>> {
-        let document = self.value(COUNT, &[&oid.to_string()], "reading the table's counters")?;
-        // Without such a table there is nothing to read.
-        let Ok(evidence) = serde_json::from_str::<Evidence>(&document.unwrap_or_default()) else {
-            return Ok(Err("the table is another one".to_string()));
-        };
-        Ok(match evidence.obstacle {
-            Some(obstacle) => Err(obstacle),
-            None => Ok(evidence.fingerprint),
-        })
+    /// The counters of the table with this OID, or why there are none. To be called before the snapshot is opened.
+    pub fn counters(&mut self, oid: u32) -> Result<Counted> {
+        let mut counted = self.counters_of(&[oid])?;
+        Ok(counted.pop().unwrap_or_else(|| Err(ANOTHER.to_string())))
+    }
+
+    /// The same of several tables, in their order.
+    pub fn counters_of(&mut self, oids: &[u32]) -> Result<Vec<Counted>> {
+        let list: Vec<_> = oids.iter().map(u32::to_string).collect();
+        let document = self.value(COUNT, &[&format!("{{{}}}", list.join(","))], "reading the counters of tables")?;
+        let documents: Vec<serde_json::Value> = serde_json::from_str(&document.unwrap_or_default()).unwrap_or_default();
+        let mut counted: Vec<Counted> = documents.into_iter().map(counted).collect();
+        counted.resize_with(oids.len(), || Err(ANOTHER.to_string()));
+        // Whatever order the source has given them.
+        let agrees = |(counted, oid): (&Counted, &u32)| counted.as_ref().map_or(true, |found| found.oid == *oid);
+        if !counted.iter().zip(oids).all(agrees) {
+            return Ok(oids.iter().map(|_| Err(ANOTHER.to_string())).collect());
+        }
+        Ok(counted)
+    }
+}
+
+const ANOTHER: &str = "the table is another one";
+
+/// Without such a table there is nothing to read.
+fn counted(document: serde_json::Value) -> Counted {
+    match serde_json::from_value::<Evidence>(document) {
+        Ok(Evidence { obstacle: Some(obstacle), .. }) => Err(obstacle),
+        Ok(Evidence { obstacle: None, fingerprint }) => Ok(fingerprint),
+        Err(_) => Err(ANOTHER.to_string()),
     }
 }

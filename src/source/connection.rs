@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::settings;
 use crate::source::connection_cache;
 use crate::source::libpq::{is_parameter, parse_connection_string, Link, NO_FILE};
+use crate::source::one_snapshot::Sharing;
 use crate::source::server::Server;
 use pgrx::PgSqlErrorCode;
 use pgrx::{pg_sys, PgList};
@@ -85,6 +86,7 @@ pub struct Connection {
     pooled: bool,
     /// With the password: to connect once more.
     pub(super) parameters: Vec<(String, String)>,
+    pub(super) sharing: Sharing,
 }
 
 /// Settings that are pinned on sources: text that they send and read, and the rows that they find, do not depend on a role, a database or a server.
@@ -180,7 +182,8 @@ impl Connection {
             return Err(Error::OldSource { source_label: label, version, oldest });
         }
         let endpoint = endpoint(&parameters.iter().cloned().collect());
-        Ok(Connection { link: ManuallyDrop::new(link), label, role, endpoint, vouched, pooled, parameters })
+        let (link, sharing) = (ManuallyDrop::new(link), Sharing::default());
+        Ok(Connection { link, label, role, endpoint, vouched, pooled, parameters, sharing })
     }
 
     /// How errors and notices name the source: `data source 1 (host=… dbname=…)`, without a password.
@@ -279,9 +282,12 @@ impl Connection {
         Ok(true)
     }
 
-    /// After an error: reads what is left of its answer, and ends the transaction.
+    /// After an error: reads what is left of its answer, and ends the transaction; of a snapshot that is shared, what this member has done.
     pub fn roll_back(&mut self) -> Result<()> {
         let _ = self.link.answers("ending a transaction");
+        if self.sharing.is_open() {
+            return self.begin_member();
+        }
         self.script("ROLLBACK", "ending a transaction")?;
         Ok(())
     }

@@ -7,6 +7,7 @@ pub mod connection;
 pub mod connection_cache;
 pub mod copy_out;
 mod libpq;
+pub mod one_snapshot;
 pub mod queue;
 pub mod row_versions;
 pub mod seen;

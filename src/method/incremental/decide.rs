@@ -65,6 +65,8 @@ pub struct Choice<'a> {
     /// Rows of the destination lack values, and all of them can be merged by key.
     pub merges_all: bool,
     pub limit: Option<i64>,
+    /// All that the snapshot shows is taken.
+    pub whole: bool,
 }
 
 impl Choice<'_> {
@@ -77,15 +79,19 @@ impl Choice<'_> {
         }
         if self.merges_all {
             // By key, and nothing is deleted: rows that are gone on the source stay.
-            let range = Range { upper: self.bound.upper.clone(), ..Range::default() };
+            let range = Range { upper: self.upper(), known: self.whole, ..Range::default() };
             return Take { range, delete: false, limit: None };
         }
         Take {
-            range: Range { upper: self.bound.upper.clone(), ..range_from(self.redo, self.start) },
+            range: Range { upper: self.upper(), known: self.whole, ..range_from(self.redo, self.start) },
             // An updater's rows are merged by key; a deleted one whose control value has grown since would be lost.
             delete: self.redo.is_some() && self.method == Method::Inserter,
-            limit: self.limit,
+            limit: self.limit.filter(|_| !self.whole),
         }
+    }
+
+    fn upper(&self) -> Option<String> {
+        self.bound.upper.clone().filter(|_| !self.whole)
     }
 }
 
@@ -134,7 +140,9 @@ mod tests {
         };
         let choice = |method, redo, repull_range, repull_all, merges_all| {
             let limit = Some(7);
-            Choice { method, bound: &bound, redo, start: "40", repull_range, repull_all, merges_all, limit }.take()
+            let whole = false;
+            Choice { method, bound: &bound, redo, start: "40", repull_range, repull_all, merges_all, limit, whole }
+                .take()
         };
         let again = from("30");
         let asked = Some((Some("1".to_string()), None));

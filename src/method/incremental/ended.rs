@@ -19,6 +19,8 @@ pub struct Ended<'a> {
     pub decision: &'a Decision,
     /// All rows were merged, by the values of another control column than before.
     pub anew: bool,
+    /// All that the snapshot showed was taken, beyond what is safe, too.
+    pub whole: bool,
 }
 
 impl Ended<'_> {
@@ -44,6 +46,8 @@ impl Ended<'_> {
             return match self.repull {
                 Repull::All => Ok(Some(Redo::Empty)),
                 _ if self.decision.nothing_is_safe || redo == Some(Redo::Empty) => Ok(redo),
+                // All that was taken before its time is gone again.
+                Repull::Nothing if self.whole => Ok(None),
                 _ => rest(redo, done, last, values),
             };
         }
@@ -69,6 +73,16 @@ impl Ended<'_> {
                     None if values.is_after(last, safe)? => Some(Redo::From(safe.to_string())),
                     redo => redo,
                 }
+            }
+            (Repull::Nothing, safe) if self.whole => {
+                let safe = match (safe, &redo) {
+                    (Some(safe), Some(Redo::From(earlier))) if values.is_after(earlier, safe)? => earlier,
+                    (Some(safe), _) => safe,
+                    (None, Some(_)) => return Ok(redo),
+                    (None, None) => start,
+                };
+                let beyond = values.is_after(last, safe)? || (last == safe && !control.has_no_ties());
+                beyond.then(|| Redo::From(safe.to_string()))
             }
             (Repull::Nothing, _) => rest(redo, done, last, values)?,
         })

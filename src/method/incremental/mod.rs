@@ -15,6 +15,6 @@ mod values;
 pub use decide::Repull;
 pub use destroy::destroy;
 pub use make::{make, Request};
-pub use refresh::{plan, refresh, Options};
+pub use refresh::{opening, plan, refresh, Options};
 pub use state::{kind_of, next_range};
 pub use values::Values;

@@ -4,20 +4,21 @@ use super::asked::Asked;
 use super::bound::{self, Bound, BoundKind};
 use super::decide::{Choice, Decision, Repull};
 use super::ended::Ended;
-use super::merge;
+use super::merge::{self, Merge};
 use super::state::{Redo, State};
 use super::tell::tell;
 use super::values::clocks_change;
-use crate::backend::identity::{act_as, Identity};
+use crate::backend::identity::{act_as, Caller};
 use crate::backend::moment::Moment;
 use crate::backend::name::quote;
 use crate::backend::relation::Relation;
 use crate::backend::spi;
 use crate::destination::column_map;
 use crate::destination::copy_in::Target;
+use crate::destination::exchange::Exchange;
 use crate::destination::following::Following;
 use crate::destination::table;
-use crate::destination::upsert::{change_columns, is_rewritable, Collected};
+use crate::destination::upsert::{change_beside, is_rewritable, Collected};
 use crate::error::{Error, Report, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::method::Method;
@@ -26,15 +27,15 @@ use crate::job::run::Run;
 use crate::method::columns::{names, selected_columns};
 use crate::method::connecting::connect_job;
 use crate::method::follow;
-use crate::method::load::{self, leave, load_all, lock_destination, pull, Everything};
+use crate::method::load::{self, leave, load_all, lock_destination, pull, Everything, How};
 use crate::method::plan::Plan;
 use crate::method::rights::require_owner_rights;
 use crate::method::running::{refresh_job, Call};
-use crate::method::steps::{self, Steps};
+use crate::method::steps::{self, Manner, Opening, Steps};
 use crate::source::bounds::{digest, Kind, Range, Slice};
 use crate::source::catalog::rows_query;
 use crate::source::connection::Connection;
-use pgrx::notice;
+use pgrx::pg_sys;
 
 /// The arguments of refresh_inserter and refresh_updater.
 pub struct Options<'a> {
@@ -53,24 +54,46 @@ impl<'a> Options<'a> {
 /// Refreshes an inserter or an updater; not while the clocks change, if the job says so.
 pub fn refresh(method: Method, options: &Options<'_>) -> Result<()> {
     refresh_job(method, &options.call, |catalog, job, run| {
-        if is_paused(job)? {
-            notice!("\"{}\" pauses while the clocks change", job.dest_table);
-            run.note("paused: the clocks change today, see dst_active");
-            catalog.record_run(&job.dest_table, run.started(), None, None, None)?;
-            return Ok(Status::Skipped);
-        }
         run.phase("connect");
-        let destination = table::find(&job.destination)?;
-        if !matches!(options.repull, Repull::Nothing) {
-            // Rows that are gone on the source would be deleted from the destination, too.
-            require_owner_rights("p_repull", job, destination.owner)?;
-        }
-        let mut source = connect_job(catalog, job, destination.owner)?;
-        let asked = Asked::of(options.repull, job, &mut source)?;
-        run.reads_parent(asked.table.as_parent());
-        let owner = act_as(destination.owner, true)?;
-        steps::refresh(Refresh::of(options, catalog, job, destination, &owner, asked), source, run)
+        steps::refresh(opening(options, catalog, job, false)?, catalog, job, run)
     })
+}
+
+/// A refresh that is about to begin.
+pub struct Opened<'a> {
+    options: &'a Options<'a>,
+    catalog: &'a Catalog,
+    job: &'a Job,
+    destination: Relation,
+    in_group: bool,
+}
+
+pub fn opening<'a>(options: &'a Options<'a>, catalog: &'a Catalog, job: &'a Job, in_group: bool) -> Result<Opened<'a>> {
+    let destination = table::find(&job.destination)?;
+    if !matches!(options.repull, Repull::Nothing) {
+        // Rows that are gone on the source would be deleted from the destination, too.
+        require_owner_rights("p_repull", job, destination.owner)?;
+    }
+    Ok(Opened { options, catalog, job, destination, in_group })
+}
+
+impl<'a> Opening for Opened<'a> {
+    type Steps = Refresh<'a>;
+
+    fn owner(&self) -> pg_sys::Oid {
+        self.destination.owner
+    }
+
+    fn pause(&self) -> Result<Option<&'static str>> {
+        Ok(is_paused(self.job)?.then_some("the clocks change today, see dst_active"))
+    }
+
+    fn open(self, source: &mut Connection, run: &mut Run) -> Result<Refresh<'a>> {
+        let Opened { options, catalog, job, destination, in_group } = self;
+        let asked = Asked::of(options.repull, job, source)?;
+        run.reads_parent(asked.table.as_parent());
+        Ok(Refresh { in_group, ..Refresh::of(options, catalog, job, destination, asked) })
+    }
 }
 
 /// What it would do.
@@ -84,8 +107,8 @@ pub fn plan(catalog: &Catalog, job: &Job, plan: &mut Plan) -> Result<()> {
     let mut source = connect_job(catalog, job, destination.owner)?;
     plan.connect(&source);
     let asked = Asked::of(options.repull, job, &mut source)?;
-    let owner = act_as(destination.owner, true)?;
-    let mut refresh = Refresh::of(&options, catalog, job, destination, &owner, asked);
+    let _identity = act_as(destination.owner, true)?;
+    let mut refresh = Refresh::of(&options, catalog, job, destination, asked);
     let bound = refresh.find_bound(&mut source)?;
     let decision = refresh.look(&mut source, &bound)?;
     let sides = (&refresh.asked, &refresh.destination);
@@ -96,8 +119,11 @@ fn is_paused(job: &Job) -> Result<bool> {
     Ok(job.dst_active.unwrap_or(false) && clocks_change(job.dst_start.unwrap_or(30), job.dst_end.unwrap_or(230))?)
 }
 
-struct Refresh<'a> {
+pub struct Refresh<'a> {
     options: &'a Options<'a>,
+    /// All rows that the snapshot shows are taken, whatever may commit later: the next refresh takes those again that are not safe yet.
+    in_group: bool,
+    in_place: bool,
     /// As it was asked for, or as columns that have come need it.
     repull: Repull<'a>,
     /// All rows are merged, by the values of another control column than before.
@@ -105,7 +131,7 @@ struct Refresh<'a> {
     catalog: &'a Catalog,
     job: &'a Job,
     destination: Relation,
-    owner: &'a Identity,
+    caller: Caller,
     asked: Asked,
     state: State,
     /// What was to be taken again when the job ran last.
@@ -115,7 +141,7 @@ struct Refresh<'a> {
 }
 
 /// Where the rows are.
-enum Loaded {
+pub enum Loaded {
     /// All of them, where nobody sees them.
     All(load::Loaded),
     /// In the destination.
@@ -127,20 +153,51 @@ enum Loaded {
     Nothing,
 }
 
+/// What is left to be done when all that takes time is done.
+pub enum Left {
+    Nothing,
+    Exchange(Box<Exchange>),
+    /// Columns are altered first, for which readers wait.
+    Merge(Box<Merge>),
+    Append(Collected),
+    Change,
+}
+
+impl From<Option<Box<Exchange>>> for Left {
+    fn from(exchange: Option<Box<Exchange>>) -> Left {
+        exchange.map_or(Left::Nothing, Left::Exchange)
+    }
+}
+
 impl<'a> Refresh<'a> {
     fn of(
         options: &'a Options<'a>,
         catalog: &'a Catalog,
         job: &'a Job,
         destination: Relation,
-        owner: &'a Identity,
         asked: Asked,
     ) -> Refresh<'a> {
         let mut state: State = serde_json::from_value(job.state.clone()).unwrap_or_default();
         let redo = state.redo.take().filter(|_| state.left.as_deref() == Some(asked.last_value.as_str()));
         let bound = Bound::new(None, BoundKind::SourceIsEmpty, None);
         let (repull, status) = (options.repull, Status::Ok);
-        Refresh { options, repull, anew: false, catalog, job, destination, owner, asked, state, redo, bound, status }
+        let (caller, anew, in_group, in_place) = (Caller::now(), false, false, false);
+        Refresh {
+            options,
+            in_group,
+            in_place,
+            repull,
+            anew,
+            catalog,
+            job,
+            destination,
+            caller,
+            asked,
+            state,
+            redo,
+            bound,
+            status,
+        }
     }
 
     fn repulls_nothing(&self) -> bool {
@@ -204,9 +261,10 @@ impl<'a> Refresh<'a> {
             repull_all: self.repulls_all() || repulls,
             merges_all,
             limit: self.options.limit.or(job.batch_limit).filter(|limit| *limit > 0).map(i64::from),
+            whole: self.in_group,
         }
         .take();
-        let nothing_is_safe = bound.upper.is_none() && self.repulls_nothing() && !repulls;
+        let nothing_is_safe = bound.upper.is_none() && self.repulls_nothing() && !repulls && !self.in_group;
         Ok(Decision {
             take,
             rows,
@@ -263,7 +321,8 @@ impl<'a> Refresh<'a> {
     fn is_ahead(&self) -> bool {
         let Asked { kind, values, start, .. } = &self.asked;
         let newest = self.bound.newest.as_deref();
-        newest.is_some_and(|newest| *kind == Kind::Time && values.is_after(start, newest).unwrap_or(false))
+        self.redo.is_none()
+            && newest.is_some_and(|newest| *kind == Kind::Time && values.is_after(start, newest).unwrap_or(false))
     }
 
     /// Ends what is taken after so many rows, between two control values, and finds the greatest value of it.
@@ -312,6 +371,7 @@ impl<'a> Refresh<'a> {
 impl Steps for Refresh<'_> {
     type Decision = Decision;
     type Loaded = (Loaded, Decision);
+    type Ready = (Left, Decision);
 
     fn prepare(&mut self, source: &mut Connection, run: &mut Run) -> Result<()> {
         run.phase("bound");
@@ -328,6 +388,15 @@ impl Steps for Refresh<'_> {
             run.note(format!("last_value {start} is later than the source's clock: no row is copied until then. Set it to a value that is proven"));
             self.status = Status::Warning;
         }
+        Ok(())
+    }
+
+    fn repair(&mut self, source: &mut Connection, _: &mut Run) -> Result<()> {
+        source.will_read(&self.asked.table);
+        Ok(())
+    }
+
+    fn lock(&mut self, run: &mut Run) -> Result<()> {
         run.phase("look");
         lock_destination(&self.destination, self.repulls_all())?;
         table::check_at_once(self.destination.oid)
@@ -368,6 +437,19 @@ impl Steps for Refresh<'_> {
         Ok(decision)
     }
 
+    fn manner(&self, decision: &Decision) -> Result<Manner> {
+        Ok(match &decision.greatest {
+            _ if self.repulls_all() => Manner::AtOnce,
+            None if decision.take.delete => Manner::InPlace,
+            None => Manner::Unchanged,
+            Some(_) => Manner::InPlace,
+        })
+    }
+
+    fn stay_in_place(&mut self) {
+        self.in_place = true;
+    }
+
     /// The rows go straight into the destination (inserter), into a temporary table (updater), or all of them beside it.
     fn load(&mut self, source: &mut Connection, decision: Decision, run: &mut Run) -> Result<(Loaded, Decision)> {
         if decision.greatest.is_none() && !self.repulls_all() {
@@ -379,17 +461,17 @@ impl Steps for Refresh<'_> {
         run.phase("copy");
         if self.repulls_all() {
             let rows = Everything { source, query: &query, flush: false };
-            let how = (false, &decision.following);
+            let how = How { cascade: false, in_place: self.in_place, following: &decision.following };
             let loaded = load_all(rows, &self.destination, local, column_map, how, run)?;
             return Ok((Loaded::All(loaded), decision));
         }
         if self.job.method().facts().by_key {
-            let collected = merge::collect(self.job, source, &query, self.owner, &decision, run)?;
+            let collected = merge::collect(self.job, source, &query, self.caller, &decision, run)?;
             return Ok((Loaded::Collected(collected), decision));
         }
         if !decision.following.is_empty() {
             // Readers would wait as long as the rows come.
-            let collected = merge::pull(self.job, source, &query, self.owner, &decision, run)?;
+            let collected = merge::pull(self.job, source, &query, self.caller, &decision, run)?;
             return Ok((Loaded::Appended(collected), decision));
         }
         if take.delete {
@@ -406,31 +488,83 @@ impl Steps for Refresh<'_> {
         Ok((Loaded::There, decision))
     }
 
-    /// Merges an updater's rows; stores last_value in the same transaction as the data.
-    fn publish(&mut self, (loaded, decision): (Loaded, Decision), run: &mut Run) -> Result<Status> {
-        let take = &decision.take;
-        match loaded {
-            Loaded::All(loaded) => {
-                loaded.publish(self.catalog, self.job, &self.destination, (false, &decision.following), run)?;
-            }
-            Loaded::There => {}
+    /// Merges an updater's rows, unless columns have to be altered for them first.
+    fn ready(&mut self, (loaded, decision): Self::Loaded, _: &[pg_sys::Oid], run: &mut Run) -> Result<Self::Ready> {
+        let following = &decision.following;
+        let left = match loaded {
+            Loaded::All(loaded) => loaded.ready(&self.destination, (false, following), run)?.into(),
+            Loaded::There => Left::Nothing,
             Loaded::Collected(collected) => {
-                self.catalog.lock_to_record(&self.job.dest_table)?;
                 run.phase("merge");
-                if merge::merge(self.job, collected, &self.destination, &decision, &self.asked.values, run)? {
+                let merge = Merge::of(self.job, collected, &self.destination, (&decision, self.in_place), run)?;
+                if merge.shares_keys() {
                     self.status = Status::Warning;
+                }
+                if merge.alters() {
+                    Left::Merge(Box::new(merge))
+                } else {
+                    merge.carry_out(&self.destination, &decision, &self.asked.values, run)?.into()
                 }
             }
             Loaded::Appended(collected) => {
-                self.catalog.lock_to_record(&self.job.dest_table)?;
                 run.phase("merge");
-                self.append(collected, &decision, run)?;
+                match self.append_anew(&collected, &decision, run)? {
+                    Some(exchange) => {
+                        collected.drop()?;
+                        Left::Exchange(exchange)
+                    }
+                    None => Left::Append(collected),
+                }
             }
             Loaded::Nothing => {
-                change_columns(&self.destination, &decision.local, &decision.following, load::patience())?;
-                if take.delete && !decision.nothing_is_safe {
-                    self.asked.values.delete(&self.job.destination, &take.range)?;
+                let beside = change_beside(&self.destination, &decision.local, following, load::patience())?;
+                let left = beside.map_or(Left::Change, |exchange| Left::Exchange(Box::new(exchange)));
+                if following.is_empty() {
+                    self.delete_here(&decision)?;
+                    Left::Nothing
+                } else {
+                    left
                 }
+            }
+        };
+        Ok((left, decision))
+    }
+
+    fn exchange<'b>(&self, (left, _): &'b mut Self::Ready) -> Option<&'b mut Exchange> {
+        match left {
+            Left::Exchange(exchange) => Some(exchange),
+            _ => None,
+        }
+    }
+
+    fn locks(&self, (left, decision): &Self::Ready) -> Result<Vec<pg_sys::Oid>> {
+        match left {
+            Left::Nothing => Ok(Vec::new()),
+            Left::Exchange(exchange) => exchange.locks(),
+            Left::Merge(_) | Left::Append(_) | Left::Change => decision.following.locked(&self.destination),
+        }
+    }
+
+    /// Stores last_value in the same transaction as the data.
+    fn publish(&mut self, (left, decision): Self::Ready, run: &mut Run) -> Result<Status> {
+        let (take, patience) = (&decision.take, load::patience());
+        match left {
+            Left::Nothing => {}
+            Left::Exchange(exchange) => {
+                exchange.carry_out(patience)?;
+                if matches!(self.repull, Repull::Nothing | Repull::Range(..)) && decision.greatest.is_none() {
+                    self.delete_here(&decision)?;
+                }
+            }
+            Left::Merge(merge) => {
+                // Where its columns are altered, nothing is written anew.
+                merge.carry_out(&self.destination, &decision, &self.asked.values, run)?;
+            }
+            Left::Append(collected) => self.append(collected, &decision)?,
+            Left::Change => {
+                decision.following.apply(&self.destination, patience)?;
+                decision.following.finish(&self.destination)?;
+                self.delete_here(&decision)?;
             }
         }
         let nearly = |limit: &i64| !decision.is_cut && run.rows.saturating_mul(4) >= (*limit as u64).saturating_mul(3);
@@ -445,10 +579,11 @@ impl Steps for Refresh<'_> {
             safe: self.bound.upper.as_deref(),
             decision: &decision,
             anew: self.anew,
+            whole: self.in_group,
         };
         let last = ended.last_value(&self.job.destination)?;
         let Asked { values, start, .. } = &self.asked;
-        if let Some(bound) = self.bound.upper.as_ref().filter(|_| self.repulls_nothing()) {
+        if let Some(bound) = self.bound.upper.as_ref().filter(|_| self.repulls_nothing() && !self.in_group) {
             // What was asked for is below the bound: a greater value would skip rows for ever.
             if values.is_after(&last, bound)? && values.is_after(&last, start)? {
                 return Err(beyond(bound, &last));
@@ -457,7 +592,10 @@ impl Steps for Refresh<'_> {
         let state = State { redo: ended.next_redo(&last)?, left: Some(last.clone()), ..self.state.clone() };
         // A batch, or a range, does not say how old the rest is.
         let whole = !decision.is_cut && !matches!(self.repull, Repull::Range(..));
-        let as_of = self.bound.at.filter(|_| whole).map(Moment::microseconds);
+        let as_of = match self.in_group {
+            true => Some(run.started()),
+            false => self.bound.at.filter(|_| whole).map(Moment::microseconds),
+        };
         let state = serde_json::to_value(&state)?;
         self.catalog.record_run(&self.job.dest_table, run.started(), Some(&state), Some(&last), as_of)?;
         Ok(self.status)
@@ -465,22 +603,33 @@ impl Steps for Refresh<'_> {
 }
 
 impl Refresh<'_> {
-    /// Adds rows to a destination whose columns change.
-    fn append(&self, collected: Collected, decision: &Decision, run: &Run) -> Result<()> {
+    /// Rows of the destination that are taken again, and are gone.
+    fn delete_here(&self, decision: &Decision) -> Result<()> {
+        if decision.take.delete && !decision.nothing_is_safe {
+            self.asked.values.delete(&self.job.destination, &decision.take.range)?;
+        }
+        Ok(())
+    }
+
+    /// Adds rows to a destination whose columns change, by writing all of it anew. None if it is better to alter it.
+    fn append_anew(&self, collected: &Collected, decision: &Decision, run: &Run) -> Result<Option<Box<Exchange>>> {
         let Decision { take, following, column_map, .. } = decision;
         let anew = !take.delete
             && is_rewritable(&decision.local)?
             && following.goes_beside(&self.destination, run.rows, &[])?;
-        if anew {
-            collected.append_anew(&self.destination, &column_map.columns, following, load::patience())?;
-        } else {
-            following.apply(&self.destination, load::patience())?;
-            if take.delete {
-                self.asked.values.delete(&self.job.destination, &take.range)?;
-            }
-            collected.append(&self.job.destination, &column_map.columns)?;
-            following.finish(&self.destination)?;
+        if !anew {
+            return Ok(None);
         }
+        let exchange = collected.append_anew(&self.destination, &column_map.columns, following, load::patience())?;
+        Ok(Some(Box::new(exchange)))
+    }
+
+    fn append(&self, collected: Collected, decision: &Decision) -> Result<()> {
+        let Decision { following, column_map, .. } = decision;
+        following.apply(&self.destination, load::patience())?;
+        self.delete_here(decision)?;
+        collected.append(&self.job.destination, &column_map.columns)?;
+        following.finish(&self.destination)?;
         collected.drop()
     }
 }

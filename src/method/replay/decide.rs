@@ -141,6 +141,16 @@ pub struct Decision {
     pub same_types: bool,
 }
 
+/// What a refresh has repaired so far.
+#[derive(Debug, Default)]
+pub struct Repaired {
+    done: Done,
+    /// The queue was made anew: the rows that were in it are gone.
+    queue_is_new: bool,
+    /// Triggers of a partition or child were missing.
+    missed: bool,
+}
+
 /// A look at the source, for a job.
 #[derive(Clone, Copy)]
 pub struct Look<'a> {
@@ -153,10 +163,19 @@ pub struct Look<'a> {
 
 impl Look<'_> {
     /// Opens the snapshot. What has to be repaired on the source is repaired first, step by step, with a new look after each.
-    pub fn mended(self, source: &mut Connection, table: SourceTable, run: &mut Run) -> Result<Present> {
+    /// In a snapshot that others share, nothing can be repaired.
+    ///
+    /// # Errors
+    /// ChangedMeanwhile, if it would have to.
+    pub fn mended(
+        self,
+        source: &mut Connection,
+        table: SourceTable,
+        repaired: &mut Repaired,
+        run: &mut Run,
+    ) -> Result<Present> {
         let Look { catalog, job, state, .. } = self;
         let wanted = Wanted::of(job, &state.objects);
-        let (mut done, mut queue_is_new, mut missed) = (Done::default(), false, false);
         // A few rounds are enough, unless others change the table meanwhile.
         'look: for _ in 0..16 {
             let shape = source.locked_snapshot_of(&table)?;
@@ -165,13 +184,17 @@ impl Look<'_> {
             let summary = source.summary(&state.objects, wanted.key.len(), wanted.keeps_rows(), self.limit)?;
             let facts = Facts::of(catalog, job, state, &table, &capture, &members, &summary);
             capture.typed = matches!(facts.found, Found::Typed(..));
-            while let Some(repair) = facts.next(done) {
-                done.note(repair);
+            while let Some(repair) = facts.next(repaired.done) {
+                if source.shares_snapshot() {
+                    let table = table.table().plain();
+                    return Err(Error::ChangedMeanwhile(format!("the triggers on \"{table}\" are not as they were")));
+                }
+                repaired.done.note(repair);
                 if repair == Repair::AddTriggers {
                     let known: HashSet<u32> = state.members.iter().map(|(oid, ..)| *oid).collect();
-                    missed |= facts.untriggered.iter().any(|child| known.contains(child));
+                    repaired.missed |= facts.untriggered.iter().any(|child| known.contains(child));
                 }
-                queue_is_new |= repair == Repair::MakeAnew;
+                repaired.queue_is_new |= repair == Repair::MakeAnew;
                 if carry_out(repair, source, (catalog, job, state), &mut capture, &members, run)? {
                     continue 'look;
                 }
@@ -181,6 +204,7 @@ impl Look<'_> {
             let unwatched = facts.is_unwatched();
             let found = (shape, members, summary);
             let present = self.present(source, &table, found, (typed, cloned))?;
+            let Repaired { missed, queue_is_new, .. } = *repaired;
             return Ok(Present { has_disabled_triggers, missed, queue_is_new, unwatched, ..present });
         }
         Err(Error::Internal(

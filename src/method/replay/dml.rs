@@ -4,12 +4,13 @@ use super::decide::{Columns, Decision, Extent};
 use super::work::{Loaded, Rows, Work};
 use crate::backend::relation::Relation;
 use crate::destination::copy_in::Target;
+use crate::destination::exchange::Exchange;
 use crate::destination::following::Following;
 use crate::destination::upsert::{is_replaceable, is_rewritable, Collected, MUCH_TO_COPY, MUCH_TO_MERGE};
 use crate::error::Result;
 use crate::job::config::Job;
 use crate::job::run::Run;
-use crate::method::load::{leave, load_all, patience, pull_after, Everything};
+use crate::method::load::{leave, load_all, patience, pull_after, Everything, How};
 use crate::shape::Shape;
 use crate::source::connection::Connection;
 
@@ -20,14 +21,15 @@ pub fn load(source: &mut Connection, work: &Work<'_>, run: &mut Run) -> Result<L
     let Columns { local, column_map, following, .. } = &work.decision.columns;
     let flush = work.decision.present.summary.unflushed;
     let straight = work.options.straight(work.job) && !work.joined;
+    let how = How { cascade: false, in_place: work.in_place, following };
     let until = match work.decision.portion.extent {
         Extent::Changes(until) => until,
         Extent::All | Extent::Nothing => {
             let query = work.everything();
             run.phase("copy");
-            if straight {
+            if straight && !work.in_place {
                 let rows = Everything { source, query: &query, flush };
-                return Ok(Loaded::All(load_all(rows, work.destination, local, column_map, (false, following), run)?));
+                return Ok(Loaded::All(load_all(rows, work.destination, local, column_map, how, run)?));
             }
             let collected = work.make(&column_map.columns)?;
             work.collect(source, &query, &collected, &column_map.columns, run)?;
@@ -58,7 +60,7 @@ fn load_straight(source: &mut Connection, work: &Work<'_>, until: i64, run: &mut
     let gone = work.make(key)?;
     run.phase("keys");
     work.collect(source, &changes.keys(), &gone, key, run)?;
-    if gone.is_much(local, run.rows, MUCH_TO_COPY)? {
+    if !work.in_place && gone.is_much(local, run.rows, MUCH_TO_COPY)? {
         run.rows = 0;
         gone.drop()?;
         return Ok(None);
@@ -82,16 +84,26 @@ fn load_straight(source: &mut Connection, work: &Work<'_>, until: i64, run: &mut
 }
 
 /// Replaces all rows.
-pub fn replace_all(job: &Job, rows: Rows, destination: &Relation, decision: &Decision, run: &mut Run) -> Result<()> {
-    let Columns { local, column_map, following, .. } = &decision.columns;
+pub fn replace_all(
+    job: &Job,
+    rows: Rows,
+    destination: &Relation,
+    decision: &Decision,
+    (following, anew): (&Following, bool),
+) -> Result<Option<Box<Exchange>>> {
+    let Columns { local, column_map, .. } = &decision.columns;
     let key = job.pk_name.clone().unwrap_or_default();
-    run.phase("merge");
-    rows.ready(job, &decision.present)?;
     let Rows { collected, joined } = rows;
-    let ordered = collected.rows(&column_map.columns, &key, &key[0], !joined);
-    let rows = (column_map.columns.as_slice(), key.as_slice(), ordered.as_str());
-    collected.replace_all(destination, local, rows, following, patience())?;
-    collected.drop()
+    let (columns, ordered) = (&column_map.columns, collected.rows(&column_map.columns, &key, &key[0], !joined));
+    let mut exchange = None;
+    if anew {
+        let rows = (columns.as_slice(), key.as_slice(), ordered.as_str());
+        exchange = Some(Box::new(collected.rewrite(destination, rows, "false", following, patience())?));
+    } else {
+        collected.replace_in_place(destination, local, (columns, &ordered), following, patience())?;
+    }
+    collected.drop()?;
+    Ok(exchange)
 }
 
 /// Whether rows are better written anew together with all others than merged.
@@ -99,11 +111,11 @@ pub fn is_written_anew(
     collected: &Collected,
     destination: &Relation,
     local: &Shape,
-    following: &Following,
+    (following, in_place): (&Following, bool),
     (rows, key): (u64, &[String]),
 ) -> Result<bool> {
     if following.is_empty() {
-        return collected.is_much(local, rows, MUCH_TO_MERGE);
+        return Ok(!in_place && collected.is_much(local, rows, MUCH_TO_MERGE)?);
     }
     Ok(is_rewritable(local)? && following.goes_beside(destination, rows, key)?)
 }
@@ -115,23 +127,17 @@ pub fn merge(
     (gone, deleted): (Collected, u64),
     destination: &Relation,
     decision: &Decision,
-    run: &mut Run,
-) -> Result<()> {
-    let Columns { local, column_map, following, .. } = &decision.columns;
+    (following, anew): (&Following, bool),
+) -> Result<Option<Box<Exchange>>> {
+    let Columns { local, column_map, .. } = &decision.columns;
     let key = job.pk_name.clone().unwrap_or_default();
-    run.phase("merge");
-    rows.ready(job, &decision.present)?;
     let Rows { collected, joined } = rows;
     let ordered = collected.rows(&column_map.columns, &key, &key[0], !joined);
-    if deleted > 0 {
-        run.note(format!("{deleted} keys without a row"));
-        gone.ready(&key)?;
-    }
-    if is_written_anew(&collected, destination, local, following, (run.rows, &[]))? {
-        run.note("so many rows that the table is written anew");
+    let mut exchange = None;
+    if anew {
         let kept = format!("NOT {}", gone.holds(&key)?);
         let rows = (column_map.columns.as_slice(), key.as_slice(), ordered.as_str());
-        collected.rewrite(destination, rows, &kept, following, patience())?;
+        exchange = Some(Box::new(collected.rewrite(destination, rows, &kept, following, patience())?));
     } else {
         following.apply(destination, patience())?;
         if deleted > 0 {
@@ -141,5 +147,6 @@ pub fn merge(
         following.finish(destination)?;
     }
     gone.drop()?;
-    collected.drop()
+    collected.drop()?;
+    Ok(exchange)
 }

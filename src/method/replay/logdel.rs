@@ -1,18 +1,19 @@
 //! logdel: rows that are gone on the source stay here, with the time when they were deleted.
 
 use super::decide::{Columns, Decision, Extent};
-use super::dml::is_written_anew;
 use super::stamp::DELETED;
 use super::work::{Loaded, Rows, Work};
 use crate::backend::name::quote;
 use crate::backend::relation::Relation;
 use crate::backend::spi;
+use crate::destination::exchange::Exchange;
+use crate::destination::following::Following;
 use crate::destination::upsert::Collected;
 use crate::error::Result;
 use crate::job::config::Job;
 use crate::job::record::Status;
 use crate::job::run::Run;
-use crate::method::load::{leave, load_all, patience, Everything};
+use crate::method::load::{leave, load_all, patience, Everything, How};
 use crate::source::connection::Connection;
 
 /// The columns, and the time of the deletion.
@@ -37,9 +38,10 @@ pub fn load(source: &mut Connection, work: &Work<'_>, status: &mut Status, run: 
     run.phase("copy");
     let all = portion.extent == Extent::All;
     let empty = all && spi::is_true(&format!("SELECT NOT EXISTS (SELECT FROM {})", work.job.destination), &[])?;
-    if empty && summary.rows == 0 && !work.joined {
+    if empty && summary.rows == 0 && !work.joined && !work.in_place {
+        let how = How { cascade: false, in_place: false, following };
         let rows = Everything { source, query: &work.everything(), flush };
-        return Ok(Loaded::All(load_all(rows, work.destination, local, column_map, (false, following), run)?));
+        return Ok(Loaded::All(load_all(rows, work.destination, local, column_map, how, run)?));
     }
     let (stamped, stamped_key) = (stamped(columns), stamped(&work.key));
     let collected = work.make(&stamped)?;
@@ -75,32 +77,32 @@ pub fn load(source: &mut Connection, work: &Work<'_>, status: &mut Status, run: 
     Ok(Loaded::Stamped(Rows { collected, joined: work.joined }, left, deleted))
 }
 
+/// The changes of columns, with those that rows need which were deleted before their columns became NOT NULL.
+pub fn following(job: &Job, collected: &Collected, decision: &Decision) -> Result<Following> {
+    let Columns { local, column_map, following, .. } = &decision.columns;
+    if !job.follows_columns() {
+        return Ok(following.clone());
+    }
+    let key = job.pk_name.as_deref().unwrap_or_default();
+    let required = local.columns.iter().filter(|own| own.not_null && column_map.columns.contains(&own.name));
+    let required = required.map(|own| own.name.as_str()).chain(following.required_at_once());
+    let required: Vec<_> = required.map(str::to_string).filter(|name| !key.contains(name)).collect();
+    Ok(following.relaxing(&collected.with_nulls(&required)?))
+}
+
 /// Merges the rows, and stamps rows that are gone; after all rows have come without `stamps`, these are deleted.
 pub fn merge(
     job: &Job,
     rows: Rows,
-    (left, deleted): (Collected, u64),
-    stamps: bool,
+    (left, deleted, stamps): (Collected, u64, bool),
     destination: &Relation,
     decision: &Decision,
-    run: &mut Run,
-) -> Result<()> {
-    let Columns { local, column_map, following, .. } = &decision.columns;
+    (following, anew): (&Following, bool),
+) -> Result<Option<Box<Exchange>>> {
+    let Columns { local, column_map, .. } = &decision.columns;
     let key = job.pk_name.clone().unwrap_or_default();
-    run.phase("merge");
-    if deleted > 0 {
-        run.note(format!("{deleted} deleted rows"));
-    }
-    rows.ready(job, &decision.present)?;
     let Rows { collected, joined } = rows;
     let (name, stamp) = (&job.destination, quote(DELETED));
-    // Rows that were deleted before their columns became NOT NULL.
-    let required = local.columns.iter().filter(|own| own.not_null && column_map.columns.contains(&own.name));
-    let required = required.map(|own| own.name.as_str()).chain(following.required_at_once());
-    let required: Vec<_> = required.map(str::to_string).filter(|name| !key.contains(name)).collect();
-    let following =
-        &if job.follows_columns() { following.relaxing(&collected.with_nulls(&required)?) } else { following.clone() };
-    let anew = is_written_anew(&collected, destination, local, following, (run.rows, &key))?;
     if !anew {
         following.apply(destination, patience())?;
     }
@@ -125,14 +127,15 @@ pub fn merge(
     }
     let stamped = stamped(&column_map.columns);
     let ordered = collected.rows(&stamped, &key, DELETED, !joined);
+    let mut exchange = None;
     if anew {
-        run.note("so many rows that the table is written anew");
         let rows = (stamped.as_slice(), key.as_slice(), ordered.as_str());
-        collected.rewrite(destination, rows, "true", following, patience())?;
+        exchange = Some(Box::new(collected.rewrite(destination, rows, "true", following, patience())?));
     } else {
         collected.merge_into(local, &stamped, &key, &ordered)?;
         following.finish(destination)?;
     }
     left.drop()?;
-    collected.drop()
+    collected.drop()?;
+    Ok(exchange)
 }

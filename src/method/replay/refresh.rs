@@ -1,17 +1,19 @@
 //! refresh_dml and refresh_logdel.
 
 use super::convert::{convert, legacy};
-use super::decide::{Columns, Decision, Extent, Look};
+use super::decide::{Columns, Decision, Extent, Look, Repaired};
+use super::merge::Merge;
 use super::options::Options;
 use super::state::{current_transaction, end_of_wal, Position, State};
 use super::tell::{self, tell};
 use super::wanted::storage_ids;
 use super::work::{Loaded, Work};
 use super::{dml, logdel};
-use crate::backend::identity::{act_as, Identity};
+use crate::backend::identity::{act_as, Caller};
 use crate::backend::relation::Relation;
+use crate::destination::exchange::Exchange;
 use crate::destination::table;
-use crate::destination::upsert::change_columns;
+use crate::destination::upsert::change_beside;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::method::Method;
@@ -23,7 +25,7 @@ use crate::method::load::{leave, lock_destination, patience};
 use crate::method::plan::Plan;
 use crate::method::rights::require_owner_rights;
 use crate::method::running::{refresh_job, Call};
-use crate::method::steps::{self, Steps};
+use crate::method::steps::{self, Manner, Opening, Steps};
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
 use pgrx::pg_sys;
@@ -32,13 +34,39 @@ use pgrx::pg_sys;
 pub fn refresh(method: Method, options: &Options<'_>) -> Result<()> {
     refresh_job(method, &options.call, |catalog, job, run| {
         run.phase("connect");
-        let destination = table::find(&job.destination)?;
-        if options.repull && method.facts().keeps_gone {
-            // Rows whose deletion was not queued would be deleted from the destination, too.
-            require_owner_rights("p_repull", job, destination.owner)?;
-        }
-        let mut source = connect_job(catalog, job, destination.owner)?;
-        let owner = act_as(destination.owner, true)?;
+        steps::refresh(opening(options, catalog, job, false)?, catalog, job, run)
+    })
+}
+
+/// A refresh that is about to begin.
+pub struct Opened<'a> {
+    options: &'a Options<'a>,
+    catalog: &'a Catalog,
+    job: &'a Job,
+    destination: Relation,
+    in_group: bool,
+}
+
+pub fn opening<'a>(options: &'a Options<'a>, catalog: &'a Catalog, job: &'a Job, in_group: bool) -> Result<Opened<'a>> {
+    let destination = table::find(&job.destination)?;
+    if options.repull && job.method().facts().keeps_gone {
+        // Rows whose deletion was not queued would be deleted from the destination, too.
+        require_owner_rights("p_repull", job, destination.owner)?;
+    }
+    Ok(Opened { options, catalog, job, destination, in_group })
+}
+
+impl<'a> Opening for Opened<'a> {
+    type Steps = Refresh<'a>;
+
+    fn owner(&self) -> pg_sys::Oid {
+        self.destination.owner
+    }
+
+    fn open(self, source: &mut Connection, run: &mut Run) -> Result<Refresh<'a>> {
+        let Opened { options, catalog, job, destination, in_group } = self;
+        let caller = Caller::now();
+        let _identity = act_as(destination.owner, true)?;
         let table = source.find_table(&job.source_table)?;
         run.reads_parent(table.as_parent());
         let state = match State::find(job)? {
@@ -46,12 +74,24 @@ pub fn refresh(method: Method, options: &Options<'_>) -> Result<()> {
             None => {
                 run.phase("convert");
                 run.note("the queue of mimeo 1.5.1 was replaced");
-                convert(job, &mut source, &table)?
+                convert(job, source, &table)?
             }
         };
-        let (owner, status) = (&owner, Status::Ok);
-        steps::refresh(Refresh { options, catalog, job, destination, owner, table, state, status }, source, run)
-    })
+        let (repaired, status) = (Repaired::default(), Status::Ok);
+        Ok(Refresh {
+            options,
+            catalog,
+            job,
+            destination,
+            in_group,
+            in_place: false,
+            caller,
+            table,
+            state,
+            repaired,
+            status,
+        })
+    }
 }
 
 /// What it would do.
@@ -71,33 +111,50 @@ pub fn plan(catalog: &Catalog, job: &Job, plan: &mut Plan) -> Result<()> {
     tell(look, &options, &destination, &table, &mut source, plan)
 }
 
-struct Refresh<'a> {
+pub struct Refresh<'a> {
     options: &'a Options<'a>,
     catalog: &'a Catalog,
     job: &'a Job,
     destination: Relation,
-    owner: &'a Identity,
+    /// All that waits is taken.
+    in_group: bool,
+    in_place: bool,
+    caller: Caller,
     table: SourceTable,
     state: State,
+    repaired: Repaired,
     status: Status,
 }
 
 impl Steps for Refresh<'_> {
     type Decision = Decision;
     type Loaded = (Loaded, Decision);
+    type Ready = (Left, Decision);
 
     /// Removes from the queue what a committed refresh has applied.
     fn prepare(&mut self, source: &mut Connection, run: &mut Run) -> Result<()> {
         run.phase("queue");
-        self.remove_applied(source)?;
-        lock_destination(&self.destination, self.options.repull)
+        self.remove_applied(source)
+    }
+
+    /// The triggers.
+    fn repair(&mut self, source: &mut Connection, run: &mut Run) -> Result<()> {
+        source.will_read(&self.table);
+        let look = Look { catalog: self.catalog, job: self.job, state: &self.state, limit: self.limit() };
+        look.mended(source, self.table.clone(), &mut self.repaired, run)?;
+        source.end_snapshot()
+    }
+
+    fn lock(&mut self, _: &mut Run) -> Result<()> {
+        lock_destination(&self.destination, self.options.repull)?;
+        table::check_at_once(self.destination.oid)
     }
 
     /// In one snapshot: the shape, the triggers, what the queue holds.
     fn decide(&mut self, source: &mut Connection, run: &mut Run) -> Result<Decision> {
-        let (job, limit) = (self.job, self.options.limit(self.job));
+        let (job, limit) = (self.job, self.limit());
         let look = Look { catalog: self.catalog, job, state: &self.state, limit };
-        let present = look.mended(source, self.table.clone(), run)?;
+        let present = look.mended(source, self.table.clone(), &mut self.repaired, run)?;
         if present.has_disabled_triggers && !present.unwatched {
             let state = State { copy_all: Some("triggers were disabled".to_string()), ..self.state.clone() };
             return Err(Error::TriggersDisabled {
@@ -140,6 +197,18 @@ impl Steps for Refresh<'_> {
         Ok(decision)
     }
 
+    fn manner(&self, decision: &Decision) -> Result<Manner> {
+        Ok(match decision.portion.extent {
+            Extent::Nothing => Manner::Unchanged,
+            Extent::Changes(_) => Manner::InPlace,
+            Extent::All => Manner::AtOnce,
+        })
+    }
+
+    fn stay_in_place(&mut self) {
+        self.in_place = true;
+    }
+
     /// The rows of the keys that are queued, and the keys without rows.
     fn load(&mut self, source: &mut Connection, decision: Decision, run: &mut Run) -> Result<(Loaded, Decision)> {
         let summary = &decision.present.summary;
@@ -147,12 +216,13 @@ impl Steps for Refresh<'_> {
             // A child that got its triggers is known from here on, so it has to keep them.
             let members = storage_ids(&decision.present.members, decision.present.cloned);
             leave(source, summary.unflushed && members != self.state.members)?;
-            if summary.bloated {
+            if summary.bloated && !self.in_group {
                 source.shrink(&decision.present.queue)?;
             }
             return Ok((Loaded::Nothing, decision));
         }
-        let work = Work::prepare(self.job, self.options, source, &decision, &self.destination, self.owner)?;
+        let work =
+            Work::prepare(self.job, self.options, source, (&decision, self.in_place), &self.destination, self.caller)?;
         let loaded = match self.job.method() {
             Method::Dml => dml::load(source, &work, run)?,
             _ => logdel::load(source, &work, &mut self.status, run)?,
@@ -160,10 +230,81 @@ impl Steps for Refresh<'_> {
         Ok((loaded, decision))
     }
 
-    /// The rows replace those with the same keys; those of the other keys are deleted, or marked as deleted. The position in the queue is
-    /// stored in the same transaction.
-    fn publish(&mut self, (loaded, decision): (Loaded, Decision), run: &mut Run) -> Result<Status> {
-        publish(loaded, self.catalog, self.job, self.options, &self.destination, &decision, run)?;
+    /// The rows replace those with the same keys; those of the other keys are deleted, or marked as deleted.
+    fn ready(&mut self, (loaded, decision): Self::Loaded, _: &[pg_sys::Oid], run: &mut Run) -> Result<Self::Ready> {
+        let following = &decision.columns.following;
+        let left = match loaded {
+            Loaded::Nothing if following.is_empty() => Left::Nothing,
+            Loaded::Nothing => {
+                let local = &decision.columns.local;
+                let beside = change_beside(&self.destination, local, following, patience())?;
+                beside.map_or(Left::Change, |exchange| Left::Exchange(Box::new(exchange)))
+            }
+            Loaded::All(loaded) => loaded.ready(&self.destination, (false, following), run)?.into(),
+            Loaded::There(keys) => {
+                keys.drop()?;
+                Left::Nothing
+            }
+            Loaded::Whole(rows) => {
+                run.phase("merge");
+                self.put(Merge::all(self.job, rows, (&decision, self.in_place))?, &decision, run)?
+            }
+            Loaded::Changed(rows, gone, deleted) => {
+                run.phase("merge");
+                let merge = Merge::changed(
+                    self.job,
+                    rows,
+                    (gone, deleted),
+                    &self.destination,
+                    (&decision, self.in_place),
+                    run,
+                )?;
+                self.put(merge, &decision, run)?
+            }
+            Loaded::Stamped(rows, left, deleted) => {
+                run.phase("merge");
+                let stamps = decision.present.summary.truncated.is_some() || !self.options.repull;
+                let rest = (left, deleted, stamps);
+                self.put(
+                    Merge::stamped(self.job, rows, rest, &self.destination, (&decision, self.in_place), run)?,
+                    &decision,
+                    run,
+                )?
+            }
+        };
+        Ok((left, decision))
+    }
+
+    fn exchange<'b>(&self, (left, _): &'b mut Self::Ready) -> Option<&'b mut Exchange> {
+        match left {
+            Left::Exchange(exchange) => Some(exchange),
+            _ => None,
+        }
+    }
+
+    fn locks(&self, (left, decision): &Self::Ready) -> Result<Vec<pg_sys::Oid>> {
+        match left {
+            Left::Nothing => Ok(Vec::new()),
+            Left::Exchange(exchange) => exchange.locks(),
+            Left::Merge(_) | Left::Change => decision.columns.following.locked(&self.destination),
+        }
+    }
+
+    /// The position in the queue is stored in the same transaction as the rows.
+    fn publish(&mut self, (left, decision): Self::Ready, run: &mut Run) -> Result<Status> {
+        let following = &decision.columns.following;
+        match left {
+            Left::Nothing => {}
+            Left::Exchange(exchange) => exchange.carry_out(patience())?,
+            Left::Merge(merge) => {
+                // Where its columns are altered, nothing is written anew.
+                merge.carry_out(self.job, &self.destination, &decision, run)?;
+            }
+            Left::Change => {
+                following.apply(&self.destination, patience())?;
+                following.finish(&self.destination)?;
+            }
+        }
         let Decision { mut present, portion, columns, .. } = decision;
         let summary = present.summary;
         if columns.following.incomplete {
@@ -195,7 +336,35 @@ impl Steps for Refresh<'_> {
     }
 }
 
+/// What is left to be done when all that takes time is done.
+pub enum Left {
+    Nothing,
+    Exchange(Box<Exchange>),
+    /// Columns are altered first, for which readers wait.
+    Merge(Box<Merge>),
+    Change,
+}
+
+impl From<Option<Box<Exchange>>> for Left {
+    fn from(exchange: Option<Box<Exchange>>) -> Left {
+        exchange.map_or(Left::Nothing, Left::Exchange)
+    }
+}
+
 impl Refresh<'_> {
+    /// Rows of the queue, at most.
+    fn limit(&self) -> Option<i64> {
+        self.options.limit(self.job).filter(|_| !self.in_group)
+    }
+
+    /// Merges at once, unless columns have to be altered first.
+    fn put(&self, merge: Merge, decision: &Decision, run: &mut Run) -> Result<Left> {
+        if merge.alters() {
+            return Ok(Left::Merge(Box::new(merge)));
+        }
+        Ok(merge.carry_out(self.job, &self.destination, decision, run)?.into())
+    }
+
     /// Removes on the source what is applied here and safe on disk.
     fn remove_applied(&mut self, source: &mut Connection) -> Result<()> {
         let state = &mut self.state;
@@ -212,36 +381,5 @@ impl Refresh<'_> {
             state.removed = position.number;
         }
         Ok(())
-    }
-}
-
-/// Puts what was loaded into the destination.
-fn publish(
-    loaded: Loaded,
-    catalog: &Catalog,
-    job: &Job,
-    options: &Options<'_>,
-    destination: &Relation,
-    decision: &Decision,
-    run: &mut Run,
-) -> Result<()> {
-    let following = &decision.columns.following;
-    match loaded {
-        Loaded::Nothing => change_columns(destination, &decision.columns.local, following, patience()),
-        Loaded::All(loaded) => loaded.publish(catalog, job, destination, (false, following), run),
-        Loaded::There(keys) => keys.drop(),
-        Loaded::Whole(rows) => {
-            catalog.lock_to_record(&job.dest_table)?;
-            dml::replace_all(job, rows, destination, decision, run)
-        }
-        Loaded::Changed(rows, gone, deleted) => {
-            catalog.lock_to_record(&job.dest_table)?;
-            dml::merge(job, rows, (gone, deleted), destination, decision, run)
-        }
-        Loaded::Stamped(rows, left, deleted) => {
-            catalog.lock_to_record(&job.dest_table)?;
-            let stamps = decision.present.summary.truncated.is_some() || !options.repull;
-            logdel::merge(job, rows, (left, deleted), stamps, destination, decision, run)
-        }
     }
 }

@@ -3,12 +3,11 @@
 use super::decide::{Columns, Decision, Extent, Present};
 use super::options::Options;
 use super::stamp::require_stamp;
-use crate::backend::identity::Identity;
+use crate::backend::identity::Caller;
 use crate::backend::name::quote_list;
 use crate::backend::parse::is_plain_condition;
 use crate::backend::relation::Relation;
 use crate::destination::copy_in::Target;
-use crate::destination::table;
 use crate::destination::upsert::Collected;
 use crate::error::{Error, Result};
 use crate::job::config::Job;
@@ -25,7 +24,9 @@ pub struct Work<'a> {
     pub options: &'a Options<'a>,
     pub decision: &'a Decision,
     pub destination: &'a Relation,
-    pub owner: &'a Identity,
+    /// Nothing is written anew beside the rows that are there.
+    pub in_place: bool,
+    pub caller: Caller,
     pub key: Vec<String>,
     /// From `rows_query`.
     pub rows: String,
@@ -87,12 +88,11 @@ impl<'a> Work<'a> {
         job: &'a Job,
         options: &'a Options<'a>,
         source: &mut Connection,
-        decision: &'a Decision,
+        (decision, in_place): (&'a Decision, bool),
         destination: &'a Relation,
-        owner: &'a Identity,
+        caller: Caller,
     ) -> Result<Work<'a>> {
         let Decision { present, columns: Columns { local, column_map, .. }, portion, .. } = decision;
-        table::check_at_once(destination.oid)?;
         let mut typed = Vec::new();
         if job.method().facts().keeps_gone {
             require_stamp(local)?;
@@ -125,7 +125,7 @@ impl<'a> Work<'a> {
         let rows = rows_query(&present.table.table(), (&column_map.columns, &[]), condition)?;
         let further = further_keys(present, &key);
         let joined = joined || !unique;
-        Ok(Work { job, options, decision, destination, owner, key, rows, joined, typed, further })
+        Ok(Work { job, options, decision, destination, in_place, caller, key, rows, joined, typed, further })
     }
 
     /// The columns that are copied.
@@ -145,7 +145,7 @@ impl<'a> Work<'a> {
 
     /// A temporary table.
     pub fn make(&self, columns: &[String]) -> Result<Collected> {
-        Collected::make(&self.job.destination, columns, &self.decision.columns.following, self.owner)
+        Collected::make(&self.job.destination, columns, &self.decision.columns.following, self.caller)
     }
 
     /// Pulls rows into a temporary table; they are added to those of the run.

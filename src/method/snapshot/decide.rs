@@ -1,5 +1,6 @@
 //! Whether a snapshot has to be copied, and what decides that.
 
+use super::refresh::InGroup;
 use super::state::{changes, live_file, Seen, State};
 use super::trust::{self, Now, Trust};
 use crate::backend::identity::{keeps_its_snapshot, system};
@@ -17,11 +18,14 @@ use crate::method::load::patience;
 use crate::settings;
 use crate::shape::{Column, Difference, Shape};
 use crate::source::catalog::SourceTable;
-use crate::source::changes::Counters;
+use crate::source::changes::{Counted, Counters};
 use crate::source::connection::Connection;
 use crate::source::row_versions::Origin;
 use pgrx::pg_sys;
 use std::time::Duration;
+
+/// Why nothing is copied.
+pub const UNCHANGED: &str = "unchanged on the source";
 
 /// What a refresh of a snapshot does.
 pub struct Decision {
@@ -172,17 +176,82 @@ impl Look<'_> {
         Ok((shape, columns))
     }
 
-    fn may_try_a_delta(&self) -> bool {
+    /// Whether counters, of the table that was seen last, prove that nothing has changed. No snapshot is open on the source.
+    pub fn is_unchanged(&self, source: &mut Connection, counted: &Counted) -> Result<bool> {
+        let proof = self.proof(source.endpoint(), counted)?;
+        if !compare(self.before.seen.as_ref(), &proof, self.pull_data).same {
+            return Ok(false);
+        }
+        match proof.ok().map(|seen| seen.fingerprint).filter(|fingerprint| fingerprint.assigned_types) {
+            None => Ok(true),
+            Some(fingerprint) => {
+                let shape = source.snapshot_of(fingerprint.oid)?;
+                source.end_snapshot()?;
+                Ok(shape.types == self.before.types)
+            }
+        }
+    }
+
+    /// In the one snapshot of a group, which is open, whatever the counters say: what was committed last they may not count yet, and the other
+    /// members have it. Row versions tell exactly.
+    ///
+    /// # Errors
+    /// Beside those of `decide`: ChangedMeanwhile, if the group has to begin again.
+    pub fn decide_in_group(&self, source: &mut Connection, in_group: &InGroup) -> Result<Decision> {
+        let again = |why: &str| Error::ChangedMeanwhile(format!("\"{}\": {why}", self.job.dest_table));
+        let (table, counted) = in_group.counted.as_ref().ok_or_else(|| again("nothing is counted"))?;
+        let proof = self.proof(source.endpoint(), counted)?;
+        let Comparison { same, mut reason } = compare(self.before.seen.as_ref(), &proof, self.pull_data);
+        if same {
+            reason = "copied: of one moment with the group's other tables".to_string();
+        }
+        let (mut refused, mut described) = (None, None);
+        let (mut present, why) = loop {
+            let (shape, columns) = self.columns(source, table, described.take())?;
+            let (table, fingerprint, seen) = (table.clone(), counted.clone().ok(), proof.clone().ok());
+            let present = Present { table, shape, columns, fingerprint, seen, versions: None };
+            match self.versions(source, &present, refused.as_deref()) {
+                Err(Error::Remote { report, .. }) if refused.is_none() => {
+                    source.roll_back()?;
+                    refused = Some(report.message);
+                }
+                versions => break (present, versions?),
+            }
+        };
+        let why = match why {
+            Ok(versions) => {
+                let why = versions.as_ref().and_then(|versions| versions.trust.as_ref().err().cloned());
+                present.versions = versions;
+                why
+            }
+            Err(obstacle) => Some(obstacle),
+        };
+        let copies_all = present.versions.as_ref().is_none_or(|versions| versions.trust.is_err());
+        let idle_locked = in_group.idle_locked || copies_all && lock_if_free(self.twins.idle.oid);
+        if copies_all && !idle_locked {
+            return Err(again("the idle twin is in use"));
+        }
+        if let Some(why) = why {
+            reason = format!("{reason}; no delta: {why}");
+        }
+        Ok(Decision { reason, copy: Some(Box::new(present)), idle_locked })
+    }
+
+    pub fn may_try_a_delta(&self) -> bool {
         self.job.delta == Some(true) && self.pull_data && self.failed.is_none() && self.before.copied.is_some()
     }
 
     /// Ends the source's snapshot, and locks the idle twin.
     fn wait_for_idle(&self, source: &mut Connection, run: &mut Run) -> Result<()> {
         source.end_snapshot()?;
-        run.phase("wait for the idle twin");
-        lock_exclusively(&[self.twins.idle.oid], &self.twins.idle.name(), idle_patience(), "emptied")?;
+        self.lock_idle(run)?;
         run.phase("look");
         Ok(())
+    }
+
+    pub fn lock_idle(&self, run: &mut Run) -> Result<()> {
+        run.phase("wait for the idle twin");
+        lock_exclusively(&[self.twins.idle.oid], &self.twins.idle.name(), idle_patience(), "emptied")
     }
 
     /// The versions of the source's rows, if the job copies them; or why there are none. In the open snapshot.
@@ -261,11 +330,7 @@ impl Look<'_> {
     }
 
     /// The proof to compare with the one of last time; or why there is none.
-    fn proof(
-        &self,
-        endpoint: &str,
-        counted: &std::result::Result<Counters, String>,
-    ) -> Result<std::result::Result<Seen, String>> {
+    fn proof(&self, endpoint: &str, counted: &Counted) -> Result<std::result::Result<Seen, String>> {
         if !self.check_stats.unwrap_or(self.job.check_stats.unwrap_or(true)) {
             return Ok(Err("check_stats is off".to_string()));
         }
@@ -303,7 +368,7 @@ fn compare(before: Option<&Seen>, now: &std::result::Result<Seen, String>, pull_
         None => "copied: there is no earlier copy to compare with",
         Some(_) if !pull_data => "emptied: p_pulldata is false",
         Some(seen) if seen.holds(now) => {
-            return Comparison { same: true, reason: "unchanged on the source".to_string() };
+            return Comparison { same: true, reason: UNCHANGED.to_string() };
         }
         Some(seen) if seen.condition != now.condition || seen.filter != now.filter => {
             "copied: the filter or the condition has changed"

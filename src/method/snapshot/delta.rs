@@ -3,7 +3,7 @@
 
 use super::decide::Present;
 use super::trust::{is_more, percent, Trust};
-use crate::backend::identity::Identity;
+use crate::backend::identity::Caller;
 use crate::backend::ownership;
 use crate::backend::relation::lock_to_write_if_free;
 use crate::backend::row_version::{Grouping, Position};
@@ -43,8 +43,7 @@ pub struct Delta<'a> {
     pub origin: &'a Origin,
     pub trust: &'a Trust,
     pub hidden: Hidden,
-    /// As whom this runs.
-    pub owner: Option<&'a Identity>,
+    pub caller: Caller,
 }
 
 /// What a delta did.
@@ -227,7 +226,7 @@ impl Delta<'_> {
         table::check_at_once(live.oid)?;
         let beside = {
             // A restricted role may not make temporary tables; nothing but their definitions runs here.
-            let _unrestricted = self.owner.map(Identity::unrestricted);
+            let _unrestricted = self.caller.unrestricted();
             copies::Beside::make(&live.name())?
         };
         self.insert(source, grouping, &mut new, beside.oid, run)?;

@@ -2,20 +2,21 @@
 //! wait for: a background worker does it after the commit. Where none can be had, the next refresh does.
 
 use super::state::State;
-use crate::backend::identity::{act_as, pin_settings};
+use crate::backend::identity::{act_as, pin_settings, read_the_latest};
 use crate::backend::ownership;
-use crate::backend::relation::lock_if_free;
+use crate::backend::relation::{lock_exclusively, Patience};
 use crate::backend::spi;
 use crate::backend::worker::{self, TransactionControl, Worker};
 use crate::destination::table;
 use crate::destination::twins::Twins;
 use crate::error::Result;
 use crate::job::config::Catalog;
-use crate::job::lock::{self, Wait};
 use crate::job::method::Method;
+use crate::method::load::patience;
 use crate::method::rights::require_configured;
 use crate::method::running::require_method;
 use pgrx::{pg_sys, register_xact_callback, PgXactCallbackEvent};
+use std::time::Duration;
 
 /// Bytes from which on a twin is large.
 pub const LARGE: u64 = 32 << 20;
@@ -45,24 +46,36 @@ pub fn work(database: u32) -> Result<()> {
     Ok(())
 }
 
-/// Does nothing if the job is being refreshed, has gone, or was not swapped after all.
+/// Does nothing if the job has gone, or was not swapped after all. It does not take the lock of the job, which would keep a refresh from beginning:
+/// that of the idle twin is enough, for nobody shows a twin that is locked, or fills it.
 fn empty(dest_table: &str) -> Result<()> {
+    read_the_latest();
     let Some(catalog) = Catalog::look()? else { return Ok(()) };
-    // The transaction that started this worker may be about to release the lock.
-    if !lock::take(dest_table, Wait::Seconds(2))? {
-        return Ok(());
-    }
     let Ok(job) = catalog.job(dest_table) else { return Ok(()) };
     require_method(&job, Method::Snapshot)?;
-    let _pinned = pin_settings()?;
-    let twins = Twins::find(&job.destination)?;
+    let idle = {
+        let _pinned = pin_settings()?;
+        let twins = Twins::find(&job.destination)?;
+        // The transaction that started this worker may be about to release its locks.
+        let wait = Patience { give_up: Duration::from_secs(2), ..patience() };
+        if lock_exclusively(&[twins.idle.oid], &twins.idle.name(), wait, "emptied").is_err() {
+            return Ok(());
+        }
+        twins.idle.oid
+    };
+    // What was committed before the lock was had.
+    let Ok(job) = catalog.job(dest_table) else { return Ok(()) };
+    let twins = {
+        let _pinned = pin_settings()?;
+        Twins::find(&job.destination)?
+    };
     require_configured(&catalog, &job, twins.owner)?;
     let state: State = serde_json::from_value(job.state).unwrap_or_default();
-    if state.previous.is_some() {
+    if state.previous.is_some() || twins.idle.oid != idle {
         return Ok(());
     }
     let _identity = act_as(twins.owner, true)?;
-    if lock_if_free(twins.idle.oid) && ownership::require_tables(&[twins.idle.oid]).is_ok() {
+    if ownership::require_tables(&[twins.idle.oid]).is_ok() {
         table::truncate(&twins.idle.name())?;
     }
     Ok(())

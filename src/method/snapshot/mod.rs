@@ -15,6 +15,6 @@ mod trust;
 pub use destroy::destroy;
 pub use empty::work as empty_twin;
 pub use make::make;
-pub use refresh::{plan, refresh, Options};
+pub use refresh::{opening, plan, refresh, InGroup, Options};
 pub use rollback::rollback;
 pub use state::is_as_copied;

@@ -1,24 +1,24 @@
 //! refresh_snapshot.
 
-use super::decide::{Decision, Look, Present, Versions};
+use super::decide::{Decision, Look, Present, Versions, UNCHANGED};
 use super::delta::{Changed, Delta, Outcome};
 use super::state::{live_file, Analyzed, Previous, Seen, State};
 use super::tell::tell;
 use super::trust::{Copied, Learned};
 use super::{empty, guard};
-use crate::backend::identity::{act_as, pin_settings, system, Identity};
+use crate::backend::identity::{act_as, pin_settings, system, Caller};
 use crate::backend::ownership;
-use crate::backend::relation::{lock_if_free, lock_to_read};
+use crate::backend::relation::{lock_if_free, lock_to_read, lock_to_write_if_free};
 use crate::backend::spi;
 use crate::backend::subtransaction::{caught, tried};
 use crate::destination::column_map::obstacle_to_binary;
 use crate::destination::copy_in::Target;
 use crate::destination::heap::{Indexed, Indexing};
 use crate::destination::indexes::ForeignKey;
-use crate::destination::row_versions::Hidden;
+use crate::destination::row_versions::{has_rules, Hidden};
 use crate::destination::twins::{self, Twins};
 use crate::destination::written::{count_soon, Written};
-use crate::destination::{indexes, statistics, table};
+use crate::destination::{indexes, references, statistics, table};
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::method::Method;
@@ -30,9 +30,10 @@ use crate::method::load::{finish_indexes, patience, pull_behind};
 use crate::method::plan::Plan;
 use crate::method::rights::{require_creation, require_owner_rights};
 use crate::method::running::{refresh_job, Call};
-use crate::method::steps::{self, Steps};
+use crate::method::steps::{self, Manner, Opening, Steps};
 use crate::shape::{Difference, Shape};
-use crate::source::catalog::rows_query;
+use crate::source::catalog::{rows_query, SourceTable};
+use crate::source::changes::Counted;
 use crate::source::connection::Connection;
 use crate::source::row_versions::Origin;
 use pgrx::{pg_sys, warning, PgSqlErrorCode};
@@ -57,14 +58,22 @@ impl<'a> Options<'a> {
 pub fn refresh(options: &Options<'_>) -> Result<()> {
     refresh_job(Method::Snapshot, &options.call, |catalog, job, run| {
         run.phase("connect");
-        let mut refresh = Refresh::of(options, catalog, job)?;
-        if !options.pull_data {
-            require_owner_rights("p_pulldata := false", job, refresh.twins.owner)?;
-        }
-        let source = connect_job(catalog, job, refresh.twins.owner)?;
-        refresh.identity = Some(act_as(refresh.twins.owner, true)?);
-        steps::refresh(refresh, source, run)
+        steps::refresh(opening(options, catalog, job, None)?, catalog, job, run)
     })
+}
+
+/// A refresh that is about to begin.
+pub fn opening<'a>(
+    options: &'a Options<'a>,
+    catalog: &'a Catalog,
+    job: &'a Job,
+    in_group: Option<InGroup>,
+) -> Result<Refresh<'a>> {
+    let refresh = Refresh { in_group, ..Refresh::of(options, catalog, job)? };
+    if !options.pull_data {
+        require_owner_rights("p_pulldata := false", job, refresh.twins.owner)?;
+    }
+    Ok(refresh)
 }
 
 /// What it would do.
@@ -78,18 +87,32 @@ pub fn plan(catalog: &Catalog, job: &Job, plan: &mut Plan) -> Result<()> {
     tell(&decision, job, &refresh.before, &mut source, plan)
 }
 
-struct Refresh<'a> {
+pub struct Refresh<'a> {
     options: &'a Options<'a>,
     catalog: &'a Catalog,
     job: &'a Job,
     before: State,
     twins: Twins,
-    /// That of the owner, while it lasts.
-    identity: Option<Identity>,
+    caller: Caller,
+    in_group: Option<InGroup>,
+}
+
+/// What a group knows of its member.
+#[derive(Default)]
+pub struct InGroup {
+    /// The source's counters, from before the group's snapshot, and the table that they are of.
+    pub counted: Option<(SourceTable, Counted)>,
+    /// Those of the table that was seen last.
+    pub known: Option<Counted>,
+    /// The idle twin is waited for, because a group before this one would have needed it.
+    pub wait: bool,
+    pub idle_locked: bool,
+    /// All rows are replaced in the live twin.
+    pub in_place: bool,
 }
 
 /// Rows that are there, and not shown yet.
-enum Loaded {
+pub enum Loaded {
     /// There is nothing to show.
     Nothing,
     Twin(Box<LoadedTwin>),
@@ -97,18 +120,22 @@ enum Loaded {
     InPlace(Box<ChangedTwin>),
 }
 
+/// And foreign keys of the twin that are to be restored, once the rows of other tables are in place.
+pub type Ready = (Loaded, Vec<ForeignKey>);
+
 /// The live twin, some of whose rows were replaced.
-struct ChangedTwin {
+pub struct ChangedTwin {
     present: Present,
     changed: Changed,
-    /// What had been written to it before that.
-    written: Written,
+    /// What had been written to it before that, if that is counted.
+    written: Option<Written>,
+    /// Where the versions in its hidden columns come from, as far as that is safe on the source's disk.
     copied: Option<Origin>,
     learned: Learned,
 }
 
 /// A twin that is loaded, and not shown yet.
-struct LoadedTwin {
+pub struct LoadedTwin {
     present: Present,
     view: Shape,
     live: Shape,
@@ -128,7 +155,7 @@ impl<'a> Refresh<'a> {
         let twins = Twins::find(&job.destination)?;
         drop(pinned);
         let before: State = serde_json::from_value(job.state.clone()).unwrap_or_default();
-        Ok(Refresh { options, catalog, job, before, twins, identity: None })
+        Ok(Refresh { options, catalog, job, before, twins, caller: Caller::now(), in_group: None })
     }
 
     fn look(&self) -> Look<'_> {
@@ -137,17 +164,86 @@ impl<'a> Refresh<'a> {
     }
 }
 
+impl<'a> Opening for Refresh<'a> {
+    type Steps = Refresh<'a>;
+
+    fn owner(&self) -> pg_sys::Oid {
+        self.twins.owner
+    }
+
+    fn open(self, _: &mut Connection, _: &mut Run) -> Result<Refresh<'a>> {
+        Ok(self)
+    }
+}
+
 impl Steps for Refresh<'_> {
     type Decision = Decision;
     type Loaded = Loaded;
+    type Ready = Ready;
 
-    fn prepare(&mut self, _: &mut Connection, _: &mut Run) -> Result<()> {
+    fn counted_table(&self) -> Option<u32> {
+        self.before.seen.as_ref().map(|seen| seen.fingerprint.oid)
+    }
+
+    fn is_unchanged(&mut self, source: &mut Connection, counted: Counted) -> Result<bool> {
+        let same = self.look().is_unchanged(source, &counted)?;
+        if let Some(in_group) = &mut self.in_group {
+            in_group.known = Some(counted);
+        }
+        Ok(same)
+    }
+
+    fn skip(&mut self, run: &mut Run) -> Result<Status> {
+        run.note(UNCHANGED);
+        self.publish((Loaded::Nothing, Vec::new()), run)
+    }
+
+    /// Of a group: the counters, which are read before its snapshot.
+    fn prepare(&mut self, source: &mut Connection, _: &mut Run) -> Result<()> {
+        let known = self.counted_table();
+        let Some(in_group) = &mut self.in_group else { return Ok(()) };
+        let table = source.find_table(&self.job.source_table)?;
+        let counted = match in_group.known.take().filter(|_| known == Some(table.oid)) {
+            Some(counted) => counted,
+            None => source.counters(table.oid)?,
+        };
+        source.will_read(&table);
+        in_group.counted = Some((table, counted));
+        Ok(())
+    }
+
+    /// Of a group: the idle twin, unless a delta may do without. A refresh by itself locks it once it knows.
+    fn lock(&mut self, run: &mut Run) -> Result<()> {
+        let Some(InGroup { wait, .. }) = self.in_group else { return Ok(()) };
+        let mut locked = lock_if_free(self.twins.idle.oid);
+        if !locked && (wait || !self.look().may_try_a_delta()) {
+            self.look().lock_idle(run)?;
+            locked = true;
+        }
+        if let Some(in_group) = &mut self.in_group {
+            in_group.idle_locked = locked;
+        }
         Ok(())
     }
 
     fn decide(&mut self, source: &mut Connection, run: &mut Run) -> Result<Decision> {
         run.phase("look");
-        self.look().decide(source, Some(run))
+        match &self.in_group {
+            None => self.look().decide(source, Some(run)),
+            Some(in_group) => self.look().decide_in_group(source, in_group),
+        }
+    }
+
+    fn manner(&self, decision: &Decision) -> Result<Manner> {
+        let Some(present) = &decision.copy else { return Ok(Manner::Unchanged) };
+        let trusted = present.versions.as_ref().is_some_and(|versions| versions.trust.is_ok());
+        Ok(if trusted { Manner::InPlace } else { Manner::AtOnce })
+    }
+
+    fn stay_in_place(&mut self) {
+        if let Some(in_group) = &mut self.in_group {
+            in_group.in_place = true;
+        }
     }
 
     fn load(&mut self, source: &mut Connection, decision: Decision, run: &mut Run) -> Result<Loaded> {
@@ -164,10 +260,16 @@ impl Steps for Refresh<'_> {
             let tried = tried(|| self.delta(source, &present, run))?;
             if let Ok(Outcome::Done(changed)) = tried {
                 run.note(changed.text());
-                let copied = self.leave(source, &present, run)?;
+                let copied = self.leave(source, &present)?;
                 let learned = learned.tried(Some(milliseconds(since)));
                 let present = *present;
-                return Ok(Loaded::InPlace(Box::new(ChangedTwin { present, changed, written, copied, learned })));
+                return Ok(Loaded::InPlace(Box::new(ChangedTwin {
+                    present,
+                    changed,
+                    written: Some(written),
+                    copied,
+                    learned,
+                })));
             }
             (run.rows, run.bytes) = (0, 0);
             if !matches!(tried, Ok(Outcome::Refused(_))) {
@@ -190,13 +292,70 @@ impl Steps for Refresh<'_> {
             }
         }
         run.note(reason);
+        if self.in_group.as_ref().is_some_and(|in_group| in_group.in_place) && self.can_stay_in_place(&present)? {
+            return Ok(Loaded::InPlace(Box::new(self.replace_in_place(source, *present, learned, run)?)));
+        }
         Ok(Loaded::Twin(Box::new(self.load_all(source, *present, learned, run)?)))
     }
 
-    /// 1. Foreign keys that a DBA has put on the twin, and the guards.
-    /// 2. Swap the view. From here to the commit its lock is held, so only brief things are left.
-    /// 3. Empty the twin that was live, unless it is to be kept, if nobody uses it at this instant; a large one after the commit.
-    fn publish(&mut self, loaded: Loaded, run: &mut Run) -> Result<Status> {
+    /// Where the versions come from that have come, once all of them are on the source's disk.
+    fn settle(&mut self, source: &mut Connection, loaded: &mut Loaded, run: &mut Run) -> Result<()> {
+        let copied = match loaded {
+            Loaded::Nothing => return Ok(()),
+            Loaded::InPlace(changed) => &mut changed.copied,
+            Loaded::Twin(loaded) => &mut loaded.copied,
+        };
+        let Some(origin) = copied.as_ref() else { return Ok(()) };
+        let flushed = match source.ensure_flushed(origin) {
+            Err(error) if error.is_of_lost_connection() => false,
+            flushed => flushed?,
+        };
+        if !flushed {
+            *copied = None;
+            run.note("the next refresh will not compare versions of rows, because the source has not flushed its WAL");
+        }
+        Ok(())
+    }
+
+    /// Foreign keys that a DBA has put on the twin, and the guards. A foreign key to a table whose rows are still to come waits for these.
+    fn ready(&mut self, loaded: Loaded, company: &[pg_sys::Oid], run: &mut Run) -> Result<Ready> {
+        let twins = &self.twins;
+        let (loaded, foreign_keys) = match loaded {
+            Loaded::Nothing => return Ok((Loaded::Nothing, Vec::new())),
+            Loaded::InPlace(changed) => {
+                run.phase("guard");
+                guard::check(
+                    self.job,
+                    (&twins.live, Some(changed.changed.there)),
+                    (&twins.live, changed.changed.rows()),
+                )?;
+                return Ok((Loaded::InPlace(changed), Vec::new()));
+            }
+            Loaded::Twin(mut loaded) => {
+                let foreign_keys = std::mem::take(&mut loaded.foreign_keys);
+                (loaded, foreign_keys)
+            }
+        };
+        let (later, now): (Vec<_>, Vec<_>) = foreign_keys.into_iter().partition(|key| company.contains(&key.to));
+        indexes::restore_foreign_keys(&twins.idle.name(), &now, patience())?;
+        if self.options.pull_data {
+            run.phase("guard");
+            guard::check(self.job, (&twins.live, None), (&twins.idle, run.rows))?;
+        }
+        Ok((Loaded::Twin(loaded), later))
+    }
+
+    fn locks(&self, (loaded, _): &Ready) -> Result<Vec<pg_sys::Oid>> {
+        match loaded {
+            Loaded::Twin(loaded) => self.twins.locks(&loaded.view, &loaded.present.columns),
+            Loaded::Nothing | Loaded::InPlace(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// 1. Swap the view. From here to the commit its lock is held, so only brief things are left.
+    /// 2. Empty the twin that was live, unless it is to be kept, if nobody uses it at this instant; a large one, and those of a group, after the
+    ///    commit.
+    fn publish(&mut self, (loaded, foreign_keys): Ready, run: &mut Run) -> Result<Status> {
         let loaded = match loaded {
             Loaded::Nothing => {
                 self.catalog.record_run(&self.job.dest_table, run.started(), None, None, Some(run.started()))?;
@@ -205,16 +364,10 @@ impl Steps for Refresh<'_> {
             Loaded::InPlace(changed) => return self.publish_in_place(*changed, run),
             Loaded::Twin(loaded) => *loaded,
         };
-        let LoadedTwin { present, view, live, reshaped, foreign_keys, written, analyzed, copied, learned } = loaded;
+        let LoadedTwin { present, view, live, reshaped, written, analyzed, copied, learned, .. } = loaded;
         let twins = &self.twins;
         indexes::restore_foreign_keys(&twins.idle.name(), &foreign_keys, patience())?;
         let file = live_file(twins.idle.oid)?;
-        if self.options.pull_data {
-            run.phase("guard");
-            guard::check(self.job, (&twins.live, None), (&twins.idle, run.rows))?;
-        }
-        self.catalog.lock_to_record(&self.job.dest_table)?;
-        flush_wal();
 
         run.phase("swap");
         twins.swap(&view, &present.columns, patience())?;
@@ -222,7 +375,7 @@ impl Steps for Refresh<'_> {
         if self.job.keep_previous {
             let state = Box::new(State { previous: None, ..self.before.clone() });
             previous = Some(Previous { twin: live_file(twins.live.oid)?, state, replaced_by: run.started() });
-        } else if !reshaped && table::size(twins.live.oid)? >= empty::LARGE {
+        } else if !reshaped && (self.in_group.is_some() || table::size(twins.live.oid)? >= empty::LARGE) {
             empty::after_commit(&self.job.dest_table);
         } else if lock_if_free(twins.live.oid) {
             match tried(|| self.empty_twin(&live, &present))? {
@@ -256,8 +409,8 @@ impl Refresh<'_> {
         let Some(Versions { origin, hidden, trust: Ok(trust) }) = &present.versions else {
             return Err(Error::Internal("a delta without versions".to_string()));
         };
-        let (job, twins, owner) = (self.job, &self.twins, self.identity.as_ref());
-        Delta { job, twins, present, origin, trust, hidden: *hidden, owner }.apply(source, run)
+        let (job, twins, caller) = (self.job, &self.twins, self.caller);
+        Delta { job, twins, present, origin, trust, hidden: *hidden, caller }.apply(source, run)
     }
 
     /// After a delta that has failed, or for which the idle twin was not locked: looks again, for a copy of all rows, in another
@@ -282,7 +435,56 @@ impl Refresh<'_> {
             }
         };
         run.phase("look");
-        Look { failed: Some(why), ..self.look() }.decide(source, Some(run))
+        let look = Look { failed: Some(why), ..self.look() };
+        match &self.in_group {
+            None => look.decide(source, Some(run)),
+            Some(in_group) => look.decide_in_group(source, in_group),
+        }
+    }
+
+    /// Whether the rows of the live twin can be replaced as they are, by rows in the columns that it has. It is locked then.
+    fn can_stay_in_place(&self, present: &Present) -> Result<bool> {
+        let live = self.twins.live.oid;
+        let [mut shape] = table::describe([live])?;
+        let has = Hidden::take_from(&mut shape, present.columns.iter().chain(&self.before.columns));
+        let wanted = present.versions.as_ref().map(|versions| versions.hidden);
+        Ok(!self.job.keep_previous
+            && Difference::between(&self.before.columns, &present.columns).is_empty()
+            && table::conforms(&shape, &present.columns, &self.before.columns)
+            && wanted.is_none_or(|wanted| wanted == has)
+            && !has_rules(live)
+            && !references::is_referenced(live)?
+            && lock_to_write_if_free(live))
+    }
+
+    /// Deletes all rows of the live twin, and has those of the source come.
+    fn replace_in_place(
+        &self,
+        source: &mut Connection,
+        present: Present,
+        learned: Learned,
+        run: &mut Run,
+    ) -> Result<ChangedTwin> {
+        let live = &self.twins.live;
+        run.note("replaced in place: other tables of its group change in place");
+        ownership::require_tables(&[live.oid])?;
+        references::trust_actions(live.oid, patience())?;
+        table::check_at_once(live.oid)?;
+        let written = Written::to(live.oid)?;
+        let [mut shape] = table::describe([live.oid])?;
+        Hidden::take_from(&mut shape, present.columns.iter().chain(&self.before.columns));
+        run.phase("delete");
+        let there = spi::number(
+            &format!("WITH gone AS (DELETE FROM {} RETURNING 1) SELECT count(*) FROM gone", live.name()),
+            &[],
+        )? as u64;
+        run.phase("copy");
+        pull_into((&shape, false), source, &present, self.job, run)?.finish();
+        let copied = self.leave(source, &present)?;
+        run.phase("analyze");
+        table::analyze(&live.name())?;
+        let changed = Changed { came: run.rows, deleted: there, there };
+        Ok(ChangedTwin { present, changed, written, copied, learned })
     }
 
     /// 1. Empty the idle twin, which is locked, and bring it to the source's shape.
@@ -319,9 +521,9 @@ impl Refresh<'_> {
         let mut indexing = Indexing::Done;
         if self.options.pull_data {
             run.phase("copy");
-            indexing = pull_into(&idle, source, &present, self.job, run)?;
+            indexing = pull_into((&idle, true), source, &present, self.job, run)?;
         }
-        let copied = self.leave(source, &present, run)?;
+        let copied = self.leave(source, &present)?;
         let indexed = finish_indexes(indexing, run);
         if let Indexed::Only(built) = &indexed {
             indexes::rebuild(idle_oid, built)?;
@@ -332,15 +534,11 @@ impl Refresh<'_> {
         Ok(LoadedTwin { present, view, live, reshaped, foreign_keys, written, analyzed, copied, learned })
     }
 
-    /// Ends the source's snapshot. Where versions come from that have been copied, once all of them are on the source's disk.
-    fn leave(&self, source: &mut Connection, present: &Present, run: &mut Run) -> Result<Option<Origin>> {
+    /// Ends the source's snapshot. Where versions come from that have been copied.
+    fn leave(&self, source: &mut Connection, present: &Present) -> Result<Option<Origin>> {
         source.end_snapshot()?;
-        let Some(versions) = present.versions.as_ref().filter(|_| self.options.pull_data) else { return Ok(None) };
-        if source.ensure_flushed(&versions.origin)? {
-            return Ok(Some(versions.origin.clone()));
-        }
-        run.note("the next refresh will not compare versions of rows, because the source has not flushed its WAL");
-        Ok(None)
+        let versions = present.versions.as_ref().filter(|_| self.options.pull_data);
+        Ok(versions.map(|versions| versions.origin.clone()))
     }
 
     fn copied(&self, origin: Option<Origin>, live: (u32, u32), written: Option<Written>, rows: u64) -> Option<Copied> {
@@ -357,19 +555,16 @@ impl Refresh<'_> {
         })
     }
 
-    /// The guards, and the state: readers see the new rows with the commit.
+    /// The state: readers see the new rows with the commit.
     fn publish_in_place(&self, loaded: ChangedTwin, run: &mut Run) -> Result<Status> {
         let ChangedTwin { present, changed, written, copied, learned } = loaded;
         let live = &self.twins.live;
-        run.phase("guard");
-        guard::check(self.job, (live, Some(changed.there)), (live, changed.rows()))?;
-        self.catalog.lock_to_record(&self.job.dest_table)?;
         let file = live_file(live.oid)?;
-        let written = Some(written.and(changed.came).without(changed.deleted));
+        let written = written.map(|written| written.and(changed.came).without(changed.deleted));
         let copied = self.copied(copied, file, written.clone(), changed.rows());
         let seen = present.seen.map(|seen| Seen { live: file, written, ..seen });
         count_soon()?;
-        let state = State { seen, copied, learned, ..self.before.clone() };
+        let state = State { seen, copied, learned, types: present.shape.types, ..self.before.clone() };
         let state = serde_json::to_value(&state)?;
         self.catalog.record_run(&self.job.dest_table, run.started(), Some(&state), None, Some(run.started()))?;
         Ok(Status::Ok)
@@ -449,24 +644,24 @@ impl Refresh<'_> {
 }
 
 /// Copies the rows, and makes sure that all of them have come.
-fn pull_into(idle: &Shape, source: &mut Connection, present: &Present, job: &Job, run: &mut Run) -> Result<Indexing> {
-    let binary = obstacle_to_binary(idle, &present.shape, &present.columns).is_none();
+fn pull_into(
+    (twin, emptied): (&Shape, bool),
+    source: &mut Connection,
+    present: &Present,
+    job: &Job,
+    run: &mut Run,
+) -> Result<Indexing> {
+    let binary = obstacle_to_binary(twin, &present.shape, &present.columns).is_none();
     source.use_own_search_path()?;
     let mut columns = names(&present.columns);
     let hidden = present.versions.as_ref().map_or(Hidden::None, |versions| versions.hidden);
     let system: Vec<_> = hidden.sources().collect();
     let query = rows_query(&present.table.table(), (&columns, &system), job.condition.as_deref())?;
     columns.extend(hidden.names().map(str::to_string));
-    let target = Target { oid: idle.local_oid(), columns: &columns, binary, emptied: true };
-    pull_behind(source, &query, &idle.table(), &target, run, |_| Ok(()))
+    let target = Target { oid: twin.local_oid(), columns: &columns, binary, emptied };
+    pull_behind(source, &query, &twin.table(), &target, run, |_| Ok(()))
 }
 
 fn milliseconds(since: Instant) -> u64 {
     since.elapsed().as_millis() as u64
-}
-
-/// The commit, which the swapped view waits for, then has little left to write.
-fn flush_wal() {
-    // SAFETY: flushes what this transaction has written so far.
-    unsafe { pg_sys::XLogFlush(pg_sys::XactLastRecEnd) }
 }

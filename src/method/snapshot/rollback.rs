@@ -47,7 +47,7 @@ fn swap_back(catalog: &Catalog, job: &Job, twins: &Twins, caller: &str) -> Resul
         return Err(Error::NothingKept { destination: job.dest_table.clone(), kept: job.keep_previous });
     };
     let [view] = table::describe([twins.view.oid])?;
-    catalog.lock_to_record(&job.dest_table)?;
+    catalog.lock_to_record(&[&job.dest_table])?;
     twins.swap(&view, &previous.state.columns, patience())?;
     history::take_back(catalog, &job.dest_table, previous.replaced_by, caller)?;
     catalog.set_state(&job.dest_table, &serde_json::to_value(&*previous.state)?)?;

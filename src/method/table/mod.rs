@@ -7,4 +7,4 @@ mod refresh;
 pub use destroy::destroy;
 pub use make::{make, Request};
 
-pub use refresh::{plan, refresh, Options};
+pub use refresh::{opening, plan, refresh, Options};

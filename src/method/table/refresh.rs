@@ -3,8 +3,9 @@
 use crate::backend::identity::act_as;
 use crate::backend::relation::Relation;
 use crate::destination::column_map::{self, ColumnMap};
+use crate::destination::exchange::Exchange;
 use crate::destination::following::Following;
-use crate::destination::{sequences, table};
+use crate::destination::{sequences, shadow, table};
 use crate::error::{quoted_list, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::method::Method;
@@ -13,11 +14,11 @@ use crate::job::run::Run;
 use crate::method::columns::{names, selected_columns};
 use crate::method::connecting::connect_job;
 use crate::method::follow;
-use crate::method::load::{load_all, lock_destination, Everything, Loaded};
-use crate::method::plan::{shadow, volume, Plan};
+use crate::method::load::{load_all, lock_destination, patience, Everything, How, Loaded};
+use crate::method::plan::{self, volume, Plan};
 use crate::method::rights::require_owner_rights;
 use crate::method::running::{refresh_job, Call};
-use crate::method::steps::{self, Steps};
+use crate::method::steps::{self, Manner, Opening, Steps};
 use crate::shape::{Column, Shape};
 use crate::source::catalog::{rows_query, SourceTable};
 use crate::source::connection::Connection;
@@ -43,15 +44,18 @@ impl<'a> Options<'a> {
 pub fn refresh(options: &Options<'_>) -> Result<()> {
     refresh_job(Method::Table, &options.call, |catalog, job, run| {
         run.phase("connect");
-        let destination = table::find(&job.destination)?;
-        let cascade = options.truncate_cascade.or(job.truncate_cascade).unwrap_or(false);
-        if cascade && !job.truncate_cascade.unwrap_or(false) {
-            require_owner_rights("p_truncate_cascade", job, destination.owner)?;
-        }
-        let source = connect_job(catalog, job, destination.owner)?;
-        let _identity = act_as(destination.owner, true)?;
-        steps::refresh(Refresh { catalog, job, destination, cascade, status: Status::Ok }, source, run)
+        steps::refresh(opening(options, catalog, job)?, catalog, job, run)
     })
+}
+
+/// A refresh that is about to begin.
+pub fn opening<'a>(options: &Options<'_>, catalog: &'a Catalog, job: &'a Job) -> Result<Refresh<'a>> {
+    let destination = table::find(&job.destination)?;
+    let cascade = options.truncate_cascade.or(job.truncate_cascade).unwrap_or(false);
+    if cascade && !job.truncate_cascade.unwrap_or(false) {
+        require_owner_rights("p_truncate_cascade", job, destination.owner)?;
+    }
+    Ok(Refresh { catalog, job, destination, cascade, in_place: false, status: Status::Ok })
 }
 
 /// What it would do.
@@ -61,22 +65,23 @@ pub fn plan(catalog: &Catalog, job: &Job, plan: &mut Plan) -> Result<()> {
     plan.connect(&source);
     let _identity = act_as(destination.owner, true)?;
     let cascade = job.truncate_cascade.unwrap_or(false);
-    let refresh = Refresh { catalog, job, destination, cascade, status: Status::Ok };
+    let refresh = Refresh { catalog, job, destination, cascade, in_place: false, status: Status::Ok };
     let decision = refresh.look(&mut source)?;
     refresh.tell(&decision, &mut source, plan)
 }
 
-struct Refresh<'a> {
+pub struct Refresh<'a> {
     catalog: &'a Catalog,
     job: &'a Job,
     destination: Relation,
     /// Tables that refer to it are emptied with it.
     cascade: bool,
+    in_place: bool,
     status: Status,
 }
 
 /// All rows are copied, always; this is how.
-struct Decision {
+pub struct Decision {
     source_table: SourceTable,
     query: String,
     local: Shape,
@@ -140,7 +145,7 @@ impl Refresh<'_> {
         let Decision { source_table, query, local, text, sequences, missing, .. } = decision;
         plan.follow(&decision.following, &self.destination);
         let volume = volume(source, query)?;
-        let into = shadow(local, &self.job.destination)?;
+        let into = plan::shadow(local, &self.job.destination)?;
         plan.copy(self.job, query, &source_table.table(), &into, volume, text.clone());
         plan.replace_all(&self.destination, local, self.cascade)?;
         if !sequences.is_empty() {
@@ -153,12 +158,31 @@ impl Refresh<'_> {
     }
 }
 
+impl<'a> Opening for Refresh<'a> {
+    type Steps = Refresh<'a>;
+
+    fn owner(&self) -> pg_sys::Oid {
+        self.destination.owner
+    }
+
+    fn open(self, _: &mut Connection, _: &mut Run) -> Result<Refresh<'a>> {
+        Ok(self)
+    }
+}
+
 impl Steps for Refresh<'_> {
     type Decision = Decision;
     type Loaded = (Loaded, Decision);
+    type Ready = (Option<Box<Exchange>>, Decision);
 
-    /// The destination's lock, before the source is kept busy.
-    fn prepare(&mut self, _: &mut Connection, run: &mut Run) -> Result<()> {
+    fn repair(&mut self, source: &mut Connection, _: &mut Run) -> Result<()> {
+        let table = source.find_table(&self.job.source_table)?;
+        source.will_read(&table);
+        Ok(())
+    }
+
+    /// The destination, before the source is kept busy.
+    fn lock(&mut self, run: &mut Run) -> Result<()> {
         run.phase("look");
         lock_destination(&self.destination, true)?;
         table::check_at_once(self.destination.oid)
@@ -173,19 +197,45 @@ impl Steps for Refresh<'_> {
         Ok(decision)
     }
 
+    fn manner(&self, decision: &Decision) -> Result<Manner> {
+        Ok(match shadow::obstacle(decision.local.local_oid())? {
+            Some(_) => Manner::InPlace,
+            None => Manner::AtOnce,
+        })
+    }
+
+    fn stay_in_place(&mut self) {
+        self.in_place = true;
+    }
+
     /// Beside the rows that are there, which are read meanwhile.
     fn load(&mut self, source: &mut Connection, decision: Decision, run: &mut Run) -> Result<(Loaded, Decision)> {
         run.phase("copy");
         let rows = Everything { source, query: &decision.query, flush: false };
-        let how = (self.cascade, &decision.following);
+        let how = How { cascade: self.cascade, in_place: self.in_place, following: &decision.following };
         let loaded = load_all(rows, &self.destination, &decision.local, &decision.column_map, how, run)?;
         Ok((loaded, decision))
     }
 
-    /// All of them become visible at once; the sequences follow.
-    fn publish(&mut self, (loaded, decision): (Loaded, Decision), run: &mut Run) -> Result<Status> {
+    fn ready(&mut self, (loaded, decision): Self::Loaded, _: &[pg_sys::Oid], run: &mut Run) -> Result<Self::Ready> {
         let how = (self.cascade, &decision.following);
-        loaded.publish(self.catalog, self.job, &self.destination, how, run)?;
+        let exchange = loaded.ready(&self.destination, how, run)?;
+        Ok((exchange, decision))
+    }
+
+    fn exchange<'b>(&self, (exchange, _): &'b mut Self::Ready) -> Option<&'b mut Exchange> {
+        exchange.as_deref_mut()
+    }
+
+    fn locks(&self, (exchange, _): &Self::Ready) -> Result<Vec<pg_sys::Oid>> {
+        exchange.as_ref().map_or(Ok(Vec::new()), |exchange| exchange.locks())
+    }
+
+    /// All of them become visible at once; the sequences follow.
+    fn publish(&mut self, (exchange, decision): Self::Ready, run: &mut Run) -> Result<Status> {
+        if let Some(exchange) = exchange {
+            exchange.carry_out(patience())?;
+        }
         run.phase("sequences");
         // A column that was added may have brought one.
         let added = sequences::of_identity(self.destination.oid)?;

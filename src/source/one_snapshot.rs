@@ -1,0 +1,136 @@
+//! One snapshot of a source for several tables, which members of a group read one after the other.
+
+use crate::error::{told, Error, Result};
+use crate::source::catalog::SourceTable;
+use crate::source::connection::{pinned_in_transaction, Connection};
+use pgrx::PgSqlErrorCode;
+use std::collections::HashSet;
+
+/// What the members of a group share.
+#[derive(Default)]
+pub struct Sharing {
+    /// Tables that are going to be read.
+    tables: Vec<SourceTable>,
+    /// The OIDs of those, while the snapshot is open.
+    open: Option<HashSet<u32>>,
+    /// What was shown is to be on the source's disk.
+    flush: bool,
+}
+
+impl Sharing {
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Nothing has locked that table before the snapshot was opened.
+    fn is_new(&self, table: u32) -> bool {
+        self.open.as_ref().is_some_and(|known| !known.contains(&table))
+    }
+}
+
+/// $1: OIDs, schemas and names. Gives a table that is not called so any more. In the open snapshot.
+const OTHER: &str = "
+SELECT pg_catalog.concat(t.known OPERATOR(pg_catalog.->>) 1, '.', t.known OPERATOR(pg_catalog.->>) 2)
+  FROM pg_catalog.json_array_elements($1::pg_catalog.json) t(known)
+ WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+                    WHERE c.oid OPERATOR(pg_catalog.=) (t.known OPERATOR(pg_catalog.->>) 0)::pg_catalog.oid
+                      AND n.nspname OPERATOR(pg_catalog.=) (t.known OPERATOR(pg_catalog.->>) 1)::pg_catalog.name
+                      AND c.relname OPERATOR(pg_catalog.=) (t.known OPERATOR(pg_catalog.->>) 2)::pg_catalog.name) LIMIT 1";
+
+/// Where each member of a group begins, and where an error of it leads back to.
+const SAVEPOINT: &str = "mimeo_member";
+
+impl Connection {
+    /// Whether others read in the open snapshot, too.
+    pub fn shares_snapshot(&self) -> bool {
+        self.sharing.is_open()
+    }
+
+    /// A table that is read in the snapshot of `open_snapshot_for_all`.
+    pub fn will_read(&mut self, table: &SourceTable) {
+        self.sharing.tables.push(table.clone());
+    }
+
+    /// Begins the transaction, and locks the tables that are going to be read as their readers lock them.
+    pub fn lock_all(&mut self) -> Result<()> {
+        let tables = self.sharing.tables.clone();
+        let begin = |only: &str| {
+            let locks: String = tables.iter().map(|table| table.lock(only)).collect();
+            format!(
+                "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; {locks} {} SET LOCAL search_path = pg_catalog",
+                pinned_in_transaction()
+            )
+        };
+        match self.script(&begin(""), "locking the tables of a group") {
+            // Before 13, who locks a table must have the rights on its children, too.
+            Err(Error::Remote { report, .. }) if report.sqlstate == PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE => {
+                self.roll_back()?;
+                self.script(&begin("ONLY "), "locking the tables of a group")?;
+            }
+            locked => {
+                locked?;
+            }
+        }
+        self.sharing.open = Some(tables.iter().map(|table| table.oid).collect());
+        Ok(())
+    }
+
+    /// Opens the snapshot, or the one that another connection to the same database has exported. With `export`: the name of the snapshot, for others.
+    ///
+    /// # Errors
+    /// ChangedMeanwhile, if one of the names now means another table.
+    pub fn open_snapshot_for_all(&mut self, exported: Option<&str>, export: bool) -> Result<Option<String>> {
+        let open = match exported {
+            Some(name) => format!("SET TRANSACTION SNAPSHOT {}; ", crate::backend::name::literal(name)),
+            None => String::new(),
+        };
+        let name = if export { "pg_catalog.pg_export_snapshot()" } else { "NULL::pg_catalog.text" };
+        self.script(&format!("{open}SELECT pg_catalog.now()"), "opening the snapshot of a group")?;
+        let tables = std::mem::take(&mut self.sharing.tables);
+        let named: Vec<_> = tables.iter().map(|table| (table.oid, &table.schema, &table.name)).collect();
+        let other = self.value(OTHER, &[&serde_json::to_string(&named)?], "opening the snapshot of a group")?;
+        if let Some(other) = other {
+            return Err(Error::ChangedMeanwhile(format!("table \"{}\" is another one now", told(other))));
+        }
+        let name = self.value(&format!("SELECT {name}"), &[], "exporting the snapshot of a group")?;
+        self.script(&format!("SAVEPOINT {SAVEPOINT}"), "opening the snapshot of a group")?;
+        Ok(name)
+    }
+
+    /// Ends it, and sees to it that what it showed is on the source's disk, where a member has asked for that.
+    pub fn close_snapshot_of_all(&mut self) -> Result<()> {
+        self.sharing.open = None;
+        self.script("COMMIT", "closing the snapshot of a group")?;
+        if std::mem::take(&mut self.sharing.flush) {
+            self.flush_wal()?;
+        }
+        Ok(())
+    }
+
+    /// To where a member begins: its settings and errors are gone, the snapshot stays.
+    pub fn begin_member(&mut self) -> Result<()> {
+        self.script(
+            &format!("ROLLBACK TO SAVEPOINT {SAVEPOINT}; SET LOCAL search_path = pg_catalog"),
+            "opening a snapshot",
+        )?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// ChangedMeanwhile, if rows of that table may have been written anew since the snapshot was opened, which would not see them.
+    pub(super) fn require_locked(&self, table: &SourceTable) -> Result<()> {
+        if self.sharing.is_new(table.oid) {
+            return Err(Error::ChangedMeanwhile(format!("table \"{}\" is another one now", table.table().plain())));
+        }
+        Ok(())
+    }
+
+    /// Flushes at once, or when the snapshot that members share has ended.
+    pub fn flush_when_over(&mut self) -> Result<()> {
+        if self.sharing.is_open() {
+            self.sharing.flush = true;
+            return Ok(());
+        }
+        self.flush_wal()
+    }
+}

@@ -1,0 +1,478 @@
+//! Groups under constant writes: readers never see half of one, whatever kind of query they use and however a refresh ends.
+//!
+//! MIMEO_GROUP_SECONDS is how long each of the first two tests takes, 25; MIMEO_GROUP_ALONE=1 refreshes each member by itself instead, with which the first
+//! has to fail.
+
+mod support;
+
+use postgres::{Client, IsolationLevel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+use support::proxy::Proxy;
+use support::random::Random;
+use support::{in_background, message, one, pair, wait_for, Scene};
+
+const MAKE: &str = "
+CREATE TABLE app.accounts (id int PRIMARY KEY, balance int NOT NULL);
+CREATE TABLE app.transfers (id serial PRIMARY KEY, src int NOT NULL, dst int NOT NULL, amount int NOT NULL);
+CREATE TABLE app.spent (id int PRIMARY KEY, n serial, transfers int NOT NULL);
+CREATE TABLE app.orders (id int PRIMARY KEY, total int NOT NULL);
+CREATE TABLE app.lines (id serial PRIMARY KEY, order_id int NOT NULL, amount int NOT NULL);
+CREATE TABLE app.events (id serial PRIMARY KEY, v text);
+CREATE TABLE app.waiting (events int NOT NULL);
+GRANT SELECT, TRIGGER ON ALL TABLES IN SCHEMA app TO reader;
+INSERT INTO app.accounts SELECT i, 1000 FROM generate_series(1, 50) i;
+INSERT INTO app.spent (id, transfers) SELECT i, 0 FROM generate_series(1, 50) i;
+INSERT INTO app.orders SELECT i, 0 FROM generate_series(1, 200) i;
+INSERT INTO app.events (v) SELECT 'e' || i FROM generate_series(1, 100) i;
+INSERT INTO app.waiting VALUES (100);";
+
+const JOBS: &str = "
+SELECT mimeo.snapshot_maker('app.accounts', 1, p_group := 'shop');
+SELECT mimeo.inserter_maker('app.transfers', 'serial', 'id', 1, p_group := 'shop');
+SELECT mimeo.updater_maker('app.spent', 'serial', 'n', 1, p_group := 'shop');
+SELECT mimeo.dml_maker('app.orders', 1, p_group := 'shop');
+SELECT mimeo.snapshot_maker('app.lines', 1, p_group := 'shop');
+SELECT mimeo.logdel_maker('app.events', 1, p_group := 'shop');
+SELECT mimeo.table_maker('app.waiting', 1, p_group := 'shop');
+UPDATE mimeo.refresh_config SET delta = NULL WHERE dest_table = 'app.accounts'";
+
+const MEMBERS: [(&str, &str); 7] = [
+    ("accounts", "snapshot"),
+    ("transfers", "inserter"),
+    ("spent", "updater"),
+    ("orders", "dml"),
+    ("lines", "snapshot"),
+    ("events", "logdel"),
+    ("waiting", "table"),
+];
+
+/// How many things do not add up.
+const BROKEN: &str = "
+SELECT (SELECT count(*) FROM app.accounts a
+          LEFT JOIN (SELECT x.id, sum(x.amount) AS sum FROM app.transfers t CROSS JOIN LATERAL (VALUES (t.src, -t.amount), (t.dst, t.amount)) x (id, amount)
+                      GROUP BY x.id) t USING (id) WHERE a.balance <> 1000 + coalesce(t.sum, 0))
+     + (SELECT count(*) FROM app.spent s LEFT JOIN (SELECT src, count(*) AS n FROM app.transfers GROUP BY src) t ON t.src = s.id
+         WHERE s.transfers <> coalesce(t.n, 0))
+     + (SELECT count(*) FROM app.orders o FULL JOIN (SELECT order_id, sum(amount) AS sum FROM app.lines GROUP BY order_id) l ON l.order_id = o.id
+         WHERE o.id IS NULL OR o.total <> coalesce(l.sum, 0))
+     + (SELECT count(*) FROM app.waiting w WHERE w.events <> (SELECT count(*) FROM app.events e WHERE to_jsonb(e) ->> 'mimeo_source_deleted' IS NULL))";
+
+/// One transaction of the application.
+fn write(random: &mut Random) -> String {
+    let (a, b) = (1 + random.below(50), 1 + random.below(49));
+    let (order, amount) = (1 + random.below(200), 1 + random.below(90));
+    match random.below(10) {
+        0..=3 => format!(
+            "BEGIN; UPDATE app.accounts SET balance = balance - {amount} WHERE id = {a};
+             UPDATE app.accounts SET balance = balance + {amount} WHERE id = {a} % 50 + {b} - CASE WHEN {a} % 50 + {b} > 50 THEN 50 ELSE 0 END;
+             INSERT INTO app.transfers (src, dst, amount) VALUES ({a}, {a} % 50 + {b} - CASE WHEN {a} % 50 + {b} > 50 THEN 50 ELSE 0 END, {amount});
+             UPDATE app.spent SET transfers = transfers + 1, n = nextval('app.spent_n_seq') WHERE id = {a}; COMMIT"
+        ),
+        4..=5 => format!(
+            "BEGIN; UPDATE app.orders SET total = total + {amount} WHERE id = {order}; INSERT INTO app.lines (order_id, amount) VALUES ({order}, {amount}); COMMIT"
+        ),
+        6 => format!(
+            "BEGIN; SELECT FROM app.orders WHERE id = {order} FOR UPDATE;
+             WITH gone AS (DELETE FROM app.lines WHERE order_id = {order} AND id % 2 = 0 RETURNING amount)
+             UPDATE app.orders SET total = total - coalesce((SELECT sum(amount) FROM gone), 0) WHERE id = {order}; COMMIT"
+        ),
+        7 => format!(
+            "BEGIN; DELETE FROM app.lines WHERE order_id = {order}; DELETE FROM app.orders WHERE id = {order} AND NOT EXISTS (SELECT FROM app.lines WHERE order_id = {order});
+             INSERT INTO app.orders VALUES ({order}, 0) ON CONFLICT (id) DO UPDATE SET total = 0; COMMIT"
+        ),
+        8 => "BEGIN; UPDATE app.waiting SET events = events + 1; INSERT INTO app.events (v) VALUES ('new'); COMMIT".to_string(),
+        _ => "BEGIN; WITH gone AS (DELETE FROM app.events WHERE id = (SELECT min(id) FROM app.events) RETURNING 1)
+              UPDATE app.waiting SET events = events - (SELECT count(*) FROM gone); COMMIT"
+            .to_string(),
+    }
+}
+
+struct Shop {
+    scene: Scene,
+    over: Arc<AtomicBool>,
+}
+
+/// Ends with whatever it has counted.
+type Counting = JoinHandle<u64>;
+
+impl Shop {
+    fn open(database: &str) -> Shop {
+        let scene = Scene::new(database, 1);
+        scene.owner().batch_execute(MAKE).unwrap();
+        scene.source_superuser().batch_execute("CREATE SCHEMA mimeo AUTHORIZATION reader").unwrap();
+        scene.dba().batch_execute(JOBS).unwrap();
+        scene
+            .dba()
+            .batch_execute("CREATE INDEX ON app.transfers (src); SELECT mimeo.refresh_group('shop'); SELECT mimeo.refresh_group('shop')")
+            .unwrap();
+        Shop { scene, over: Arc::new(AtomicBool::new(false)) }
+    }
+
+    fn writer(&self, seed: u64) -> Counting {
+        let (mut client, over) = (self.scene.owner(), self.over.clone());
+        std::thread::spawn(move || {
+            let (mut random, mut written) = (Random(seed | 1), 0);
+            while !over.load(Ordering::SeqCst) {
+                client.batch_execute(&write(&mut random)).unwrap();
+                written += 1;
+                // Not as fast as it can: there are readers, too.
+                std::thread::sleep(Duration::from_millis(3));
+            }
+            written
+        })
+    }
+
+    /// Checks again and again, in one way of several; the longest wait, in microseconds.
+    fn reader(&self, way: usize) -> (JoinHandle<(u64, u64)>, Arc<AtomicU64>) {
+        let (mut client, over) = (self.scene.dba(), self.over.clone());
+        let broken = Arc::new(AtomicU64::new(0));
+        let found = broken.clone();
+        let reading = std::thread::spawn(move || {
+            let (mut longest, mut checked) = (0, 0);
+            while !over.load(Ordering::SeqCst) {
+                let began = Instant::now();
+                let wrong = look(&mut client, way);
+                longest = longest.max(began.elapsed().as_micros() as u64);
+                checked += 1;
+                if wrong > 0 {
+                    broken.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+            (checked, longest)
+        });
+        (reading, found)
+    }
+
+    fn finish(&self) {
+        self.over.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether both sides hold the same, once nobody writes.
+    fn assert_equal(&self) {
+        let (mut here, mut there) = (self.scene.dba(), self.scene.owner());
+        here.batch_execute("SELECT mimeo.refresh_group('shop', p_lock_wait := 60)").unwrap();
+        for (table, method) in MEMBERS {
+            let (columns, rows) = match method {
+                "logdel" => ("t.id, t.v", "WHERE t.mimeo_source_deleted IS NULL"),
+                _ => ("t.*", ""),
+            };
+            let digest = |rows: &str| {
+                format!("SELECT count(*) || ' ' || md5(coalesce(string_agg(r::text, '|' ORDER BY r::text), '')) FROM (SELECT {columns} FROM app.{table} t {rows}) r")
+            };
+            let (ours, theirs): (String, String) = (one(&mut here, &digest(rows)), one(&mut there, &digest("")));
+            assert_eq!(ours, theirs, "{table}");
+        }
+    }
+}
+
+/// One check: a query, a transaction that keeps its snapshot and looks at one table after the other, a cursor, a prepared statement.
+fn look(client: &mut Client, way: usize) -> i64 {
+    match way {
+        0 => client.query_one(BROKEN, &[]).unwrap().get(0),
+        1 => {
+            let mut transaction = client
+                .build_transaction()
+                .isolation_level(IsolationLevel::RepeatableRead)
+                .read_only(true)
+                .start()
+                .unwrap();
+            let wrong = transaction.query_one(BROKEN, &[]).unwrap().get(0);
+            transaction.rollback().unwrap();
+            wrong
+        }
+        2 => {
+            // The snapshot is older than the first look at any of them.
+            let mut transaction = client
+                .build_transaction()
+                .isolation_level(IsolationLevel::RepeatableRead)
+                .read_only(true)
+                .start()
+                .unwrap();
+            transaction.query_one("SELECT 1", &[]).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            let orders: i64 = transaction.query_one("SELECT sum(total) FROM app.orders", &[]).unwrap().get(0);
+            std::thread::sleep(Duration::from_millis(20));
+            let lines: i64 =
+                transaction.query_one("SELECT coalesce(sum(amount), 0) FROM app.lines", &[]).unwrap().get(0);
+            let balance: i64 = transaction.query_one("SELECT sum(balance) FROM app.accounts", &[]).unwrap().get(0);
+            let wrong: i64 = transaction.query_one(BROKEN, &[]).unwrap().get(0);
+            transaction.rollback().unwrap();
+            wrong + i64::from(orders != lines) + i64::from(balance != 50_000)
+        }
+        3 => {
+            let mut transaction = client.transaction().unwrap();
+            transaction.batch_execute(&format!("DECLARE look CURSOR FOR {BROKEN}")).unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+            let wrong = transaction.query_one("FETCH look", &[]).unwrap().get(0);
+            transaction.rollback().unwrap();
+            wrong
+        }
+        _ => {
+            // Again and again the same plan.
+            let query = client.prepare(BROKEN).unwrap();
+            (0..4).map(|_| client.query_one(&query, &[]).unwrap().get::<_, i64>(0)).max().unwrap()
+        }
+    }
+}
+
+fn seconds() -> Duration {
+    Duration::from_secs(std::env::var("MIMEO_GROUP_SECONDS").map_or(25, |text| text.parse().unwrap()))
+}
+
+fn seed() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64
+}
+
+#[test]
+fn readers_never_see_half_of_a_group() {
+    let shop = Shop::open("groups_readers");
+    let alone = std::env::var_os("MIMEO_GROUP_ALONE").is_some();
+    let seed = seed();
+    let writers: Vec<_> = (0..2).map(|number| shop.writer(seed + number)).collect();
+    let readers: Vec<_> = (0..5).map(|way| shop.reader(way)).collect();
+    let mut dba = shop.scene.dba();
+    let (began, mut refreshes) = (Instant::now(), 0);
+    while began.elapsed() < seconds() {
+        if alone {
+            for (table, method) in MEMBERS {
+                dba.batch_execute(&format!("SELECT mimeo.refresh_{method}('app.{table}')")).unwrap();
+            }
+        } else {
+            dba.batch_execute("SELECT mimeo.refresh_group('shop')").unwrap();
+        }
+        refreshes += 1;
+    }
+    shop.finish();
+    let written: u64 = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
+    let mut longest = Vec::new();
+    let (mut checked, mut wrong) = (0, Vec::new());
+    for (reader, broken) in readers {
+        let (looks, wait) = reader.join().unwrap();
+        checked += looks;
+        longest.push(wait / 1000);
+        wrong.push(broken.load(Ordering::SeqCst));
+    }
+    println!(
+        "seed {seed}: {refreshes} refreshes while {written} transactions were written, {checked} checks, broken {wrong:?}, longest look {longest:?} ms"
+    );
+    assert!(refreshes > 3 && written > 100 && checked > 100, "everybody was at work");
+    assert_eq!(
+        wrong, [0; 5],
+        "in a query, in REPEATABLE READ, with an older snapshot, in a cursor, in a prepared statement"
+    );
+    shop.assert_equal();
+    let statuses: String =
+        one(&mut dba, "SELECT string_agg(DISTINCT status, ' ') FROM mimeo.run_history WHERE refresh_group = 'shop'");
+    assert!(alone || !statuses.contains("critical"), "{statuses}");
+}
+
+#[test]
+fn a_group_is_all_or_nothing_however_it_ends() {
+    let shop = Shop::open("groups_kills");
+    let seed = seed();
+    let mut random = Random(seed | 1);
+    let writers: Vec<_> = (0..2).map(|number| shop.writer(seed + number)).collect();
+    let readers: Vec<_> = [0, 2].into_iter().map(|way| shop.reader(way)).collect();
+    let (mut here, mut there) = (shop.scene.destination_superuser(), shop.scene.source_superuser());
+    let (began, mut ended) = (Instant::now(), [0; 5]);
+    while began.elapsed() < seconds() {
+        let mut dba = shop.scene.dba();
+        let pid: i32 = one(&mut dba, "SELECT pg_backend_pid()");
+        let how = random.below(5);
+        let call = match how {
+            0 => "BEGIN; SELECT mimeo.refresh_group('shop', p_lock_wait := 20); ROLLBACK",
+            _ => "SELECT mimeo.refresh_group('shop', p_lock_wait := 20)",
+        };
+        let refresh = in_background(dba, call);
+        std::thread::sleep(Duration::from_millis(random.below(160) as u64));
+        match how {
+            1 => here.execute("SELECT pg_cancel_backend($1)", &[&pid]).map(drop).unwrap(),
+            2 => here.execute("SELECT pg_terminate_backend($1)", &[&pid]).map(drop).unwrap(),
+            3 => there
+                .batch_execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'mimeo/%'")
+                .unwrap(),
+            _ => {}
+        }
+        if refresh.join().unwrap().is_err() {
+            ended[how] += 1;
+        }
+    }
+    shop.finish();
+    let written: u64 = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
+    let mut wrong = Vec::new();
+    for (reader, broken) in readers {
+        reader.join().unwrap();
+        wrong.push(broken.load(Ordering::SeqCst));
+    }
+    println!("seed {seed}: refreshes that ended from outside {ended:?}, {written} transactions, broken {wrong:?}");
+    assert_eq!(wrong, [0; 2], "half of a group was seen");
+    assert_eq!([ended[0], ended[4]], [0; 2], "nobody had ended these");
+    shop.assert_equal();
+}
+
+#[test]
+fn the_server_dies_in_a_group() {
+    let scene = Scene::new("groups_crash", 2000);
+    scene.owner().batch_execute("CREATE TABLE app.u AS SELECT i AS id, repeat('x', 500) AS v FROM generate_series(1, 20000) i; GRANT SELECT ON app.u TO reader").unwrap();
+    scene
+        .dba()
+        .batch_execute(
+            "SELECT mimeo.table_maker('app.t', 1, p_group := 'g'), mimeo.table_maker('app.u', 1, p_group := 'g')",
+        )
+        .unwrap();
+    scene.owner().batch_execute("UPDATE app.t SET v = 'new'; UPDATE app.u SET v = 'new' || v").unwrap();
+    let proxy = Proxy::start(pair().source.port, 300_000);
+    scene.set_source(proxy.port);
+    let mut dba = scene.dba();
+    let pid: i32 = one(&mut dba, "SELECT pg_backend_pid()");
+    let refresh = in_background(dba, "SELECT mimeo.refresh_group('g')");
+    wait_for("the copy of the second table to hang", || proxy.is_silent());
+    support::crash(&pair().destination, pid);
+    refresh.join().unwrap().unwrap_err();
+    scene.set_source(pair().source.port);
+    let seen: String = one(&mut scene.dba(), "SELECT (SELECT count(*) FROM app.t WHERE v = 'new') || ' ' || (SELECT count(*) FROM app.u WHERE v LIKE 'new%')");
+    assert_eq!(seen, "0 0", "nothing of it is seen");
+    scene.dba().batch_execute("SELECT mimeo.refresh_group('g')").unwrap();
+    let seen: String = one(&mut scene.dba(), "SELECT (SELECT count(*) FROM app.t WHERE v = 'new') || ' ' || (SELECT count(*) FROM app.u WHERE v LIKE 'new%')");
+    assert_eq!(seen, "2000 20000");
+}
+
+#[test]
+fn a_member_that_cannot_be_swapped_keeps_all_from_it() {
+    let scene = Scene::new("groups_locked", 100);
+    scene
+        .owner()
+        .batch_execute(
+            "CREATE TABLE app.u (id int PRIMARY KEY); INSERT INTO app.u VALUES (1); GRANT SELECT ON app.u TO reader",
+        )
+        .unwrap();
+    scene
+        .dba()
+        .batch_execute("ALTER DATABASE groups_locked SET mimeo.swap_max_wait = '3s'; SELECT mimeo.table_maker('app.t', 1, p_group := 'g'), mimeo.table_maker('app.u', 1, p_group := 'g')")
+        .unwrap();
+    scene.owner().batch_execute("DELETE FROM app.t WHERE id > 50; INSERT INTO app.u VALUES (2)").unwrap();
+    let mut reader = scene.dba();
+    let mut reading = reader.transaction().unwrap();
+    reading.query("SELECT FROM app.u", &[]).unwrap();
+    let refresh = in_background(scene.dba(), "SELECT mimeo.refresh_group('g')");
+    // Readers of the other table go on meanwhile.
+    let mut other = scene.dba();
+    let mut longest = Duration::ZERO;
+    while !refresh.is_finished() {
+        let began = Instant::now();
+        let rows: i64 = one(&mut other, "SELECT count(*) FROM app.t");
+        assert_eq!(rows, 100);
+        longest = longest.max(began.elapsed());
+    }
+    assert!(longest < Duration::from_millis(1000), "{longest:?}");
+    let outcome = refresh.join().unwrap();
+    assert!(message(&outcome).contains("app.u"), "{outcome:?}");
+    let told: String = one(&mut other, "SELECT string_agg(dest_table || ' ' || left(error, 20), ', ' ORDER BY dest_table) FROM mimeo.run_history WHERE refresh_group = 'g'");
+    assert!(told.starts_with("app.t taken back with group"), "{told}");
+    reading.rollback().unwrap();
+    other.batch_execute("SELECT mimeo.refresh_group('g')").unwrap();
+    assert_eq!(one::<i64>(&mut other, "SELECT count(*) FROM app.t"), 50);
+}
+
+#[test]
+fn a_locked_member_leaves_the_group_as_it_is() {
+    let scene = Scene::new("groups_busy", 100);
+    scene.owner().batch_execute("CREATE TABLE app.u (id int PRIMARY KEY); GRANT SELECT ON app.u TO reader").unwrap();
+    scene
+        .dba()
+        .batch_execute(
+            "SELECT mimeo.table_maker('app.t', 1, p_group := 'g'), mimeo.table_maker('app.u', 1, p_group := 'g')",
+        )
+        .unwrap();
+    scene.owner().batch_execute("INSERT INTO app.u VALUES (1)").unwrap();
+    let mut holder = scene.dba();
+    holder.batch_execute("BEGIN; SELECT mimeo.refresh_table('app.t')").unwrap();
+    let mut dba = scene.dba();
+    dba.batch_execute("SELECT mimeo.refresh_group('g')").unwrap();
+    let statuses: String = one(&mut dba, "SELECT string_agg(dest_table || ' ' || status || ' ' || reason, ', ' ORDER BY dest_table) FROM mimeo.run_history WHERE refresh_group = 'g'");
+    let why = "concurrent another refresh of \"app.t\" was running";
+    assert_eq!(statuses, format!("app.t {why}, app.u {why}"));
+    assert_eq!(one::<i64>(&mut dba, "SELECT count(*) FROM app.u"), 0);
+    let waiting = in_background(dba, "SELECT mimeo.refresh_group('g', p_lock_wait := 30)");
+    wait_for("it to wait for the lock", || {
+        one::<i64>(
+            &mut scene.destination_superuser(),
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'object' AND NOT granted",
+        ) > 0
+    });
+    holder.batch_execute("COMMIT").unwrap();
+    waiting.join().unwrap().unwrap();
+    assert_eq!(one::<i64>(&mut scene.dba(), "SELECT count(*) FROM app.u"), 1);
+}
+
+/// Groups, single refreshes, DDL and dumps at the same time, with source and destination in one database, tables of which are members and sources
+/// of others: nobody deadlocks.
+#[test]
+fn nobody_deadlocks() {
+    let scene = Scene::new("groups_locks", 10);
+    let database = scene.database.clone();
+    let port = pair().destination.port;
+    scene
+        .destination_superuser()
+        .batch_execute("CREATE ROLE keeper LOGIN PASSWORD 'keeper secret'; GRANT keeper TO dba")
+        .unwrap();
+    scene
+        .dba()
+        .batch_execute(&format!(
+            "CREATE SCHEMA source; GRANT USAGE ON SCHEMA source, app TO keeper; ALTER DEFAULT PRIVILEGES GRANT SELECT, TRIGGER ON TABLES TO keeper;
+             CREATE TABLE source.a (id int PRIMARY KEY, v text); CREATE TABLE source.b (id int PRIMARY KEY, v text); CREATE TABLE source.c (id int PRIMARY KEY, v text);
+             INSERT INTO source.a SELECT i, 'v' FROM generate_series(1, 500) i; INSERT INTO source.b SELECT * FROM source.a; INSERT INTO source.c SELECT * FROM source.a;
+             INSERT INTO mimeo.dblink_mapping_mimeo (data_source_id, data_source, username, pwd)
+             VALUES (2, 'host=127.0.0.1 port={port} dbname={database}', 'keeper', 'keeper secret');
+             SELECT mimeo.table_maker('source.a', 2, 'app.a1', p_group := 'one'), mimeo.snapshot_maker('source.b', 2, 'app.b1', p_group := 'one'), mimeo.table_maker('source.c', 2, 'app.c1', p_group := 'one');
+             SELECT mimeo.table_maker('app.a1', 2, 'app.a2', p_group := 'two'), mimeo.snapshot_maker('source.b', 2, 'app.b2', p_group := 'two'), mimeo.table_maker('app.c1', 2, 'app.c2', p_group := 'two');
+             SELECT mimeo.table_maker('source.a', 2, 'app.a3')"
+        ))
+        .unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let calls = [
+        "SELECT mimeo.refresh_group('one', p_lock_wait := 60)",
+        "SELECT mimeo.refresh_group('two', p_lock_wait := 60)",
+        "SELECT mimeo.refresh_group('one', p_lock_wait := 60)",
+        "SELECT mimeo.refresh_table('app.a3', p_lock_wait := 60); SELECT mimeo.refresh_table('app.c1', p_lock_wait := 60)",
+        "UPDATE source.a SET v = v || '.'; UPDATE source.b SET v = left(v || '.', 20); UPDATE source.c SET v = left(v || '.', 20); UPDATE source.a SET v = left(v, 20)",
+        "SET lock_timeout = '5s'; COMMENT ON TABLE app.a1 IS 'x'; ALTER TABLE app.c2 SET (fillfactor = 90); ALTER TABLE app.a2 ALTER COLUMN v SET STATISTICS 10",
+        "SET lock_timeout = '5s'; BEGIN; LOCK TABLE app.a1, app.a2, app.b1, app.b2, app.c1, app.c2 IN ACCESS SHARE MODE; SELECT count(*) FROM app.a1; COMMIT",
+    ];
+    let at_work: Vec<_> = calls
+        .into_iter()
+        .map(|call| {
+            let (mut client, over) = (scene.dba(), over.clone());
+            std::thread::spawn(move || {
+                let mut failed = Vec::new();
+                let mut done = 0;
+                while !over.load(Ordering::SeqCst) {
+                    match client.batch_execute(call) {
+                        Ok(()) => done += 1,
+                        Err(error) => {
+                            let told = error
+                                .as_db_error()
+                                .map_or(error.to_string(), |error| format!("{} {error}", error.code().code()));
+                            // DDL and a dump that wait too long.
+                            if !told.starts_with("55P03") {
+                                failed.push(told);
+                            }
+                            let _ = client.batch_execute("ROLLBACK");
+                        }
+                    }
+                }
+                (call, done, failed)
+            })
+        })
+        .collect();
+    std::thread::sleep(Duration::from_secs(8));
+    over.store(true, Ordering::SeqCst);
+    for worker in at_work {
+        let (call, done, failed) = worker.join().unwrap();
+        assert!(failed.is_empty(), "{call}: {failed:?}");
+        assert!(done > 1, "{call}: {done}");
+    }
+}
