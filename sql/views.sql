@@ -155,14 +155,22 @@ DECLARE
     v_destination text;
 BEGIN
     -- mimeo's functions write as the owner of the table.
-    SELECT r.rolsuper OR r.oid = c.relowner,
-           jsonb_build_object('role', r.rolname, 'oid', r.oid::bigint, 'system', s.system_identifier::text, 'owner', (
-               SELECT d.relowner::bigint FROM pg_class d JOIN pg_namespace n ON n.oid = d.relnamespace
-                WHERE concat(n.nspname, '.', d.relname) = NEW.dest_table LIMIT 1)) INTO v_trusted, v_me
-      FROM pg_roles r CROSS JOIN pg_class c CROSS JOIN pg_control_system() s WHERE r.rolname = current_user AND c.oid = TG_RELID;
+    SELECT r.rolsuper OR r.oid = c.relowner INTO v_trusted
+      FROM pg_roles r CROSS JOIN pg_class c WHERE r.rolname = current_user AND c.oid = TG_RELID;
     IF TG_OP = 'UPDATE' THEN
         v_changed := to_jsonb(NEW) - v_harmless <> to_jsonb(OLD) - v_harmless;
+        -- What a refresh remembers.
+        IF v_trusted AND TG_WHEN = 'BEFORE' AND jsonb_typeof(NEW.state) = 'object'
+            AND NEW.state -> 'configured_by' IS NOT DISTINCT FROM OLD.state -> 'configured_by'
+            AND to_jsonb(NEW) - v_harmless - 'state' = to_jsonb(OLD) - v_harmless - 'state' THEN
+            RETURN NEW;
+        END IF;
     END IF;
+    -- It looks at all relations.
+    SELECT jsonb_build_object('role', r.rolname, 'oid', r.oid::bigint, 'system', s.system_identifier::text, 'owner', (
+               SELECT d.relowner::bigint FROM pg_class d JOIN pg_namespace n ON n.oid = d.relnamespace
+                WHERE concat(n.nspname, '.', d.relname) = NEW.dest_table LIMIT 1)) INTO v_me
+      FROM pg_roles r CROSS JOIN pg_control_system() s WHERE r.rolname = current_user;
     IF v_changed AND v_trusted IS NOT TRUE THEN
         -- The job that it was, too: it would be taken away from its owner.
         SELECT r.rolname, concat(n.nspname, '.', c.relname) INTO v_owner, v_destination

@@ -72,15 +72,15 @@ fn write(random: &mut Random) -> String {
              UPDATE app.spent SET transfers = transfers + 1, n = nextval('app.spent_n_seq') WHERE id = {a}; COMMIT"
         ),
         4..=5 => format!(
-            "BEGIN; UPDATE app.orders SET total = total + {amount} WHERE id = {order}; INSERT INTO app.lines (order_id, amount) VALUES ({order}, {amount}); COMMIT"
+            "BEGIN; SELECT pg_advisory_xact_lock({order}); UPDATE app.orders SET total = total + {amount} WHERE id = {order}; INSERT INTO app.lines (order_id, amount) VALUES ({order}, {amount}); COMMIT"
         ),
         6 => format!(
-            "BEGIN; SELECT FROM app.orders WHERE id = {order} FOR UPDATE;
+            "BEGIN; SELECT pg_advisory_xact_lock({order});
              WITH gone AS (DELETE FROM app.lines WHERE order_id = {order} AND id % 2 = 0 RETURNING amount)
              UPDATE app.orders SET total = total - coalesce((SELECT sum(amount) FROM gone), 0) WHERE id = {order}; COMMIT"
         ),
         7 => format!(
-            "BEGIN; DELETE FROM app.lines WHERE order_id = {order}; DELETE FROM app.orders WHERE id = {order} AND NOT EXISTS (SELECT FROM app.lines WHERE order_id = {order});
+            "BEGIN; SELECT pg_advisory_xact_lock({order}); DELETE FROM app.lines WHERE order_id = {order}; DELETE FROM app.orders WHERE id = {order} AND NOT EXISTS (SELECT FROM app.lines WHERE order_id = {order});
              INSERT INTO app.orders VALUES ({order}, 0) ON CONFLICT (id) DO UPDATE SET total = 0; COMMIT"
         ),
         8 => "BEGIN; UPDATE app.waiting SET events = events + 1; INSERT INTO app.events (v) VALUES ('new'); COMMIT".to_string(),
@@ -138,6 +138,9 @@ impl Shop {
                 longest = longest.max(began.elapsed().as_micros() as u64);
                 checked += 1;
                 if wrong > 0 {
+                    if broken.load(Ordering::SeqCst) == 0 {
+                        eprintln!("way {way}: {}", told(&mut client));
+                    }
                     broken.fetch_add(1, Ordering::SeqCst);
                 }
             }
@@ -218,6 +221,19 @@ fn look(client: &mut Client, way: usize) -> i64 {
     }
 }
 
+/// What does not add up, and what was refreshed last.
+fn told(client: &mut Client) -> String {
+    let parts: Vec<i64> = BROKEN
+        .split("\n     + ")
+        .map(|part| one(client, &format!("SELECT {}", part.trim_start().trim_start_matches("SELECT "))))
+        .collect();
+    let last: String = one(
+        client,
+        "SELECT string_agg(concat_ws(' ', dest_table, status, reason), E'\\n' ORDER BY run_id) FROM mimeo.run_history WHERE started > clock_timestamp() - interval '2 s'",
+    );
+    format!("{parts:?}\n{last}")
+}
+
 fn seconds() -> Duration {
     Duration::from_secs(std::env::var("MIMEO_GROUP_SECONDS").map_or(25, |text| text.parse().unwrap()))
 }
@@ -296,7 +312,7 @@ fn a_group_is_all_or_nothing_however_it_ends() {
                 .unwrap(),
             _ => {}
         }
-        if refresh.join().unwrap().is_err() {
+        if refresh.join().unwrap().1.is_err() {
             ended[how] += 1;
         }
     }
@@ -331,7 +347,7 @@ fn the_server_dies_in_a_group() {
     let refresh = in_background(dba, "SELECT mimeo.refresh_group('g')");
     wait_for("the copy of the second table to hang", || proxy.is_silent());
     support::crash(&pair().destination, pid);
-    refresh.join().unwrap().unwrap_err();
+    refresh.join().unwrap().1.unwrap_err();
     scene.set_source(pair().source.port);
     let seen: String = one(&mut scene.dba(), "SELECT (SELECT count(*) FROM app.t WHERE v = 'new') || ' ' || (SELECT count(*) FROM app.u WHERE v LIKE 'new%')");
     assert_eq!(seen, "0 0", "nothing of it is seen");
@@ -351,9 +367,12 @@ fn a_member_that_cannot_be_swapped_keeps_all_from_it() {
         .unwrap();
     scene
         .dba()
-        .batch_execute("ALTER DATABASE groups_locked SET mimeo.swap_max_wait = '3s'; SELECT mimeo.table_maker('app.t', 1, p_group := 'g'), mimeo.table_maker('app.u', 1, p_group := 'g')")
+        .batch_execute(
+            "SELECT mimeo.table_maker('app.t', 1, p_group := 'g'), mimeo.table_maker('app.u', 1, p_group := 'g')",
+        )
         .unwrap();
     scene.owner().batch_execute("DELETE FROM app.t WHERE id > 50; INSERT INTO app.u VALUES (2)").unwrap();
+    scene.destination_superuser().batch_execute("ALTER DATABASE groups_locked SET mimeo.swap_max_wait = '3s'").unwrap();
     let mut reader = scene.dba();
     let mut reading = reader.transaction().unwrap();
     reading.query("SELECT FROM app.u", &[]).unwrap();
@@ -368,9 +387,9 @@ fn a_member_that_cannot_be_swapped_keeps_all_from_it() {
         longest = longest.max(began.elapsed());
     }
     assert!(longest < Duration::from_millis(1000), "{longest:?}");
-    let outcome = refresh.join().unwrap();
+    let outcome = refresh.join().unwrap().1;
     assert!(message(&outcome).contains("app.u"), "{outcome:?}");
-    let told: String = one(&mut other, "SELECT string_agg(dest_table || ' ' || left(error, 20), ', ' ORDER BY dest_table) FROM mimeo.run_history WHERE refresh_group = 'g'");
+    let told: String = one(&mut other, "SELECT string_agg(dest_table || ' ' || left(error, 30), ', ' ORDER BY dest_table) FROM mimeo.run_history WHERE refresh_group = 'g'");
     assert!(told.starts_with("app.t taken back with group"), "{told}");
     reading.rollback().unwrap();
     other.batch_execute("SELECT mimeo.refresh_group('g')").unwrap();
@@ -404,7 +423,7 @@ fn a_locked_member_leaves_the_group_as_it_is() {
         ) > 0
     });
     holder.batch_execute("COMMIT").unwrap();
-    waiting.join().unwrap().unwrap();
+    waiting.join().unwrap().1.unwrap();
     assert_eq!(one::<i64>(&mut scene.dba(), "SELECT count(*) FROM app.u"), 1);
 }
 
@@ -424,13 +443,28 @@ fn nobody_deadlocks() {
         .batch_execute(&format!(
             "CREATE SCHEMA source; GRANT USAGE ON SCHEMA source, app TO keeper; ALTER DEFAULT PRIVILEGES GRANT SELECT, TRIGGER ON TABLES TO keeper;
              CREATE TABLE source.a (id int PRIMARY KEY, v text); CREATE TABLE source.b (id int PRIMARY KEY, v text); CREATE TABLE source.c (id int PRIMARY KEY, v text);
-             INSERT INTO source.a SELECT i, 'v' FROM generate_series(1, 500) i; INSERT INTO source.b SELECT * FROM source.a; INSERT INTO source.c SELECT * FROM source.a;
-             INSERT INTO mimeo.dblink_mapping_mimeo (data_source_id, data_source, username, pwd)
-             VALUES (2, 'host=127.0.0.1 port={port} dbname={database}', 'keeper', 'keeper secret');
-             SELECT mimeo.table_maker('source.a', 2, 'app.a1', p_group := 'one'), mimeo.snapshot_maker('source.b', 2, 'app.b1', p_group := 'one'), mimeo.table_maker('source.c', 2, 'app.c1', p_group := 'one');
-             SELECT mimeo.table_maker('app.a1', 2, 'app.a2', p_group := 'two'), mimeo.snapshot_maker('source.b', 2, 'app.b2', p_group := 'two'), mimeo.table_maker('app.c1', 2, 'app.c2', p_group := 'two');
-             SELECT mimeo.table_maker('source.a', 2, 'app.a3')"
+             INSERT INTO source.a SELECT i, 'v' FROM generate_series(1, 500) i; INSERT INTO source.b SELECT * FROM source.a; INSERT INTO source.c SELECT * FROM source.a;"
         ))
+        .unwrap();
+    scene
+        .dba()
+        .batch_execute(&format!(
+            "INSERT INTO mimeo.dblink_mapping_mimeo (data_source_id, data_source, username, pwd)
+             VALUES (2, 'host=127.0.0.1 port={port} dbname={database}', 'keeper', 'keeper secret')"
+        ))
+        .unwrap();
+    scene
+        .dba()
+        .batch_execute(
+            "SELECT mimeo.table_maker('source.a', 2, 'app.a1', p_group := 'one'), mimeo.snapshot_maker('source.b', 2, 'app.b1', p_group := 'one'), mimeo.table_maker('source.c', 2, 'app.c1', p_group := 'one')",
+        )
+        .unwrap();
+    scene
+        .dba()
+        .batch_execute(
+            "SELECT mimeo.table_maker('app.a1', 2, 'app.a2', p_group := 'two'), mimeo.snapshot_maker('source.b', 2, 'app.b2', p_group := 'two'), mimeo.table_maker('app.c1', 2, 'app.c2', p_group := 'two');
+             SELECT mimeo.table_maker('source.a', 2, 'app.a3')"
+        )
         .unwrap();
     let over = Arc::new(AtomicBool::new(false));
     let calls = [

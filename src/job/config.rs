@@ -15,6 +15,7 @@ use pgrx::datum::{DatumWithOid, JsonB};
 use pgrx::pg_sys::Oid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 
 /// What every job has, whatever its method.
 #[derive(Debug, Clone, Deserialize)]
@@ -450,6 +451,48 @@ impl Catalog {
             &[dest_table.into(), state, last_value.map(str::to_string).into(), started.into(), as_of.into()],
         )?;
         Ok(())
+    }
+
+    /// Records that jobs were skipped, as `record_run` does for one.
+    pub fn record_skipped(&self, dest_tables: &[String], started: i64) -> Result<()> {
+        let _identity = self.act_as_owner()?;
+        let table = self.table("refresh_config");
+        let moment = "timestamptz '2000-01-01 00:00:00+00' + $2 * interval '1 microsecond'";
+        spi::run(
+            &format!(
+                "UPDATE {table} SET last_run = {moment}, state = state || jsonb_build_object('{AS_OF}', {moment}) WHERE dest_table = ANY ($1)"
+            ),
+            &[dest_tables.to_vec().into(), started.into()],
+        )?;
+        Ok(())
+    }
+
+    /// Those of these jobs that are still as they were read, and have not run since.
+    pub fn unchanged_rows(&self, jobs: &[Job]) -> Result<Vec<String>> {
+        let names: Vec<_> = jobs.iter().map(|job| job.dest_table.clone()).collect();
+        let now: HashMap<String, Job> =
+            self.named(&names)?.into_iter().map(|job| (job.dest_table.clone(), job)).collect();
+        let same = |job: &&Job| {
+            now.get(&job.dest_table).is_some_and(|now| {
+                (&now.state, &now.source_table, now.data_source_id)
+                    == (&job.state, &job.source_table, job.data_source_id)
+                    && (&now.filter, &now.condition, now.check_stats) == (&job.filter, &job.condition, job.check_stats)
+                    && (now.jobmon, &now.refresh_group) == (job.jobmon, &job.refresh_group)
+            })
+        };
+        Ok(jobs.iter().filter(same).map(|job| job.dest_table.clone()).collect())
+    }
+
+    /// The jobs of these destinations.
+    pub fn named(&self, dest_tables: &[String]) -> Result<Vec<Job>> {
+        let identity = self.act_as_owner()?;
+        let table = self.table("refresh_config");
+        let jobs: Option<Vec<Job>> = spi::json(
+            &format!("SELECT json_agg(to_jsonb(c))::pg_catalog.text FROM {table} c WHERE c.dest_table = ANY ($1)"),
+            &[dest_tables.to_vec().into()],
+        )?;
+        drop(identity);
+        jobs.unwrap_or_default().into_iter().map(Job::found).collect()
     }
 
     /// Stores the state of a job's method for the next run.

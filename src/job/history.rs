@@ -60,6 +60,21 @@ pub fn write(record: &RunRecord, catalog: &Catalog) -> Result<()> {
     Ok(())
 }
 
+/// Writes the rows of snapshots that were skipped, which began at the same moment.
+pub fn write_skipped(catalog: &Catalog, dest_tables: &[String], reason: &str, started: i64) -> Result<()> {
+    let _identity = catalog.act_as_owner()?;
+    let (config, table) = (catalog.table("refresh_config"), catalog.table("run_history"));
+    spi::run(
+        &format!(
+            "INSERT INTO {table} (dest_table, source_table, type, status, reason, started, ended, run_by)
+             SELECT c.dest_table, c.source_table, c.type, 'skipped', $2, timestamptz '2000-01-01 00:00:00+00' + $3 * interval '1 microsecond',
+                    clock_timestamp(), session_user FROM {config} c WHERE c.dest_table = ANY ($1) ORDER BY c.dest_table"
+        ),
+        &[dest_tables.to_vec().into(), reason.into(), started.into()],
+    )?;
+    prune(catalog)
+}
+
 /// A number that comes from a source may exceed a bigint.
 fn whole(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)

@@ -71,6 +71,24 @@ impl Tag {
     }
 }
 
+/// Takes the locks of destinations that are free at this instant, until the end of the transaction; those.
+pub fn take_free(destinations: &[String]) -> Result<Vec<String>> {
+    let Some(first) = destinations.first() else { return Ok(Vec::new()) };
+    let _pinned = pin_settings()?;
+    let class = Tag::of(first)?.class;
+    let hashed: Vec<(String, u32)> = spi::json(
+        "SELECT json_agg(json_build_array(d.name, hashtext(d.name)::bigint & 4294967295) ORDER BY d.name COLLATE \"C\")::pg_catalog.text
+           FROM unnest($1::pg_catalog.text[]) d(name)",
+        &[destinations.to_vec().into()],
+    )?
+    .unwrap_or_default();
+    Ok(hashed
+        .into_iter()
+        .filter(|(_, object)| Tag { class, object: *object }.lock(false))
+        .map(|(name, _)| name)
+        .collect())
+}
+
 /// Whether a session holds it now.
 pub fn is_taken(destination: &str) -> Result<bool> {
     let _pinned = pin_settings()?;

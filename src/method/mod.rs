@@ -14,6 +14,7 @@ pub mod rights;
 pub mod row_key;
 pub mod running;
 pub mod snapshot;
+mod sources;
 mod steps;
 pub mod table;
 mod wishes;

@@ -16,9 +16,16 @@ pub struct Due {
     pub kind: String,
     /// All of which is refreshed as one; then the job is one of its members.
     pub group: Option<String>,
+    /// None where the catalog, of an older release, does not tell.
+    pub source: Option<i32>,
 }
 
 impl Due {
+    /// The data source of a snapshot that is due by itself.
+    pub fn source_of_snapshot(&self) -> Option<i32> {
+        self.source.filter(|_| self.kind == "snap" && self.group.is_none())
+    }
+
     /// For errors.
     pub fn name(&self) -> String {
         match &self.group {
@@ -56,13 +63,14 @@ pub fn list(catalog: &Catalog, method: Option<&str>) -> Result<Vec<Due>> {
     let _identity = catalog.act_as_owner()?;
     let jobs = catalog.table("job_status");
     // A catalog of an older release has no groups.
-    let group = if catalog.has_groups() { "refresh_group" } else { "NULL::text" };
+    let (group, source) =
+        if catalog.has_groups() { ("refresh_group", "data_source_id") } else { ("NULL::text", "NULL::integer") };
     let jobs = spi::json(
         &format!(
-            "SELECT coalesce(json_agg(json_build_object('dest_table', dest_table, 'source_table', source, 'type', type, 'group', refresh_group)
+            "SELECT coalesce(json_agg(json_build_object('dest_table', dest_table, 'source_table', source, 'type', type, 'group', refresh_group, 'source', source_id)
                                       ORDER BY last_attempt NULLS FIRST, dest_table), '[]')::pg_catalog.text
                FROM (SELECT DISTINCT ON (coalesce(refresh_group, dest_table), refresh_group IS NULL) *
-                       FROM (SELECT dest_table, source, type, last_attempt, {group} AS refresh_group FROM {jobs} j
+                       FROM (SELECT dest_table, source, type, last_attempt, {group} AS refresh_group, {source} AS source_id FROM {jobs} j
                               WHERE due AND ($1 IS NULL OR split_part(type, '_', 1) = $1)) due
                       ORDER BY coalesce(refresh_group, dest_table), refresh_group IS NULL, last_attempt NULLS FIRST, dest_table) due"
         ),

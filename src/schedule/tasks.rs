@@ -31,15 +31,23 @@ pub enum Fate {
 }
 
 impl Tasks<'_> {
-    /// The next job, unless there are enough.
+    /// The next job that is open, unless there are enough.
     pub fn take(&self) -> Option<(usize, &Due)> {
-        if self.begun.load(Ordering::SeqCst) >= self.limit {
-            return None;
+        loop {
+            if self.left() == 0 {
+                return None;
+            }
+            let index = self.next.fetch_add(1, Ordering::SeqCst) as usize;
+            let due = self.jobs.get(index)?;
+            if self.claim(index) {
+                return Some((index, due));
+            }
         }
-        let index = self.next.fetch_add(1, Ordering::SeqCst) as usize;
-        let due = self.jobs.get(index)?;
-        self.settle(index, Fate::Taken);
-        Some((index, due))
+    }
+
+    /// How many more may be begun.
+    pub fn left(&self) -> usize {
+        self.limit.saturating_sub(self.begun.load(Ordering::SeqCst)) as usize
     }
 
     /// Whether one more job may be begun; it counts then.
@@ -47,6 +55,12 @@ impl Tasks<'_> {
         self.begun
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |begun| (begun < self.limit).then_some(begun + 1))
             .is_ok()
+    }
+
+    /// Takes a job out of turn, if it is open.
+    pub fn claim(&self, index: usize) -> bool {
+        let (open, taken) = (Fate::Open as u8, Fate::Taken as u8);
+        self.fates[index].compare_exchange(open, taken, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
     pub fn settle(&self, index: usize, fate: Fate) {

@@ -3,7 +3,7 @@
 use super::due::{self, Due};
 use super::tasks::{Fate, Outcome, Tasks};
 use crate::backend::spi;
-use crate::backend::subtransaction::{attempt, caught};
+use crate::backend::subtransaction::{attempt, caught, tried};
 use crate::backend::worker::TransactionControl;
 use crate::error::Result;
 use crate::job::config::Catalog;
@@ -11,9 +11,10 @@ use crate::job::history;
 use crate::job::lock::{self, Wait};
 use crate::job::record::Status;
 use crate::job::run::watch;
-use crate::method::{dispatch, group};
+use crate::method::{dispatch, group, snapshot};
 use crate::source::connection_cache::sharing;
 use pgrx::pg_sys;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, AtomicU8, Ordering};
 
 /// Works at the jobs in this process alone.
@@ -35,14 +36,74 @@ pub fn work_through(
     transactions: TransactionControl,
 ) -> Result<Vec<(String, String)>> {
     let mut failed = Vec::new();
+    let mut looked = HashSet::new();
+    let mut looks = false;
     sharing(|| {
         while let Some((index, due)) = tasks.take() {
-            let (fate, why) = in_own_memory(|| run_one(catalog, tasks, due, transactions))?;
-            failed.extend(why.map(|why| (due.name(), why)));
-            tasks.settle(index, fate);
+            // One process of several.
+            looks |= index == 0;
+            let mut left = vec![(index, due)];
+            while let Some((index, due)) = left.pop() {
+                let (fate, why) = in_own_memory(|| run_one(catalog, tasks, due, transactions))?;
+                failed.extend(why.map(|why| (due.name(), why)));
+                tasks.settle(index, fate);
+                // The source answers.
+                if let Some(source) = due.source_of_snapshot().filter(|_| looks && fate == Fate::Done) {
+                    if looked.insert(source) {
+                        left.extend(skip_unchanged(catalog, tasks, source, transactions)?);
+                    }
+                }
+            }
         }
         Ok(failed)
     })
+}
+
+/// Fewer snapshots are not worth a look of their own.
+const FEW: usize = 2;
+
+/// Of the other snapshots of a source that are due, those that are proven unchanged are recorded, many in one transaction: one look tells which
+/// they are. Whatever goes wrong with that is left to the refreshes, one by one. Returns those that this process has taken, and has not
+/// recorded.
+fn skip_unchanged<'a>(
+    catalog: &Catalog,
+    tasks: &Tasks<'a>,
+    source: i32,
+    transactions: TransactionControl,
+) -> Result<Vec<(usize, &'a Due)>> {
+    let of_source =
+        |(index, due): &(usize, &Due)| due.source_of_snapshot() == Some(source) && tasks.is(*index, Fate::Open);
+    let open: HashMap<&str, (usize, &Due)> = tasks
+        .jobs
+        .iter()
+        .enumerate()
+        .filter(of_source)
+        .map(|(index, due)| (due.dest_table.as_str(), (index, due)))
+        .collect();
+    if open.len() < FEW {
+        return Ok(Vec::new());
+    }
+    let names: Vec<_> = open.keys().map(|name| name.to_string()).collect();
+    let proven =
+        in_own_memory(|| tried(|| spi::with_snapshot(|| snapshot::unchanged(catalog, &catalog.named(&names)?))));
+    transactions.commit()?;
+    let Ok(mut proven) = proven? else { return Ok(Vec::new()) };
+    let mut left = Vec::new();
+    while let Some(mut jobs) = proven.take(tasks.left()) {
+        jobs.retain(|job| open.get(job.dest_table.as_str()).is_some_and(|(index, _)| tasks.claim(*index)));
+        let recorded = tried(|| spi::with_snapshot(|| proven.record(catalog, &jobs)));
+        transactions.commit()?;
+        let recorded = recorded?.unwrap_or_default();
+        for (index, due) in jobs.iter().filter_map(|job| open.get(job.dest_table.as_str())) {
+            if recorded.contains(&due.dest_table) {
+                tasks.begin();
+                tasks.settle(*index, Fate::Done);
+            } else {
+                left.push((*index, *due));
+            }
+        }
+    }
+    Ok(left)
 }
 
 /// Runs one job, or group, and commits; what became of it, and why it failed.

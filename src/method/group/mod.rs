@@ -15,7 +15,6 @@
 //!    to the commit, readers wait.
 
 mod member;
-mod sources;
 
 use crate::backend::identity::{act_as, read_the_latest, require_writable, without_triggers};
 use crate::backend::interrupts;
@@ -34,10 +33,10 @@ use crate::job::run::Run;
 use crate::method::follow::{renamed_job, told};
 use crate::method::load::{flush_wal, patience};
 use crate::method::running::{what, without_rows, MOST_TRIES};
+use crate::method::sources::Sources;
 use crate::method::steps::{self, Manner};
 use member::{Member, Options};
 use pgrx::{pg_sys, warning};
-use sources::Sources;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

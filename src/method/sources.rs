@@ -1,4 +1,4 @@
-//! The sources of a group: one connection for each source and owner, and one snapshot for each source.
+//! The sources of several jobs: one connection for each source and owner, and in a group one snapshot for each source.
 
 use crate::error::Result;
 use crate::job::config::{Catalog, Job};
@@ -9,7 +9,7 @@ use crate::source::connection::Connection;
 use pgrx::pg_sys;
 use std::collections::{HashMap, VecDeque};
 
-/// A connection that members share.
+/// A connection that jobs share.
 struct Shared {
     data_source_id: i32,
     /// Of their destinations: a foreign server has a user mapping for each role.
