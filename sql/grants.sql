@@ -185,7 +185,7 @@ BEGIN
         ('health', 'late', 'Jobs with a period whose data is older than twice that, or that have none yet'),
         ('health', 'failing', 'Jobs whose last run has failed'),
         ('health', 'oldest_lag', 'The greatest lag of all jobs'),
-        ('health', 'unscheduled', 'Jobs without a period, which run_refresh never refreshes'),
+        ('health', 'unscheduled', 'Jobs that run_refresh never refreshes: neither they nor another one of their group has a period'),
         ('run_history', 'refresh_group', 'The group that was refreshed as one; NULL of a refresh by itself'),
         ('progress', 'refresh_group', 'The group that is refreshed as one; phase and figures are those of the member at work'),
         ('progress', 'pid', 'The process that refreshes'),

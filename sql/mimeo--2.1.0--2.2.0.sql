@@ -443,8 +443,9 @@ CREATE OR REPLACE VIEW @extschema@.health AS
     SELECT current_database()::text AS database, count(*) AS jobs,
            count(*) FILTER (WHERE period IS NOT NULL AND coalesce(lag > 2 * period, true)) AS late,
            count(*) FILTER (WHERE last_status = 'critical') AS failing, max(lag) AS oldest_lag,
-           count(*) FILTER (WHERE period IS NULL) AS unscheduled
-      FROM @extschema@.job_status;
+           count(*) FILTER (WHERE period IS NULL AND NOT EXISTS (SELECT FROM @extschema@.refresh_config g
+                WHERE g.refresh_group = s.refresh_group AND g.period IS NOT NULL)) AS unscheduled
+      FROM @extschema@.job_status s;
 
 -- What runs: a refresh holds the lock of its job, which everybody sees in pg_locks, but not what another role is doing. Who may read
 -- job_status may read this.
@@ -653,7 +654,7 @@ BEGIN
         ('health', 'late', 'Jobs with a period whose data is older than twice that, or that have none yet'),
         ('health', 'failing', 'Jobs whose last run has failed'),
         ('health', 'oldest_lag', 'The greatest lag of all jobs'),
-        ('health', 'unscheduled', 'Jobs without a period, which run_refresh never refreshes'),
+        ('health', 'unscheduled', 'Jobs that run_refresh never refreshes: neither they nor another one of their group has a period'),
         ('run_history', 'refresh_group', 'The group that was refreshed as one; NULL of a refresh by itself'),
         ('progress', 'refresh_group', 'The group that is refreshed as one; phase and figures are those of the member at work'),
         ('progress', 'pid', 'The process that refreshes'),

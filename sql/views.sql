@@ -264,8 +264,9 @@ CREATE VIEW @extschema@.health AS
     SELECT current_database()::text AS database, count(*) AS jobs,
            count(*) FILTER (WHERE period IS NOT NULL AND coalesce(lag > 2 * period, true)) AS late,
            count(*) FILTER (WHERE last_status = 'critical') AS failing, max(lag) AS oldest_lag,
-           count(*) FILTER (WHERE period IS NULL) AS unscheduled
-      FROM @extschema@.job_status;
+           count(*) FILTER (WHERE period IS NULL AND NOT EXISTS (SELECT FROM @extschema@.refresh_config g
+                WHERE g.refresh_group = s.refresh_group AND g.period IS NOT NULL)) AS unscheduled
+      FROM @extschema@.job_status s;
 COMMENT ON VIEW @extschema@.health IS 'One row: how many jobs there are, are late, fail, and how old the oldest data is';
 -- What runs: a refresh holds the lock of its job, which everybody sees in pg_locks, but not what another role is doing. Who may read
 -- job_status may read this.

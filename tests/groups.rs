@@ -170,6 +170,9 @@ impl Shop {
     }
 }
 
+/// The way that costs hardly anything, so that it shows how long readers wait.
+const LIGHT: usize = 5;
+
 /// One check: a query, a transaction that keeps its snapshot and looks at one table after the other, a cursor, a prepared statement.
 fn look(client: &mut Client, way: usize) -> i64 {
     match way {
@@ -203,6 +206,12 @@ fn look(client: &mut Client, way: usize) -> i64 {
             let wrong: i64 = transaction.query_one(BROKEN, &[]).unwrap().get(0);
             transaction.rollback().unwrap();
             wrong + i64::from(orders != lines) + i64::from(balance != 50_000)
+        }
+        LIGHT => {
+            let row = client.query_one("SELECT (SELECT balance FROM app.accounts WHERE id = 1), (SELECT total FROM app.orders WHERE id = 1), (SELECT events FROM app.waiting),
+                (SELECT max(id) FROM app.transfers), (SELECT max(id) FROM app.lines), (SELECT max(id) FROM app.events), (SELECT max(id) FROM app.spent)", &[]).unwrap();
+            std::thread::sleep(Duration::from_millis(2));
+            i64::from(row.len() != 7)
         }
         3 => {
             let mut transaction = client.transaction().unwrap();
@@ -247,7 +256,7 @@ fn readers_never_see_half_of_a_group() {
     let alone = std::env::var_os("MIMEO_GROUP_ALONE").is_some();
     let seed = seed();
     let writers: Vec<_> = (0..2).map(|number| shop.writer(seed + number)).collect();
-    let readers: Vec<_> = (0..5).map(|way| shop.reader(way)).collect();
+    let readers: Vec<_> = (0..=LIGHT).map(|way| shop.reader(way)).collect();
     let mut dba = shop.scene.dba();
     let (began, mut refreshes) = (Instant::now(), 0);
     while began.elapsed() < seconds() {
@@ -267,11 +276,11 @@ fn readers_never_see_half_of_a_group() {
     for (reader, broken) in readers {
         let (looks, wait) = reader.join().unwrap();
         checked += looks;
-        longest.push(wait / 1000);
+        longest.push(wait as f64 / 1000.0);
         wrong.push(broken.load(Ordering::SeqCst));
     }
     println!(
-        "seed {seed}: {refreshes} refreshes while {written} transactions were written, {checked} checks, broken {wrong:?}, longest look {longest:?} ms"
+        "seed {seed}: {refreshes} refreshes while {written} transactions were written, {checked} checks, broken {wrong:?}, longest look {longest:.0?} ms, the last of which is a light one"
     );
     assert!(refreshes > 3 && written > 100 && checked > 100, "everybody was at work");
     assert_eq!(
@@ -397,6 +406,89 @@ fn a_locked_member_leaves_the_group_as_it_is() {
     holder.batch_execute("COMMIT").unwrap();
     waiting.join().unwrap().1.unwrap();
     assert_eq!(one::<i64>(&mut scene.dba(), "SELECT count(*) FROM app.u"), 1);
+}
+
+/// Rows of a transaction that is open while others are copied come when it commits, once; also if members are refreshed by themselves in between.
+#[test]
+fn rows_that_commit_late_come_once() {
+    let scene = Scene::new("groups_late", 1);
+    scene
+        .owner()
+        .batch_execute(
+            "CREATE TABLE app.i (id serial PRIMARY KEY, v text); CREATE TABLE app.u (id int PRIMARY KEY, n serial, v text);
+             CREATE TABLE app.at (id int PRIMARY KEY, at timestamptz DEFAULT clock_timestamp());
+             INSERT INTO app.i (v) SELECT 'v' FROM generate_series(1, 10); INSERT INTO app.u (id, v) SELECT i, 'v' FROM generate_series(1, 10) i;
+             INSERT INTO app.at (id) SELECT generate_series(1, 10); GRANT SELECT ON ALL TABLES IN SCHEMA app TO reader",
+        )
+        .unwrap();
+    let mut dba = scene.dba();
+    dba.batch_execute(
+        "SELECT mimeo.inserter_maker('app.i', 'serial', 'id', 1, p_group := 'g'), mimeo.updater_maker('app.u', 'serial', 'n', 1, p_group := 'g'),
+                mimeo.inserter_maker('app.at', 'time', 'at', 1, p_group := 'g'); SET mimeo.writer_wait = '100ms'",
+    )
+    .unwrap();
+    let (mut late, mut owner) = (scene.owner(), scene.owner());
+    let ids = "SELECT concat((SELECT string_agg(id::text, ',' ORDER BY id) FROM app.i WHERE id > 10), ' ', (SELECT string_agg(id || v, ',' ORDER BY id) FROM app.u WHERE id > 10 OR v <> 'v'),
+                             ' ', (SELECT string_agg(id::text, ',' ORDER BY id) FROM app.at WHERE id > 10))";
+    let group = "SELECT mimeo.refresh_group('g')";
+    let alone =
+        "SELECT mimeo.refresh_inserter('app.i'), mimeo.refresh_updater('app.u'), mimeo.refresh_inserter('app.at')";
+    let mut next = 11;
+    for calls in [[group, group], [group, alone], [alone, group], [alone, alone]] {
+        let (first, second) = (next, next + 1);
+        next += 2;
+        late.batch_execute(&format!(
+            "BEGIN; INSERT INTO app.i VALUES (DEFAULT, 'late'); INSERT INTO app.u VALUES ({first}, DEFAULT, 'late'); INSERT INTO app.at VALUES ({first})"
+        ))
+        .unwrap();
+        owner
+            .batch_execute(&format!(
+                "INSERT INTO app.i VALUES (DEFAULT, 'soon'); INSERT INTO app.u VALUES ({second}, DEFAULT, 'soon'); INSERT INTO app.at VALUES ({second})"
+            ))
+            .unwrap();
+        dba.batch_execute(calls[0]).unwrap();
+        if calls[0] == group {
+            let seen: String = one(&mut dba, ids);
+            let shown: String = one(&mut owner, ids);
+            assert_eq!(seen, shown, "what has committed is here");
+        }
+        late.batch_execute("COMMIT").unwrap();
+        dba.batch_execute(calls[1]).unwrap();
+        dba.batch_execute(group).unwrap();
+        assert_eq!(one::<String>(&mut dba, ids), one::<String>(&mut owner, ids), "{calls:?}");
+    }
+    // A row that was rolled back, one that was updated beyond the bound, and one that is gone again before it was safe.
+    late.batch_execute("BEGIN; INSERT INTO app.i VALUES (DEFAULT, 'never')").unwrap();
+    owner
+        .batch_execute("INSERT INTO app.i VALUES (DEFAULT, 'gone soon'); INSERT INTO app.u VALUES (100, DEFAULT, 'a')")
+        .unwrap();
+    dba.batch_execute(group).unwrap();
+    owner
+        .batch_execute("DELETE FROM app.i WHERE v = 'gone soon'; UPDATE app.u SET v = 'b', n = nextval('app.u_n_seq') WHERE id = 100")
+        .unwrap();
+    dba.batch_execute(group).unwrap();
+    late.batch_execute("ROLLBACK").unwrap();
+    dba.batch_execute(group).unwrap();
+    assert_eq!(one::<String>(&mut dba, ids), one::<String>(&mut owner, ids));
+}
+
+/// What a group that hangs shows of itself.
+#[test]
+fn progress_shows_the_member_at_work() {
+    let scene = Scene::new("groups_progress", 20_000);
+    scene.owner().batch_execute("CREATE TABLE app.u (id int); GRANT SELECT ON app.u TO reader").unwrap();
+    scene.dba().batch_execute("SELECT mimeo.table_maker('app.t', 1, p_group := 'it''s g'), mimeo.table_maker('app.u', 1, p_group := 'it''s g')").unwrap();
+    let (proxy, _, refresh) = support::stuck(&scene, "SELECT mimeo.refresh_group('it''s g')");
+    let shown: String = one(
+        &mut scene.dba(),
+        "SELECT string_agg(concat_ws(' ', dest_table, refresh_group, coalesce(phase, '-')), ', ' ORDER BY dest_table) FROM mimeo.progress",
+    );
+    assert_eq!(shown, "app.t it's g copy, app.u it's g -");
+    // A table that is still to be read keeps its rows.
+    let truncated = scene.owner().batch_execute("SET lock_timeout = '100ms'; TRUNCATE app.u");
+    assert_eq!(support::sqlstate(&truncated), "55P03");
+    proxy.allow(u64::MAX);
+    refresh.join().unwrap().1.unwrap();
 }
 
 /// Groups, single refreshes, DDL and dumps at the same time, with source and destination in one database, tables of which are members and sources

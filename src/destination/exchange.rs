@@ -105,17 +105,16 @@ impl Exchange {
         let names = self.shadow.names();
         in_users_words(&names, || {
             let (oid, rows) = (self.shadow.original.oid, self.shadow.name.clone());
-            references::lock_referenced(oid, patience)?;
-            references::check_outgoing(oid, &rows, together)?;
             if self.cascade {
                 let referring = references::all_referencing(oid)?;
                 let (members, others): (Vec<_>, Vec<_>) =
                     referring.into_iter().partition(|table| together.is_member(*table));
                 (self.emptied, self.has_company) = (others, !members.is_empty());
             }
-            if self.emptied.is_empty() {
-                self.cascade = false;
-                references::lock_referencing(oid, patience)?;
+            self.cascade = !self.emptied.is_empty();
+            references::lock(&self.around()?, patience)?;
+            references::check_outgoing(oid, &rows, together)?;
+            if !self.cascade {
                 references::check_incoming(oid, &rows, together)?;
             }
             // Nothing that the rows that go would have to be written, or looked at, for; unless others refer to them by what changes.
@@ -127,6 +126,11 @@ impl Exchange {
             }
             Ok(())
         })
+    }
+
+    /// Tables that nobody may write to while foreign keys are checked.
+    pub fn around(&self) -> Result<Vec<pg_sys::Oid>> {
+        references::around(self.shadow.original.oid, !self.cascade)
     }
 
     /// What has to be locked exclusively. The TOAST table goes with the shadow table: an autovacuum on it must not be waited for while readers are

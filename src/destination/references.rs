@@ -115,7 +115,7 @@ pub fn require_no_actions(table: pg_sys::Oid, name: &Name, wait: Patience) -> Re
     if keys.is_empty() {
         return Ok(());
     }
-    lock_referencing(table, wait)?;
+    lock(&referencing(table, false)?, wait)?;
     for key in keys {
         let query = format!("SELECT true FROM {} f WHERE {} LIMIT 1", key.from.rows(), key.is_given());
         if of_others(&[key.from.oid], || spi::is_true(&query, &[]))? {
@@ -132,36 +132,44 @@ pub fn require_no_actions(table: pg_sys::Oid, name: &Name, wait: Patience) -> Re
     Ok(())
 }
 
-/// Keeps others from writing to the tables that reference this one, until the end of the transaction.
-pub fn lock_referencing(table: pg_sys::Oid, wait: Patience) -> Result<()> {
-    lock(&referencing(table, false)?, wait)
-}
-
-/// Keeps others from writing to the tables that this one references, until the end of the transaction.
-pub fn lock_referenced(table: pg_sys::Oid, wait: Patience) -> Result<()> {
+/// The tables that this one references.
+fn referenced(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
     let found: Vec<Found> = spi::json(
         "SELECT json_agg(DISTINCT k.confrelid::bigint)::pg_catalog.text FROM pg_constraint k
           WHERE k.contype = 'f' AND k.conrelid = $1 AND k.confrelid <> $1",
         &[oid_arg(table)],
     )?
     .unwrap_or_default();
-    lock(&found.into_iter().map(|found| found.0).collect::<Vec<_>>(), wait)
+    Ok(found.into_iter().map(|found| found.0).collect())
+}
+
+/// The tables at the other ends of a table's foreign keys; with `incoming` also of those to it.
+pub fn around(table: pg_sys::Oid, incoming: bool) -> Result<Vec<pg_sys::Oid>> {
+    let mut tables = referenced(table)?;
+    if incoming {
+        tables.extend(referencing(table, false)?);
+    }
+    Ok(tables)
 }
 
 /// Keeps others from writing to these tables, and from putting anything on them, until the end of the transaction. Readers go on.
 ///
 /// # Errors
 /// InUse.
-pub(super) fn lock(tables: &[pg_sys::Oid], wait: Patience) -> Result<()> {
+pub fn lock(tables: &[pg_sys::Oid], wait: Patience) -> Result<()> {
     lock_in(pg_sys::ShareRowExclusiveLock, tables, wait)
 }
 
+/// All of them together, in one order.
 fn lock_in(mode: u32, tables: &[pg_sys::Oid], wait: Patience) -> Result<()> {
-    for &oid in tables {
-        let name = || Ok(spi::text("SELECT $1::oid::regclass::pg_catalog.text", &[oid_arg(oid)])?.unwrap_or_default());
-        relation::lock_patiently(&[oid], mode, name, wait, "locked to check foreign keys")?;
+    let mut tables = tables.to_vec();
+    tables.sort_by_key(|oid| oid.to_u32());
+    tables.dedup();
+    if tables.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let name = |oid| Ok(spi::text("SELECT $1::oid::regclass::pg_catalog.text", &[oid_arg(oid)])?.unwrap_or_default());
+    relation::lock_together(&tables, mode, name, wait, "locked to check foreign keys")
 }
 
 /// A DELETE or UPDATE of rows of a table may change rows of others, by the actions of their foreign keys, and the triggers of those
@@ -211,9 +219,8 @@ pub fn can_wait(table: pg_sys::Oid, company: &[pg_sys::Oid]) -> Result<bool> {
 /// # Errors
 /// ForeignKey, UntrustedOwner, InUse.
 pub fn check_in_place(table: pg_sys::Oid, name: &Name, together: &Together, wait: Patience) -> Result<()> {
-    lock_referenced(table, wait)?;
+    lock(&around(table, true)?, wait)?;
     check_outgoing(table, name, together)?;
-    lock_referencing(table, wait)?;
     check_incoming(table, name, together)
 }
 

@@ -1,5 +1,5 @@
 -- Groups: refresh_config.refresh_group, refresh_group(…): all members in one snapshot of their source, and shown at one moment here.
-SELECT plan(65);
+SELECT plan(86);
 
 CREATE TABLE seen AS SELECT 0::bigint AS run_id;
 -- What ran since the last look, with its group.
@@ -163,4 +163,53 @@ SELECT is(ran(), 'app.guarded ok in merged, app.head ok in merged, app.line ok i
 SELECT matches(as_clerk($$SELECT mimeo.refresh_group('merged')$$), 'permission denied', 'not without EXECUTE');
 GRANT EXECUTE ON FUNCTION mimeo.refresh_group TO clerk; GRANT USAGE ON SCHEMA mimeo TO clerk;
 SELECT is(as_clerk($$SELECT mimeo.refresh_group('merged')$$), 'done', 'with it');
+
+-- Members of two owners: two connections, one snapshot; and a foreign key from one to the other.
+SELECT on_source($$CREATE TABLE app.mother (id int PRIMARY KEY); CREATE TABLE app.child (id int PRIMARY KEY, mother int REFERENCES app.mother); INSERT INTO app.mother VALUES (1); INSERT INTO app.child VALUES (1, 1)$$);
+SELECT mimeo.table_maker('app.mother', 1, p_group := 'owners');
+GRANT SELECT, REFERENCES ON app.mother TO clerk; GRANT USAGE, CREATE ON SCHEMA app TO clerk; GRANT EXECUTE ON FUNCTION mimeo.table_maker TO clerk;
+SELECT is(as_clerk($$SELECT mimeo.table_maker('app.child', 1, p_group := 'owners')$$), 'done', 'another role makes a member');
+SELECT is(as_clerk($$ALTER TABLE app.child ADD FOREIGN KEY (mother) REFERENCES app.mother$$), 'done', 'with a key to a table that is not its own');
+SELECT on_source($$INSERT INTO app.mother VALUES (2); INSERT INTO app.child VALUES (2, 2); DELETE FROM app.child WHERE id = 1; DELETE FROM app.mother WHERE id = 1$$);
+SELECT lives_ok($$SELECT mimeo.refresh_group('owners')$$, 'both are refreshed');
+SELECT is((SELECT array_agg(id) FROM app.mother), '{2}', 'the one'); SELECT is(as_clerk('SELECT 1 / (count(*) = 1 AND min(id) = 2)::int FROM app.child'), 'done', 'and the other');
+SELECT is((SELECT count(*) FROM information_schema.table_privileges WHERE table_name LIKE 'mimeo\_%'), 0::bigint, 'nothing is left of what the check needed');
+SELECT ran();
+
+-- In a transaction that keeps one snapshot, and twice in one.
+SELECT on_source($$INSERT INTO app.mother VALUES (3); INSERT INTO app.child VALUES (3, 3)$$);
+BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT throws_ok($$SELECT mimeo.refresh_group('owners')$$, '23503', NULL, 'with keys, rows cannot be replaced in place'); ROLLBACK;
+BEGIN; SELECT lives_ok($$SELECT mimeo.refresh_group('owners'), mimeo.refresh_group('owners')$$, 'twice in one transaction'); COMMIT;
+SELECT is((SELECT array_agg(id ORDER BY id) FROM app.mother), '{2,3}', 'it has come');
+BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT lives_ok($$SELECT mimeo.refresh_group('merged')$$, 'others can, in REPEATABLE READ'); COMMIT;
+SELECT ran();
+
+-- What changes in place, and what all at once.
+UPDATE mimeo.refresh_config SET refresh_group = CASE WHEN dest_table IN ('app.s', 'app.t', 'app.d') THEN 'mixed' END;
+SELECT mimeo.refresh_group('mixed'), ran();
+SELECT on_source($$UPDATE app.s SET v = 'once more'; UPDATE app.t SET v = 'once more'$$); SELECT mimeo.refresh_group('mixed');
+SELECT ok((last_run('app.t')).reason IS NULL AND (last_run('app.s')).reason ~ '^copied: .*(differ|changed)$', 'a table and a snapshot are swapped');
+SELECT on_source($$UPDATE app.s SET v = 'twice'; UPDATE app.t SET v = 'twice'; DELETE FROM app.d WHERE id = 1$$); SELECT mimeo.refresh_group('mixed');
+SELECT ok((last_run('app.t')).reason ~ '^replaced in place: other tables of its group' AND (last_run('app.s')).reason ~ 'replaced in place: other tables of its group', 'beside a dml job that changes in place, they do, too');
+SELECT is((SELECT count(*) FROM app.s WHERE v = 'twice'), (SELECT count(*) FROM app.s), 'with all rows');
+SELECT on_source($$UPDATE app.s SET v = 'thrice' WHERE id = 3$$); SELECT mimeo.refresh_group('mixed');
+SELECT matches((last_run('app.s')).reason, '^delta: 1 rows came, 1 were deleted, 100 were there$', 'a delta comes after it');
+
+-- health: a member without a period is refreshed with its group.
+UPDATE mimeo.refresh_config SET period = CASE WHEN dest_table = 'app.s' THEN interval '1 hour' END;
+SELECT is((SELECT unscheduled FROM mimeo.health), (SELECT count(*) - 3 FROM mimeo.refresh_config), 'health knows that a group is refreshed as one');
+
+-- Many snapshots that have not changed: one look tells, once the first of them has shown that the source answers.
+UPDATE mimeo.refresh_config SET period = NULL, refresh_group = NULL;
+SELECT on_source($$DO 'BEGIN FOR i IN 1..6 LOOP EXECUTE format(''CREATE TABLE app.few%s (id int PRIMARY KEY); INSERT INTO app.few%s SELECT generate_series(1, 50)'', i, i); END LOOP; END'$$);
+SELECT mimeo.snapshot_maker('app.few' || i, 1, p_period := '1 hour') FROM generate_series(1, 6) i; SELECT ran();
+SELECT on_source('DELETE FROM app.few4 WHERE id = 1');
+UPDATE mimeo.refresh_config SET last_run = NULL WHERE period IS NOT NULL;
+SELECT is(call('p_batch_limit := 3'), 'done', 'not more than asked for');
+SELECT is((SELECT count(*) FROM mimeo.run_history WHERE run_id > (SELECT run_id FROM seen)), 3::bigint, 'three');
+SELECT is(call(), 'done', 'the others');
+SELECT is(ran(), 'app.few1 skipped, app.few2 skipped, app.few3 skipped, app.few4 ok, app.few5 skipped, app.few6 skipped', 'each once; the one that has changed is copied');
+SELECT is((SELECT count(*) FROM mimeo.job_status WHERE period IS NOT NULL AND (due OR data_as_of < now() - interval '1 minute' OR last_status NOT IN ('ok', 'skipped'))), 0::bigint, 'none is due any more, and the data is of now');
+UPDATE mimeo.refresh_config SET last_run = NULL WHERE period IS NOT NULL;
+SELECT is(call('p_jobs := 2') || ' ' || ran(), 'done app.few1 skipped, app.few2 skipped, app.few3 skipped, app.few4 skipped, app.few5 skipped, app.few6 skipped', 'by workers, too');
 SELECT * FROM finish();

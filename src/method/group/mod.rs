@@ -33,6 +33,7 @@ use crate::job::run::Run;
 use crate::method::follow::{renamed_job, told};
 use crate::method::load::{flush_wal, patience};
 use crate::method::running::{what, without_rows, MOST_TRIES};
+use crate::method::snapshot;
 use crate::method::sources::Sources;
 use crate::method::steps::{self, Manner};
 use member::{Member, Options};
@@ -116,8 +117,14 @@ impl Attempts<'_> {
             let (mut state, mut cancelled, mut changed) = (None, false, false);
             // In a subtransaction, so that a failure is rolled back before it is recorded.
             let outcome = attempt(|| {
-                let work =
-                    Work { catalog: self.catalog, jobs: &self.jobs, runs, at: &at, wait_for_idle: self.wait_for_idle };
+                let work = Work {
+                    catalog: self.catalog,
+                    group: self.group,
+                    jobs: &self.jobs,
+                    runs,
+                    at: &at,
+                    wait_for_idle: self.wait_for_idle,
+                };
                 let outcome = caught(|| work.run());
                 outcome.map_err(|error| {
                     state = error.state().cloned();
@@ -186,6 +193,7 @@ impl Attempts<'_> {
 /// One attempt.
 struct Work<'a, 'r> {
     catalog: &'a Catalog,
+    group: &'a str,
     jobs: &'a [Job],
     runs: &'r mut [Run],
     at: &'a Cell<Option<usize>>,
@@ -343,6 +351,17 @@ impl Work<'_, '_> {
             together.add(table, place.member.exchange().map(|exchange| &*exchange), checked);
         }
         self.let_owners_read(places, &together)?;
+        let mut around = Vec::new();
+        for place in places.iter_mut() {
+            match place.member.exchange() {
+                Some(exchange) => around.extend(exchange.around()?),
+                None if place.checked_later => {
+                    around.extend(references::around(place.table.unwrap_or_default(), true)?);
+                }
+                None => {}
+            }
+        }
+        references::lock(&around, patience())?;
         let jobs = self.jobs;
         let check_in_place = |place: &Place<'_>| match place.table.filter(|_| place.checked_later) {
             Some(table) => references::check_in_place(table, &jobs[place.number].destination, &together, patience()),
@@ -366,7 +385,7 @@ impl Work<'_, '_> {
                 late.push(number);
             }
         }
-        self.lock_exclusively(places)?;
+        let swapped = self.lock_exclusively(places)?;
         // A foreign key of a snapshot's twin needs the new rows of the table that it refers to.
         let (mut first, last): (Vec<_>, Vec<_>) =
             order.iter().copied().partition(|&number| places[number].table.is_some());
@@ -384,6 +403,9 @@ impl Work<'_, '_> {
                 run.note(told(renamed));
             }
             run.end(self.catalog, statuses[number])?;
+        }
+        if swapped {
+            snapshot::empty_twins_after_commit(self.group);
         }
         Ok(())
     }
@@ -408,18 +430,23 @@ impl Work<'_, '_> {
     }
 
     /// All exclusive locks, or none. From here to the commit readers wait, so only brief things are left.
-    fn lock_exclusively(&mut self, places: &[Place<'_>]) -> Result<()> {
+    ///
+    /// Returns whether views are among them, whose twins have to be emptied.
+    fn lock_exclusively(&mut self, places: &[Place<'_>]) -> Result<bool> {
+        let mut swapped = false;
         let mut wanted = BTreeMap::new();
         for (number, place) in places.iter().enumerate() {
             self.at.set(Some(number));
             let _identity = act_as(place.owner, true)?;
-            for oid in place.member.locks()? {
+            let locks = place.member.locks()?;
+            swapped |= place.table.is_none() && !locks.is_empty();
+            for oid in locks {
                 wanted.entry(oid.to_u32()).or_insert(number);
             }
         }
         self.at.set(None);
         if wanted.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         flush_wal();
         let oids: Vec<_> = wanted.keys().map(|oid| pg_sys::Oid::from(*oid)).collect();
@@ -428,7 +455,8 @@ impl Work<'_, '_> {
             self.at.set(number);
             Ok(number.map(|number| self.jobs[number].destination.plain()).unwrap_or_default())
         };
-        lock_together(&oids, pg_sys::AccessExclusiveLock, name, patience(), "replaced with its group")
+        lock_together(&oids, pg_sys::AccessExclusiveLock, name, patience(), "replaced with its group")?;
+        Ok(swapped)
     }
 }
 

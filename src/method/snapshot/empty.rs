@@ -6,6 +6,7 @@ use crate::backend::identity::{act_as, pin_settings, read_the_latest};
 use crate::backend::ownership;
 use crate::backend::relation::{lock_exclusively, Patience};
 use crate::backend::spi;
+use crate::backend::subtransaction::tried;
 use crate::backend::worker::{self, TransactionControl, Worker};
 use crate::destination::table;
 use crate::destination::twins::Twins;
@@ -15,7 +16,7 @@ use crate::job::method::Method;
 use crate::method::load::patience;
 use crate::method::rights::require_configured;
 use crate::method::running::require_method;
-use pgrx::{pg_sys, register_xact_callback, PgXactCallbackEvent};
+use pgrx::{log, pg_sys, register_xact_callback, PgXactCallbackEvent};
 use std::time::Duration;
 
 /// Bytes from which on a twin is large.
@@ -23,27 +24,56 @@ pub const LARGE: u64 = 32 << 20;
 
 /// Lets a worker empty the idle twin of a job once this transaction is committed.
 pub fn after_commit(dest_table: &str) {
+    start_after_commit(format!("{JOB}{dest_table}"));
+}
+
+/// The same for all snapshots of a group, one after the other.
+pub fn after_commit_of_group(group: &str) {
+    start_after_commit(format!("{GROUP}{group}"));
+}
+
+/// What the name of a job, or of a group, stands behind.
+const JOB: char = 'j';
+const GROUP: char = 'g';
+
+fn start_after_commit(purpose: String) {
     // What can be passed to a worker (BGW_EXTRALEN, with a NUL at its end).
-    if dest_table.len() >= 128 {
+    if purpose.len() >= 128 {
         return;
     }
-    let dest_table = dest_table.to_string();
     // SAFETY: reads a variable.
     let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
     register_xact_callback(PgXactCallbackEvent::Commit, move || {
-        let _ = Worker::start_for("mimeo_empty_twin", "mimeo empty twin", database, &dest_table);
+        let _ = Worker::start_for("mimeo_empty_twin", "mimeo empty twin", database, &purpose);
     });
 }
 
 /// The main function of the worker.
 pub fn work(database: u32) -> Result<()> {
     worker::prepare();
-    let dest_table = worker::purpose();
+    let purpose = worker::purpose();
     worker::connect(pg_sys::Oid::from(database), None);
-    TransactionControl::Worker.begin();
-    spi::with_snapshot(|| empty(&dest_table))?;
-    TransactionControl::Worker.end();
+    let transactions = TransactionControl::Worker;
+    transactions.begin();
+    let jobs = match purpose.strip_prefix(GROUP) {
+        Some(group) => spi::with_snapshot(|| snapshots_of(group))?,
+        None => purpose.strip_prefix(JOB).map(str::to_string).into_iter().collect(),
+    };
+    for dest_table in jobs {
+        if let Err(error) = tried(|| spi::with_snapshot(|| empty(&dest_table)))? {
+            log!("mimeo: the idle twin of \"{dest_table}\" is not emptied: {error}");
+        }
+        transactions.commit()?;
+    }
+    transactions.end();
     Ok(())
+}
+
+/// The snapshots of a group.
+fn snapshots_of(group: &str) -> Result<Vec<String>> {
+    let Some(catalog) = Catalog::look()? else { return Ok(Vec::new()) };
+    let jobs = catalog.group(group)?;
+    Ok(jobs.into_iter().filter(|job| job.method() == Method::Snapshot).map(|job| job.dest_table).collect())
 }
 
 /// Does nothing if the job has gone, or was not swapped after all. It does not take the lock of the job, which would keep a refresh from beginning:

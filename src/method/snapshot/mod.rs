@@ -14,7 +14,7 @@ mod tell;
 mod trust;
 
 pub use destroy::destroy;
-pub use empty::work as empty_twin;
+pub use empty::{after_commit_of_group as empty_twins_after_commit, work as empty_twin};
 pub use make::make;
 pub use many::unchanged;
 pub use refresh::{opening, plan, refresh, InGroup, Options};

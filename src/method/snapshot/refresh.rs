@@ -375,7 +375,9 @@ impl Steps for Refresh<'_> {
         if self.job.keep_previous {
             let state = Box::new(State { previous: None, ..self.before.clone() });
             previous = Some(Previous { twin: live_file(twins.live.oid)?, state, replaced_by: run.started() });
-        } else if !reshaped && (self.in_group.is_some() || table::size(twins.live.oid)? >= empty::LARGE) {
+        } else if self.in_group.is_some() {
+            // The group has it done after the commit.
+        } else if !reshaped && table::size(twins.live.oid)? >= empty::LARGE {
             empty::after_commit(&self.job.dest_table);
         } else if lock_if_free(twins.live.oid) {
             match tried(|| self.empty_twin(&live, &present))? {
