@@ -284,7 +284,8 @@ fn readers_never_see_half_of_a_group() {
     );
     assert!(refreshes > 3 && written > 100 && checked > 100, "everybody was at work");
     assert_eq!(
-        wrong, [0; 5],
+        wrong,
+        [0; LIGHT + 1],
         "in a query, in REPEATABLE READ, with an older snapshot, in a cursor, in a prepared statement"
     );
     shop.assert_equal();
