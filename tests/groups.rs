@@ -471,23 +471,34 @@ fn rows_that_commit_late_come_once() {
     late.batch_execute("ROLLBACK").unwrap();
     dba.batch_execute(group).unwrap();
     assert_eq!(one::<String>(&mut dba, ids), one::<String>(&mut owner, ids));
+    // One that comes after those which had been taken early are gone.
+    late.batch_execute("BEGIN; INSERT INTO app.i VALUES (DEFAULT, 'at last')").unwrap();
+    owner.batch_execute("INSERT INTO app.i VALUES (DEFAULT, 'gone soon')").unwrap();
+    dba.batch_execute(group).unwrap();
+    owner.batch_execute("DELETE FROM app.i WHERE v = 'gone soon'").unwrap();
+    dba.batch_execute(group).unwrap();
+    late.batch_execute("COMMIT").unwrap();
+    dba.batch_execute(group).unwrap();
+    assert_eq!(one::<String>(&mut dba, ids), one::<String>(&mut owner, ids));
 }
 
 /// What a group that hangs shows of itself.
 #[test]
 fn progress_shows_the_member_at_work() {
     let scene = Scene::new("groups_progress", 20_000);
-    scene.owner().batch_execute("CREATE TABLE app.u (id int); GRANT SELECT ON app.u TO reader").unwrap();
-    scene.dba().batch_execute("SELECT mimeo.table_maker('app.t', 1, p_group := 'it''s g'), mimeo.table_maker('app.u', 1, p_group := 'it''s g')").unwrap();
+    scene.owner().batch_execute("CREATE TABLE app.u (id int); CREATE TABLE app.beneath (id int); CREATE VIEW app.v AS SELECT * FROM app.beneath; GRANT SELECT ON app.u, app.v TO reader").unwrap();
+    scene.dba().batch_execute("SELECT mimeo.table_maker('app.t', 1, p_group := 'it''s g'), mimeo.table_maker('app.u', 1, p_group := 'it''s g'), mimeo.snapshot_maker('app.v', 1, p_group := 'it''s g')").unwrap();
     let (proxy, _, refresh) = support::stuck(&scene, "SELECT mimeo.refresh_group('it''s g')");
     let shown: String = one(
         &mut scene.dba(),
         "SELECT string_agg(concat_ws(' ', dest_table, refresh_group, coalesce(phase, '-')), ', ' ORDER BY dest_table) FROM mimeo.progress",
     );
-    assert_eq!(shown, "app.t it's g copy, app.u it's g -");
+    assert_eq!(shown, "app.t it's g copy, app.u it's g -, app.v it's g -");
     // A table that is still to be read keeps its rows.
-    let truncated = scene.owner().batch_execute("SET lock_timeout = '100ms'; TRUNCATE app.u");
-    assert_eq!(support::sqlstate(&truncated), "55P03");
+    for table in ["app.u", "app.beneath"] {
+        let truncated = scene.owner().batch_execute(&format!("SET lock_timeout = '100ms'; TRUNCATE {table}"));
+        assert_eq!(support::sqlstate(&truncated), "55P03", "{table}");
+    }
     proxy.allow(u64::MAX);
     refresh.join().unwrap().1.unwrap();
 }

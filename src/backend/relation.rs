@@ -140,11 +140,12 @@ pub fn lock_together(
     loop {
         let mut next = pg_sys::InvalidOid;
         let outcome = attempt(|| {
-            // However many they are: who waits behind the first one waits no longer than for one.
-            let until = Instant::now() + wait.queue;
+            // Who waits behind the first one waits for the others, too.
+            let until = wait.together.map(|together| Instant::now() + together);
             for &oid in oids {
                 next = oid;
-                set_lock_timeout(until.saturating_duration_since(Instant::now()))?;
+                let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+                set_lock_timeout(left.map_or(wait.queue, |left| left.min(wait.queue)))?;
                 // SAFETY: waits for a lock, for lock_timeout at most; the transaction releases it.
                 unsafe { pg_sys::LockRelationOid(oid, mode as i32) };
             }
@@ -167,6 +168,8 @@ pub fn lock_together(
 pub struct Patience {
     /// In the lock's queue, where later readers wait behind us.
     pub queue: Duration,
+    /// The same for all locks that are taken together. None: for each of them.
+    pub together: Option<Duration>,
     /// In all.
     pub give_up: Duration,
 }

@@ -40,8 +40,8 @@ impl Together {
         }
     }
 
-    pub fn is_member(&self, table: pg_sys::Oid) -> bool {
-        self.members.contains(&table.to_u32())
+    fn members(&self) -> Vec<pg_sys::Oid> {
+        self.members.iter().map(|oid| pg_sys::Oid::from(*oid)).collect()
     }
 
     /// Whose own foreign keys are checked with all of its new rows.
@@ -69,8 +69,8 @@ pub struct Exchange {
     empty: Option<ShadowTable>,
     /// Those that are emptied.
     emptied: Vec<pg_sys::Oid>,
-    /// Other tables that are exchanged with it refer to it.
-    has_company: bool,
+    /// Tables of its group, which are not.
+    company: Vec<pg_sys::Oid>,
 }
 
 impl Exchange {
@@ -92,30 +92,29 @@ impl Exchange {
                 referenced: false,
                 empty: None,
                 emptied: Vec::new(),
-                has_company: false,
+                company: Vec::new(),
             })
         })
     }
 
-    /// Checks foreign keys in both directions. Nobody writes to the tables at their other ends from here on.
+    /// Checks foreign keys in both directions, unless it is too early for that (`now`). Nobody writes to the tables at their other ends from
+    /// here on.
     ///
     /// # Errors
     /// ForeignKey, UntrustedOwner, InUse.
-    pub fn check(&mut self, together: &Together, patience: Patience) -> Result<()> {
+    pub fn check(&mut self, together: &Together, now: bool, patience: Patience) -> Result<()> {
         let names = self.shadow.names();
         in_users_words(&names, || {
             let (oid, rows) = (self.shadow.original.oid, self.shadow.name.clone());
             if self.cascade {
-                let referring = references::all_referencing(oid)?;
-                let (members, others): (Vec<_>, Vec<_>) =
-                    referring.into_iter().partition(|table| together.is_member(*table));
-                (self.emptied, self.has_company) = (others, !members.is_empty());
+                self.emptied = references::emptied_with(oid, &together.members())?;
+                self.company = together.members();
             }
             self.cascade = !self.emptied.is_empty();
             references::lock(&self.around()?, patience)?;
-            references::check_outgoing(oid, &rows, together)?;
-            if !self.cascade {
-                references::check_incoming(oid, &rows, together)?;
+            if now {
+                references::check_outgoing(oid, &rows, together)?;
+                references::check_incoming(oid, &rows, together, &self.emptied)?;
             }
             // Nothing that the rows that go would have to be written, or looked at, for; unless others refer to them by what changes.
             self.referenced = self.following.is_referenced(&self.shadow.original)?;
@@ -130,7 +129,7 @@ impl Exchange {
 
     /// Tables that nobody may write to while foreign keys are checked.
     pub fn around(&self) -> Result<Vec<pg_sys::Oid>> {
-        references::around(self.shadow.original.oid, !self.cascade)
+        references::around(self.shadow.original.oid)
     }
 
     /// What has to be locked exclusively. The TOAST table goes with the shadow table: an autovacuum on it must not be waited for while readers are
@@ -175,8 +174,9 @@ impl Exchange {
 
     /// Empties the tables that refer to the original. Those that are exchanged with it are left: their rows are checked.
     fn empty_others(&self, name: &Name) -> Result<()> {
-        ownership::require_others(&self.emptied, true)?;
-        if !self.has_company {
+        // Others may refer to it by now.
+        ownership::require_others(&references::emptied_with(self.shadow.original.oid, &self.company)?, true)?;
+        if self.company.is_empty() {
             spi::run(&format!("TRUNCATE ONLY {name} CASCADE"), &[])?;
             return Ok(());
         }

@@ -77,12 +77,13 @@ pub fn check_outgoing(table: pg_sys::Oid, rows: &Name, together: &Together) -> R
 }
 
 /// Checks the foreign keys of other tables that reference `table`, against the rows that will replace its own. Those of tables that are
-/// checked from their side, with all of their rows, are left out.
+/// checked from their side, with all of their rows, are left out, and those that are emptied.
 ///
 /// # Errors
 /// ForeignKey.
-pub fn check_incoming(table: pg_sys::Oid, rows: &Name, together: &Together) -> Result<()> {
-    for key in incoming(table, "k.convalidated")?.iter().filter(|key| !together.is_checked(key.from.oid)) {
+pub fn check_incoming(table: pg_sys::Oid, rows: &Name, together: &Together, emptied: &[pg_sys::Oid]) -> Result<()> {
+    let counts = |key: &&ForeignKey| !together.is_checked(key.from.oid) && !emptied.contains(&key.from.oid);
+    for key in incoming(table, "k.convalidated")?.iter().filter(counts) {
         of_others(&[key.from.oid], || key.check(&key.from.rows(), &rows.to_string()))?;
     }
     Ok(())
@@ -143,12 +144,10 @@ fn referenced(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
     Ok(found.into_iter().map(|found| found.0).collect())
 }
 
-/// The tables at the other ends of a table's foreign keys; with `incoming` also of those to it.
-pub fn around(table: pg_sys::Oid, incoming: bool) -> Result<Vec<pg_sys::Oid>> {
+/// The tables at the other ends of a table's foreign keys, and of those to it.
+pub fn around(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
     let mut tables = referenced(table)?;
-    if incoming {
-        tables.extend(referencing(table, false)?);
-    }
+    tables.extend(referencing(table, false)?);
     Ok(tables)
 }
 
@@ -197,20 +196,25 @@ pub fn trust_actions(table: pg_sys::Oid, wait: Patience) -> Result<()> {
 
 /// Whether foreign keys from and to a table may be checked by us, once its rows and those of the other members have come: there is nothing
 /// else that its triggers would do.
-pub fn can_wait(table: pg_sys::Oid, company: &[pg_sys::Oid]) -> Result<bool> {
+///
+/// `keeping`: members that keep rows which are gone on the source; actions of foreign keys have to reach these.
+pub fn can_wait(table: pg_sys::Oid, company: &[pg_sys::Oid], keeping: &[pg_sys::Oid]) -> Result<bool> {
     spi::is_true(
         "WITH parts (oid) AS (SELECT $1 UNION SELECT p.relid FROM pg_partition_tree($1) p)
          SELECT EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f' AND k.conrelid = ANY ($2) AND k.confrelid = ANY ($2)
                            AND $1 IN (k.conrelid, k.confrelid))
-            AND NOT EXISTS (SELECT FROM pg_trigger g JOIN parts p ON p.oid = g.tgrelid WHERE NOT g.tgisinternal)
+            AND NOT EXISTS (SELECT FROM pg_trigger g JOIN parts p ON p.oid = g.tgrelid WHERE NOT g.tgisinternal AND g.tgenabled <> 'D')
+            AND NOT EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhparent WHERE i.inhparent = $1 AND c.relkind <> 'p')
+            AND NOT EXISTS (SELECT FROM pg_constraint k JOIN parts p ON p.oid IN (k.conrelid, k.confrelid)
+                             WHERE k.contype = 'f' AND k.conparentid = 0 AND p.oid <> $1)
             AND NOT EXISTS (SELECT FROM pg_rewrite w JOIN parts p ON p.oid = w.ev_class)
             AND NOT EXISTS (SELECT FROM pg_constraint k JOIN parts p ON p.oid = k.conrelid WHERE k.contype <> 'f' AND k.condeferrable)
             AND NOT EXISTS (SELECT FROM pg_constraint k JOIN parts p ON p.oid IN (k.conrelid, k.confrelid)
                              WHERE k.contype = 'f' AND NOT (k.convalidated AND coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true)))
             AND NOT EXISTS (SELECT FROM pg_constraint k JOIN parts p ON p.oid = k.confrelid
-                             WHERE k.contype = 'f' AND k.conrelid <> ALL ($2) AND (k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd')))
+                             WHERE k.contype = 'f' AND (k.conrelid <> ALL ($2) OR k.conrelid = ANY ($3)) AND (k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd')))
             AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f' AND $1 IN (k.conrelid, k.confrelid) AND to_jsonb(k) ->> 'conperiod' = 'true')",
-        &[oid_arg(table), company.to_vec().into()],
+        &[oid_arg(table), company.to_vec().into(), keeping.to_vec().into()],
     )
 }
 
@@ -219,9 +223,9 @@ pub fn can_wait(table: pg_sys::Oid, company: &[pg_sys::Oid]) -> Result<bool> {
 /// # Errors
 /// ForeignKey, UntrustedOwner, InUse.
 pub fn check_in_place(table: pg_sys::Oid, name: &Name, together: &Together, wait: Patience) -> Result<()> {
-    lock(&around(table, true)?, wait)?;
+    lock(&around(table)?, wait)?;
     check_outgoing(table, name, together)?;
-    check_incoming(table, name, together)
+    check_incoming(table, name, together, &[])
 }
 
 /// Whether foreign keys refer to it, or it has some.
@@ -254,6 +258,20 @@ pub fn between(tables: &[pg_sys::Oid]) -> Result<Vec<(pg_sys::Oid, pg_sys::Oid)>
 
 #[derive(Deserialize)]
 struct Found(#[serde(deserialize_with = "relation::oid")] pg_sys::Oid);
+
+/// The tables that refer to it, directly or by others that refer to it, without those of a group: these are emptied with it.
+pub fn emptied_with(table: pg_sys::Oid, company: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>> {
+    let found: Vec<Found> = spi::json(
+        "WITH RECURSIVE found(oid) AS (
+             SELECT $1
+             UNION
+             SELECT k.conrelid FROM pg_constraint k JOIN found f ON k.confrelid = f.oid WHERE k.contype = 'f' AND k.conrelid <> ALL ($2))
+         SELECT coalesce(json_agg(f.oid::bigint), '[]')::pg_catalog.text FROM found f WHERE f.oid <> $1",
+        &[oid_arg(table), company.to_vec().into()],
+    )?
+    .unwrap_or_default();
+    Ok(found.into_iter().map(|found| found.0).collect())
+}
 
 /// The tables that TRUNCATE … CASCADE empties too.
 pub fn all_referencing(table: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {

@@ -9,6 +9,7 @@ use crate::job::{failure, history, jobmon};
 use pgrx::PgSqlErrorCode;
 use pgrx::{notice, pg_sys};
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::time::Instant;
 
@@ -197,22 +198,23 @@ impl Run {
         deliver(std::slice::from_ref(&self.record));
     }
 
-    /// The same for a group: `failed` is the member that has failed, if it was one.
+    /// The same for a group: `failed` is the member that has failed, if it was one; `kept` are states that jobs keep nevertheless.
     pub fn fail_together(
         runs: &mut [Run],
         failed: Option<usize>,
         group: &str,
         error: &Error,
-        state: Option<serde_json::Value>,
+        kept: &BTreeMap<usize, serde_json::Value>,
     ) {
         let member = failed.map(|failed| runs[failed].record.dest_table.clone());
         for (number, run) in runs.iter_mut().enumerate() {
+            let state = kept.get(&number).cloned();
             match &member {
                 Some(member) if failed != Some(number) => {
                     let (group, member) = (group.to_string(), member.clone());
-                    run.fail_with(&Error::TakenBack { group, member, report: error.report() }, None);
+                    run.fail_with(&Error::TakenBack { group, member, report: error.report() }, state);
                 }
-                _ => run.fail_with(error, state.clone()),
+                _ => run.fail_with(error, state),
             }
         }
         deliver(&runs.iter().map(|run| run.record.clone()).collect::<Vec<_>>());

@@ -209,7 +209,7 @@ pub(super) fn flush_wal() {
 
 /// How long a refresh waits for a lock that readers would queue behind.
 pub(super) fn patience() -> Patience {
-    Patience { queue: settings::swap_lock_timeout().min(allowed()), give_up: settings::swap_max_wait() }
+    Patience { queue: settings::swap_lock_timeout().min(allowed()), together: None, give_up: settings::swap_max_wait() }
 }
 
 /// The longest mimeo.swap_lock_timeout that counts, whatever the caller has set: that of the server's configuration or of the database,

@@ -66,6 +66,16 @@ pub trait Steps {
         None
     }
 
+    /// The group that has copied it last, as a moment of that, if nothing has since.
+    fn moment(&self) -> Option<i64> {
+        None
+    }
+
+    /// What the job has to remember, whatever becomes of the group.
+    fn state_to_keep(&self) -> Result<Option<serde_json::Value>> {
+        Ok(None)
+    }
+
     /// Whether they do, so that `skip` is all that is to be done.
     fn is_unchanged(&mut self, _: &mut Connection, _: Counted) -> Result<bool> {
         Ok(false)
@@ -132,10 +142,10 @@ pub fn refresh(opening: impl Opening, catalog: &Catalog, job: &Job, run: &mut Ru
     steps.settle(&mut source, &mut loaded, run)?;
     drop(source);
     let mut ready = steps.ready(loaded, &[], run)?;
-    if let Some(exchange) = steps.exchange(&mut ready) {
-        exchange.check(&Together::default(), patience())?;
-    }
     catalog.lock_to_record(&[&job.dest_table])?;
+    if let Some(exchange) = steps.exchange(&mut ready) {
+        exchange.check(&Together::default(), true, patience())?;
+    }
     if !steps.locks(&ready)?.is_empty() {
         flush_wal();
     }

@@ -63,6 +63,23 @@ impl Tasks<'_> {
         self.fates[index].compare_exchange(open, taken, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
+    /// The same for one that is begun at once; not if there are enough.
+    pub fn claim_to_begin(&self, index: usize) -> bool {
+        if !self.begin() {
+            return false;
+        }
+        let claimed = self.claim(index);
+        if !claimed {
+            self.give_back();
+        }
+        claimed
+    }
+
+    /// A job that was begun was not.
+    pub fn give_back(&self) {
+        self.begun.fetch_sub(1, Ordering::SeqCst);
+    }
+
     pub fn settle(&self, index: usize, fate: Fate) {
         self.fates[index].store(fate as u8, Ordering::SeqCst);
     }

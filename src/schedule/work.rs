@@ -90,15 +90,15 @@ fn skip_unchanged<'a>(
     let Ok(mut proven) = proven? else { return Ok(Vec::new()) };
     let mut left = Vec::new();
     while let Some(mut jobs) = proven.take(tasks.left()) {
-        jobs.retain(|job| open.get(job.dest_table.as_str()).is_some_and(|(index, _)| tasks.claim(*index)));
+        jobs.retain(|job| open.get(job.dest_table.as_str()).is_some_and(|(index, _)| tasks.claim_to_begin(*index)));
         let recorded = tried(|| spi::with_snapshot(|| proven.record(catalog, &jobs)));
         transactions.commit()?;
         let recorded = recorded?.unwrap_or_default();
         for (index, due) in jobs.iter().filter_map(|job| open.get(job.dest_table.as_str())) {
             if recorded.contains(&due.dest_table) {
-                tasks.begin();
                 tasks.settle(*index, Fate::Done);
             } else {
+                tasks.give_back();
                 left.push((*index, *due));
             }
         }

@@ -1,7 +1,8 @@
 //! One snapshot of a source for several tables, which members of a group read one after the other.
 
+use crate::backend::parse::is_plain_condition;
 use crate::error::{told, Error, Result};
-use crate::source::catalog::SourceTable;
+use crate::source::catalog::{rows_query, SourceTable};
 use crate::source::connection::{pinned_in_transaction, Connection};
 use pgrx::PgSqlErrorCode;
 use std::collections::HashSet;
@@ -9,8 +10,8 @@ use std::collections::HashSet;
 /// What the members of a group share.
 #[derive(Default)]
 pub struct Sharing {
-    /// Tables that are going to be read.
-    tables: Vec<SourceTable>,
+    /// Tables that are going to be read, and with which condition.
+    tables: Vec<(SourceTable, Option<String>)>,
     /// The OIDs of those, while the snapshot is open.
     open: Option<HashSet<u32>>,
     /// What was shown is to be on the source's disk.
@@ -47,17 +48,18 @@ impl Connection {
     }
 
     /// A table that is read in the snapshot of `open_snapshot_for_all`.
-    pub fn will_read(&mut self, table: &SourceTable) {
-        self.sharing.tables.push(table.clone());
+    pub fn will_read(&mut self, table: &SourceTable, condition: Option<&str>) {
+        self.sharing.tables.push((table.clone(), condition.map(str::to_string)));
     }
 
     /// Begins the transaction, and locks the tables that are going to be read as their readers lock them.
     pub fn lock_all(&mut self) -> Result<()> {
         let tables = self.sharing.tables.clone();
         let begin = |only: &str| {
-            let locks: String = tables.iter().map(|table| table.lock(only)).collect();
+            let locks: String = tables.iter().map(|(table, _)| table.lock(only)).collect();
             format!(
-                "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; {locks} {} SET LOCAL search_path = pg_catalog",
+                "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; {locks} {} \
+                 SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL search_path = pg_catalog",
                 pinned_in_transaction()
             )
         };
@@ -71,7 +73,7 @@ impl Connection {
                 locked?;
             }
         }
-        self.sharing.open = Some(tables.iter().map(|table| table.oid).collect());
+        self.sharing.open = Some(tables.iter().map(|(table, _)| table.oid).collect());
         Ok(())
     }
 
@@ -87,14 +89,32 @@ impl Connection {
         let name = if export { "pg_catalog.pg_export_snapshot()" } else { "NULL::pg_catalog.text" };
         self.script(&format!("{open}SELECT pg_catalog.now()"), "opening the snapshot of a group")?;
         let tables = std::mem::take(&mut self.sharing.tables);
-        let named: Vec<_> = tables.iter().map(|table| (table.oid, &table.schema, &table.name)).collect();
+        let named: Vec<_> = tables.iter().map(|(table, _)| (table.oid, &table.schema, &table.name)).collect();
         let other = self.value(OTHER, &[&serde_json::to_string(&named)?], "opening the snapshot of a group")?;
         if let Some(other) = other {
             return Err(Error::ChangedMeanwhile(format!("table \"{}\" is another one now", told(other))));
         }
         let name = self.value(&format!("SELECT {name}"), &[], "exporting the snapshot of a group")?;
+        self.lock_what_is_read(&tables)?;
         self.script(&format!("SAVEPOINT {SAVEPOINT}"), "opening the snapshot of a group")?;
         Ok(name)
+    }
+
+    /// What could not be locked before the snapshot: tables beneath views, those of which the role may read some columns, and others that a
+    /// condition reads. Planning a query locks all of it, until the end of the transaction.
+    fn lock_what_is_read(&mut self, tables: &[(SourceTable, Option<String>)]) -> Result<()> {
+        let left = tables.iter().filter(|(table, condition)| {
+            table.lock("").is_empty() || condition.as_deref().is_some_and(|condition| !is_plain_condition(condition))
+        });
+        self.use_own_search_path()?;
+        for (table, condition) in left {
+            let query = rows_query(&table.table(), (&[], &[]), condition.as_deref())?;
+            let planned = self.value(&format!("EXPLAIN {query}"), &[], "planning the query of a member");
+            planned.map_err(|error| {
+                error.while_doing(&format!("It reads table \"{}\" of the source.", table.table().plain()))
+            })?;
+        }
+        self.use_pinned_search_path()
     }
 
     /// Ends it, and sees to it that what it showed is on the source's disk, where a member has asked for that.

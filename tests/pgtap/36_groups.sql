@@ -1,5 +1,5 @@
 -- Groups: refresh_config.refresh_group, refresh_group(…): all members in one snapshot of their source, and shown at one moment here.
-SELECT plan(86);
+SELECT plan(96);
 
 CREATE TABLE seen AS SELECT 0::bigint AS run_id;
 -- What ran since the last look, with its group.
@@ -185,7 +185,7 @@ BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT lives_ok($$SELECT mimeo.refresh_gr
 SELECT ran();
 
 -- What changes in place, and what all at once.
-UPDATE mimeo.refresh_config SET refresh_group = CASE WHEN dest_table IN ('app.s', 'app.t', 'app.d') THEN 'mixed' END;
+UPDATE mimeo.refresh_config SET refresh_group = CASE WHEN dest_table IN ('app.s', 'app.t', 'app.d') THEN 'mixed' END WHERE dest_table <> 'app.child';
 SELECT mimeo.refresh_group('mixed'), ran();
 SELECT on_source($$UPDATE app.s SET v = 'once more'; UPDATE app.t SET v = 'once more'$$); SELECT mimeo.refresh_group('mixed');
 SELECT ok((last_run('app.t')).reason IS NULL AND (last_run('app.s')).reason ~ '^copied: .*(differ|changed)$', 'a table and a snapshot are swapped');
@@ -199,8 +199,37 @@ SELECT matches((last_run('app.s')).reason, '^delta: 1 rows came, 1 were deleted,
 UPDATE mimeo.refresh_config SET period = CASE WHEN dest_table = 'app.s' THEN interval '1 hour' END;
 SELECT is((SELECT unscheduled FROM mimeo.health), (SELECT count(*) - 3 FROM mimeo.refresh_config), 'health knows that a group is refreshed as one');
 
+-- Conditions are read along the source role's own search_path, as ever.
+UPDATE mimeo.refresh_config SET period = NULL, refresh_group = NULL WHERE dest_table <> 'app.child';
+SELECT on_source($$CREATE TABLE public.pick (id int); GRANT SELECT ON public.pick TO reader; INSERT INTO public.pick VALUES (1), (2), (500)$$);
+SELECT mimeo.table_maker('app.t', 1, 'app.t_some', p_condition := 'WHERE id IN (SELECT id FROM pick)', p_group := 'some'),
+       mimeo.inserter_maker('app.i', 'serial', 'id', 1, p_dest_table := 'app.i_some', p_condition := 'WHERE id IN (SELECT id FROM pick)', p_group := 'some'),
+       mimeo.snapshot_maker('app.t', 1, 'app.s_some', p_condition := ', pick WHERE app.t.id = pick.id', p_group := 'some');
+SELECT on_source($$INSERT INTO app.t VALUES (500, 'new'); INSERT INTO app.i VALUES (500, 'new')$$);
+SELECT lives_ok($$SELECT mimeo.refresh_group('some')$$, 'conditions that name tables without a schema');
+SELECT is((SELECT array_agg(id ORDER BY id) FROM app.t_some), '{1,2,500}', 'of a table job');
+SELECT is((SELECT array_agg(id ORDER BY id) FROM app.s_some), '{1,2,500}', 'of a snapshot');
+SELECT is((SELECT max(id) FROM app.i_some), 500, 'of an inserter');
+
+-- A column that comes together with rows of both ends of a foreign key.
+UPDATE mimeo.refresh_config SET refresh_group = CASE WHEN dest_table IN ('app.head', 'app.line') THEN 'merged' END WHERE dest_table <> 'app.child';
+SELECT on_source($$ALTER TABLE app.head ADD COLUMN more int; INSERT INTO app.head VALUES (50, 'h', 1); INSERT INTO app.line VALUES (50, 50, 'l')$$);
+SELECT lives_ok($$SELECT mimeo.refresh_group('merged')$$, 'the key is checked once the rows are there');
+SELECT same_rows('app.head'); SELECT same_rows('app.line');
+SELECT on_source($$ALTER TABLE app.head ADD COLUMN again int; DELETE FROM app.line WHERE id = 50; DELETE FROM app.head WHERE id = 50$$);
+INSERT INTO app.line VALUES (98, 50, 'mine');
+SELECT throws_ok($$SELECT mimeo.refresh_group('merged')$$, '23503', NULL, 'and is not left out');
+DELETE FROM app.line WHERE id = 98;
+
+-- All rows of a table come anew to which one outside refers.
+CREATE TABLE app.outside_note (head int REFERENCES app.head); INSERT INTO app.outside_note SELECT id FROM app.head WHERE id <> 50 LIMIT 1;
+UPDATE mimeo.refresh_config SET condition = 'WHERE id > 0' WHERE dest_table = 'app.head'; SELECT on_source($$INSERT INTO app.line VALUES (60, 3, 'x')$$);
+SELECT lives_ok($$SELECT mimeo.refresh_group('merged')$$, 'they are exchanged, not deleted');
+SELECT same_rows('app.head'); DROP TABLE app.outside_note;
+SELECT ran();
+
 -- Many snapshots that have not changed: one look tells, once the first of them has shown that the source answers.
-UPDATE mimeo.refresh_config SET period = NULL, refresh_group = NULL;
+UPDATE mimeo.refresh_config SET period = NULL, refresh_group = NULL WHERE dest_table <> 'app.child';
 SELECT on_source($$DO 'BEGIN FOR i IN 1..6 LOOP EXECUTE format(''CREATE TABLE app.few%s (id int PRIMARY KEY); INSERT INTO app.few%s SELECT generate_series(1, 50)'', i, i); END LOOP; END'$$);
 SELECT mimeo.snapshot_maker('app.few' || i, 1, p_period := '1 hour') FROM generate_series(1, 6) i; SELECT ran();
 SELECT on_source('DELETE FROM app.few4 WHERE id = 1');

@@ -35,11 +35,16 @@ impl<'a> Options<'a> {
         }
     }
 
-    /// `wait`: an idle twin is waited for, whether or not it will be needed.
-    pub fn opening(&'a self, catalog: &'a Catalog, job: &'a Job, wait: bool) -> Result<Box<dyn Entrant<'a> + 'a>> {
+    /// `moment`: that of the group; `wait`: an idle twin is waited for, whether or not it will be needed.
+    pub fn opening(
+        &'a self,
+        catalog: &'a Catalog,
+        job: &'a Job,
+        (moment, wait): (i64, bool),
+    ) -> Result<Box<dyn Entrant<'a> + 'a>> {
         Ok(match self {
             Options::Snapshot(options) => {
-                let in_group = snapshot::InGroup { wait, ..snapshot::InGroup::default() };
+                let in_group = snapshot::InGroup { moment, wait, ..snapshot::InGroup::default() };
                 Box::new(snapshot::opening(options, catalog, job, Some(in_group))?)
             }
             Options::Table(options) => Box::new(table::opening(options, catalog, job)?),
@@ -77,6 +82,8 @@ where
 /// A member, from step to step: see `steps`.
 pub trait Member {
     fn counted_table(&self) -> Option<u32>;
+    fn moment(&self) -> Option<i64>;
+    fn state_to_keep(&self) -> Result<Option<serde_json::Value>>;
     fn is_unchanged(&mut self, source: &mut Connection, counted: Counted) -> Result<bool>;
     fn skip(&mut self, run: &mut Run) -> Result<Status>;
     fn prepare(&mut self, source: &mut Connection, run: &mut Run) -> Result<()>;
@@ -106,6 +113,14 @@ fn missing() -> Error {
 impl<S: Steps> Member for UnderWay<S> {
     fn counted_table(&self) -> Option<u32> {
         self.steps.counted_table()
+    }
+
+    fn moment(&self) -> Option<i64> {
+        self.steps.moment()
+    }
+
+    fn state_to_keep(&self) -> Result<Option<serde_json::Value>> {
+        self.steps.state_to_keep()
     }
 
     fn is_unchanged(&mut self, source: &mut Connection, counted: Counted) -> Result<bool> {
@@ -144,10 +159,16 @@ impl<S: Steps> Member for UnderWay<S> {
     }
 
     fn settle(&mut self, source: &mut Connection, run: &mut Run) -> Result<()> {
-        self.steps.settle(source, self.loaded.as_mut().ok_or_else(missing)?, run)
+        match &mut self.loaded {
+            Some(loaded) => self.steps.settle(source, loaded, run),
+            None => Ok(()),
+        }
     }
 
     fn ready(&mut self, company: &[pg_sys::Oid], run: &mut Run) -> Result<()> {
+        if self.ready.is_some() {
+            return Ok(());
+        }
         let loaded = self.loaded.take().ok_or_else(missing)?;
         self.ready = Some(self.steps.ready(loaded, company, run)?);
         Ok(())

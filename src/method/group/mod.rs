@@ -16,10 +16,10 @@
 
 mod member;
 
-use crate::backend::identity::{act_as, read_the_latest, require_writable, without_triggers};
+use crate::backend::identity::{act_as, pin_settings, read_the_latest, require_writable, without_triggers};
 use crate::backend::interrupts;
 use crate::backend::name::quote;
-use crate::backend::relation::{self, lock_together};
+use crate::backend::relation::{self, lock_together, Patience};
 use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
 use crate::destination::exchange::Together;
@@ -38,9 +38,12 @@ use crate::method::sources::Sources;
 use crate::method::steps::{self, Manner};
 use member::{Member, Options};
 use pgrx::{pg_sys, warning};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+
+/// How much longer than for one lock it may take to get each further one.
+const FURTHER: Duration = Duration::from_millis(10);
 
 /// How often a group begins again because tables have changed before its snapshot was opened.
 const MOST_BEGINNINGS: u32 = 10;
@@ -96,7 +99,8 @@ pub fn refresh(group: &str, wait: Wait, debug: bool) -> Result<()> {
         }
     };
     let mut runs = begin(&jobs)?;
-    Attempts { catalog: &catalog, group, jobs, wait_for_idle: false, tries: 1, beginnings: 1 }.run(&mut runs)
+    Attempts { catalog: &catalog, group, jobs, wait_for_idle: false, tries: 1, beginnings: 1, kept: BTreeMap::new() }
+        .run(&mut runs)
 }
 
 struct Attempts<'a> {
@@ -107,6 +111,8 @@ struct Attempts<'a> {
     wait_for_idle: bool,
     tries: u64,
     beginnings: u32,
+    /// States that members keep although the group has failed.
+    kept: BTreeMap<usize, serde_json::Value>,
 }
 
 impl Attempts<'_> {
@@ -114,6 +120,7 @@ impl Attempts<'_> {
         loop {
             // The member whose step has failed.
             let at = Cell::new(None);
+            let kept = RefCell::default();
             let (mut state, mut cancelled, mut changed) = (None, false, false);
             // In a subtransaction, so that a failure is rolled back before it is recorded.
             let outcome = attempt(|| {
@@ -123,6 +130,7 @@ impl Attempts<'_> {
                     jobs: &self.jobs,
                     runs,
                     at: &at,
+                    kept: &kept,
                     wait_for_idle: self.wait_for_idle,
                 };
                 let outcome = caught(|| work.run());
@@ -133,6 +141,16 @@ impl Attempts<'_> {
                 })
             });
             let Err(error) = outcome else { return Ok(()) };
+            for (number, state) in kept.into_inner() {
+                let of_job = self.jobs[number].state.as_object().cloned().unwrap_or_default();
+                let mut state = state.as_object().cloned().unwrap_or_default();
+                // What is not the method's stays.
+                for (key, value) in of_job {
+                    state.entry(key).or_insert(value);
+                }
+                self.jobs[number].state = serde_json::Value::Object(state.clone());
+                self.kept.insert(number, serde_json::Value::Object(state));
+            }
             if let Some(why) = self.begins_again(&error, at.get(), cancelled, changed)? {
                 runs.iter_mut().for_each(|run| run.begin_again(&why));
                 continue;
@@ -141,7 +159,10 @@ impl Attempts<'_> {
                 Some(member) => without_rows(error, &self.jobs[member].destination),
                 None => error,
             };
-            Run::fail_together(runs, at.get(), self.group, &error, state);
+            if let (Some(failed), Some(state)) = (at.get(), state) {
+                self.kept.insert(failed, state);
+            }
+            Run::fail_together(runs, at.get(), self.group, &error, &self.kept);
             return Err(error);
         }
     }
@@ -197,6 +218,8 @@ struct Work<'a, 'r> {
     jobs: &'a [Job],
     runs: &'r mut [Run],
     at: &'a Cell<Option<usize>>,
+    /// States of members that hold whatever becomes of the group.
+    kept: &'a RefCell<BTreeMap<usize, serde_json::Value>>,
     wait_for_idle: bool,
 }
 
@@ -253,11 +276,12 @@ impl Work<'_, '_> {
         Self: 'p,
     {
         let (catalog, jobs) = (self.catalog, self.jobs);
+        let moment = self.runs.first().map(Run::started).unwrap_or_default();
         let mut entrants = Vec::new();
         for (number, job) in jobs.iter().enumerate() {
             self.at.set(Some(number));
             self.runs[number].phase("connect");
-            entrants.push(options[number].opening(catalog, job, self.wait_for_idle)?);
+            entrants.push(options[number].opening(catalog, job, (moment, self.wait_for_idle))?);
         }
         for entrant in &entrants {
             let Some(why) = entrant.pause()? else { continue };
@@ -285,7 +309,10 @@ impl Work<'_, '_> {
     /// Whether all of them are proven to be unchanged; that is recorded then.
     fn skip(&mut self, places: &mut [Place<'_>], sources: &mut Sources) -> Result<bool> {
         let tables: Vec<_> = places.iter().map(|place| place.member.counted_table()).collect();
-        if tables.iter().any(Option::is_none) {
+        // Each of them is as it was copied; only if all were by one group, that was one moment.
+        let moment = places.first().and_then(|place| place.member.moment());
+        let same = moment.is_some() && places.iter().all(|place| place.member.moment() == moment);
+        if !same || tables.iter().any(Option::is_none) {
             return Ok(false);
         }
         let mut counted = sources.counters(places.iter().zip(&tables).map(|(place, table)| (place.source, *table)))?;
@@ -310,17 +337,25 @@ impl Work<'_, '_> {
 
     /// Until all rows have come. The order of the members: those that others refer to come first.
     fn load(&mut self, places: &mut [Place<'_>], mut sources: Sources) -> Result<Vec<usize>> {
+        let _pinned = pin_settings()?;
         let company: Vec<_> = places.iter().filter_map(|place| place.table).collect();
         let order = order(places, &references::between(&company)?);
-        self.each(places, &order, |place, run| place.member.prepare(sources.connection(place.source), run))?;
+        let kept = self.kept;
+        self.each(places, &order, |place, run| {
+            let prepared = place.member.prepare(sources.connection(place.source), run);
+            kept.borrow_mut().extend(place.member.state_to_keep()?.map(|state| (place.number, state)));
+            prepared
+        })?;
         let mut by_oid = order.clone();
         by_oid.sort_by_key(|&number| places[number].oid.to_u32());
         self.each(places, &by_oid, |place, run| place.member.lock(run))?;
+        let keeps = |place: &&Place<'_>| self.jobs[place.number].method().facts().keeps_gone;
+        let keeping: Vec<_> = places.iter().filter(keeps).filter_map(|place| place.table).collect();
         for place in places.iter_mut() {
             // A table job's rows are exchanged.
             let is_table = self.jobs[place.number].method() == Method::Table;
             if let (Some(table), false) = (place.table, is_table) {
-                place.checked_later = references::can_wait(table, &company)?;
+                place.checked_later = references::can_wait(table, &company, &keeping)?;
             }
         }
         sources.open_snapshots()?;
@@ -334,7 +369,15 @@ impl Work<'_, '_> {
             // A transaction that keeps an older snapshot would see the new rows of some, and the old ones of others.
             places.iter_mut().for_each(|place| place.member.stay_in_place());
         }
-        self.each(places, &order, |place, run| place.member.load(sources.connection(place.source), run))?;
+        let keys = references::between(&company)?;
+        self.each(places, &order, |place, run| {
+            place.member.load(sources.connection(place.source), run)?;
+            // Where PostgreSQL checks foreign keys row by row, those come first that others refer to.
+            match place.table {
+                Some(_) if !keys.is_empty() => place.member.ready(&[], run),
+                _ => Ok(()),
+            }
+        })?;
         sources.close_snapshots()?;
         self.each(places, &order, |place, run| place.member.settle(sources.connection(place.source), run))?;
         Ok(order)
@@ -342,8 +385,12 @@ impl Work<'_, '_> {
 
     /// All that is left: readers see all of it with the commit.
     fn show(&mut self, places: &mut [Place<'_>], order: &[usize]) -> Result<()> {
-        let company: Vec<_> = places.iter().filter_map(|place| place.table).collect();
-        self.each(places, order, |place, run| place.member.ready(&company, run))?;
+        let _pinned = pin_settings()?;
+        let (tables, snapshots): (Vec<_>, Vec<_>) = order.iter().partition(|&&number| places[number].table.is_some());
+        self.each(places, &tables, |place, run| place.member.ready(&[], run))?;
+        let exchanged: Vec<_> =
+            places.iter_mut().filter_map(|place| place.member.exchange().is_some().then_some(place.table?)).collect();
+        self.each(places, &snapshots, |place, run| place.member.ready(&exchanged, run))?;
         let mut together = Together::default();
         for place in places.iter_mut() {
             let Some(table) = place.table else { continue };
@@ -356,46 +403,48 @@ impl Work<'_, '_> {
             match place.member.exchange() {
                 Some(exchange) => around.extend(exchange.around()?),
                 None if place.checked_later => {
-                    around.extend(references::around(place.table.unwrap_or_default(), true)?);
+                    around.extend(references::around(place.table.unwrap_or_default())?);
                 }
                 None => {}
             }
         }
-        references::lock(&around, patience())?;
-        let jobs = self.jobs;
-        let check_in_place = |place: &Place<'_>| match place.table.filter(|_| place.checked_later) {
-            Some(table) => references::check_in_place(table, &jobs[place.number].destination, &together, patience()),
-            None => Ok(()),
-        };
-        self.each(places, order, |place, _| match place.member.exchange() {
-            Some(exchange) => exchange.check(&together, patience()),
-            None => check_in_place(place),
-        })?;
         let names: Vec<_> = self.jobs.iter().map(|job| job.dest_table.as_str()).collect();
         self.catalog.lock_to_record(&names)?;
-        // Rows for which columns are altered first.
-        let mut late = Vec::new();
+        references::lock(&around, patience())?;
+        // Rows for which columns are altered first come with the exclusive locks: then all foreign keys are checked after them.
+        let mut late = false;
         for &number in order {
             let place = &mut places[number];
-            if !place.checked_later {
-                continue;
-            }
             let _identity = act_as(place.owner, true)?;
-            if place.member.exchange().is_none() && !place.member.locks()?.is_empty() {
-                late.push(number);
-            }
+            late |= place.table.is_some() && place.member.exchange().is_none() && !place.member.locks()?.is_empty();
         }
+        let jobs = self.jobs;
+        let check_in_place = |place: &Place<'_>, table| {
+            references::check_in_place(table, &jobs[place.number].destination, &together, patience())
+        };
+        self.each(places, order, |place, _| match (place.member.exchange(), place.table) {
+            (Some(exchange), _) => exchange.check(&together, !late, patience()),
+            (None, Some(table)) if place.checked_later && !late => check_in_place(place, table),
+            _ => Ok(()),
+        })?;
+        let exchanged: Vec<_> = places.iter_mut().map(|place| place.member.exchange().is_some()).collect();
         let swapped = self.lock_exclusively(places)?;
         // A foreign key of a snapshot's twin needs the new rows of the table that it refers to.
-        let (mut first, last): (Vec<_>, Vec<_>) =
-            order.iter().copied().partition(|&number| places[number].table.is_some());
-        first.extend(last);
+        let first: Vec<_> = tables.iter().chain(&snapshots).copied().collect();
         let mut statuses = vec![Status::Ok; places.len()];
         self.each(places, &first, |place, run| {
             statuses[place.number] = place.member.publish(run)?;
             Ok(())
         })?;
-        self.each(places, &late, |place, _| check_in_place(place))?;
+        if late {
+            let together = Together::default();
+            self.each(places, order, |place, _| match place.table {
+                Some(table) if place.checked_later || exchanged[place.number] => {
+                    references::check_in_place(table, &jobs[place.number].destination, &together, patience())
+                }
+                _ => Ok(()),
+            })?;
+        }
         for (number, job) in self.jobs.iter().enumerate() {
             let run = &mut self.runs[number];
             if let Some(renamed) = &job.renamed {
@@ -455,7 +504,10 @@ impl Work<'_, '_> {
             self.at.set(number);
             Ok(number.map(|number| self.jobs[number].destination.plain()).unwrap_or_default())
         };
-        lock_together(&oids, pg_sys::AccessExclusiveLock, name, patience(), "replaced with its group")?;
+        let patience = patience();
+        let together = patience.queue + FURTHER * oids.len() as u32;
+        let wait = Patience { together: Some(together), ..patience };
+        lock_together(&oids, pg_sys::AccessExclusiveLock, name, wait, "replaced with its group")?;
         Ok(swapped)
     }
 }

@@ -46,8 +46,7 @@ impl Ended<'_> {
             return match self.repull {
                 Repull::All => Ok(Some(Redo::Empty)),
                 _ if self.decision.nothing_is_safe || redo == Some(Redo::Empty) => Ok(redo),
-                // All that was taken before its time is gone again.
-                Repull::Nothing if self.whole => Ok(None),
+                Repull::Nothing if self.whole => self.taken_early(redo, last),
                 _ => rest(redo, done, last, values),
             };
         }
@@ -74,18 +73,25 @@ impl Ended<'_> {
                     redo => redo,
                 }
             }
-            (Repull::Nothing, safe) if self.whole => {
-                let safe = match (safe, &redo) {
-                    (Some(safe), Some(Redo::From(earlier))) if values.is_after(earlier, safe)? => earlier,
-                    (Some(safe), _) => safe,
-                    (None, Some(_)) => return Ok(redo),
-                    (None, None) => start,
-                };
-                let beyond = values.is_after(last, safe)? || (last == safe && !control.has_no_ties());
-                beyond.then(|| Redo::From(safe.to_string()))
-            }
+            (Repull::Nothing, _) if self.whole => self.taken_early(redo, last)?,
             (Repull::Nothing, _) => rest(redo, done, last, values)?,
         })
+    }
+}
+
+impl Ended<'_> {
+    /// After all that a snapshot showed: what was not safe yet, as long as last_value is beyond it. Rows that come in late lie there, also if
+    /// those that were taken early are gone.
+    fn taken_early(&self, redo: Option<Redo>, last: &str) -> Result<Option<Redo>> {
+        let Asked { values, start, control, .. } = self.asked;
+        let safe = match (self.safe, &redo) {
+            (Some(safe), Some(Redo::From(earlier))) if values.is_after(earlier, safe)? => earlier,
+            (Some(safe), _) => safe,
+            (None, Some(_)) => return Ok(redo),
+            (None, None) => start,
+        };
+        let beyond = values.is_after(last, safe)? || (last == safe && !control.has_no_ties());
+        Ok(beyond.then(|| Redo::From(safe.to_string())))
     }
 }
 

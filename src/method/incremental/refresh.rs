@@ -17,8 +17,8 @@ use crate::destination::column_map;
 use crate::destination::copy_in::Target;
 use crate::destination::exchange::Exchange;
 use crate::destination::following::Following;
-use crate::destination::table;
 use crate::destination::upsert::{change_beside, is_rewritable, Collected};
+use crate::destination::{shadow, table};
 use crate::error::{Error, Report, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::method::Method;
@@ -392,7 +392,7 @@ impl Steps for Refresh<'_> {
     }
 
     fn repair(&mut self, source: &mut Connection, _: &mut Run) -> Result<()> {
-        source.will_read(&self.asked.table);
+        source.will_read(&self.asked.table, self.job.condition.as_deref());
         Ok(())
     }
 
@@ -439,7 +439,10 @@ impl Steps for Refresh<'_> {
 
     fn manner(&self, decision: &Decision) -> Result<Manner> {
         Ok(match &decision.greatest {
-            _ if self.repulls_all() => Manner::AtOnce,
+            _ if self.repulls_all() => match shadow::obstacle(decision.local.local_oid())? {
+                Some(_) => Manner::InPlace,
+                None => Manner::AtOnce,
+            },
             None if decision.take.delete => Manner::InPlace,
             None => Manner::Unchanged,
             Some(_) => Manner::InPlace,
@@ -455,6 +458,9 @@ impl Steps for Refresh<'_> {
         if decision.greatest.is_none() && !self.repulls_all() {
             source.end_snapshot()?;
             return Ok((Loaded::Nothing, decision));
+        }
+        if source.shares_snapshot() {
+            source.use_own_search_path()?;
         }
         let Decision { take, rows, local, column_map, .. } = &decision;
         let query = Slice { rows, control: &self.asked.control, range: &take.range }.query(&column_map.columns);

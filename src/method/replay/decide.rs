@@ -141,6 +141,9 @@ pub struct Decision {
     pub same_types: bool,
 }
 
+/// Why all rows are copied.
+pub const MISSED: &str = "triggers of a partition or child of the source were missing";
+
 /// What a refresh has repaired so far.
 #[derive(Debug, Default)]
 pub struct Repaired {
@@ -148,7 +151,7 @@ pub struct Repaired {
     /// The queue was made anew: the rows that were in it are gone.
     queue_is_new: bool,
     /// Triggers of a partition or child were missing.
-    missed: bool,
+    pub missed: bool,
 }
 
 /// A look at the source, for a job.
@@ -246,7 +249,7 @@ impl Look<'_> {
     /// What follows. `applied` rows of the queue are applied here already, and not removed there yet.
     pub fn decide(self, present: Present, columns: Columns, repull: bool, applied: u64) -> Decision {
         let summary = &present.summary;
-        let missed = present.missed.then(|| "triggers of a partition or child of the source were missing".to_string());
+        let missed = present.missed.then(|| MISSED.to_string());
         let unexpected = missed.or_else(|| self.why_all(&present, &columns));
         let all = repull || unexpected.is_some() || summary.truncated.is_some();
         let rows = summary.rows.saturating_sub(applied);

@@ -7,6 +7,7 @@ use super::work::Rows;
 use crate::backend::relation::Relation;
 use crate::destination::exchange::Exchange;
 use crate::destination::following::Following;
+use crate::destination::references;
 use crate::destination::upsert::{is_rewritable, Collected};
 use crate::error::Result;
 use crate::job::config::Job;
@@ -34,9 +35,14 @@ enum Rest {
 
 impl Merge {
     /// All rows of a dml job.
-    pub fn all(job: &Job, rows: Rows, (decision, in_place): (&Decision, bool)) -> Result<Merge> {
+    pub fn all(
+        job: &Job,
+        rows: Rows,
+        destination: &Relation,
+        (decision, in_place): (&Decision, bool),
+    ) -> Result<Merge> {
         rows.ready(job, &decision.present)?;
-        let in_place = in_place && decision.columns.following.is_empty();
+        let in_place = in_place && decision.columns.following.is_empty() && !references::has_any(destination.oid)?;
         let anew = !in_place && is_rewritable(&decision.columns.local)?;
         Ok(Merge { rows, rest: Rest::Replaced, following: decision.columns.following.clone(), anew })
     }

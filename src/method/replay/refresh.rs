@@ -1,7 +1,7 @@
 //! refresh_dml and refresh_logdel.
 
 use super::convert::{convert, legacy};
-use super::decide::{Columns, Decision, Extent, Look, Repaired};
+use super::decide::{Columns, Decision, Extent, Look, Repaired, MISSED};
 use super::merge::Merge;
 use super::options::Options;
 use super::state::{current_transaction, end_of_wal, Position, State};
@@ -12,8 +12,8 @@ use super::{dml, logdel};
 use crate::backend::identity::{act_as, Caller};
 use crate::backend::relation::Relation;
 use crate::destination::exchange::Exchange;
-use crate::destination::table;
 use crate::destination::upsert::change_beside;
+use crate::destination::{shadow, table};
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::method::Method;
@@ -137,9 +137,18 @@ impl Steps for Refresh<'_> {
         self.remove_applied(source)
     }
 
+    /// They are there now, and nothing will tell that they were not.
+    fn state_to_keep(&self) -> Result<Option<serde_json::Value>> {
+        if !self.repaired.missed {
+            return Ok(None);
+        }
+        let state = State { copy_all: Some(MISSED.to_string()), ..self.state.clone() };
+        Ok(Some(serde_json::to_value(&state)?))
+    }
+
     /// The triggers.
     fn repair(&mut self, source: &mut Connection, run: &mut Run) -> Result<()> {
-        source.will_read(&self.table);
+        source.will_read(&self.table, self.job.condition.as_deref());
         let look = Look { catalog: self.catalog, job: self.job, state: &self.state, limit: self.limit() };
         look.mended(source, self.table.clone(), &mut self.repaired, run)?;
         source.end_snapshot()
@@ -201,7 +210,12 @@ impl Steps for Refresh<'_> {
         Ok(match decision.portion.extent {
             Extent::Nothing => Manner::Unchanged,
             Extent::Changes(_) => Manner::InPlace,
-            Extent::All => Manner::AtOnce,
+            // A logdel job keeps rows, which the others are merged with.
+            Extent::All if self.job.method() == Method::Logdel => Manner::InPlace,
+            Extent::All => match shadow::obstacle(decision.columns.local.local_oid())? {
+                Some(_) => Manner::InPlace,
+                None => Manner::AtOnce,
+            },
         })
     }
 
@@ -247,7 +261,7 @@ impl Steps for Refresh<'_> {
             }
             Loaded::Whole(rows) => {
                 run.phase("merge");
-                self.put(Merge::all(self.job, rows, (&decision, self.in_place))?, &decision, run)?
+                self.put(Merge::all(self.job, rows, &self.destination, (&decision, self.in_place))?, &decision, run)?
             }
             Loaded::Changed(rows, gone, deleted) => {
                 run.phase("merge");

@@ -3,7 +3,7 @@
 use super::decide::UNCHANGED;
 use super::refresh::{opening, InGroup, Options};
 use crate::backend::identity::act_as;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::history;
 use crate::job::lock;
@@ -35,11 +35,22 @@ pub fn unchanged(catalog: &Catalog, jobs: &[Job]) -> Result<Unchanged> {
     let started = now();
     let mut sources = Sources::default();
     let mut looks = Vec::new();
+    let mut unreachable = HashSet::new();
     for (job, options) in candidates.into_iter().zip(&options) {
-        let refresh = opening(options, catalog, job, Some(InGroup::default()))?;
+        // One that is broken says so in its own refresh.
+        let Ok(refresh) = opening(options, catalog, job, Some(InGroup::default())) else { continue };
         let Some(table) = refresh.counted_table() else { continue };
-        let source = sources.of(catalog, job, Opening::owner(&refresh))?;
-        looks.push((job, refresh, source, table));
+        if unreachable.contains(&(job.data_source_id, Opening::owner(&refresh))) {
+            continue;
+        }
+        match sources.of(catalog, job, Opening::owner(&refresh)) {
+            Ok(source) => looks.push((job, refresh, source, table)),
+            Err(error) if error.is_cancel() => return Err(error),
+            Err(Error::ConfiguredByOther { .. } | Error::Unconfirmed { .. } | Error::OwnerChanged { .. }) => {}
+            Err(_) => {
+                unreachable.insert((job.data_source_id, Opening::owner(&refresh)));
+            }
+        }
     }
     let mut counted = sources.counters(looks.iter().map(|(_, _, source, table)| (*source, Some(*table))))?;
     let mut jobs = Vec::new();

@@ -100,6 +100,8 @@ pub struct Refresh<'a> {
 /// What a group knows of its member.
 #[derive(Default)]
 pub struct InGroup {
+    /// When it began.
+    pub moment: i64,
     /// The source's counters, from before the group's snapshot, and the table that they are of.
     pub counted: Option<(SourceTable, Counted)>,
     /// Those of the table that was seen last.
@@ -185,6 +187,10 @@ impl Steps for Refresh<'_> {
         self.before.seen.as_ref().map(|seen| seen.fingerprint.oid)
     }
 
+    fn moment(&self) -> Option<i64> {
+        self.before.group
+    }
+
     fn is_unchanged(&mut self, source: &mut Connection, counted: Counted) -> Result<bool> {
         let same = self.look().is_unchanged(source, &counted)?;
         if let Some(in_group) = &mut self.in_group {
@@ -207,7 +213,7 @@ impl Steps for Refresh<'_> {
             Some(counted) => counted,
             None => source.counters(table.oid)?,
         };
-        source.will_read(&table);
+        source.will_read(&table, self.job.condition.as_deref());
         in_group.counted = Some((table, counted));
         Ok(())
     }
@@ -399,7 +405,8 @@ impl Steps for Refresh<'_> {
         count_soon()?;
         let analyzed = analyzed.map(|analyzed| Analyzed { live: file, ..analyzed });
         let (columns, types) = (present.columns, present.shape.types);
-        let state = State { seen, columns, types, analyzed, copied, learned, previous };
+        let group = self.in_group.as_ref().map(|in_group| in_group.moment);
+        let state = State { seen, columns, types, analyzed, copied, learned, previous, group };
         let state = serde_json::to_value(&state)?;
         self.catalog.record_run(&self.job.dest_table, run.started(), Some(&state), None, Some(run.started()))?;
         Ok(Status::Ok)
@@ -566,7 +573,8 @@ impl Refresh<'_> {
         let copied = self.copied(copied, file, written.clone(), changed.rows());
         let seen = present.seen.map(|seen| Seen { live: file, written, ..seen });
         count_soon()?;
-        let state = State { seen, copied, learned, types: present.shape.types, ..self.before.clone() };
+        let group = self.in_group.as_ref().map(|in_group| in_group.moment);
+        let state = State { seen, copied, learned, types: present.shape.types, group, ..self.before.clone() };
         let state = serde_json::to_value(&state)?;
         self.catalog.record_run(&self.job.dest_table, run.started(), Some(&state), None, Some(run.started()))?;
         Ok(Status::Ok)

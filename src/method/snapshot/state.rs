@@ -32,6 +32,9 @@ pub struct State {
     pub copied: Option<Copied>,
     #[serde(default)]
     pub learned: Learned,
+    /// The moment of the group that has copied it last; None if it was refreshed by itself since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<i64>,
     /// What rollback_snapshot goes back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Previous>,

@@ -55,7 +55,7 @@ pub fn opening<'a>(options: &Options<'_>, catalog: &'a Catalog, job: &'a Job) ->
     if cascade && !job.truncate_cascade.unwrap_or(false) {
         require_owner_rights("p_truncate_cascade", job, destination.owner)?;
     }
-    Ok(Refresh { catalog, job, destination, cascade, in_place: false, status: Status::Ok })
+    Ok(Refresh { catalog, job, destination, cascade, in_place: false, known: None, status: Status::Ok })
 }
 
 /// What it would do.
@@ -65,7 +65,7 @@ pub fn plan(catalog: &Catalog, job: &Job, plan: &mut Plan) -> Result<()> {
     plan.connect(&source);
     let _identity = act_as(destination.owner, true)?;
     let cascade = job.truncate_cascade.unwrap_or(false);
-    let refresh = Refresh { catalog, job, destination, cascade, in_place: false, status: Status::Ok };
+    let refresh = Refresh { catalog, job, destination, cascade, in_place: false, known: None, status: Status::Ok };
     let decision = refresh.look(&mut source)?;
     refresh.tell(&decision, &mut source, plan)
 }
@@ -77,6 +77,8 @@ pub struct Refresh<'a> {
     /// Tables that refer to it are emptied with it.
     cascade: bool,
     in_place: bool,
+    /// In a group: what its name meant before the snapshot.
+    known: Option<SourceTable>,
     status: Status,
 }
 
@@ -126,7 +128,10 @@ impl Refresh<'_> {
     fn look(&self, source: &mut Connection) -> Result<Decision> {
         let [local] = table::describe([self.destination.oid])?;
         column_map::require_loadable(&local)?;
-        let source_table = source.find_table(&self.job.source_table)?;
+        let source_table = match &self.known {
+            Some(table) => table.clone(),
+            None => source.find_table(&self.job.source_table)?,
+        };
         let shape = source.locked_snapshot_of(&source_table)?;
         let columns = selected_columns(&shape, self.job.filter.as_deref(), source.label())?;
         source.require_readable(&source_table, &names(&columns), self.job.filter.is_some())?;
@@ -177,7 +182,8 @@ impl Steps for Refresh<'_> {
 
     fn repair(&mut self, source: &mut Connection, _: &mut Run) -> Result<()> {
         let table = source.find_table(&self.job.source_table)?;
-        source.will_read(&table);
+        source.will_read(&table, self.job.condition.as_deref());
+        self.known = Some(table);
         Ok(())
     }
 
@@ -210,6 +216,9 @@ impl Steps for Refresh<'_> {
 
     /// Beside the rows that are there, which are read meanwhile.
     fn load(&mut self, source: &mut Connection, decision: Decision, run: &mut Run) -> Result<(Loaded, Decision)> {
+        if source.shares_snapshot() {
+            source.use_own_search_path()?;
+        }
         run.phase("copy");
         let rows = Everything { source, query: &decision.query, flush: false };
         let how = How { cascade: self.cascade, in_place: self.in_place, following: &decision.following };

@@ -83,7 +83,7 @@ impl Connection {
         for member in triggered(capture, members) {
             script.push_str(&triggers_script(objects, &member.table(), capture));
         }
-        let wait = Patience { queue, give_up: Duration::ZERO };
+        let wait = Patience { queue, together: None, give_up: Duration::ZERO };
         match self.change_source(&script, wait, "making the triggers anew") {
             Ok(()) => Ok(true),
             Err(Error::Remote { .. }) => Ok(false),
