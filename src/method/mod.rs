@@ -6,6 +6,7 @@ pub mod dispatch;
 mod follow;
 pub mod group;
 pub mod incremental;
+mod left;
 mod load;
 pub mod making;
 pub mod plan;

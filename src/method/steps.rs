@@ -14,6 +14,7 @@
 //! A refresh by itself takes them one after the other. A group takes each of them with all of its members: see `group`.
 
 use crate::backend::identity::act_as;
+use crate::backend::relation::Relation;
 use crate::destination::exchange::{Exchange, Together};
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
@@ -39,6 +40,15 @@ pub trait Opening {
 
     /// As the caller.
     fn open(self, source: &mut Connection, run: &mut Run) -> Result<Self::Steps>;
+}
+
+/// One of a method with a plain table as destination.
+pub struct Opened<'a, Options> {
+    pub options: &'a Options,
+    pub catalog: &'a Catalog,
+    pub job: &'a Job,
+    pub destination: Relation,
+    pub in_group: bool,
 }
 
 /// How new rows become visible.

@@ -27,11 +27,12 @@ use crate::job::run::Run;
 use crate::method::columns::{names, selected_columns};
 use crate::method::connecting::connect_job;
 use crate::method::follow;
+use crate::method::left::Left;
 use crate::method::load::{self, leave, load_all, lock_destination, pull, Everything, How};
 use crate::method::plan::Plan;
 use crate::method::rights::require_owner_rights;
 use crate::method::running::{refresh_job, Call};
-use crate::method::steps::{self, Manner, Opening, Steps};
+use crate::method::steps::{self, Manner, Opened, Opening, Steps};
 use crate::source::bounds::{digest, Kind, Range, Slice};
 use crate::source::catalog::rows_query;
 use crate::source::connection::Connection;
@@ -60,15 +61,12 @@ pub fn refresh(method: Method, options: &Options<'_>) -> Result<()> {
 }
 
 /// A refresh that is about to begin.
-pub struct Opened<'a> {
+pub fn opening<'a>(
     options: &'a Options<'a>,
     catalog: &'a Catalog,
     job: &'a Job,
-    destination: Relation,
     in_group: bool,
-}
-
-pub fn opening<'a>(options: &'a Options<'a>, catalog: &'a Catalog, job: &'a Job, in_group: bool) -> Result<Opened<'a>> {
+) -> Result<Opened<'a, Options<'a>>> {
     let destination = table::find(&job.destination)?;
     if !matches!(options.repull, Repull::Nothing) {
         // Rows that are gone on the source would be deleted from the destination, too.
@@ -77,7 +75,7 @@ pub fn opening<'a>(options: &'a Options<'a>, catalog: &'a Catalog, job: &'a Job,
     Ok(Opened { options, catalog, job, destination, in_group })
 }
 
-impl<'a> Opening for Opened<'a> {
+impl<'a> Opening for Opened<'a, Options<'a>> {
     type Steps = Refresh<'a>;
 
     fn owner(&self) -> pg_sys::Oid {
@@ -153,20 +151,10 @@ pub enum Loaded {
     Nothing,
 }
 
-/// What is left to be done when all that takes time is done.
-pub enum Left {
-    Nothing,
-    Exchange(Box<Exchange>),
-    /// Columns are altered first, for which readers wait.
-    Merge(Box<Merge>),
+/// Rows that come into the destination once its columns are altered.
+pub enum Late {
+    Merge(Merge),
     Append(Collected),
-    Change,
-}
-
-impl From<Option<Box<Exchange>>> for Left {
-    fn from(exchange: Option<Box<Exchange>>) -> Left {
-        exchange.map_or(Left::Nothing, Left::Exchange)
-    }
 }
 
 impl<'a> Refresh<'a> {
@@ -371,7 +359,7 @@ impl<'a> Refresh<'a> {
 impl Steps for Refresh<'_> {
     type Decision = Decision;
     type Loaded = (Loaded, Decision);
-    type Ready = (Left, Decision);
+    type Ready = (Left<Late>, Decision);
 
     fn prepare(&mut self, source: &mut Connection, run: &mut Run) -> Result<()> {
         run.phase("bound");
@@ -507,7 +495,7 @@ impl Steps for Refresh<'_> {
                     self.status = Status::Warning;
                 }
                 if merge.alters() {
-                    Left::Merge(Box::new(merge))
+                    Left::Merge(Box::new(Late::Merge(merge)))
                 } else {
                     merge.carry_out(&self.destination, &decision, &self.asked.values, run)?.into()
                 }
@@ -519,7 +507,7 @@ impl Steps for Refresh<'_> {
                         collected.drop()?;
                         Left::Exchange(exchange)
                     }
-                    None => Left::Append(collected),
+                    None => Left::Merge(Box::new(Late::Append(collected))),
                 }
             }
             Loaded::Nothing => {
@@ -537,18 +525,11 @@ impl Steps for Refresh<'_> {
     }
 
     fn exchange<'b>(&self, (left, _): &'b mut Self::Ready) -> Option<&'b mut Exchange> {
-        match left {
-            Left::Exchange(exchange) => Some(exchange),
-            _ => None,
-        }
+        left.exchange()
     }
 
     fn locks(&self, (left, decision): &Self::Ready) -> Result<Vec<pg_sys::Oid>> {
-        match left {
-            Left::Nothing => Ok(Vec::new()),
-            Left::Exchange(exchange) => exchange.locks(),
-            Left::Merge(_) | Left::Append(_) | Left::Change => decision.following.locked(&self.destination),
-        }
+        left.locks(&decision.following, &self.destination)
     }
 
     /// Stores last_value in the same transaction as the data.
@@ -562,11 +543,13 @@ impl Steps for Refresh<'_> {
                     self.delete_here(&decision)?;
                 }
             }
-            Left::Merge(merge) => {
+            Left::Merge(rows) => match *rows {
                 // Where its columns are altered, nothing is written anew.
-                merge.carry_out(&self.destination, &decision, &self.asked.values, run)?;
-            }
-            Left::Append(collected) => self.append(collected, &decision)?,
+                Late::Merge(merge) => {
+                    merge.carry_out(&self.destination, &decision, &self.asked.values, run)?;
+                }
+                Late::Append(collected) => self.append(collected, &decision)?,
+            },
             Left::Change => {
                 decision.following.apply(&self.destination, patience)?;
                 decision.following.finish(&self.destination)?;

@@ -21,11 +21,12 @@ use crate::job::record::Status;
 use crate::job::run::Run;
 use crate::method::connecting::connect_job;
 use crate::method::follow;
+use crate::method::left::Left;
 use crate::method::load::{leave, lock_destination, patience};
 use crate::method::plan::Plan;
 use crate::method::rights::require_owner_rights;
 use crate::method::running::{refresh_job, Call};
-use crate::method::steps::{self, Manner, Opening, Steps};
+use crate::method::steps::{self, Manner, Opened, Opening, Steps};
 use crate::source::catalog::SourceTable;
 use crate::source::connection::Connection;
 use pgrx::pg_sys;
@@ -39,15 +40,12 @@ pub fn refresh(method: Method, options: &Options<'_>) -> Result<()> {
 }
 
 /// A refresh that is about to begin.
-pub struct Opened<'a> {
+pub fn opening<'a>(
     options: &'a Options<'a>,
     catalog: &'a Catalog,
     job: &'a Job,
-    destination: Relation,
     in_group: bool,
-}
-
-pub fn opening<'a>(options: &'a Options<'a>, catalog: &'a Catalog, job: &'a Job, in_group: bool) -> Result<Opened<'a>> {
+) -> Result<Opened<'a, Options<'a>>> {
     let destination = table::find(&job.destination)?;
     if options.repull && job.method().facts().keeps_gone {
         // Rows whose deletion was not queued would be deleted from the destination, too.
@@ -56,7 +54,7 @@ pub fn opening<'a>(options: &'a Options<'a>, catalog: &'a Catalog, job: &'a Job,
     Ok(Opened { options, catalog, job, destination, in_group })
 }
 
-impl<'a> Opening for Opened<'a> {
+impl<'a> Opening for Opened<'a, Options<'a>> {
     type Steps = Refresh<'a>;
 
     fn owner(&self) -> pg_sys::Oid {
@@ -129,7 +127,7 @@ pub struct Refresh<'a> {
 impl Steps for Refresh<'_> {
     type Decision = Decision;
     type Loaded = (Loaded, Decision);
-    type Ready = (Left, Decision);
+    type Ready = (Left<Merge>, Decision);
 
     /// Removes from the queue what a committed refresh has applied.
     fn prepare(&mut self, source: &mut Connection, run: &mut Run) -> Result<()> {
@@ -290,18 +288,11 @@ impl Steps for Refresh<'_> {
     }
 
     fn exchange<'b>(&self, (left, _): &'b mut Self::Ready) -> Option<&'b mut Exchange> {
-        match left {
-            Left::Exchange(exchange) => Some(exchange),
-            _ => None,
-        }
+        left.exchange()
     }
 
     fn locks(&self, (left, decision): &Self::Ready) -> Result<Vec<pg_sys::Oid>> {
-        match left {
-            Left::Nothing => Ok(Vec::new()),
-            Left::Exchange(exchange) => exchange.locks(),
-            Left::Merge(_) | Left::Change => decision.columns.following.locked(&self.destination),
-        }
+        left.locks(&decision.columns.following, &self.destination)
     }
 
     /// The position in the queue is stored in the same transaction as the rows.
@@ -350,21 +341,6 @@ impl Steps for Refresh<'_> {
     }
 }
 
-/// What is left to be done when all that takes time is done.
-pub enum Left {
-    Nothing,
-    Exchange(Box<Exchange>),
-    /// Columns are altered first, for which readers wait.
-    Merge(Box<Merge>),
-    Change,
-}
-
-impl From<Option<Box<Exchange>>> for Left {
-    fn from(exchange: Option<Box<Exchange>>) -> Left {
-        exchange.map_or(Left::Nothing, Left::Exchange)
-    }
-}
-
 impl Refresh<'_> {
     /// Rows of the queue, at most.
     fn limit(&self) -> Option<i64> {
@@ -372,7 +348,7 @@ impl Refresh<'_> {
     }
 
     /// Merges at once, unless columns have to be altered first.
-    fn put(&self, merge: Merge, decision: &Decision, run: &mut Run) -> Result<Left> {
+    fn put(&self, merge: Merge, decision: &Decision, run: &mut Run) -> Result<Left<Merge>> {
         if merge.alters() {
             return Ok(Left::Merge(Box::new(merge)));
         }

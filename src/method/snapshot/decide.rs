@@ -50,6 +50,21 @@ pub struct Present {
     pub versions: Option<Versions>,
 }
 
+impl Present {
+    /// Why all rows are to be copied, or nothing is said about that.
+    fn take_versions(&mut self, versions: std::result::Result<Option<Versions>, String>) -> Option<String> {
+        self.versions = match versions {
+            Ok(versions) => versions,
+            Err(obstacle) => return Some(obstacle),
+        };
+        self.versions.as_ref().and_then(|versions| versions.trust.as_ref().err().cloned())
+    }
+
+    fn copies_all(&self) -> bool {
+        self.versions.as_ref().is_none_or(|versions| versions.trust.is_err())
+    }
+}
+
 /// The versions of a source's rows.
 pub struct Versions {
     pub origin: Origin,
@@ -139,15 +154,8 @@ impl Look<'_> {
                 }
                 versions => versions?,
             };
-            let why = match why {
-                Ok(versions) => {
-                    let why = versions.as_ref().and_then(|versions| versions.trust.as_ref().err().cloned());
-                    present.versions = versions;
-                    why
-                }
-                Err(obstacle) => Some(obstacle),
-            };
-            let copies_all = present.versions.as_ref().is_none_or(|versions| versions.trust.is_err());
+            let why = present.take_versions(why);
+            let copies_all = present.copies_all();
             if let (false, Some(run), true) = (locked, &mut run, copies_all) {
                 self.wait_for_idle(source, run)?;
                 (locked, known) = (true, None);
@@ -218,15 +226,8 @@ impl Look<'_> {
                 versions => break (present, versions?),
             }
         };
-        let why = match why {
-            Ok(versions) => {
-                let why = versions.as_ref().and_then(|versions| versions.trust.as_ref().err().cloned());
-                present.versions = versions;
-                why
-            }
-            Err(obstacle) => Some(obstacle),
-        };
-        let copies_all = present.versions.as_ref().is_none_or(|versions| versions.trust.is_err());
+        let why = present.take_versions(why);
+        let copies_all = present.copies_all();
         let idle_locked = in_group.idle_locked || copies_all && lock_if_free(self.twins.idle.oid);
         if copies_all && !idle_locked {
             return Err(again("the idle twin is in use"));
