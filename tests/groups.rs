@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
+use support::proxy::Proxy;
 use support::random::Random;
 use support::{in_background, message, one, pair, wait_for, Scene};
 
@@ -488,7 +489,14 @@ fn progress_shows_the_member_at_work() {
     let scene = Scene::new("groups_progress", 20_000);
     scene.owner().batch_execute("CREATE TABLE app.u (id int); CREATE TABLE app.beneath (id int); CREATE VIEW app.v AS SELECT * FROM app.beneath; GRANT SELECT ON app.u, app.v TO reader").unwrap();
     scene.dba().batch_execute("SELECT mimeo.table_maker('app.t', 1, p_group := 'it''s g'), mimeo.table_maker('app.u', 1, p_group := 'it''s g'), mimeo.snapshot_maker('app.v', 1, p_group := 'it''s g')").unwrap();
-    let (proxy, _, refresh) = support::stuck(&scene, "SELECT mimeo.refresh_group('it''s g')");
+    let proxy = Proxy::start(pair().source.port, 300_000);
+    scene.set_source(proxy.port);
+    let refresh = in_background(scene.dba(), "SELECT mimeo.refresh_group('it''s g')");
+    wait_for("the first table to hang", || {
+        let at_work =
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'mimeo.refresh_group(%, ''app.t''): copy'";
+        proxy.is_silent() && one::<i64>(&mut scene.destination_superuser(), at_work) == 1
+    });
     let shown: String = one(
         &mut scene.dba(),
         "SELECT string_agg(concat_ws(' ', dest_table, refresh_group, coalesce(phase, '-')), ', ' ORDER BY dest_table) FROM mimeo.progress",

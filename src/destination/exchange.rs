@@ -14,46 +14,10 @@ use crate::destination::references;
 use crate::destination::shadow::ShadowTable;
 use crate::destination::statistics;
 use crate::destination::table;
+use crate::destination::together::Together;
 use crate::error::{Error, Result};
 use pgrx::pg_sys;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-
-/// Tables whose rows change in one transaction, and where the new ones are.
-#[derive(Debug, Default)]
-pub struct Together {
-    members: BTreeSet<u32>,
-    /// Of those that are exchanged: the shadow tables.
-    shadows: BTreeMap<u32, Name>,
-    /// Those whose foreign keys are checked with all of their rows.
-    checked: BTreeSet<u32>,
-}
-
-impl Together {
-    /// `checked`: its foreign keys are checked, even if it is not exchanged.
-    pub fn add(&mut self, table: pg_sys::Oid, exchange: Option<&Exchange>, checked: bool) {
-        self.members.insert(table.to_u32());
-        if let Some(exchange) = exchange {
-            self.shadows.insert(table.to_u32(), exchange.shadow.name.clone());
-        }
-        if checked || exchange.is_some() {
-            self.checked.insert(table.to_u32());
-        }
-    }
-
-    fn members(&self) -> Vec<pg_sys::Oid> {
-        self.members.iter().map(|oid| pg_sys::Oid::from(*oid)).collect()
-    }
-
-    /// Whose own foreign keys are checked with all of its new rows.
-    pub fn is_checked(&self, table: pg_sys::Oid) -> bool {
-        self.checked.contains(&table.to_u32())
-    }
-
-    /// Where the rows are that a table will have; None if they are in it.
-    pub fn shadow_of(&self, table: pg_sys::Oid) -> Option<&Name> {
-        self.shadows.get(&table.to_u32())
-    }
-}
+use std::collections::HashMap;
 
 /// A shadow table that is loaded, and has all that its original has.
 pub struct Exchange {
@@ -95,6 +59,11 @@ impl Exchange {
                 company: Vec::new(),
             })
         })
+    }
+
+    /// Where the new rows are.
+    pub fn rows(&self) -> &Name {
+        &self.shadow.name
     }
 
     /// Checks foreign keys in both directions, unless it is too early for that (`now`). Nobody writes to the tables at their other ends from

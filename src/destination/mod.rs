@@ -20,6 +20,7 @@ mod sorted;
 pub mod statistics;
 mod stream;
 pub mod table;
+pub mod together;
 pub mod twins;
 pub mod upsert;
 mod widths;

@@ -5,7 +5,7 @@ use crate::backend::name::{quote, Name, Operator};
 use crate::backend::ownership;
 use crate::backend::relation::{self, oid_arg, Patience};
 use crate::backend::spi;
-use crate::destination::exchange::Together;
+use crate::destination::together::Together;
 use crate::error::{Error, Result};
 use pgrx::pg_sys;
 use serde::Deserialize;

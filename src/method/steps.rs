@@ -15,7 +15,8 @@
 
 use crate::backend::identity::act_as;
 use crate::backend::relation::Relation;
-use crate::destination::exchange::{Exchange, Together};
+use crate::destination::exchange::Exchange;
+use crate::destination::together::Together;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::record::Status;

@@ -12,5 +12,6 @@ pub mod queue;
 pub mod row_versions;
 pub mod seen;
 pub mod server;
+mod sharing;
 pub mod survey;
 pub mod undo;

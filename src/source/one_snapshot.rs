@@ -4,30 +4,8 @@ use crate::backend::parse::is_plain_condition;
 use crate::error::{told, Error, Result};
 use crate::source::catalog::{rows_query, SourceTable};
 use crate::source::connection::{pinned_in_transaction, Connection};
+use crate::source::sharing::ToRead;
 use pgrx::PgSqlErrorCode;
-use std::collections::HashSet;
-
-/// What the members of a group share.
-#[derive(Default)]
-pub struct Sharing {
-    /// Tables that are going to be read, and with which condition.
-    tables: Vec<(SourceTable, Option<String>)>,
-    /// The OIDs of those, while the snapshot is open.
-    open: Option<HashSet<u32>>,
-    /// What was shown is to be on the source's disk.
-    flush: bool,
-}
-
-impl Sharing {
-    pub fn is_open(&self) -> bool {
-        self.open.is_some()
-    }
-
-    /// Nothing has locked that table before the snapshot was opened.
-    fn is_new(&self, table: u32) -> bool {
-        self.open.as_ref().is_some_and(|known| !known.contains(&table))
-    }
-}
 
 /// $1: OIDs, schemas and names. Gives a table that is not called so any more. In the open snapshot.
 const OTHER: &str = "
@@ -48,32 +26,43 @@ impl Connection {
     }
 
     /// A table that is read in the snapshot of `open_snapshot_for_all`.
-    pub fn will_read(&mut self, table: &SourceTable, condition: Option<&str>) {
-        self.sharing.tables.push((table.clone(), condition.map(str::to_string)));
+    ///
+    /// # Errors
+    /// Condition.
+    pub fn will_read(&mut self, table: &SourceTable, condition: Option<&str>) -> Result<()> {
+        let cannot_lock =
+            table.lock("").is_empty() || condition.is_some_and(|condition| !is_plain_condition(condition));
+        let query = cannot_lock.then(|| rows_query(&table.table(), (&[], &[]), condition)).transpose()?;
+        self.sharing.will_read(ToRead {
+            oid: table.oid,
+            name: table.table(),
+            lock: [table.lock(""), table.lock("ONLY ")],
+            query,
+        });
+        Ok(())
     }
 
     /// Begins the transaction, and locks the tables that are going to be read as their readers lock them.
     pub fn lock_all(&mut self) -> Result<()> {
-        let tables = self.sharing.tables.clone();
-        let begin = |only: &str| {
-            let locks: String = tables.iter().map(|(table, _)| table.lock(only)).collect();
+        let begin = |locks: String| {
             format!(
                 "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; {locks} {} \
                  SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL search_path = pg_catalog",
                 pinned_in_transaction()
             )
         };
-        match self.script(&begin(""), "locking the tables of a group") {
+        let [locks, only] = self.sharing.locks();
+        match self.script(&begin(locks), "locking the tables of a group") {
             // Before 13, who locks a table must have the rights on its children, too.
             Err(Error::Remote { report, .. }) if report.sqlstate == PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE => {
                 self.roll_back()?;
-                self.script(&begin("ONLY "), "locking the tables of a group")?;
+                self.script(&begin(only), "locking the tables of a group")?;
             }
             locked => {
                 locked?;
             }
         }
-        self.sharing.open = Some(tables.iter().map(|(table, _)| table.oid).collect());
+        self.sharing.open();
         Ok(())
     }
 
@@ -88,8 +77,8 @@ impl Connection {
         };
         let name = if export { "pg_catalog.pg_export_snapshot()" } else { "NULL::pg_catalog.text" };
         self.script(&format!("{open}SELECT pg_catalog.now()"), "opening the snapshot of a group")?;
-        let tables = std::mem::take(&mut self.sharing.tables);
-        let named: Vec<_> = tables.iter().map(|(table, _)| (table.oid, &table.schema, &table.name)).collect();
+        let tables = self.sharing.take();
+        let named: Vec<_> = tables.iter().map(|table| (table.oid, &table.name.schema, &table.name.name)).collect();
         let other = self.value(OTHER, &[&serde_json::to_string(&named)?], "opening the snapshot of a group")?;
         if let Some(other) = other {
             return Err(Error::ChangedMeanwhile(format!("table \"{}\" is another one now", told(other))));
@@ -102,26 +91,22 @@ impl Connection {
 
     /// What could not be locked before the snapshot: tables beneath views, those of which the role may read some columns, and others that a
     /// condition reads. Planning a query locks all of it, until the end of the transaction.
-    fn lock_what_is_read(&mut self, tables: &[(SourceTable, Option<String>)]) -> Result<()> {
-        let left = tables.iter().filter(|(table, condition)| {
-            table.lock("").is_empty() || condition.as_deref().is_some_and(|condition| !is_plain_condition(condition))
-        });
+    fn lock_what_is_read(&mut self, tables: &[ToRead]) -> Result<()> {
         self.use_own_search_path()?;
-        for (table, condition) in left {
-            let query = rows_query(&table.table(), (&[], &[]), condition.as_deref())?;
+        for ToRead { name, query, .. } in tables {
+            let Some(query) = query else { continue };
             let planned = self.value(&format!("EXPLAIN {query}"), &[], "planning the query of a member");
-            planned.map_err(|error| {
-                error.while_doing(&format!("It reads table \"{}\" of the source.", table.table().plain()))
-            })?;
+            planned
+                .map_err(|error| error.while_doing(&format!("It reads table \"{}\" of the source.", name.plain())))?;
         }
         self.use_pinned_search_path()
     }
 
     /// Ends it, and sees to it that what it showed is on the source's disk, where a member has asked for that.
     pub fn close_snapshot_of_all(&mut self) -> Result<()> {
-        self.sharing.open = None;
+        let flush = self.sharing.close();
         self.script("COMMIT", "closing the snapshot of a group")?;
-        if std::mem::take(&mut self.sharing.flush) {
+        if flush {
             self.flush_wal()?;
         }
         Ok(())
@@ -148,7 +133,7 @@ impl Connection {
     /// Flushes at once, or when the snapshot that members share has ended.
     pub fn flush_when_over(&mut self) -> Result<()> {
         if self.sharing.is_open() {
-            self.sharing.flush = true;
+            self.sharing.flush_when_over();
             return Ok(());
         }
         self.flush_wal()

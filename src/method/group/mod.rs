@@ -22,8 +22,8 @@ use crate::backend::name::quote;
 use crate::backend::relation::{self, lock_together, Patience};
 use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
-use crate::destination::exchange::Together;
 use crate::destination::references;
+use crate::destination::together::Together;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::lock::{self, Wait};
@@ -395,7 +395,7 @@ impl Work<'_, '_> {
         for place in places.iter_mut() {
             let Some(table) = place.table else { continue };
             let checked = place.checked_later;
-            together.add(table, place.member.exchange().map(|exchange| &*exchange), checked);
+            together.add(table, place.member.exchange().map(|exchange| exchange.rows()), checked);
         }
         self.let_owners_read(places, &together)?;
         let mut around = Vec::new();

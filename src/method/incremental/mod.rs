@@ -5,6 +5,7 @@ mod bound;
 mod decide;
 mod destroy;
 mod ended;
+mod look;
 mod make;
 mod merge;
 mod refresh;

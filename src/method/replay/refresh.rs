@@ -146,7 +146,7 @@ impl Steps for Refresh<'_> {
 
     /// The triggers.
     fn repair(&mut self, source: &mut Connection, run: &mut Run) -> Result<()> {
-        source.will_read(&self.table, self.job.condition.as_deref());
+        source.will_read(&self.table, self.job.condition.as_deref())?;
         let look = Look { catalog: self.catalog, job: self.job, state: &self.state, limit: self.limit() };
         look.mended(source, self.table.clone(), &mut self.repaired, run)?;
         source.end_snapshot()

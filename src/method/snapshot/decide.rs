@@ -1,6 +1,5 @@
 //! Whether a snapshot has to be copied, and what decides that.
 
-use super::refresh::InGroup;
 use super::state::{changes, live_file, Seen, State};
 use super::trust::{self, Now, Trust};
 use crate::backend::identity::{keeps_its_snapshot, system};
@@ -35,6 +34,22 @@ pub struct Decision {
     pub copy: Option<Box<Present>>,
     /// The idle twin is locked. A delta does without.
     pub idle_locked: bool,
+}
+
+/// What a group knows of its member.
+#[derive(Default)]
+pub struct InGroup {
+    /// When it began.
+    pub moment: i64,
+    /// The source's counters, from before the group's snapshot, and the table that they are of.
+    pub counted: Option<(SourceTable, Counted)>,
+    /// Those of the table that was seen last.
+    pub known: Option<Counted>,
+    /// The idle twin is waited for, because a group before this one would have needed it.
+    pub wait: bool,
+    pub idle_locked: bool,
+    /// All rows are replaced in the live twin.
+    pub in_place: bool,
 }
 
 /// What the source is now, in the snapshot that is open there.

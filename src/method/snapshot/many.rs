@@ -1,7 +1,7 @@
 //! Many snapshots that are due at once, most of which have not changed: one look at each source tells which.
 
-use super::decide::UNCHANGED;
-use super::refresh::{opening, InGroup, Options};
+use super::decide::{InGroup, UNCHANGED};
+use super::refresh::{opening, Options};
 use crate::backend::identity::act_as;
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};

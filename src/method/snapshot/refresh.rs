@@ -1,6 +1,6 @@
 //! refresh_snapshot.
 
-use super::decide::{Decision, Look, Present, Versions, UNCHANGED};
+use super::decide::{Decision, InGroup, Look, Present, Versions, UNCHANGED};
 use super::delta::{Changed, Delta, Outcome};
 use super::state::{live_file, Analyzed, Previous, Seen, State};
 use super::tell::tell;
@@ -8,17 +8,17 @@ use super::trust::{Copied, Learned};
 use super::{empty, guard};
 use crate::backend::identity::{act_as, pin_settings, system, Caller};
 use crate::backend::ownership;
-use crate::backend::relation::{lock_if_free, lock_to_read, lock_to_write_if_free};
+use crate::backend::relation::{lock_if_free, lock_to_read};
 use crate::backend::spi;
 use crate::backend::subtransaction::{caught, tried};
 use crate::destination::column_map::obstacle_to_binary;
 use crate::destination::copy_in::Target;
 use crate::destination::heap::{Indexed, Indexing};
 use crate::destination::indexes::ForeignKey;
-use crate::destination::row_versions::{has_rules, Hidden};
+use crate::destination::row_versions::Hidden;
 use crate::destination::twins::{self, Twins};
 use crate::destination::written::{count_soon, Written};
-use crate::destination::{indexes, references, statistics, table};
+use crate::destination::{indexes, statistics, table};
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::method::Method;
@@ -32,7 +32,7 @@ use crate::method::rights::{require_creation, require_owner_rights};
 use crate::method::running::{refresh_job, Call};
 use crate::method::steps::{self, Manner, Opening, Steps};
 use crate::shape::{Difference, Shape};
-use crate::source::catalog::{rows_query, SourceTable};
+use crate::source::catalog::rows_query;
 use crate::source::changes::Counted;
 use crate::source::connection::Connection;
 use crate::source::row_versions::Origin;
@@ -88,29 +88,13 @@ pub fn plan(catalog: &Catalog, job: &Job, plan: &mut Plan) -> Result<()> {
 }
 
 pub struct Refresh<'a> {
-    options: &'a Options<'a>,
-    catalog: &'a Catalog,
-    job: &'a Job,
-    before: State,
-    twins: Twins,
-    caller: Caller,
-    in_group: Option<InGroup>,
-}
-
-/// What a group knows of its member.
-#[derive(Default)]
-pub struct InGroup {
-    /// When it began.
-    pub moment: i64,
-    /// The source's counters, from before the group's snapshot, and the table that they are of.
-    pub counted: Option<(SourceTable, Counted)>,
-    /// Those of the table that was seen last.
-    pub known: Option<Counted>,
-    /// The idle twin is waited for, because a group before this one would have needed it.
-    pub wait: bool,
-    pub idle_locked: bool,
-    /// All rows are replaced in the live twin.
-    pub in_place: bool,
+    pub(super) options: &'a Options<'a>,
+    pub(super) catalog: &'a Catalog,
+    pub(super) job: &'a Job,
+    pub(super) before: State,
+    pub(super) twins: Twins,
+    pub(super) caller: Caller,
+    pub(super) in_group: Option<InGroup>,
 }
 
 /// Rows that are there, and not shown yet.
@@ -127,13 +111,13 @@ pub type Ready = (Loaded, Vec<ForeignKey>);
 
 /// The live twin, some of whose rows were replaced.
 pub struct ChangedTwin {
-    present: Present,
-    changed: Changed,
+    pub(super) present: Present,
+    pub(super) changed: Changed,
     /// What had been written to it before that, if that is counted.
-    written: Option<Written>,
+    pub(super) written: Option<Written>,
     /// Where the versions in its hidden columns come from, as far as that is safe on the source's disk.
-    copied: Option<Origin>,
-    learned: Learned,
+    pub(super) copied: Option<Origin>,
+    pub(super) learned: Learned,
 }
 
 /// A twin that is loaded, and not shown yet.
@@ -213,7 +197,7 @@ impl Steps for Refresh<'_> {
             Some(counted) => counted,
             None => source.counters(table.oid)?,
         };
-        source.will_read(&table, self.job.condition.as_deref());
+        source.will_read(&table, self.job.condition.as_deref())?;
         in_group.counted = Some((table, counted));
         Ok(())
     }
@@ -451,51 +435,6 @@ impl Refresh<'_> {
         }
     }
 
-    /// Whether the rows of the live twin can be replaced as they are, by rows in the columns that it has. It is locked then.
-    fn can_stay_in_place(&self, present: &Present) -> Result<bool> {
-        let live = self.twins.live.oid;
-        let [mut shape] = table::describe([live])?;
-        let has = Hidden::take_from(&mut shape, present.columns.iter().chain(&self.before.columns));
-        let wanted = present.versions.as_ref().map(|versions| versions.hidden);
-        Ok(!self.job.keep_previous
-            && Difference::between(&self.before.columns, &present.columns).is_empty()
-            && table::conforms(&shape, &present.columns, &self.before.columns)
-            && wanted.is_none_or(|wanted| wanted == has)
-            && !has_rules(live)
-            && !references::is_referenced(live)?
-            && lock_to_write_if_free(live))
-    }
-
-    /// Deletes all rows of the live twin, and has those of the source come.
-    fn replace_in_place(
-        &self,
-        source: &mut Connection,
-        present: Present,
-        learned: Learned,
-        run: &mut Run,
-    ) -> Result<ChangedTwin> {
-        let live = &self.twins.live;
-        run.note("replaced in place: other tables of its group change in place");
-        ownership::require_tables(&[live.oid])?;
-        references::trust_actions(live.oid, patience())?;
-        table::check_at_once(live.oid)?;
-        let written = Written::to(live.oid)?;
-        let [mut shape] = table::describe([live.oid])?;
-        Hidden::take_from(&mut shape, present.columns.iter().chain(&self.before.columns));
-        run.phase("delete");
-        let there = spi::number(
-            &format!("WITH gone AS (DELETE FROM {} RETURNING 1) SELECT count(*) FROM gone", live.name()),
-            &[],
-        )? as u64;
-        run.phase("copy");
-        pull_into((&shape, false), source, &present, self.job, run)?.finish();
-        let copied = self.leave(source, &present)?;
-        run.phase("analyze");
-        table::analyze(&live.name())?;
-        let changed = Changed { came: run.rows, deleted: there, there };
-        Ok(ChangedTwin { present, changed, written, copied, learned })
-    }
-
     /// 1. Empty the idle twin, which is locked, and bring it to the source's shape.
     /// 2. Load it with its indexes being built behind, or afterwards; compare the counts, analyze.
     fn load_all(
@@ -544,7 +483,7 @@ impl Refresh<'_> {
     }
 
     /// Ends the source's snapshot. Where versions come from that have been copied.
-    fn leave(&self, source: &mut Connection, present: &Present) -> Result<Option<Origin>> {
+    pub(super) fn leave(&self, source: &mut Connection, present: &Present) -> Result<Option<Origin>> {
         source.end_snapshot()?;
         let versions = present.versions.as_ref().filter(|_| self.options.pull_data);
         Ok(versions.map(|versions| versions.origin.clone()))
@@ -654,7 +593,7 @@ impl Refresh<'_> {
 }
 
 /// Copies the rows, and makes sure that all of them have come.
-fn pull_into(
+pub(super) fn pull_into(
     (twin, emptied): (&Shape, bool),
     source: &mut Connection,
     present: &Present,

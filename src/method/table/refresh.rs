@@ -182,7 +182,7 @@ impl Steps for Refresh<'_> {
 
     fn repair(&mut self, source: &mut Connection, _: &mut Run) -> Result<()> {
         let table = source.find_table(&self.job.source_table)?;
-        source.will_read(&table, self.job.condition.as_deref());
+        source.will_read(&table, self.job.condition.as_deref())?;
         self.known = Some(table);
         Ok(())
     }
