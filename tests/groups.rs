@@ -524,11 +524,11 @@ fn nobody_deadlocks() {
         .unwrap();
     scene
         .dba()
-        .batch_execute(&format!(
+        .batch_execute(
             "CREATE SCHEMA source; GRANT USAGE ON SCHEMA source, app TO keeper; ALTER DEFAULT PRIVILEGES GRANT SELECT, TRIGGER ON TABLES TO keeper;
              CREATE TABLE source.a (id int PRIMARY KEY, v text); CREATE TABLE source.b (id int PRIMARY KEY, v text); CREATE TABLE source.c (id int PRIMARY KEY, v text);
              INSERT INTO source.a SELECT i, 'v' FROM generate_series(1, 500) i; INSERT INTO source.b SELECT * FROM source.a; INSERT INTO source.c SELECT * FROM source.a;"
-        ))
+        )
         .unwrap();
     scene
         .dba()
