@@ -139,6 +139,13 @@ impl Job {
         found.map_or(ConfiguredBy::Gone(role), |role| ConfiguredBy::Role { role, owner })
     }
 
+    /// Goes on with a state of its method. What is not the method's stays.
+    pub fn remember(&mut self, state: Option<&serde_json::Value>) {
+        if let (Some(state), Some(own)) = (state.and_then(serde_json::Value::as_object), self.state.as_object_mut()) {
+            own.extend(state.clone());
+        }
+    }
+
     /// Whether the state holds nothing else.
     pub fn remembers_nothing(&self) -> bool {
         self.state

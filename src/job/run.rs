@@ -9,7 +9,6 @@ use crate::job::{failure, history, jobmon};
 use pgrx::PgSqlErrorCode;
 use pgrx::{notice, pg_sys};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::time::Instant;
 
@@ -174,6 +173,7 @@ impl Run {
     /// Writes the row of this run.
     pub fn end(&mut self, catalog: &Catalog, status: Status) -> Result<()> {
         let seconds = self.clock.elapsed().as_secs_f64();
+        self.record.state = None;
         let record = self.finished(status);
         history::write(record, catalog)?;
         tell_watcher(record);
@@ -194,36 +194,39 @@ impl Run {
     ///
     /// `state` is the state that the job keeps nevertheless.
     pub fn fail(&mut self, error: &Error, state: Option<serde_json::Value>) {
-        self.fail_with(error, state);
+        if let Some(state) = state {
+            self.keep(state);
+        }
+        self.fail_with(error);
         deliver(std::slice::from_ref(&self.record));
     }
 
-    /// The same for a group: `failed` is the member that has failed, if it was one; `kept` are states that jobs keep nevertheless.
-    pub fn fail_together(
-        runs: &mut [Run],
-        failed: Option<usize>,
-        group: &str,
-        error: &Error,
-        kept: &BTreeMap<usize, serde_json::Value>,
-    ) {
+    /// The same for a group: `failed` is the member that has failed, if it was one.
+    pub fn fail_together(runs: &mut [Run], failed: Option<usize>, group: &str, error: &Error) {
         let member = failed.map(|failed| runs[failed].record.dest_table.clone());
         for (number, run) in runs.iter_mut().enumerate() {
-            let state = kept.get(&number).cloned();
             match &member {
                 Some(member) if failed != Some(number) => {
                     let (group, member) = (group.to_string(), member.clone());
-                    run.fail_with(&Error::TakenBack { group, member, report: error.report() }, state);
+                    run.fail_with(&Error::TakenBack { group, member, report: error.report() });
                 }
-                _ => run.fail_with(error, state),
+                _ => run.fail_with(error),
             }
         }
         deliver(&runs.iter().map(|run| run.record.clone()).collect::<Vec<_>>());
     }
 
-    fn fail_with(&mut self, error: &Error, state: Option<serde_json::Value>) {
-        let record = self.finished(Status::Critical);
-        record.fail(error);
-        record.state = state;
+    fn fail_with(&mut self, error: &Error) {
+        self.finished(Status::Critical).fail(error);
+    }
+
+    /// The state that the job keeps if it fails from here on: something has been done on the source that cannot be seen any more.
+    pub fn keep(&mut self, state: serde_json::Value) {
+        self.record.state = Some(state);
+    }
+
+    pub fn kept(&self) -> Option<&serde_json::Value> {
+        self.record.state.as_ref()
     }
 }
 

@@ -94,6 +94,9 @@ pub fn refresh_job(
                 run.end(&catalog, status)
             })
         });
+        if outcome.is_err() {
+            job.remember(run.kept());
+        }
         if cancelled && tries < MOST_TRIES {
             run.begin_again(&match tries {
                 1 => "begun again, because the recovery of the standby cancelled the copy".to_string(),

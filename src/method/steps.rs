@@ -82,11 +82,6 @@ pub trait Steps {
         None
     }
 
-    /// What the job has to remember, whatever becomes of the group.
-    fn state_to_keep(&self) -> Result<Option<serde_json::Value>> {
-        Ok(None)
-    }
-
     /// Whether they do, so that `skip` is all that is to be done.
     fn is_unchanged(&mut self, _: &mut Connection, _: Counted) -> Result<bool> {
         Ok(false)

@@ -87,11 +87,25 @@ for _ in 1 2 3; do
     until [ "$(updates)" != "$seen" ]; do sleep 0.1; done
     step 'while the source is written to'
 done
+echo "Refreshing: four tables of one moment"
+on_source -c "GRANT SELECT ON pgbench_tellers, pgbench_branches, pgbench_history TO copier"
+as_dba -At -o /dev/null -c "SET client_min_messages = warning" \
+    -c "SELECT mimeo.table_maker('public.pgbench_tellers', 1, p_group := 'bank'), mimeo.snapshot_maker('public.pgbench_branches', 1, p_group := 'bank'),
+               mimeo.inserter_maker('public.pgbench_history', 'time', 'mtime', 1, p_group := 'bank')" \
+    -c "UPDATE mimeo.refresh_config SET refresh_group = 'bank' WHERE dest_table = 'public.pgbench_accounts'"
+balances() {
+    as_dba -At -c "SELECT format('accounts %s, tellers %s, branches %s, history %s', (SELECT sum(abalance) FROM pgbench_accounts),
+        (SELECT sum(tbalance) FROM pgbench_tellers), (SELECT sum(bbalance) FROM pgbench_branches), (SELECT sum(delta) FROM pgbench_history))"
+}
+apart=$(balances)
+as_dba -At -o /dev/null -c "SELECT mimeo.refresh_group('bank')"
+together=$(balances)
+as_dba -At -c "UPDATE mimeo.refresh_config SET refresh_group = NULL WHERE dest_table = 'public.pgbench_accounts'"
 kill "$writer" 2>/dev/null
 wait "$writer" 2>/dev/null || true
 on_source -c "DO \$\$ BEGIN PERFORM pg_stat_force_next_flush(); END \$\$" || true
 step 'the writer has stopped'
-until [ "$(as_dba -At -c "SELECT status FROM mimeo.run_history ORDER BY run_id DESC LIMIT 1")" = skipped ]; do
+until [ "$(as_dba -At -c "SELECT status FROM mimeo.run_history WHERE dest_table = 'public.pgbench_accounts' ORDER BY run_id DESC LIMIT 1")" = skipped ]; do
     step 'nothing has changed since'
 done
 on_source -c "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid % 100 = 0" -c "SELECT pg_stat_force_next_flush()" >/dev/null
@@ -112,12 +126,15 @@ echo
 as_dba -P footer=off -P border=2 <<'SQL'
 SELECT d.step, d.what, h.status, h.rows, round(extract(epoch FROM h.ended - h.started)::numeric, 2) AS seconds,
        round(h.bytes / 1e6, 1) AS "MB", d.live AS "live twin", split_part(h.reason, ';', 1) || coalesce('; ' || substring(h.reason FROM 'no delta: [^;]*'), '') AS how
-  FROM demo d JOIN (SELECT row_number() OVER (ORDER BY run_id) AS step, * FROM mimeo.run_history) h USING (step)
+  FROM demo d JOIN (SELECT row_number() OVER (ORDER BY run_id) AS step, * FROM mimeo.run_history
+                      WHERE dest_table = 'public.pgbench_accounts' AND refresh_group IS NULL) h USING (step)
  ORDER BY d.step;
 SQL
 cat <<TEXT
 Readers: $reads queries of the view meanwhile, none failed; the longest took $longest ms.
 Differences between source and destination at the end: $differences.
+Balances, which each transaction of the writer changes alike: each table alone: $apart;
+  the four as a group: $together.
 
 Both clusters are up. To look around:
   PGPASSWORD=dba psql -h 127.0.0.1 -p $destination_port -U dba reports

@@ -1,5 +1,5 @@
 -- Groups: refresh_config.refresh_group, refresh_group(…): all members in one snapshot of their source, and shown at one moment here.
-SELECT plan(98);
+SELECT plan(104);
 
 CREATE TABLE seen AS SELECT 0::bigint AS run_id;
 -- What ran since the last look, with its group.
@@ -230,6 +230,22 @@ UPDATE mimeo.refresh_config SET condition = 'WHERE id > 0' WHERE dest_table = 'a
 SELECT lives_ok($$SELECT mimeo.refresh_group('merged')$$, 'they are exchanged, not deleted');
 SELECT same_rows('app.head'); DROP TABLE app.outside_note;
 SELECT ran();
+
+-- Triggers that were missing are made again; that changes were missed is not forgotten if the refresh, or another member, fails after it.
+SELECT on_source($$CREATE TABLE app.parent (id int PRIMARY KEY, v text); CREATE TABLE app.kid (PRIMARY KEY (id)) INHERITS (app.parent); INSERT INTO app.kid VALUES (1, 'a')$$);
+SELECT mimeo.dml_maker('app.parent', 1);
+CREATE FUNCTION miss(p_id int) RETURNS SETOF text LANGUAGE sql AS $$
+    SELECT on_source(format('DO ''DECLARE t name; BEGIN FOR t IN SELECT tgname FROM pg_trigger WHERE tgrelid = app.kid::regclass AND NOT tgisinternal LOOP EXECUTE format(DROP TRIGGER %%I ON app.kid, t); END LOOP; END''; INSERT INTO app.kid VALUES (%s, ''missed''); INSERT INTO app.parent VALUES (%s, ''bad'')', p_id, p_id + 1))
+$$;
+SELECT miss(5); ALTER TABLE app.parent ADD CONSTRAINT good CHECK (v <> 'bad');
+SELECT throws_ok($$SELECT mimeo.refresh_dml('app.parent')$$, '23514', NULL, 'a refresh that fails after the triggers were made');
+ALTER TABLE app.parent DROP CONSTRAINT good;
+SELECT lives_ok($$SELECT mimeo.refresh_dml('app.parent')$$, 'the next one'); SELECT same_rows('app.parent');
+SELECT miss(7); UPDATE mimeo.refresh_config SET refresh_group = 'missed', guard = CASE type WHEN 'snap' THEN 'SELECT false' END WHERE dest_table IN ('app.parent', 'app.guarded');
+SELECT on_source('INSERT INTO app.guarded VALUES (4)');
+SELECT throws_ok($$SELECT mimeo.refresh_group('missed')$$, '23514', NULL, 'another member fails');
+UPDATE mimeo.refresh_config SET guard = NULL WHERE dest_table = 'app.guarded';
+SELECT lives_ok($$SELECT mimeo.refresh_group('missed')$$, 'the next group'); SELECT same_rows('app.parent'); SELECT ran();
 
 -- Many snapshots that have not changed: one look tells, once the first of them has shown that the source answers.
 UPDATE mimeo.refresh_config SET period = NULL, refresh_group = NULL WHERE dest_table <> 'app.child';

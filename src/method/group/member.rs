@@ -83,7 +83,6 @@ where
 pub trait Member {
     fn counted_table(&self) -> Option<u32>;
     fn moment(&self) -> Option<i64>;
-    fn state_to_keep(&self) -> Result<Option<serde_json::Value>>;
     fn is_unchanged(&mut self, source: &mut Connection, counted: Counted) -> Result<bool>;
     fn skip(&mut self, run: &mut Run) -> Result<Status>;
     fn prepare(&mut self, source: &mut Connection, run: &mut Run) -> Result<()>;
@@ -117,10 +116,6 @@ impl<S: Steps> Member for UnderWay<S> {
 
     fn moment(&self) -> Option<i64> {
         self.steps.moment()
-    }
-
-    fn state_to_keep(&self) -> Result<Option<serde_json::Value>> {
-        self.steps.state_to_keep()
     }
 
     fn is_unchanged(&mut self, source: &mut Connection, counted: Counted) -> Result<bool> {

@@ -38,7 +38,7 @@ use crate::method::sources::Sources;
 use crate::method::steps::{self, Manner};
 use member::{Member, Options};
 use pgrx::{pg_sys, warning};
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -99,8 +99,7 @@ pub fn refresh(group: &str, wait: Wait, debug: bool) -> Result<()> {
         }
     };
     let mut runs = begin(&jobs)?;
-    Attempts { catalog: &catalog, group, jobs, wait_for_idle: false, tries: 1, beginnings: 1, kept: BTreeMap::new() }
-        .run(&mut runs)
+    Attempts { catalog: &catalog, group, jobs, wait_for_idle: false, tries: 1, beginnings: 1 }.run(&mut runs)
 }
 
 struct Attempts<'a> {
@@ -111,8 +110,6 @@ struct Attempts<'a> {
     wait_for_idle: bool,
     tries: u64,
     beginnings: u32,
-    /// States that members keep although the group has failed.
-    kept: BTreeMap<usize, serde_json::Value>,
 }
 
 impl Attempts<'_> {
@@ -120,7 +117,6 @@ impl Attempts<'_> {
         loop {
             // The member whose step has failed.
             let at = Cell::new(None);
-            let kept = RefCell::default();
             let (mut state, mut cancelled, mut changed) = (None, false, false);
             // In a subtransaction, so that a failure is rolled back before it is recorded.
             let outcome = attempt(|| {
@@ -130,7 +126,6 @@ impl Attempts<'_> {
                     jobs: &self.jobs,
                     runs,
                     at: &at,
-                    kept: &kept,
                     wait_for_idle: self.wait_for_idle,
                 };
                 let outcome = caught(|| work.run());
@@ -141,15 +136,8 @@ impl Attempts<'_> {
                 })
             });
             let Err(error) = outcome else { return Ok(()) };
-            for (number, state) in kept.into_inner() {
-                let of_job = self.jobs[number].state.as_object().cloned().unwrap_or_default();
-                let mut state = state.as_object().cloned().unwrap_or_default();
-                // What is not the method's stays.
-                for (key, value) in of_job {
-                    state.entry(key).or_insert(value);
-                }
-                self.jobs[number].state = serde_json::Value::Object(state.clone());
-                self.kept.insert(number, serde_json::Value::Object(state));
+            for (job, run) in self.jobs.iter_mut().zip(runs.iter()) {
+                job.remember(run.kept());
             }
             if let Some(why) = self.begins_again(&error, at.get(), cancelled, changed)? {
                 runs.iter_mut().for_each(|run| run.begin_again(&why));
@@ -160,9 +148,9 @@ impl Attempts<'_> {
                 None => error,
             };
             if let (Some(failed), Some(state)) = (at.get(), state) {
-                self.kept.insert(failed, state);
+                runs[failed].keep(state);
             }
-            Run::fail_together(runs, at.get(), self.group, &error, &self.kept);
+            Run::fail_together(runs, at.get(), self.group, &error);
             return Err(error);
         }
     }
@@ -218,8 +206,6 @@ struct Work<'a, 'r> {
     jobs: &'a [Job],
     runs: &'r mut [Run],
     at: &'a Cell<Option<usize>>,
-    /// States of members that hold whatever becomes of the group.
-    kept: &'a RefCell<BTreeMap<usize, serde_json::Value>>,
     wait_for_idle: bool,
 }
 
@@ -340,12 +326,7 @@ impl Work<'_, '_> {
         let _pinned = pin_settings()?;
         let company: Vec<_> = places.iter().filter_map(|place| place.table).collect();
         let order = order(places, &references::between(&company)?);
-        let kept = self.kept;
-        self.each(places, &order, |place, run| {
-            let prepared = place.member.prepare(sources.connection(place.source), run);
-            kept.borrow_mut().extend(place.member.state_to_keep()?.map(|state| (place.number, state)));
-            prepared
-        })?;
+        self.each(places, &order, |place, run| place.member.prepare(sources.connection(place.source), run))?;
         let mut by_oid = order.clone();
         by_oid.sort_by_key(|&number| places[number].oid.to_u32());
         self.each(places, &by_oid, |place, run| place.member.lock(run))?;

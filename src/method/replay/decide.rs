@@ -142,7 +142,7 @@ pub struct Decision {
 }
 
 /// Why all rows are copied.
-pub const MISSED: &str = "triggers of a partition or child of the source were missing";
+const MISSED: &str = "triggers of a partition or child of the source were missing";
 
 /// What a refresh has repaired so far.
 #[derive(Debug, Default)]
@@ -151,7 +151,7 @@ pub struct Repaired {
     /// The queue was made anew: the rows that were in it are gone.
     queue_is_new: bool,
     /// Triggers of a partition or child were missing.
-    pub missed: bool,
+    missed: bool,
 }
 
 /// A look at the source, for a job.
@@ -198,6 +198,11 @@ impl Look<'_> {
                     repaired.missed |= facts.untriggered.iter().any(|child| known.contains(child));
                 }
                 repaired.queue_is_new |= repair == Repair::MakeAnew;
+                if repaired.missed {
+                    // They are about to be there, and nothing will tell that they were not.
+                    let state = State { copy_all: Some(MISSED.to_string()), ..state.clone() };
+                    run.keep(serde_json::to_value(&state)?);
+                }
                 if carry_out(repair, source, (catalog, job, state), &mut capture, &members, run)? {
                     continue 'look;
                 }

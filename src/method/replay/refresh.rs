@@ -1,7 +1,7 @@
 //! refresh_dml and refresh_logdel.
 
 use super::convert::{convert, legacy};
-use super::decide::{Columns, Decision, Extent, Look, Repaired, MISSED};
+use super::decide::{Columns, Decision, Extent, Look, Repaired};
 use super::merge::Merge;
 use super::options::Options;
 use super::state::{current_transaction, end_of_wal, Position, State};
@@ -133,15 +133,6 @@ impl Steps for Refresh<'_> {
     fn prepare(&mut self, source: &mut Connection, run: &mut Run) -> Result<()> {
         run.phase("queue");
         self.remove_applied(source)
-    }
-
-    /// They are there now, and nothing will tell that they were not.
-    fn state_to_keep(&self) -> Result<Option<serde_json::Value>> {
-        if !self.repaired.missed {
-            return Ok(None);
-        }
-        let state = State { copy_all: Some(MISSED.to_string()), ..self.state.clone() };
-        Ok(Some(serde_json::to_value(&state)?))
     }
 
     /// The triggers.
