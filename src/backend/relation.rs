@@ -63,9 +63,15 @@ pub fn find_as_written(text: &str) -> Result<Option<Relation>> {
     Ok(None)
 }
 
-/// Whether a role may read all of a table.
-pub fn may_read(role: pg_sys::Oid, table: pg_sys::Oid) -> Result<bool> {
-    spi::is_true("SELECT pg_catalog.has_table_privilege($1, $2, 'SELECT')", &[role.into(), oid_arg(table)])
+/// The columns of a table that a role may read.
+pub fn readable_columns(role: pg_sys::Oid, table: pg_sys::Oid) -> Result<Vec<String>> {
+    let columns = spi::json(
+        "SELECT pg_catalog.json_agg(a.attname)::pg_catalog.text FROM pg_catalog.pg_attribute a
+          WHERE a.attrelid OPERATOR(pg_catalog.=) $2 AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+            AND pg_catalog.has_column_privilege($1, a.attrelid, a.attnum, 'SELECT')",
+        &[role.into(), oid_arg(table)],
+    )?;
+    Ok(columns.unwrap_or_default())
 }
 
 /// The names of these relations, as far as they exist.

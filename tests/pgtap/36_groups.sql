@@ -170,7 +170,7 @@ SELECT is(as_clerk($$SELECT mimeo.refresh_group('merged')$$), 'done', 'with it')
 -- Members of two owners: two connections, one snapshot; and a foreign key from one to the other.
 SELECT on_source($$CREATE TABLE app.mother (id int PRIMARY KEY); CREATE TABLE app.child (id int PRIMARY KEY, mother int REFERENCES app.mother); INSERT INTO app.mother VALUES (1); INSERT INTO app.child VALUES (1, 1)$$);
 SELECT mimeo.table_maker('app.mother', 1, p_group := 'owners');
-GRANT SELECT, REFERENCES ON app.mother TO clerk; GRANT USAGE, CREATE ON SCHEMA app TO clerk; GRANT EXECUTE ON FUNCTION mimeo.table_maker TO clerk;
+GRANT SELECT (id), REFERENCES ON app.mother TO clerk; GRANT USAGE, CREATE ON SCHEMA app TO clerk; GRANT EXECUTE ON FUNCTION mimeo.table_maker TO clerk;
 SELECT is(as_clerk($$SELECT mimeo.table_maker('app.child', 1, p_group := 'owners')$$), 'done', 'another role makes a member');
 SELECT is(as_clerk($$ALTER TABLE app.child ADD FOREIGN KEY (mother) REFERENCES app.mother$$), 'done', 'with a key to a table that is not its own');
 SELECT on_source($$INSERT INTO app.mother VALUES (2); INSERT INTO app.child VALUES (2, 2); DELETE FROM app.child WHERE id = 1; DELETE FROM app.mother WHERE id = 1$$);

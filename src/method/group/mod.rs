@@ -16,9 +16,9 @@
 
 mod member;
 
-use crate::backend::identity::{act_as, pin_settings, read_the_latest, require_writable, without_triggers};
+use crate::backend::identity::{act_as, pin_settings, read_the_latest, require_writable, role_name, without_triggers};
 use crate::backend::interrupts;
-use crate::backend::name::quote;
+use crate::backend::name::{quote, quote_list};
 use crate::backend::relation::{self, lock_together, Patience};
 use crate::backend::spi;
 use crate::backend::subtransaction::{attempt, caught};
@@ -451,9 +451,10 @@ impl Work<'_, '_> {
                 continue;
             };
             let _identity = act_as(owner, true)?;
-            if reader != owner && relation::may_read(reader, to)? {
-                let role = crate::backend::identity::role_name(reader)?;
-                spi::run(&format!("GRANT SELECT ON {shadow} TO {}", quote(&role)), &[])?;
+            let columns = if reader == owner { Vec::new() } else { relation::readable_columns(reader, to)? };
+            if !columns.is_empty() {
+                let (list, role) = (quote_list(columns.iter().map(String::as_str)), quote(&role_name(reader)?));
+                spi::run(&format!("GRANT SELECT ({list}) ON {shadow} TO {role}"), &[])?;
             }
         }
         Ok(())
