@@ -234,9 +234,12 @@ SELECT ran();
 -- Triggers that were missing are made again; that changes were missed is not forgotten if the refresh, or another member, fails after it.
 SELECT on_source($$CREATE TABLE app.parent (id int PRIMARY KEY, v text); CREATE TABLE app.kid (PRIMARY KEY (id)) INHERITS (app.parent); INSERT INTO app.kid VALUES (1, 'a')$$);
 SELECT mimeo.dml_maker('app.parent', 1);
-CREATE FUNCTION miss(p_id int) RETURNS SETOF text LANGUAGE sql AS $$
-    SELECT on_source(format('DO ''DECLARE t name; BEGIN FOR t IN SELECT tgname FROM pg_trigger WHERE tgrelid = app.kid::regclass AND NOT tgisinternal LOOP EXECUTE format(DROP TRIGGER %%I ON app.kid, t); END LOOP; END''; INSERT INTO app.kid VALUES (%s, ''missed''); INSERT INTO app.parent VALUES (%s, ''bad'')', p_id, p_id + 1))
-$$;
+CREATE FUNCTION miss(p_id int) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM on_source(format('DROP TRIGGER %I ON app.kid', tgname))
+       FROM dblink(source_dsn(), 'SELECT tgname FROM pg_trigger WHERE tgrelid = ''app.kid''::regclass AND NOT tgisinternal') t(tgname name);
+    PERFORM on_source(format('INSERT INTO app.kid VALUES (%s, ''missed''); INSERT INTO app.parent VALUES (%s, ''bad'')', p_id, p_id + 1));
+END $$;
 SELECT miss(5); ALTER TABLE app.parent ADD CONSTRAINT good CHECK (v <> 'bad');
 SELECT throws_ok($$SELECT mimeo.refresh_dml('app.parent')$$, '23514', NULL, 'a refresh that fails after the triggers were made');
 ALTER TABLE app.parent DROP CONSTRAINT good;
