@@ -1,5 +1,5 @@
 -- Groups: refresh_config.refresh_group, refresh_group(…): all members in one snapshot of their source, and shown at one moment here.
-SELECT plan(104);
+SELECT plan(108);
 
 CREATE TABLE seen AS SELECT 0::bigint AS run_id;
 -- What ran since the last look, with its group.
@@ -230,6 +230,15 @@ UPDATE mimeo.refresh_config SET condition = 'WHERE id > 0' WHERE dest_table = 'a
 SELECT lives_ok($$SELECT mimeo.refresh_group('merged')$$, 'they are exchanged, not deleted');
 SELECT same_rows('app.head'); DROP TABLE app.outside_note;
 SELECT ran();
+
+-- Members of two data sources.
+INSERT INTO mimeo.dblink_mapping_mimeo (data_source, username, pwd) SELECT data_source || ' application_name=second', username, pwd FROM mimeo.dblink_mapping_mimeo WHERE data_source_id = 1;
+SELECT mimeo.table_maker('app.t', 1, 'app.t_one', p_group := 'sources'), mimeo.snapshot_maker('app.t', 2, 'app.t_two', p_group := 'sources'); SELECT ran();
+SELECT on_source($$INSERT INTO app.t VALUES (700, 'seven')$$);
+SELECT lives_ok($$SELECT mimeo.refresh_group('sources', p_debug := true)$$, 'two data sources'); SELECT same_rows('app.t_one', p_source := 'app.t'); SELECT same_rows('app.t_two', p_source := 'app.t');
+UPDATE mimeo.dblink_mapping_mimeo SET pwd = 'wrong' WHERE data_source_id = 2; SELECT on_source($$INSERT INTO app.t VALUES (701, 'eight')$$);
+SELECT ok(told($$SELECT mimeo.refresh_group('sources')$$) ~ '^08' AND (SELECT count(*) FROM app.t_one WHERE id = 701) = 0, 'one of which cannot be reached: nothing is refreshed');
+UPDATE mimeo.dblink_mapping_mimeo SET pwd = 'reader secret' WHERE data_source_id = 2; SELECT ran();
 
 -- Triggers that were missing are made again; that changes were missed is not forgotten if the refresh, or another member, fails after it.
 SELECT on_source($$CREATE TABLE app.parent (id int PRIMARY KEY, v text); CREATE TABLE app.kid (PRIMARY KEY (id)) INHERITS (app.parent); INSERT INTO app.kid VALUES (1, 'a')$$);
