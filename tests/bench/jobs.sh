@@ -9,7 +9,7 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 jobs=${1:-50}
 
 fill_source orders 1000
-on_destination -d postgres <<SQL
+on_destination -d postgres -o /dev/null <<SQL
 CREATE EXTENSION mimeo;
 INSERT INTO mimeo.dblink_mapping_mimeo (data_source, username, pwd)
 VALUES ('host=127.0.0.1 port=$source_port dbname=postgres', 'copier', 'copier');
@@ -50,7 +50,7 @@ before_all_unchanged() { all_small_due; }
 before_status_of_all() { :; }
 run_peers all_unchanged status_of_all
 on_destination -d postgres -c "SELECT 1 / (count(*) = 0)::int FROM mimeo.run_history
-    WHERE dest_table LIKE 'public.small%' AND status <> 'skipped' AND run_id > (SELECT max(run_id) FROM mimeo.run_history) - $((unchanged * repeat))"
+    WHERE dest_table LIKE 'public.small%' AND status <> 'skipped' AND run_id > (SELECT max(run_id) FROM mimeo.run_history) - $((unchanged * repeat))" >/dev/null
 
 echo
 echo "| $unchanged unchanged jobs | | seconds | |"
