@@ -56,6 +56,21 @@ fn two_calls_share_the_work() {
     assert_eq!((runs(&scene, "ok"), runs(&scene, "concurrent")), (24, 0), "each job once, and nobody complains");
 }
 
+#[test]
+fn two_calls_record_what_is_unchanged_once() {
+    let scene = jobs("shared_unchanged", 40);
+    let mut dba = scene.dba();
+    dba.batch_execute("UPDATE mimeo.refresh_config SET check_stats = true").unwrap();
+    dba.batch_execute("CALL mimeo.run_refresh()").unwrap();
+    dba.batch_execute("DELETE FROM mimeo.run_history").unwrap();
+    for round in 1..=12 {
+        dba.batch_execute("UPDATE mimeo.refresh_config SET last_run = NULL").unwrap();
+        let calls: Vec<_> = (0..3).map(|_| in_background(scene.dba(), "CALL mimeo.run_refresh()")).collect();
+        calls.into_iter().for_each(|call| call.join().unwrap().1.unwrap());
+        assert_eq!((runs(&scene, "skipped"), runs(&scene, "concurrent")), (40 * round, 0), "round {round}");
+    }
+}
+
 /// One of the jobs reads from a source that falls silent.
 fn with_a_hanging_job(name: &str) -> (Scene, Proxy) {
     let scene = jobs(name, 6);

@@ -79,6 +79,16 @@ pub fn list(catalog: &Catalog, method: Option<&str>) -> Result<Vec<Due>> {
     Ok(jobs.unwrap_or_default())
 }
 
+/// Which of these jobs are still due.
+pub fn still(catalog: &Catalog, dest_tables: &[String]) -> Result<Vec<String>> {
+    let _identity = catalog.act_as_owner()?;
+    let query = format!(
+        "SELECT coalesce(json_agg(j.dest_table), '[]')::pg_catalog.text FROM {} j WHERE j.due AND j.dest_table = ANY ($1)",
+        catalog.table("job_status")
+    );
+    Ok(spi::json(&query, &[dest_tables.to_vec().into()])?.unwrap_or_default())
+}
+
 /// Whether a job, or a member of a group, is still due.
 pub fn is_due(catalog: &Catalog, due: &Due) -> Result<bool> {
     let _identity = catalog.act_as_owner()?;

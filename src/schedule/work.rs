@@ -91,7 +91,8 @@ fn skip_unchanged<'a>(
     let mut left = Vec::new();
     while let Some(mut jobs) = proven.take(tasks.left()) {
         jobs.retain(|job| open.get(job.dest_table.as_str()).is_some_and(|(index, _)| tasks.claim_to_begin(*index)));
-        let recorded = tried(|| spi::with_snapshot(|| proven.record(catalog, &jobs)));
+        let recorded =
+            tried(|| spi::with_snapshot(|| proven.record(catalog, &jobs, |names| due::still(catalog, names))));
         transactions.commit()?;
         let recorded = recorded?.unwrap_or_default();
         for (index, due) in jobs.iter().filter_map(|job| open.get(job.dest_table.as_str())) {

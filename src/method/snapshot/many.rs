@@ -2,7 +2,7 @@
 
 use super::decide::{InGroup, UNCHANGED};
 use super::refresh::{opening, Options};
-use crate::backend::identity::act_as;
+use crate::backend::identity::{act_as, read_the_latest};
 use crate::error::{Error, Result};
 use crate::job::config::{Catalog, Job};
 use crate::job::history;
@@ -74,13 +74,20 @@ impl Unchanged {
     }
 
     /// Records that they were skipped. Those that another session refreshes now, or that are not as they were, are left out; the names of the
-    /// others.
-    pub fn record(&self, catalog: &Catalog, jobs: &[Job]) -> Result<Vec<String>> {
+    /// others. `due`: which of them still are.
+    pub fn record(
+        &self,
+        catalog: &Catalog,
+        jobs: &[Job],
+        due: impl FnOnce(&[String]) -> Result<Vec<String>>,
+    ) -> Result<Vec<String>> {
+        // The rows are read once the locks are held: another call may have run the jobs just before.
+        read_the_latest();
         let names: Vec<_> = jobs.iter().map(|job| job.dest_table.clone()).collect();
         let locked: HashSet<_> = lock::take_free(&names)?.into_iter().collect();
         let names: Vec<_> = names.into_iter().filter(|name| locked.contains(name)).collect();
         let still: HashSet<_> = catalog.unchanged_rows(jobs)?.into_iter().collect();
-        let names: Vec<_> = names.into_iter().filter(|name| still.contains(name)).collect();
+        let names: Vec<_> = due(&names)?.into_iter().filter(|name| still.contains(name)).collect();
         if !names.is_empty() {
             catalog.record_skipped(&names, self.started)?;
             history::write_skipped(catalog, &names, UNCHANGED, self.started)?;
