@@ -33,6 +33,14 @@ pub mod unguarded {
     type Bytes = *const c_void;
     #[cfg(feature = "pre_pg16")]
     type Bytes = *const c_char;
+    #[cfg(not(feature = "pre_pg19"))]
+    pub type HeapOptions = u32;
+    #[cfg(feature = "pre_pg19")]
+    pub type HeapOptions = c_int;
+    #[cfg(not(feature = "pre_pg19"))]
+    type RowAddress = *const pg_sys::ItemPointerData;
+    #[cfg(feature = "pre_pg19")]
+    type RowAddress = *mut pg_sys::ItemPointerData;
     #[cfg(not(feature = "pre_pg17"))]
     type Values = *const Datum;
     #[cfg(feature = "pre_pg17")]
@@ -67,12 +75,12 @@ pub mod unguarded {
         // The heap.
         fn heap_form_tuple(descriptor: TupleDesc, values: Values, nulls: Nulls) -> HeapTuple;
         fn heap_multi_insert(
-            relation: Relation, slots: *mut *mut TupleTableSlot, count: c_int, command: CommandId, options: c_int,
+            relation: Relation, slots: *mut *mut TupleTableSlot, count: c_int, command: CommandId, options: HeapOptions,
             bulk: BulkInsertState,
         );
         fn heap_getnext(scan: TableScanDesc, direction: ScanDirection::Type) -> HeapTuple;
         fn nocachegetattr(tuple: HeapTuple, number: c_int, descriptor: TupleDesc) -> Datum;
-        fn simple_heap_delete(relation: Relation, tid: ItemPointer);
+        fn simple_heap_delete(relation: Relation, tid: RowAddress);
         fn GetBulkInsertState() -> BulkInsertState;
         fn GetHeapamTableAmRoutine() -> *const TableAmRoutine;
         fn RelationGetNumberOfBlocksInFork(relation: Relation, fork: ForkNumber::Type) -> BlockNumber;
@@ -87,7 +95,12 @@ pub mod unguarded {
             index: Relation, values: *mut Datum, nulls: *mut bool, tid: ItemPointer, heap: Relation,
             unique: IndexUniqueCheck::Type, unchanged: bool, info: *mut IndexInfo,
         ) -> bool;
-        #[cfg(not(feature = "pre_pg16"))]
+        #[cfg(not(feature = "pre_pg19"))]
+        fn ExecInsertIndexTuples(
+            result: *mut ResultRelInfo, executor: *mut EState, flags: u32, slot: *mut TupleTableSlot, arbiters: *mut List,
+            conflict: *mut bool,
+        ) -> *mut List;
+        #[cfg(all(feature = "pre_pg19", not(feature = "pre_pg16")))]
         fn ExecInsertIndexTuples(
             result: *mut ResultRelInfo, slot: *mut TupleTableSlot, executor: *mut EState, update: bool, no_error: bool,
             conflict: *mut bool, arbiters: *mut List, only_summarizing: bool,
@@ -109,7 +122,7 @@ pub mod unguarded {
             heap: Relation, index: Relation, unique: bool, memory: c_int, coordinate: SortCoordinate, random: bool,
         ) -> *mut Tuplesortstate;
         fn tuplesort_putindextuplevalues(
-            sort: *mut Tuplesortstate, index: Relation, tid: ItemPointer, values: Values, nulls: Nulls,
+            sort: *mut Tuplesortstate, index: Relation, tid: RowAddress, values: Values, nulls: Nulls,
         );
         fn tuplesort_reset(sort: *mut Tuplesortstate);
         fn tuplesort_performsort(sort: *mut Tuplesortstate);
@@ -133,6 +146,9 @@ pub mod unguarded {
         fn ConditionVariableBroadcast(condition: *mut ConditionVariable);
         fn ProcessInterrupts();
         fn pgstat_progress_update_param(index: c_int, value: i64);
+        #[cfg(not(feature = "pre_pg19"))]
+        fn die(signal: c_int, sender: *const pg_sys::pg_signal_info);
+        #[cfg(feature = "pre_pg19")]
         fn die(signal: c_int);
 
         // Errors.
@@ -172,7 +188,9 @@ pub unsafe fn insert_index_entries(
     // SAFETY: as the caller has promised.
     unsafe {
         let (conflict, arbiters) = (std::ptr::null_mut(), std::ptr::null_mut());
-        #[cfg(not(feature = "pre_pg16"))]
+        #[cfg(not(feature = "pre_pg19"))]
+        unguarded::ExecInsertIndexTuples(result, executor, 0, slot, arbiters, conflict);
+        #[cfg(all(feature = "pre_pg19", not(feature = "pre_pg16")))]
         unguarded::ExecInsertIndexTuples(result, slot, executor, false, false, conflict, arbiters, false);
         #[cfg(feature = "pre_pg16")]
         unguarded::ExecInsertIndexTuples(result, slot, executor, false, false, conflict, arbiters);

@@ -8,27 +8,28 @@ cd "$(dirname "$0")/../.."
 seconds=${1:-60}
 if ! cargo fuzz --version >/dev/null 2>&1; then
     echo "mimeo: installing cargo-fuzz (about three minutes, once)"
-    cargo install cargo-fuzz --locked --quiet
+    tests/support/cargo.sh install cargo-fuzz --locked --quiet
 fi
 # The address sanitizer is for nightly compilers, and for those that take themselves for one.
 toolchains=$(rustup toolchain list 2>/dev/null || true)
 if grep -q '^nightly' <<<"$toolchains"; then export RUSTUP_TOOLCHAIN=nightly; else export RUSTC_BOOTSTRAP=1; fi
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
+# cargo-fuzz calls what this names.
+export CARGO=$PWD/tests/support/cargo.sh CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
 
-cargo fuzz build --fuzz-dir tests/fuzz
-for target in $(cargo fuzz list --fuzz-dir tests/fuzz); do
+cargo-fuzz build --fuzz-dir tests/fuzz
+for target in $(cargo-fuzz list --fuzz-dir tests/fuzz); do
     echo "== $target"
     found=$CARGO_TARGET_DIR/corpus/$target
     mkdir -p "$found" "tests/fuzz/corpus/$target"
     # Without a line for each input that is kept.
-    cargo fuzz run --fuzz-dir tests/fuzz "$target" "$found" "tests/fuzz/corpus/$target" -- \
+    cargo-fuzz run --fuzz-dir tests/fuzz "$target" "$found" "tests/fuzz/corpus/$target" -- \
         -max_total_time="$seconds" -timeout=10 -print_final_stats=1 2>&1 |
         grep -avE $'^#[0-9]+\t(NEW|REDUCE|RELOAD) |# Uses: '
 done
 
 # What a source's catalogs say, made up at random, against the extension as it is installed.
 echo "== generated"
-unset CARGO_TARGET_DIR
+unset CARGO CARGO_TARGET_DIR
 tests/support/install.sh test
 tests/support/build.sh
-MIMEO_FUZZ_SECONDS=$seconds cargo test --quiet --package mimeo-tests --test generated -- --nocapture
+MIMEO_FUZZ_SECONDS=$seconds tests/support/cargo.sh test --quiet --package mimeo-tests --test generated -- --nocapture

@@ -9,7 +9,7 @@ major=$("$PG_CONFIG" --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
 out=target/package/pg$major
 rm -rf "$out"
 tests/support/alive.sh "building mimeo for PostgreSQL $major" \
-    cargo pgrx package --no-default-features --features "pg$major" --pg-config "$PG_CONFIG" --out-dir "$out"
+    tests/support/cargo.sh pgrx package --no-default-features --features "pg$major" --pg-config "$PG_CONFIG" --out-dir "$out"
 # Released scripts as they were released: what creates an older version, too.
 cp sql/mimeo--*.sql "$(dirname "$(find "$out" -name mimeo.control)")/"
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }

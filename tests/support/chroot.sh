@@ -1,38 +1,76 @@
 #!/usr/bin/env bash
-# Runs a command of this project on another system, which has another PostgreSQL: 17 is that of Debian 13, 18 that of sid. It is made
-# once by debootstrap and kept in a folder; what is mounted into it is gone when the command ends, whatever happens.
+# Runs a command of this project on another system, which has another PostgreSQL: 15 is that of Debian 12, 17 that of Debian 13, 18 that
+# of sid, and 19 that of experimental. No Debian has 16: its server and its headers are packages of npm's and PyPI's (server.sh), on a
+# Debian 12. A system is made once and kept in a folder; what is mounted into it is gone when the command ends, whatever happens.
 #
 # Usage: chroot.sh MAJOR command…        in the project's folder, as root; PG_MAJOR is set, and CARGO_TARGET_DIR is the chroot's own
-# This machine's own /usr is at /old there, for updates from its PostgreSQL.
+#        chroot.sh MAJOR                 only makes it
+# The /usr of the system that has 15 is at /old there, if there is one, for updates from its PostgreSQL; or else this machine's own.
 # MIMEO_CHROOTS: where they are kept (/var/cache/mimeo).
 set -euo pipefail
 major=$1
 shift
+like=$major
 case $major in
+15) suite=bookworm ;;
+16) suite=bookworm like=15 ;;
 17) suite=trixie ;;
 18) suite=sid ;;
+19) suite=sid like=18 ;;
 *)
-    echo "mimeo: no release of Debian is known that has PostgreSQL $major; where its programs and headers are: PG_CONFIG=/path/to/pg_config" >&2
+    echo "mimeo: nothing is known that has PostgreSQL $major, 15 to 19 are; where its programs and headers are: PG_CONFIG=/path/to/pg_config" >&2
     exit 1
     ;;
 esac
 if [ "$(id -u)" != 0 ]; then exec sudo --preserve-env=MIMEO_CHROOTS "$0" "$major" "$@"; fi
 project=$(cd "$(dirname "$0")/../.." && pwd)
-root=${MIMEO_CHROOTS:-/var/cache/mimeo}/pg$major
+chroots=${MIMEO_CHROOTS:-/var/cache/mimeo}
+root=$chroots/pg$major
+
+# The lists of sid are valid for a week, and a mirror may lag behind.
+lagging() { echo 'Acquire::Check-Valid-Until "false";' >"$root/etc/apt/apt.conf.d/90lagging"; }
+inside() { PASS="" "$project/tests/support/system.sh" run "$root" -- bash -euo pipefail -c "$1"; }
 
 if [ ! -e "$root/complete" ]; then
     rm -rf "$root"
     mkdir -p "$root"
-    packages=postgresql-$major,postgresql-server-dev-$major,postgresql-$major-pgtap,libtap-parser-sourcehandler-pgtap-perl
-    packages=$packages,postgresql-$major-mimeo,libpq-dev,gcc,libc6-dev,make,perl,clang,libclang-dev,pkg-config,ca-certificates
+    packages=libtap-parser-sourcehandler-pgtap-perl,pgbouncer,gcc,libc6-dev,make,perl,clang,libclang-dev,pkg-config,ca-certificates
+    case $major in
+    16) packages=$packages,postgresql-client-$like,libpq-dev ;;
+    # What experimental brings, with its libpq, comes afterwards.
+    19) ;;
+    *) packages=$packages,postgresql-$major,postgresql-server-dev-$major,postgresql-$major-pgtap,postgresql-$major-mimeo,libpq-dev ;;
+    esac
     "$project/tests/support/system.sh" make "$suite" "$root" "$packages"
+    lagging
+    case $major in
+    16) MIMEO_SERVERS=$chroots/servers "$project/tests/support/server.sh" 16 "$root/usr/lib/postgresql/16" >/dev/null ;;
+    19)
+        # shellcheck disable=SC2016
+        inside 'sed -n "s/ sid / experimental /p" /etc/apt/sources.list >/etc/apt/sources.list.d/experimental.list
+            apt-get update -qq
+            apt-get install -y -qq --no-install-recommends -t experimental postgresql-19 postgresql-server-dev-19 libpq-dev >/dev/null'
+        ;;
+    esac
+    # Extensions that are nothing but SQL serve other majors, too: where a major has no package of them, the next one's is taken.
+    if [ "$like" != "$major" ]; then
+        inside "to=\$(/usr/lib/postgresql/$major/bin/pg_config --sharedir)/extension
+            cd \$(mktemp -d) && apt-get update -qq && apt-get download -qq postgresql-$like-pgtap postgresql-$like-mimeo
+            for package in *.deb; do dpkg -x \$package .; done
+            cp -n usr/share/postgresql/$like/extension/* \$to/"
+    fi
     touch "$root/complete"
 fi
+[ $# -gt 0 ] || exit 0
 mkdir -p "$root/root/.pgrx"
-# The lists of sid are valid for a week, and a mirror may lag behind.
-echo 'Acquire::Check-Valid-Until "false";' >"$root/etc/apt/apt.conf.d/90lagging"
-export PASS="PG_MAJOR MIMEO_RUN_DIR"
+lagging
+old=/usr
+[ ! -e "$chroots/pg15/complete" ] || old=$chroots/pg15/usr
+# Its packages are there, and no archive has those of its major that install.sh would ask for.
+PG_CONFIG=
+[ "$like" = "$major" ] || PG_CONFIG=/usr/lib/postgresql/$major/bin/pg_config
+export PG_CONFIG PASS="PG_MAJOR PG_CONFIG MIMEO_RUN_DIR"
 PG_MAJOR=$major exec "$project/tests/support/system.sh" run "$root" "$project:/project" "${CARGO_HOME:-$HOME/.cargo}:/cargo" \
-    "${RUSTUP_HOME:-$HOME/.rustup}:/rustup" /usr:/old -- \
+    "${RUSTUP_HOME:-$HOME/.rustup}:/rustup" "$old:/old" -- \
     CARGO_HOME=/cargo RUSTUP_HOME=/rustup PATH=/cargo/bin:/usr/sbin:/usr/bin:/sbin:/bin CARGO_TARGET_DIR="/project/target/pg$major" \
     bash -euo pipefail -c 'cd /project && exec "$@"' bash "$@"

@@ -43,7 +43,7 @@ version=$(sed -n 's/^pgrx *= *"=\([0-9.]*\)".*/\1/p' "$here/Cargo.toml")
 if [ "$(cargo pgrx --version 2>/dev/null)" != "cargo-pgrx $version" ]; then
     # Unoptimised it is there in half the time, and is as quick at what it does here.
     CARGO_PROFILE_DEV_DEBUG=0 "$here/tests/support/alive.sh" "installing cargo-pgrx $version (some minutes, once)" \
-        cargo install cargo-pgrx --version "$version" --locked --debug
+        "$here/tests/support/cargo.sh" install cargo-pgrx --version "$version" --locked --debug
 fi
 major=$("$PG_CONFIG" --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
 config=${PGRX_HOME:-$HOME/.pgrx}/config.toml

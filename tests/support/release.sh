@@ -40,7 +40,7 @@ check) check ;;
     run=$(mktemp -d "${TMPDIR:-/tmp}/mimeo_release.XXXXXX")
     chmod 755 "$run"
     trap 'tests/support/cluster.sh stop-all "$run"; rm -rf "$run"' EXIT
-    MIMEO_RUN_DIR=$run cargo test --quiet --package mimeo-tests --test release --test upgrade
+    MIMEO_RUN_DIR=$run tests/support/cargo.sh test --quiet --package mimeo-tests --test release --test upgrade
     created=$(find target/package -name "mimeo--$1.sql" | head -n 1)
     # Without what pgrx says of its own sources.
     grep -v -E '^/\* </?(begin|end) connected objects> \*/$|^-- src/[a-z_/]+\.rs:[0-9]+$' "$created" |

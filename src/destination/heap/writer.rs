@@ -220,7 +220,9 @@ impl Writer {
         unsafe {
             if self.collected > 0 {
                 let flags = match self.manner {
-                    Manner::Frozen => (pg_sys::HEAP_INSERT_FROZEN | pg_sys::HEAP_INSERT_SKIP_FSM) as c_int,
+                    Manner::Frozen => {
+                        (pg_sys::HEAP_INSERT_FROZEN | pg_sys::HEAP_INSERT_SKIP_FSM) as unguarded::HeapOptions
+                    }
                     Manner::Ordinary => 0,
                 };
                 pg_sys::CurrentMemoryContext = self.batch_memory;
