@@ -15,6 +15,12 @@ pub const HAS_MERGE: bool = cfg!(not(feature = "pre_pg15"));
 /// Whether pg_stat_force_next_flush() exists, which makes this backend report its counters at the end of the transaction.
 pub const HAS_COUNTER_FLUSH: bool = cfg!(not(feature = "pre_pg15"));
 
+/// The syscache of pg_class by OID, for SearchSysCacheCopy().
+#[cfg(not(feature = "pre_pg19"))]
+pub const RELOID: i32 = pg_sys::SysCacheIdentifier::RELOID;
+#[cfg(feature = "pre_pg19")]
+pub const RELOID: i32 = pg_sys::SysCacheIdentifier::RELOID as i32;
+
 /// PostgreSQL's functions without pgrx's guard around each call: for the innermost loops, which have one guard around them, and for
 /// error callbacks, during which no other jump buffer may be set.
 ///
@@ -34,9 +40,9 @@ pub mod unguarded {
     #[cfg(feature = "pre_pg16")]
     type Bytes = *const c_char;
     #[cfg(not(feature = "pre_pg19"))]
-    pub type HeapOptions = u32;
+    type HeapOptions = u32;
     #[cfg(feature = "pre_pg19")]
-    pub type HeapOptions = c_int;
+    type HeapOptions = c_int;
     #[cfg(not(feature = "pre_pg19"))]
     type RowAddress = *const pg_sys::ItemPointerData;
     #[cfg(feature = "pre_pg19")]
@@ -157,6 +163,12 @@ pub mod unguarded {
         fn geterrcode() -> c_int;
         fn err_generic_string(field: c_int, text: *const c_char) -> c_int;
     }
+
+    /// Of heap_multi_insert: frozen rows, into new pages.
+    #[cfg(not(feature = "pre_pg19"))]
+    pub const INSERT_FROZEN: HeapOptions = pg_sys::HEAP_INSERT_FROZEN | pg_sys::HEAP_INSERT_SKIP_FSM;
+    #[cfg(feature = "pre_pg19")]
+    pub const INSERT_FROZEN: HeapOptions = (pg_sys::HEAP_INSERT_FROZEN | pg_sys::HEAP_INSERT_SKIP_FSM) as c_int;
 
     /// A callback that visits the nodes of a tree; it returns true to stop.
     pub type Walker = unsafe extern "C-unwind" fn(*mut Node, *mut c_void) -> bool;

@@ -104,7 +104,7 @@ fn pg_class_row(oid: pg_sys::Oid) -> Result<(pg_sys::HeapTuple, *mut pg_sys::For
     // SAFETY: a copy of a row of pg_class, which has that form.
     unsafe {
         let none = pg_sys::Datum::from(0);
-        let tuple = pg_sys::SearchSysCacheCopy(pg_sys::SysCacheIdentifier::RELOID as i32, oid.into(), none, none, none);
+        let tuple = pg_sys::SearchSysCacheCopy(compat::RELOID, oid.into(), none, none, none);
         if tuple.is_null() {
             return Err(Error::Internal(format!("relation {} is gone", oid.to_u32())));
         }
@@ -130,8 +130,8 @@ fn swap_rows(first: pg_sys::Oid, second: pg_sys::Oid) -> Result<()> {
         std::mem::swap(&mut (*a).reltuples, &mut (*b).reltuples);
         std::mem::swap(&mut (*a).relallvisible, &mut (*b).relallvisible);
         compat::swap_all_frozen(&mut *a, &mut *b);
-        pg_sys::CatalogTupleUpdate(catalog, &mut (*tuple).t_self, tuple);
-        pg_sys::CatalogTupleUpdate(catalog, &mut (*other_tuple).t_self, other_tuple);
+        pg_sys::CatalogTupleUpdate(catalog, &raw mut (*tuple).t_self, tuple);
+        pg_sys::CatalogTupleUpdate(catalog, &raw mut (*other_tuple).t_self, other_tuple);
         let toasts = [(first, (*a).reltoastrelid), (second, (*b).reltoastrelid)];
         pg_sys::heap_freetuple(tuple);
         pg_sys::heap_freetuple(other_tuple);

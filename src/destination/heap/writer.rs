@@ -220,9 +220,7 @@ impl Writer {
         unsafe {
             if self.collected > 0 {
                 let flags = match self.manner {
-                    Manner::Frozen => {
-                        (pg_sys::HEAP_INSERT_FROZEN | pg_sys::HEAP_INSERT_SKIP_FSM) as unguarded::HeapOptions
-                    }
+                    Manner::Frozen => unguarded::INSERT_FROZEN,
                     Manner::Ordinary => 0,
                 };
                 pg_sys::CurrentMemoryContext = self.batch_memory;
