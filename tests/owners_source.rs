@@ -268,7 +268,8 @@ fn who_has_no_right_on_the_queue_writes() {
         .batch_execute(
             "CREATE SCHEMA mimeo AUTHORIZATION reader; GRANT TRIGGER ON app.t TO reader; CREATE ROLE writes_only LOGIN PASSWORD 'writes_only secret';
              GRANT USAGE ON SCHEMA app TO writes_only; GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON app.t TO writes_only;
-             ALTER ROLE writes_only SET standard_conforming_strings = off; ALTER ROLE writes_only SET quote_all_identifiers = on; ALTER ROLE writes_only SET array_nulls = off;
+             DO 'BEGIN IF current_setting(''server_version_num'')::int < 190000 THEN ALTER ROLE writes_only SET standard_conforming_strings = off; END IF; END';
+             ALTER ROLE writes_only SET quote_all_identifiers = on; ALTER ROLE writes_only SET array_nulls = off;
              ALTER ROLE writes_only SET plpgsql.extra_errors = 'all'; ALTER ROLE writes_only SET check_function_bodies = off; ALTER ROLE writes_only SET default_transaction_isolation = 'serializable'",
         )
         .unwrap();

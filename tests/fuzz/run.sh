@@ -6,6 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 seconds=${1:-60}
+tests/support/install.sh fuzz
 if ! cargo fuzz --version >/dev/null 2>&1; then
     echo "mimeo: installing cargo-fuzz (about three minutes, once)"
     tests/support/cargo.sh install cargo-fuzz --locked --quiet
@@ -29,7 +30,7 @@ done
 
 # What a source's catalogs say, made up at random, against the extension as it is installed.
 echo "== generated"
-unset CARGO CARGO_TARGET_DIR
-tests/support/install.sh test
+unset CARGO
+CARGO_TARGET_DIR=${CARGO_TARGET_DIR%/fuzz}
 tests/support/build.sh
 MIMEO_FUZZ_SECONDS=$seconds tests/support/cargo.sh test --quiet --package mimeo-tests --test generated -- --nocapture

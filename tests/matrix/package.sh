@@ -1,29 +1,34 @@
 #!/usr/bin/env bash
-# The Debian package in a Debian that was just made and has nothing of this project: over the package of 1.5.1, whose job goes on
-# after ALTER EXTENSION UPDATE, and with the first lines of README.md by a role that is no superuser.
+# The Debian package in a Debian that was just made and has nothing of this project: over the packages of 1.5.1 and of the last release,
+# whose jobs go on after ALTER EXTENSION UPDATE, and with the first lines of README.md by a role that is no superuser.
 #
-# Usage: package.sh [MAJOR]        15 (Debian 12) or 17 (Debian 13); as root
+# Usage: package.sh [MAJOR]        15 (Debian 12), 17 (Debian 13), 18 (sid) or 19 (experimental, with neither of the older ones); as root
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-major=${1:-15}
+major=${1:-15} released=2.1.0
 case $major in
 15) suite=bookworm ;;
 17) suite=trixie ;;
+18) suite=sid ;;
+19) suite=sid released= ;;
 *) echo "mimeo: no release of Debian has PostgreSQL $major" >&2; exit 1 ;;
 esac
 
 # Runs bash in that Debian, with what it reads from standard input.
-inside() { PASS="major port" tests/support/system.sh run "$root" -- bash -euo pipefail -s; }
+inside() { PASS="major port released" tests/support/system.sh run "$root" -- bash -euo pipefail -s; }
 
-if [ "$major" = 15 ]; then make deb >/dev/null; else make deb PG="$major" >/dev/null; fi
-package=$(find "$PWD/target/deb" -name "postgresql-$major-mimeo_*.deb" -newer target/package | head -n 1)
+[ -z "$released" ] || before=$(tests/matrix/released_deb.sh "$released" "$major")
+rm -f "target/deb/postgresql-$major-mimeo_"*.deb
+make deb PG="$major" >/dev/null
+package=$(find "$PWD/target/deb" -name "postgresql-$major-mimeo_*.deb")
 root=$(mktemp -d "${TMPDIR:-/tmp}/mimeo_package.XXXXXX")
 trap 'rm -rf "$root"' EXIT
 chmod 755 "$root"
 port=$(perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(LocalAddr => "127.0.0.1", Listen => 1)->sockport')
-export root major port
+export root major port released
 tests/support/system.sh make "$suite" "$root"
 cp "$package" "$root/mimeo.deb"
+[ -z "$released" ] || cp "$before" "$root/released.deb"
 # Nothing is started by itself.
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod 755 "$root/usr/sbin/policy-rc.d"
@@ -36,41 +41,75 @@ is() { # is GOT WANTED WHAT
 }
 quiet() { "$@" >/tmp/log 2>&1 || { tail -n 30 /tmp/log >&2; exit 1; }; }
 
+# The lists of sid are valid for a week, and a mirror may lag behind.
+echo 'Acquire::Check-Valid-Until "false";' >/etc/apt/apt.conf.d/90lagging
+from=()
+if [ "$major" = 19 ]; then
+    sed -n 's/ sid / experimental /p' /etc/apt/sources.list >/etc/apt/sources.list.d/experimental.list
+    from=(-t experimental)
+fi
 quiet apt-get update
-quiet apt-get install -y --no-install-recommends "postgresql-$major" "postgresql-$major-mimeo"
-is "$(dpkg-query -W -f='${Version}' "postgresql-$major-mimeo" | cut -d- -f1)" 1.5.1 "the package of 1.5.1 is there"
+quiet apt-get install -y --no-install-recommends "${from[@]}" "postgresql-$major"
 [ -d "/etc/postgresql/$major/main" ] || quiet pg_createcluster "$major" main
 pg_conftool "$major" main set port "$port"
 quiet pg_ctlcluster "$major" main start
 
 ask -d postgres -c "CREATE ROLE copier LOGIN PASSWORD 'secret'" -c "CREATE ROLE dba LOGIN PASSWORD 'secret'" \
-    -c "CREATE DATABASE shop" -c "CREATE DATABASE old" -c "CREATE DATABASE reports OWNER dba"
+    -c "CREATE DATABASE shop" -c "CREATE DATABASE old" -c "CREATE DATABASE released OWNER dba" -c "CREATE DATABASE reports OWNER dba"
 ask -d shop -c "CREATE TABLE orders AS SELECT i AS id, now() AS placed FROM generate_series(1, 1000) i" -c "GRANT SELECT ON orders TO copier"
 source="host=127.0.0.1 port=$port dbname=shop"
-ask -d old >/dev/null <<SQL
+installed() { dpkg-query -W -f='${Version}' "postgresql-$major-mimeo" | cut -d- -f1; }
+# over DATABASE REFRESH: the package over an older one, whose job goes on
+rows=1000
+over() {
+    local before
+    before=$(installed)
+    quiet apt-get install -y --no-install-recommends /mimeo.deb
+    version=$(installed)
+    say "apt installs $version over $before"
+    rows=$((rows + 1))
+    ask -d shop -c "INSERT INTO orders VALUES ($rows, now())"
+    ask -d "$1" -c "SET client_min_messages = warning" -c "ALTER EXTENSION mimeo UPDATE" -c "SELECT mimeo.$2('public.orders')" >/dev/null
+    is "$(ask -d "$1" -c "SELECT count(*) || ' ' || (SELECT extversion FROM pg_extension WHERE extname = 'mimeo') FROM orders")" "$rows $version" \
+        "ALTER EXTENSION mimeo UPDATE, and the job of $before goes on"
+}
+
+if [ -n "$released" ]; then
+    quiet apt-get install -y --no-install-recommends "postgresql-$major-mimeo"
+    is "$(installed)" 1.5.1 "the package of 1.5.1 is there"
+    ask -d old >/dev/null <<SQL
 CREATE SCHEMA dblink; CREATE EXTENSION dblink SCHEMA dblink; CREATE SCHEMA mimeo; CREATE EXTENSION mimeo SCHEMA mimeo;
 INSERT INTO mimeo.dblink_mapping_mimeo (data_source, username, pwd) VALUES ('$source', 'copier', 'secret');
 SET client_min_messages = warning; SELECT mimeo.snapshot_maker('public.orders', 1);
 SQL
-is "$(ask -d old -c 'SELECT count(*) FROM orders')" 1000 "1.5.1 has made a snapshot"
+    is "$(ask -d old -c 'SELECT count(*) FROM orders')" $rows "1.5.1 has made a snapshot"
+    over old refresh_snap
 
-quiet apt-get install -y --no-install-recommends /mimeo.deb
-version=$(dpkg-query -W -f='${Version}' "postgresql-$major-mimeo" | cut -d- -f1)
-say "apt installs $version in its place"
-ask -d shop -c "INSERT INTO orders VALUES (1001, now())"
-ask -d old -c "SET client_min_messages = warning" -c "ALTER EXTENSION mimeo UPDATE" -c "SELECT mimeo.refresh_snap('public.orders')" >/dev/null
-is "$(ask -d old -c "SELECT count(*) || ' ' || (SELECT extversion FROM pg_extension WHERE extname = 'mimeo') FROM orders")" "1001 $version" \
-    "ALTER EXTENSION mimeo UPDATE, and the job of 1.5.1 goes on"
+    # Sessions that had the newer library keep it: these are new.
+    quiet apt-get install -y --no-install-recommends --allow-downgrades /released.deb
+    is "$(installed)" "$released" "the package of $released is there"
+    ask -d released >/dev/null <<SQL
+SET client_min_messages = warning; CREATE EXTENSION mimeo;
+INSERT INTO mimeo.dblink_mapping_mimeo (data_source, username, pwd) VALUES ('$source', 'copier', 'secret');
+SELECT mimeo.snapshot_maker('public.orders', 1);
+SQL
+    is "$(ask -d released -c "SELECT count(*) || ' ' || (SELECT extversion FROM pg_extension WHERE extname = 'mimeo') FROM orders")" "$rows $released" \
+        "$released has made a snapshot"
+    over released refresh_snapshot
+else
+    quiet apt-get install -y --no-install-recommends /mimeo.deb
+    say "apt installs $(installed)"
+fi
 
 # The first lines of SQL in README.md, with this source in place of the example's.
 sed -n '/^```sql$/,/^```$/p' "/usr/share/doc/postgresql-$major-mimeo/README.md" | sed '/^```/d' |
     sed "s/host=shop dbname=shop/$source/; s/'…'/'secret'/" >/tmp/first.sql
 is "$(grep -c . /tmp/first.sql)" 4 "README.md begins with four lines of SQL"
 PGPASSWORD=secret psql -Xq -v ON_ERROR_STOP=1 -h 127.0.0.1 -p "$port" -U dba -d reports -f /tmp/first.sql >/dev/null
-is "$(ask -d reports -c 'SELECT count(*) FROM orders')" 1001 "which work for a role that is no superuser"
+is "$(ask -d reports -c 'SELECT count(*) FROM orders')" $rows "which work for a role that is no superuser"
 
 quiet apt-get purge -y "postgresql-$major-mimeo"
-is "$(find / -xdev -name '*mimeo*' ! -path '/proc/*' ! -path /mimeo.deb ! -path '/var/cache/*' ! -path '/var/lib/apt/*' ! -path '/var/log/*' | head)" "" \
+is "$(find / -xdev -name '*mimeo*' ! -path '/proc/*' ! -path /mimeo.deb ! -path /released.deb ! -path '/var/cache/*' ! -path '/var/lib/apt/*' ! -path '/var/log/*' | head)" "" \
     "and nothing stays of the package when it is removed"
 pg_ctlcluster "$major" main stop -m immediate
 INSIDE

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# pg_upgrade from this machine's PostgreSQL 15 to 17, in a chroot that has 17: jobs, sources, sequences and state stay, the next
-# refresh of every job works, and does not trust what it knew of the old cluster.
+# pg_upgrade, in a Debian that has the newer PostgreSQL: jobs, sources, sequences and state stay, the next refresh of every job works,
+# and does not trust what it knew of the old cluster.
 #
-# Usage: pg_upgrade.sh
+# Usage: pg_upgrade.sh [OLD NEW]        majors, 15 and 17; as root
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-if [ "${1:-}" != inside ]; then
-    tests/support/install.sh build
-    tests/support/build.sh
-    tests/support/chroot.sh 17 tests/support/install.sh build
-    tests/support/chroot.sh 17 tests/support/build.sh
-    exec tests/support/chroot.sh 17 "$0" inside
+older=${1:-15} newer=${2:-17}
+if [ "${3:-}" != inside ]; then
+    for major in $older $newer; do
+        tests/support/chroot.sh "$major" tests/support/install.sh build
+        tests/support/chroot.sh "$major" tests/support/build.sh
+    done
+    MIMEO_OLD=$older exec tests/support/chroot.sh "$newer" "$0" "$older" "$newer" inside
 fi
 
-new=/usr/lib/postgresql/17/bin
+new=/usr/lib/postgresql/$newer/bin
 run=$(mktemp -d /tmp/mimeo_pg_upgrade.XXXXXX)
 chmod 755 "$run"
 trap 'PG_CONFIG=$new/pg_config tests/support/cluster.sh stop-all "$run"; rm -rf "$run"' EXIT
@@ -65,7 +66,10 @@ sources_before=$(on old app -c "$sources")
 runuser -u postgres -- "$old/pg_ctl" -D "$run/old/data" -m fast -w stop >/dev/null
 mkdir "$run/new"
 chown postgres "$run/new"
-(cd "$run/new" && runuser -u postgres -- "$new/initdb" -D data -U postgres -E UTF8 --no-locale --no-sync >initdb.log 2>&1 &&
+# As the old cluster, which has none by default.
+checksums=()
+[ "$newer" -lt 18 ] || [ "$older" -ge 18 ] || checksums=(--no-data-checksums)
+(cd "$run/new" && runuser -u postgres -- "$new/initdb" -D data -U postgres -E UTF8 --no-locale --no-sync "${checksums[@]}" >initdb.log 2>&1 &&
     runuser -u postgres -- env LD_LIBRARY_PATH="$LD_LIBRARY_PATH" "$new/pg_upgrade" -b "$old" -B "$new" -d "$run/old/data" -D "$run/new/data" \
         -U postgres -s "$run/new" >upgrade.log 2>&1) || { cat "$run/new/upgrade.log" "$run"/new/data/pg_upgrade_output.d/*/log/* >&2; exit 1; }
 cp "$run/old/data/pg_hba.conf" "$run/new/data/"

@@ -224,7 +224,8 @@ SELECT on_source($$CREATE TABLE app.s12 (id int PRIMARY KEY, a text[], d date, m
 CREATE TABLE app.s12 (id int PRIMARY KEY, a text[], d timestamptz, m money, i interval, x xml);
 SELECT mimeo.table_maker('app.s12', 1);
 SELECT set_config(s, v, false) FROM (VALUES ('array_nulls', 'off'), ('client_encoding', 'LATIN1'), ('timezone', 'Pacific/Apia'), ('datestyle', 'German'), ('intervalstyle', 'sql_standard'), ('bytea_output', 'escape'),
-    ('extra_float_digits', '-15'), ('transform_null_equals', 'on'), ('quote_all_identifiers', 'on'), ('standard_conforming_strings', 'off'), ('xmlbinary', 'hex'), ('xmloption', 'document')) v (s, v) \g /dev/null
+    ('extra_float_digits', '-15'), ('transform_null_equals', 'on'), ('quote_all_identifiers', 'on'), ('standard_conforming_strings', 'off'), ('xmlbinary', 'hex'), ('xmloption', 'document')) v (s, v)
+ WHERE s <> 'standard_conforming_strings' OR current_setting('server_version_num')::int < 190000 \g /dev/null
 SELECT lives_ok($$SELECT mimeo.refresh_table('app.s12')$$, 'S12: under odd settings');
 RESET ALL;
 SELECT is((SELECT array_to_string(a, ',', '-') || ' ' || (d AT TIME ZONE 'UTC')::text || ' ' || m::numeric || ' ' || i FROM app.s12), '-,x,NULL 2020-03-29 00:00:00 12.34 -1 years -2 days', 'S12: the rows are the same');

@@ -5,8 +5,8 @@
 #
 # Usage: chroot.sh MAJOR command…        in the project's folder, as root; PG_MAJOR is set, and CARGO_TARGET_DIR is the chroot's own
 #        chroot.sh MAJOR                 only makes it
-# The /usr of the system that has 15 is at /old there, if there is one, for updates from its PostgreSQL; or else this machine's own.
-# MIMEO_CHROOTS: where they are kept (/var/cache/mimeo).
+# With MIMEO_OLD, a major: the /usr of its system, which is made, too, is at /old there; and the older servers of server.sh are where they are.
+# MIMEO_CHROOTS: where all of it is kept (/var/cache/mimeo).
 set -euo pipefail
 major=$1
 shift
@@ -22,7 +22,7 @@ case $major in
     exit 1
     ;;
 esac
-if [ "$(id -u)" != 0 ]; then exec sudo --preserve-env=MIMEO_CHROOTS "$0" "$major" "$@"; fi
+if [ "$(id -u)" != 0 ]; then exec sudo --preserve-env=MIMEO_CHROOTS,MIMEO_OLD "$0" "$major" "$@"; fi
 project=$(cd "$(dirname "$0")/../.." && pwd)
 chroots=${MIMEO_CHROOTS:-/var/cache/mimeo}
 root=$chroots/pg$major
@@ -55,7 +55,7 @@ if [ ! -e "$root/complete" ]; then
     # Extensions that are nothing but SQL serve other majors, too: where a major has no package of them, the next one's is taken.
     if [ "$like" != "$major" ]; then
         inside "to=\$(/usr/lib/postgresql/$major/bin/pg_config --sharedir)/extension
-            cd \$(mktemp -d) && apt-get update -qq && apt-get download -qq postgresql-$like-pgtap postgresql-$like-mimeo
+            cd \$(mktemp -d) && chmod 755 . && apt-get update -qq && apt-get download -qq postgresql-$like-pgtap postgresql-$like-mimeo
             for package in *.deb; do dpkg -x \$package .; done
             cp -n usr/share/postgresql/$like/extension/* \$to/"
     fi
@@ -64,13 +64,20 @@ fi
 [ $# -gt 0 ] || exit 0
 mkdir -p "$root/root/.pgrx"
 lagging
-old=/usr
-[ ! -e "$chroots/pg15/complete" ] || old=$chroots/pg15/usr
+# Whom this machine trusts on the network, that one does, too.
+[ ! -e /etc/ssl/certs/ca-certificates.crt ] || cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
+binds=()
+if [ -n "${MIMEO_OLD:-}" ]; then
+    "$0" "$MIMEO_OLD"
+    binds+=("$chroots/pg$MIMEO_OLD/usr:/old")
+fi
+mkdir -p "$chroots/servers"
+binds+=("$chroots/servers:$chroots/servers")
 # Its packages are there, and no archive has those of its major that install.sh would ask for.
 PG_CONFIG=
 [ "$like" = "$major" ] || PG_CONFIG=/usr/lib/postgresql/$major/bin/pg_config
-export PG_CONFIG PASS="PG_MAJOR PG_CONFIG MIMEO_RUN_DIR"
+export MIMEO_SERVERS=$chroots/servers PG_CONFIG PASS="PG_MAJOR PG_CONFIG MIMEO_RUN_DIR MIMEO_SERVERS MIMEO_OLD"
 PG_MAJOR=$major exec "$project/tests/support/system.sh" run "$root" "$project:/project" "${CARGO_HOME:-$HOME/.cargo}:/cargo" \
-    "${RUSTUP_HOME:-$HOME/.rustup}:/rustup" "$old:/old" -- \
+    "${RUSTUP_HOME:-$HOME/.rustup}:/rustup" "${binds[@]}" -- \
     CARGO_HOME=/cargo RUSTUP_HOME=/rustup PATH=/cargo/bin:/usr/sbin:/usr/bin:/sbin:/bin CARGO_TARGET_DIR="/project/target/pg$major" \
     bash -euo pipefail -c 'cd /project && exec "$@"' bash "$@"

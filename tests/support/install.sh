@@ -2,12 +2,12 @@
 # Installs what `make demo`, `make test` and `make bench` need and this machine lacks: PostgreSQL with its
 # headers, clang for bindgen, pgTAP, and cargo-pgrx in the version that Cargo.toml names.
 #
-# Usage: install.sh [build|test|bench]      (each kind includes the ones before it)
+# Usage: install.sh [build|test|bench|fuzz]      (each kind includes build, and the others test)
 # PG_MAJOR is the version of PostgreSQL (major.sh). PG_CONFIG chooses one that is there already; then its packages are the caller's.
 set -euo pipefail
 kind=${1:-test}
 here=$(cd "$(dirname "$0")/../.." && pwd)
-"$here/tests/support/toolchain.sh" "${kind/bench/build}"
+"$here/tests/support/toolchain.sh"
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
 lacking() { # the packages among the arguments that are not installed
@@ -32,6 +32,7 @@ if [ -z "${PG_CONFIG:-}" ]; then
     # 1.5.1 is where updates begin.
     [ "$kind" = build ] || packages="$packages postgresql-$PG_MAJOR-pgtap libtap-parser-sourcehandler-pgtap-perl postgresql-$PG_MAJOR-mimeo pgbouncer"
     [ "$kind" != bench ] || packages="$packages pgcopydb bc"
+    [ "$kind" != fuzz ] || packages="$packages g++"
     # shellcheck disable=SC2086
     install_packages $packages
     # One test needs it, and is left out where no archive has it.

@@ -11,7 +11,7 @@ major=$("$PG_CONFIG" --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
 mkdir -p "$dir"
 
 tests/support/alive.sh "building the tests that run in a server" \
-    tests/support/cargo.sh pgrx package --test --no-default-features --features "pg$major pg_test" --pg-config "$PG_CONFIG" --out-dir "$dir/package"
+    tests/support/cargo.sh pgrx package --test --profile quick --no-default-features --features "pg$major pg_test" --pg-config "$PG_CONFIG" --out-dir "$dir/package"
 
 # PostgreSQL finds its files from where its programs are: these are copied, and all else is linked.
 for folder in bindir pkglibdir sharedir; do

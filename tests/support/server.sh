@@ -60,8 +60,8 @@ pip3 download --quiet --no-deps --dest "$work" --only-binary=:all: --python-vers
 mkdir -p "$prefix"
 cp -a "$work/pgserver/pginstall/." "$prefix/"
 # Its programs look for their libraries beside the folder that the package has around them.
-cp -a "$work/pgserver.libs" "$prefix/../../.."
+cp -a "$work/pgserver.libs" "$prefix/../.."
 cp -a "$root/native/." "$prefix/"
-chmod -R a+rX "$prefix" "$prefix/../../../pgserver.libs"
+chmod -R a+rX "$prefix" "$prefix/../../pgserver.libs"
 chmod 755 "$prefix"/bin/*
 echo "$prefix/bin/pg_config"

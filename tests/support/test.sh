@@ -17,7 +17,7 @@ cargo fmt --check --manifest-path tests/fuzz/Cargo.toml
 for file in tests/*.rs; do
     grep -qx "path = \"${file#tests/}\"" tests/Cargo.toml || { echo "mimeo: tests/Cargo.toml does not name $file" >&2; exit 1; }
 done
-tests/support/alive.sh "compiling, with clippy" "$cargo" clippy --release --workspace --all-targets --features mimeo/pg_test "${version[@]}" -- -D warnings
+tests/support/alive.sh "compiling, with clippy" "$cargo" clippy --profile quick --workspace --all-targets --features mimeo/pg_test "${version[@]}" -- -D warnings
 say "released scripts"
 tests/support/release.sh check
 say "build"
@@ -29,8 +29,8 @@ trap 'tests/support/cluster.sh stop-all "$run"; rm -rf "$run"' EXIT
 export MIMEO_RUN_DIR=$run
 
 say "pure logic"
-tests/support/alive.sh "compiling its tests" "$cargo" test --release --package mimeo --lib --no-run "${version[@]}"
-"$cargo" test --release --package mimeo --lib --quiet "${version[@]}"
+tests/support/alive.sh "compiling its tests" "$cargo" test --profile quick --package mimeo --lib --no-run "${version[@]}"
+"$cargo" test --profile quick --package mimeo --lib --quiet "${version[@]}"
 say "single functions, in a server"
 tests/support/pg_test.sh "$run/pg_test"
 say "behaviour, in SQL"

@@ -1,12 +1,10 @@
 #!/usr/bin/env bash
-# Whether the Rust on this machine builds mimeo: said before anything is installed or built.
+# Whether the Rust on this machine builds mimeo and its tests: said before anything is installed or built.
 #
-# Usage: toolchain.sh [build|test]      the tests need a newer one, for pgrx-tests
+# Usage: toolchain.sh
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd)
-manifest=$here/Cargo.toml
-[ "${1:-build}" != test ] || manifest=$here/tests/Cargo.toml
-wanted=$(sed -n 's/^rust-version *= *"\([0-9.]*\)".*/\1/p' "$manifest" | head -n 1)
+wanted=$(sed -n 's/^rust-version *= *"\([0-9.]*\)".*/\1/p' "$here/Cargo.toml" | head -n 1)
 how="With rustup: rustup update stable. Without: get rustup from https://rustup.rs (Debian 13 also has a package: apt install rustup && rustup default stable), open a new shell, and call make again."
 
 if ! command -v cargo >/dev/null || ! command -v rustc >/dev/null; then
