@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # All of the matrix: every test on PostgreSQL 15 to 19, behaviour between majors, old sources, packages, pg_upgrade, fuzzing, a soak, and
-# the newest Rust. What is committed is tested, in a checkout of its own. A call that ended early is taken up by the next one of the same
-# commit: what has passed is not run again. At the end one line a part; docs/tested.md is written when all of them have passed.
+# the newest Rust. What is committed is tested, in a checkout of its own. A call that ended early is taken up by the next one: a part that has
+# passed is run again only when something that it runs has changed since, or a Debian has another minor. At the end one line a part;
+# docs/tested.md is written when all of them have passed.
 #
 # Usage: all.sh [PART …]        all of them by default; as root, for chroot
 # MIMEO_LANES: how many parts run at once (2); two of them never in the same Debian.
@@ -13,7 +14,7 @@ commit=$(git rev-parse HEAD)
 [ -z "$(git status --porcelain)" ] || echo "mimeo: there are changes that are not committed, and not tested either" >&2
 here=$PWD
 home=$PWD/target/test-all
-checkout=$home/checkout state=$home/$commit
+checkout=$home/checkout state=$home/state
 mkdir -p "$state"
 
 # name | majors whose Debian it uses | minutes, about | command
@@ -57,12 +58,23 @@ git -C "$checkout" fetch --quiet "$here" "$commit"
 git -C "$checkout" checkout --quiet --force --detach "$commit"
 cd "$checkout"
 
-passed() { [ -e "$state/$1.passed" ]; }
-pending=()
-for name in "${wanted[@]}"; do passed "$name" || pending+=("$name"); done
+# What a part runs: all that is committed but documents, and of this folder only its own scripts; and the servers.
+key() {
+    local command others='docs/|README\.md$|tests/(matrix|bench|demo)/'
+    command=$(of "$1" 4)
+    {
+        echo "$command"
+        git ls-tree -r HEAD | grep -vE $'\t'"($others)"
+        for file in $(grep -oE 'tests/matrix/[a-z_]+\.sh' <<<"$command"); do
+            git ls-tree HEAD "$file" tests/matrix/old.sh $([ "$file" != tests/matrix/package.sh ] || echo tests/matrix/released_deb.sh README.md)
+        done
+        for major in $(of "$1" 2); do cat "$state/minor-$major"; done
+    } | sha256sum | cut -c 1-16
+}
+passed() { [ -e "$state/$1.passed" ] && [ "$(cut -d' ' -f1 "$state/$1.passed")" = "$(key "$1")" ]; }
 
-# The newest minor of each major that is needed. As the last step of a release they change only where the archive has something newer.
-needed=$(for name in "${pending[@]}"; do of "$name" 2; done | tr ' ' '\n' | sort -nu)
+# The newest minor of each major.
+needed=$(for name in "${wanted[@]}"; do of "$name" 2; done | tr ' ' '\n' | sort -nu)
 for major in $needed; do
     # shellcheck disable=SC2016
     tests/support/alive.sh "PostgreSQL $major: its Debian" tests/support/chroot.sh "$major" bash -c '
@@ -72,6 +84,8 @@ for major in $needed; do
         sed 's/.*PostgreSQL) \([^ ]*\).*/\1/' >"$state/minor-$major"
 done
 
+pending=()
+for name in "${wanted[@]}"; do passed "$name" || pending+=("$name"); done
 declare -A running=() began=()
 stop() {
     for pid in "${!running[@]}"; do kill -TERM -- "-$pid" 2>/dev/null || true; done
@@ -104,7 +118,7 @@ while [ ${#pending[@]} -gt 0 ] || [ ${#running[@]} -gt 0 ]; do
     unset "running[$pid]"
     seconds=$((SECONDS - ${began[$name]}))
     if [ $status = 0 ]; then
-        echo "$seconds $(date -u +%F)" >"$state/$name.passed"
+        echo "$(key "$name") $seconds $(date -u +%F) ${commit:0:12}" >"$state/$name.passed"
         echo "mimeo: $name passed in $seconds s" >&2
     else
         echo "$seconds $status" >"$state/$name.failed"
@@ -129,7 +143,7 @@ about() {
 failed=0
 for name in "${wanted[@]}"; do
     if passed "$name"; then
-        printf 'ok - %s: %s (%s s)\n' "$name" "$(about "$name")" "$(cut -d' ' -f1 "$state/$name.passed")"
+        printf 'ok - %s: %s (%s s)\n' "$name" "$(about "$name")" "$(cut -d' ' -f2 "$state/$name.passed")"
     else
         printf 'not ok - %s: %s\n' "$name" "$state/$name.log"
         failed=1
@@ -142,11 +156,14 @@ if [ $all = 1 ]; then
     {
         echo "# What was last tested"
         echo
-        echo "\`make test-all\`, $(for name in $(names); do cut -d' ' -f2 "$state/$name.passed"; done | sort | tail -n 1), commit \`${commit:0:12}\`:"
+        echo "\`make test-all\` at commit \`${commit:0:12}\`. A part that passed at an earlier commit was not run again where nothing that it runs has changed."
         echo
-        echo "| Part | What | Seconds |"
-        echo "|---|---|---|"
-        for name in $(names); do echo "| $name | $(about "$name") | $(cut -d' ' -f1 "$state/$name.passed") |"; done
+        echo "| Part | What | Seconds | Date | Commit |"
+        echo "|---|---|---|---|---|"
+        for name in $(names); do
+            read -r _ seconds date at <"$state/$name.passed"
+            echo "| $name | $(about "$name") | $seconds | $date | \`$at\` |"
+        done
         echo
         echo "pgNN is every test of \`make test\` in a Debian that has that major: 15 of Debian 12, 17 of Debian 13, 18 of sid, 19 of experimental, 16 put"
         echo "together of packages of npm's and PyPI's. A cross is every behaviour in SQL, from a source of the first major to a destination of the second."
