@@ -132,6 +132,26 @@ fn a_source_that_counts_nothing_proves_nothing() {
     assert_eq!(one::<String>(&mut dba, REASON), "copied: track_counts is off on the source");
 }
 
+/// By a reset of one table's counters, which then reach the same numbers as before.
+#[test]
+fn counters_that_somebody_has_set_back_prove_nothing() {
+    let scene = Scene::with_snapshot("promises_reset", 10);
+    let mut dba = scene.dba();
+    let mut superuser = scene.source_superuser();
+    let refresh = "SELECT mimeo.refresh_snapshot('app.t')";
+    let reset = "SELECT pg_stat_reset_single_table_counters('app.t'::regclass)";
+    superuser.batch_execute(reset).unwrap();
+    scene.change();
+    dba.batch_execute(refresh).unwrap();
+    dba.batch_execute(refresh).unwrap();
+    assert_eq!(scene.last_status(), "skipped");
+    superuser.batch_execute(reset).unwrap();
+    scene.change();
+    dba.batch_execute(refresh).unwrap();
+    assert_eq!(scene.last_status(), "ok");
+    assert_eq!(scene.changed_rows(2), 10);
+}
+
 #[test]
 fn triggers_do_not_fire_for_replicas_unless_their_owner_says_so() {
     let scene = Scene::new("promises_replica", 10);

@@ -8,7 +8,7 @@ mod support;
 use postgres::Client;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
-use support::{one, Scene};
+use support::{in_background, one, wait_for, Scene};
 
 /// Rows that are there all the time; the sum of their values never changes.
 const ROWS: i64 = 2000;
@@ -160,4 +160,38 @@ fn no_refresh_and_no_reader_finds_an_empty_table() {
     enough(&repacked, 10);
     enough(&refreshed, 20);
     enough(&read, 50);
+}
+
+/// The slot by which REPACK (CONCURRENTLY) decodes concerns no other table.
+#[test]
+fn a_repack_of_another_table_keeps_none_from_being_swapped() {
+    let scene = Scene::new("repack_another", 1000);
+    let mut dba = scene.dba();
+    if one::<i32>(&mut dba, "SELECT current_setting('server_version_num')::int") < 190_000 {
+        return;
+    }
+    dba.batch_execute(
+        "SELECT mimeo.table_maker('app.t', 1, 'app.tab'); CREATE TABLE app.other (id int PRIMARY KEY); INSERT INTO app.other VALUES (1)",
+    )
+    .unwrap();
+    let mut reader = scene.dba();
+    reader.batch_execute("BEGIN; TABLE app.other").unwrap();
+    let repack = in_background(scene.dba(), "REPACK (CONCURRENTLY) app.other");
+    let mut superuser = scene.destination_superuser();
+    // It has copied the table, and waits for the reader.
+    wait_for("REPACK at its end", || {
+        one(
+            &mut superuser,
+            "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE plugin = 'pgrepack' AND database = current_database())
+                AND EXISTS (SELECT FROM pg_locks WHERE relation = 'app.other'::regclass AND mode = 'AccessExclusiveLock' AND NOT granted)",
+        )
+    });
+    scene.change();
+    dba.batch_execute("SELECT mimeo.refresh_table('app.tab')").unwrap();
+    let reason: String =
+        one(&mut dba, "SELECT coalesce(reason, '') FROM mimeo.run_history ORDER BY run_id DESC LIMIT 1");
+    assert!(!reason.contains("in place"), "{reason}");
+    assert_eq!(one::<i64>(&mut dba, "SELECT count(*) FROM app.tab WHERE v LIKE '%!'"), 1000);
+    reader.batch_execute("COMMIT").unwrap();
+    repack.join().unwrap().1.unwrap();
 }

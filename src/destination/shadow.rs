@@ -130,9 +130,10 @@ pub fn obstacle(destination: pg_sys::Oid) -> Result<Option<String>> {
                 THEN 'it has a foreign key with PERIOD'
                 WHEN EXISTS (SELECT FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname
                               WHERE n.oid = c.relnamespace AND p.tablename = c.relname) THEN 'it is published'
-                -- What reads such a slot takes the rows to be those of another table. That of a publication knows its tables.
+                -- What reads such a slot takes the rows to be those of another table. That of a publication knows its tables, and that of
+                -- REPACK (PostgreSQL 19) only its own, which nobody else can lock exclusively meanwhile.
                 WHEN EXISTS (SELECT FROM pg_replication_slots s
-                              WHERE s.slot_type = 'logical' AND s.database = current_database() AND s.plugin <> 'pgoutput')
+                              WHERE s.slot_type = 'logical' AND s.database = current_database() AND s.plugin NOT IN ('pgoutput', 'pgrepack'))
                 THEN 'a logical replication slot decodes what is written in this database'
                 END
            FROM pg_class c WHERE c.oid = $1",

@@ -26,7 +26,7 @@ cat >"$meta/META.json" <<J
       }
    },
    "prereqs": {
-      "runtime": { "requires": { "PostgreSQL": "14.0.0" } },
+      "runtime": { "requires": { "PostgreSQL": "15.0.0" } },
       "test": { "requires": { "pgTAP": "1.2.0" } }
    },
    "meta-spec": { "version": "1.0.0" },
