@@ -438,7 +438,7 @@ impl Error {
         matches!(self.kind(), Error::Remote { report, .. } if report.sqlstate == PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE)
     }
 
-    /// A group has to begin again.
+    /// All of it has to be read once more, in another snapshot.
     pub fn is_of_change(&self) -> bool {
         matches!(self.kind(), Error::ChangedMeanwhile(_))
     }

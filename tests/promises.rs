@@ -5,7 +5,9 @@ mod support;
 
 use postgres::Client;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
+use support::fake::{Act, Fake};
 use support::{one, pair, run_dir, script, stuck, wait_for, Cluster, Scene};
 
 const REASON: &str = "SELECT coalesce(reason, '') FROM mimeo.run_history ORDER BY run_id DESC LIMIT 1";
@@ -130,6 +132,75 @@ fn a_source_that_counts_nothing_proves_nothing() {
     dba.batch_execute("SELECT mimeo.refresh_snapshot('app.t')").unwrap();
     assert_eq!(scene.changed_rows(1), 10);
     assert_eq!(one::<String>(&mut dba, REASON), "copied: track_counts is off on the source");
+}
+
+/// Between the snapshot of a refresh and its lock, which a view or a condition leaves for a moment: what was there before cannot be seen
+/// any more.
+#[test]
+fn a_table_that_is_emptied_after_the_snapshot_is_read_again() {
+    let scene = Scene::new("promises_emptied", 10);
+    let fake = Fake::before(pair().source.port);
+    scene.set_source(fake.port);
+    scene.source_superuser().batch_execute("CREATE SCHEMA mimeo AUTHORIZATION reader; ALTER DEFAULT PRIVILEGES FOR ROLE owner IN SCHEMA app GRANT SELECT, TRIGGER ON TABLES TO reader").unwrap();
+    scene
+        .owner()
+        .batch_execute(
+            "GRANT TRIGGER ON app.t TO reader; CREATE VIEW app.seen AS SELECT * FROM app.t; CREATE TABLE app.wanted AS SELECT id FROM app.t;
+             CREATE TABLE app.part (id int PRIMARY KEY, v text, secret text); INSERT INTO app.part SELECT id, v FROM app.t;
+             REVOKE SELECT ON app.part FROM reader; GRANT SELECT (id, v) ON app.part TO reader",
+        )
+        .unwrap();
+    let mut dba = scene.dba();
+    dba.batch_execute(
+        "SELECT mimeo.snapshot_maker('app.seen', 1, 'app.view_snap'), mimeo.table_maker('app.seen', 1, 'app.view_tab'),
+                mimeo.inserter_maker('app.seen', 'serial', 'id', 1, '0', 'app.view_ins'), mimeo.snapshot_maker('app.part', 1, 'app.part_snap', p_filter := '{id,v}'),
+                mimeo.table_maker('app.t', 1, 'app.wanted_tab', p_condition := 'WHERE id IN (SELECT id FROM app.wanted)'),
+                mimeo.dml_maker('app.t', 1, 'app.wanted_dml', p_condition := 'WHERE id IN (SELECT id FROM app.wanted)')",
+    )
+    .unwrap();
+    let anew = |table: &str| {
+        format!("BEGIN; CREATE TEMPORARY TABLE kept ON COMMIT DROP AS TABLE app.{table}; TRUNCATE app.{table}; INSERT INTO app.{table} TABLE kept; COMMIT")
+    };
+    for (call, table) in [
+        ("refresh_snapshot('app.view_snap')", "t"),
+        ("refresh_table('app.view_tab')", "t"),
+        ("refresh_inserter('app.view_ins', p_repull := true)", "t"),
+        ("refresh_snapshot('app.part_snap')", "part"),
+        ("refresh_table('app.wanted_tab')", "wanted"),
+        ("refresh_dml('app.wanted_dml')", "wanted"),
+        ("refresh_dml('app.wanted_dml', p_repull := true)", "wanted"),
+    ] {
+        if table == "part" {
+            scene.owner().batch_execute("UPDATE app.part SET v = v || '.'").unwrap();
+        } else {
+            scene.owner().batch_execute("UPDATE app.t SET v = v || '.' WHERE id < 9").unwrap();
+        }
+        let (database, statement) = (scene.database.clone(), anew(table));
+        let done = AtomicBool::new(false);
+        fake.play(move |moment| {
+            // The first answer in the snapshot.
+            let first = moment.kind == b'D' && moment.statement.contains("'written', format_type");
+            if first && !done.swap(true, Ordering::SeqCst) {
+                pair().source.superuser(&database).batch_execute(&statement).unwrap();
+            }
+            Act::Pass
+        });
+        dba.batch_execute(&format!("SELECT mimeo.{call}")).unwrap();
+        let reason: String = one(&mut dba, REASON);
+        println!("{call}: {reason}");
+        let name = call.split('\'').nth(1).unwrap();
+        let wanted = if table == "part" { "SELECT id, v FROM app.part" } else { "SELECT id, v FROM app.t" };
+        let below = if name == "app.view_ins" { " WHERE id < 10" } else { "" };
+        let digest = |from: &str| {
+            format!("SELECT count(*) || ' ' || md5(string_agg(t::text, ' ' ORDER BY id)) FROM (SELECT id, v FROM {from}{below}) t")
+        };
+        assert_eq!(
+            one::<String>(&mut dba, &digest(name)),
+            one::<String>(&mut scene.owner(), &digest(&format!("({wanted}) s"))),
+            "{call}"
+        );
+        assert!(reason.contains("begun again, because a table was written anew while it was read"), "{call}: {reason}");
+    }
 }
 
 /// By a reset of one table's counters, which then reach the same numbers as before.

@@ -99,7 +99,7 @@ impl Comparison {
         } else if method == Method::Logdel {
             clauses[1] = format!(" WHERE \"mimeo\".{} IS NULL", quote(DELETED));
         }
-        let shape = source.locked_snapshot_of(&table)?;
+        let shape = source.locked_snapshot_of(&table, job.condition.as_deref())?;
         let columns = selected_columns(&shape, job.filter.as_deref(), source.label())?;
         source.require_readable(&table, &names(&columns), job.filter.is_some())?;
         source.use_formats(&formats)?;
@@ -126,7 +126,9 @@ impl Comparison {
     /// The value of an aggregate expression over the rows of the source, as text.
     pub fn ask_source(&mut self, expression: &str, doing: &str) -> Result<String> {
         let query = format!("SELECT ({expression})::pg_catalog.text {}", self.source_rows);
-        Ok(self.source.value(&query, &[], doing)?.unwrap_or_default())
+        let answer = self.source.value(&query, &[], doing)?.unwrap_or_default();
+        self.source.require_seen()?;
+        Ok(answer)
     }
 
     /// The same over those of the destination.

@@ -506,7 +506,7 @@ impl Error {
                 E::ERRCODE_T_R_SERIALIZATION_FAILURE,
                 format!("tables are changed again and again while they are looked at: {what}"),
             )
-            .hint("Refresh again at another time."),
+            .hint("Try again at another time."),
             Error::UnknownGroup(group) => words(
                 E::ERRCODE_UNDEFINED_OBJECT,
                 format!("no job belongs to group \"{group}\""),

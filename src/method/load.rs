@@ -25,7 +25,7 @@ use std::time::Duration;
 /// table's indexes then, unless it was emptied for them: see `pull_behind`.
 ///
 /// # Errors
-/// RowCount; what the source says of the query, and what the table says of the rows.
+/// RowCount; ChangedMeanwhile; what the source says of the query, and what the table says of the rows.
 pub(super) fn pull(
     source: &mut Connection,
     query: &str,
@@ -67,6 +67,7 @@ pub(super) fn pull_behind(
     let mut read = |buffer: &mut [u8], at_least: usize| stream.read(buffer, at_least);
     let loaded = copy_in::load(target, &mut read)?;
     let (sent, bytes) = stream.totals()?;
+    source.require_seen()?;
     if loaded.exact && sent != loaded.rows {
         return Err(Error::RowCount { source_label, sent, loaded: loaded.rows, table: table.plain() });
     }

@@ -77,7 +77,7 @@ pub fn refresh_job(
     let mut tries = 1;
     loop {
         let mut state = None;
-        let mut cancelled = false;
+        let (mut cancelled, mut changed) = (false, false);
         // In a subtransaction, so that a failure is rolled back before it is recorded.
         let outcome = attempt(|| {
             about(&what(&job), || {
@@ -86,6 +86,7 @@ pub fn refresh_job(
                 let status = outcome.inspect_err(|error| {
                     state = error.state().cloned();
                     cancelled = error.is_of_recovery();
+                    changed = error.is_of_change();
                 })?;
                 if let Some(renamed) = &job.renamed {
                     catalog.set_columns(&job)?;
@@ -103,6 +104,11 @@ pub fn refresh_job(
                 _ => format!("begun again {tries} times, because the recovery of the standby cancelled the copy"),
             });
             interrupts::sleep(Duration::from_secs(tries));
+            tries += 1;
+            continue;
+        }
+        if changed && tries < MOST_TRIES {
+            run.begin_again("begun again, because a table was written anew while it was read");
             tries += 1;
             continue;
         }

@@ -2,8 +2,8 @@
 
 use crate::backend::grant::{self, Right};
 use crate::backend::name::{literal, quote, readings, Name};
-use crate::backend::parse::select;
-use crate::error::{Error, Result};
+use crate::backend::parse::{is_plain_condition, select};
+use crate::error::{told, Error, Result};
 use crate::shape::{ColumnDefault, IndexDefinition, Shape, COLUMNS, INDEXES, TYPES};
 use crate::source::connection::{pinned_in_transaction, Connection};
 use pgrx::PgSqlErrorCode;
@@ -134,21 +134,42 @@ impl Connection {
     }
 
     /// The same, with the table locked first as its readers lock it: nobody rewrites it after the snapshot, which would then
-    /// see no rows. A role that may only read some of its columns cannot lock it.
-    pub fn locked_snapshot_of(&mut self, table: &SourceTable) -> Result<Shape> {
+    /// see no rows. A role that may only read some of its columns cannot lock it, nor can what a view or the job's `condition` reads
+    /// besides be locked: see `require_seen`.
+    pub fn locked_snapshot_of(&mut self, table: &SourceTable, condition: Option<&str>) -> Result<Shape> {
         self.require_locked(table)?;
         match self.begin_snapshot(&table.lock("")) {
             // Before 13, who locks a table must have the rights on its children, too.
             Err(Error::Remote { report, .. }) if report.sqlstate == PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE => {
                 self.roll_back()?;
                 self.begin_snapshot(&table.lock("ONLY "))?;
+                self.reads_unlocked = true;
             }
             opened => opened?,
         }
+        self.reads_unlocked |= !condition.is_none_or(is_plain_condition);
         self.shape_of(table.oid)
     }
 
+    /// After the rows were read: that the snapshot could see those of every table that was read for them. What empties or rewrites a table
+    /// (TRUNCATE, some forms of ALTER TABLE, REPACK (CONCURRENTLY) of PostgreSQL 19) leaves nothing of it to snapshots from before.
+    ///
+    /// # Errors
+    /// ChangedMeanwhile, if one of them has other files than in the snapshot.
+    pub fn require_seen(&mut self) -> Result<()> {
+        if !self.reads_unlocked {
+            return Ok(());
+        }
+        match self.value(WRITTEN_ANEW, &[], "looking whether tables were written anew")? {
+            Some(table) => {
+                Err(Error::ChangedMeanwhile(format!("table \"{}\" was written anew while it was read", told(table))))
+            }
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn begin_snapshot(&mut self, lock: &str) -> Result<()> {
+        self.reads_unlocked = lock.is_empty();
         if self.sharing.is_open() {
             return self.begin_member();
         }
@@ -233,6 +254,19 @@ impl Connection {
         Ok(())
     }
 }
+
+/// A table that this transaction has locked, as reading does, and whose file is not the one that its snapshot knows. The search_path is the
+/// source role's own.
+const WRITTEN_ANEW: &str = r"
+SELECT pg_catalog.concat(n.nspname, '.', c.relname)
+  FROM pg_catalog.pg_locks l
+  JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) l.relation
+  JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+ WHERE l.locktype OPERATOR(pg_catalog.=) 'relation' AND l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()
+   AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+   AND c.relkind OPERATOR(pg_catalog.=) 'r' AND c.relfilenode OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
+   AND coalesce(pg_catalog.pg_relation_filenode(c.oid), 0::pg_catalog.oid) OPERATOR(pg_catalog.<>) c.relfilenode
+ LIMIT 1";
 
 /// $1: the table.
 const DEFAULTS: &str = r"

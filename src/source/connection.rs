@@ -87,6 +87,8 @@ pub struct Connection {
     /// With the password: to connect once more.
     pub(super) parameters: Vec<(String, String)>,
     pub(super) sharing: Sharing,
+    /// The open snapshot may be older than the lock on a table that is read in it.
+    pub(super) reads_unlocked: bool,
 }
 
 /// Settings that are pinned on sources: text that they send and read, and the rows that they find, do not depend on a role, a database or a server.
@@ -183,7 +185,7 @@ impl Connection {
         }
         let endpoint = endpoint(&parameters.iter().cloned().collect());
         let (link, sharing) = (ManuallyDrop::new(link), Sharing::default());
-        Ok(Connection { link, label, role, endpoint, vouched, pooled, parameters, sharing })
+        Ok(Connection { link, label, role, endpoint, vouched, pooled, parameters, sharing, reads_unlocked: false })
     }
 
     /// How errors and notices name the source: `data source 1 (host=… dbname=…)`, without a password.

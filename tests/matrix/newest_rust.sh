@@ -10,10 +10,13 @@ if [ "${1:-}" != inside ]; then
     exec tests/support/chroot.sh "$major" "$0" inside
 fi
 apt-get update -qq
-apt-get install -y -qq --no-install-recommends cargo rustc rust-clippy rustfmt >/dev/null
-# Its own programs, and artifacts of its own.
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin CARGO_TARGET_DIR=/project/target/newest_rust
+apt-get install -y -qq --no-install-recommends cargo rustc rust-clippy rustfmt g++ >/dev/null
+# Its own programs, also those that cargo calls, and artifacts of its own.
+mkdir -p /root/newest_rust
+ln -sfn "$CARGO_HOME/registry" /root/newest_rust/registry
+export CARGO_HOME=/root/newest_rust PATH=/usr/sbin:/usr/bin:/sbin:/bin CARGO_TARGET_DIR=/project/target/newest_rust
 rustc --version
+cargo clippy --version
 cargo fmt --check
-tests/support/cargo.sh clippy --release --workspace --all-targets --quiet --no-default-features --features "mimeo/pg_test pg$major" -- -D warnings
-cargo clippy --manifest-path tests/fuzz/Cargo.toml --no-default-features --quiet -- -D warnings
+tests/support/cargo.sh clippy --profile quick --workspace --all-targets --quiet --no-default-features --features "mimeo/pg_test pg$major" -- -D warnings
+cargo clippy --manifest-path tests/fuzz/Cargo.toml --no-default-features --features "pg$major" --quiet -- -D warnings

@@ -23,7 +23,7 @@ impl Refresh<'_> {
     pub(super) fn look(&self, source: &mut Connection, bound: &Bound) -> Result<Decision> {
         let job = self.job;
         let Asked { table, control, values, start, .. } = &self.asked;
-        let mut shape = source.locked_snapshot_of(table)?;
+        let mut shape = source.locked_snapshot_of(table, job.condition.as_deref())?;
         if job.method().facts().by_key {
             shape.indexes = source.indexes(table)?;
         }

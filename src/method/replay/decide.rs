@@ -181,7 +181,7 @@ impl Look<'_> {
         let wanted = Wanted::of(job, &state.objects);
         // A few rounds are enough, unless others change the table meanwhile.
         'look: for _ in 0..16 {
-            let shape = source.locked_snapshot_of(&table)?;
+            let shape = source.locked_snapshot_of(&table, job.condition.as_deref())?;
             let members = source.members(&table, Some(&state.objects))?;
             let mut capture = capture(&wanted, source, &table, &shape, &members);
             let summary = source.summary(&state.objects, wanted.key.len(), wanted.keeps_rows(), self.limit)?;

@@ -42,7 +42,7 @@ pub fn tell(
             None,
         );
     }
-    let shape = source.locked_snapshot_of(table)?;
+    let shape = source.locked_snapshot_of(table, job.condition.as_deref())?;
     let members = source.members(table, Some(&state.objects))?;
     let wanted = Wanted::of(job, &state.objects);
     let summary = source.summary(&state.objects, wanted.key.len(), wanted.keeps_rows(), look.limit)?;

@@ -192,7 +192,7 @@ impl Look<'_> {
     ) -> Result<(Shape, Vec<Column>)> {
         let shape = match described {
             Some(shape) => shape,
-            None => source.locked_snapshot_of(table)?,
+            None => source.locked_snapshot_of(table, self.job.condition.as_deref())?,
         };
         let columns = selected_columns(&shape, self.job.filter.as_deref(), source.label())?;
         source.require_readable(table, &names(&columns), self.job.filter.is_some())?;

@@ -132,7 +132,7 @@ impl Refresh<'_> {
             Some(table) => table.clone(),
             None => source.find_table(&self.job.source_table)?,
         };
-        let shape = source.locked_snapshot_of(&source_table)?;
+        let shape = source.locked_snapshot_of(&source_table, self.job.condition.as_deref())?;
         let columns = selected_columns(&shape, self.job.filter.as_deref(), source.label())?;
         source.require_readable(&source_table, &names(&columns), self.job.filter.is_some())?;
         let (seen, following) = self.follow(source, &source_table, (&local, &shape, &columns))?;
