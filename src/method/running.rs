@@ -77,7 +77,7 @@ pub fn refresh_job(
     let mut tries = 1;
     loop {
         let mut state = None;
-        let (mut cancelled, mut changed) = (false, false);
+        let mut again = None;
         // In a subtransaction, so that a failure is rolled back before it is recorded.
         let outcome = attempt(|| {
             about(&what(&job), || {
@@ -85,8 +85,7 @@ pub fn refresh_job(
                 let outcome = outcome.map_err(|error| run.explain(error).of_job(&catalog, &job));
                 let status = outcome.inspect_err(|error| {
                     state = error.state().cloned();
-                    cancelled = error.is_of_recovery();
-                    changed = error.is_of_change();
+                    again = why_again(error, tries);
                 })?;
                 if let Some(renamed) = &job.renamed {
                     catalog.set_columns(&job)?;
@@ -98,17 +97,9 @@ pub fn refresh_job(
         if outcome.is_err() {
             job.remember(run.kept());
         }
-        if cancelled && tries < MOST_TRIES {
-            run.begin_again(&match tries {
-                1 => "begun again, because the recovery of the standby cancelled the copy".to_string(),
-                _ => format!("begun again {tries} times, because the recovery of the standby cancelled the copy"),
-            });
+        if let Some(why) = again {
+            run.begin_again(&why);
             interrupts::sleep(Duration::from_secs(tries));
-            tries += 1;
-            continue;
-        }
-        if changed && tries < MOST_TRIES {
-            run.begin_again("begun again, because a table was written anew while it was read");
             tries += 1;
             continue;
         }
@@ -129,6 +120,21 @@ pub fn refresh_job(
         let outcome = outcome.map_err(|error| without_rows(error, &job.destination));
         return outcome.inspect_err(|error| run.fail(error, state));
     }
+}
+
+/// Why all is read once more after so many tries; None if it is not.
+fn why_again(error: &Error, tries: u64) -> Option<String> {
+    let what = if error.is_of_recovery() {
+        "the recovery of the standby cancelled the copy"
+    } else if error.is_of_change() {
+        "a table was written anew while it was read"
+    } else {
+        return None;
+    };
+    (tries < MOST_TRIES).then(|| match tries {
+        1 => format!("begun again, because {what}"),
+        _ => format!("begun again {tries} times, because {what}"),
+    })
 }
 
 impl Error {
