@@ -311,8 +311,10 @@ pub enum Error {
     JobmonMissing,
     Busy(String),
     Altered(String),
-    /// What a group has looked at has changed before its snapshot was opened: the group begins again.
+    /// What was looked at has changed before the snapshot was opened: the refresh, or the group, begins again.
     ChangedMeanwhile(String),
+    /// A table of the source is not what the open snapshot knows of it: the same.
+    WrittenAnew(String),
     UnknownGroup(String),
     /// Of the other members of a group: what has failed.
     TakenBack {
@@ -438,7 +440,12 @@ impl Error {
         matches!(self.kind(), Error::Remote { report, .. } if report.sqlstate == PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE)
     }
 
-    /// All of it has to be read once more, in another snapshot.
+    /// A snapshot could not see all that was read in it.
+    pub fn is_of_rewrite(&self) -> bool {
+        matches!(self.kind(), Error::WrittenAnew(_))
+    }
+
+    /// What was looked at before the snapshot was opened has changed.
     pub fn is_of_change(&self) -> bool {
         matches!(self.kind(), Error::ChangedMeanwhile(_))
     }

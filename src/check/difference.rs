@@ -147,6 +147,7 @@ impl Query {
             query(&self.keys[side], &self.hashes[side], rows)
         });
         let (there, here) = sides.source.value_meanwhile(&there, "comparing its rows", || spi::json(&here, &[]))?;
+        sides.source.require_seen()?;
         let there = there.map(|document| serde_json::from_str(&document)).transpose()?;
         Ok([there.unwrap_or_default(), here.unwrap_or_default()])
     }

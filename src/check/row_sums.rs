@@ -121,6 +121,7 @@ pub fn of_both(sides: &mut Comparison, rows: &Rows) -> Result<[RowSums; 2]> {
     };
     let (there, here) = (query(&hash_there, there), query(&hash_here, here));
     let (there, here) = sides.source.value_meanwhile(&there, "reading its rows", || spi::json(&here, &[]))?;
+    sides.source.require_seen()?;
     let here = here.ok_or_else(|| Error::Internal("a sum of no rows".to_string()))?;
     Ok([serde_json::from_str(&there.unwrap_or_default())?, here])
 }

@@ -507,6 +507,11 @@ impl Error {
                 format!("tables are changed again and again while they are looked at: {what}"),
             )
             .hint("Try again at another time."),
+            Error::WrittenAnew(table) => words(
+                E::ERRCODE_T_R_SERIALIZATION_FAILURE,
+                format!("table \"{table}\" of the source was written anew while it was read"),
+            )
+            .hint("A snapshot from before sees none of its rows, or others. Try again at another time."),
             Error::UnknownGroup(group) => words(
                 E::ERRCODE_UNDEFINED_OBJECT,
                 format!("no job belongs to group \"{group}\""),

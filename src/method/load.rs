@@ -25,7 +25,7 @@ use std::time::Duration;
 /// table's indexes then, unless it was emptied for them: see `pull_behind`.
 ///
 /// # Errors
-/// RowCount; ChangedMeanwhile; what the source says of the query, and what the table says of the rows.
+/// RowCount; WrittenAnew; what the source says of the query, and what the table says of the rows.
 pub(super) fn pull(
     source: &mut Connection,
     query: &str,

@@ -123,11 +123,13 @@ pub fn refresh_job(
 }
 
 /// Why all is read once more after so many tries; None if it is not.
-fn why_again(error: &Error, tries: u64) -> Option<String> {
+pub(super) fn why_again(error: &Error, tries: u64) -> Option<String> {
     let what = if error.is_of_recovery() {
         "the recovery of the standby cancelled the copy"
-    } else if error.is_of_change() {
+    } else if error.is_of_rewrite() {
         "a table was written anew while it was read"
+    } else if error.is_of_change() {
+        "something was changed before the snapshot"
     } else {
         return None;
     };

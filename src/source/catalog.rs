@@ -28,6 +28,12 @@ pub struct SourceTable {
     readable: bool,
     /// Names of the columns that the role may read, if it may not read the table as a whole.
     readable_columns: HashSet<String>,
+    /// A view that LOCK TABLE takes, with what it reads: from 11 on.
+    #[serde(default)]
+    lockable_view: bool,
+    /// Policies, which may read other tables, decide which rows the role sees.
+    #[serde(default)]
+    has_policies: bool,
 }
 
 impl SourceTable {
@@ -35,12 +41,22 @@ impl SourceTable {
         Name::new(&self.schema, &self.name)
     }
 
-    /// Locks it as its readers do, if the role may; nothing else can be locked.
+    /// Locks it as its readers do, if the role may: tables, with their children or `ONLY `, and views, with what they read. Nothing else can
+    /// be locked.
     pub(super) fn lock(&self, only: &str) -> String {
-        if self.readable && self.schema_usage && ['r', 'p'].contains(&self.kind) {
+        let can_be_locked = ['r', 'p'].contains(&self.kind) || (self.lockable_view && only.is_empty());
+        if self.readable && self.schema_usage && can_be_locked {
             return format!("LOCK TABLE {only}{} IN ACCESS SHARE MODE;", self.table());
         }
         String::new()
+    }
+
+    /// Whether the rows that the job's `condition` selects come from nothing but what that locks.
+    pub(super) fn is_read_alone(&self, condition: Option<&str>) -> bool {
+        ['r', 'p'].contains(&self.kind)
+            && !self.lock("").is_empty()
+            && !self.has_policies
+            && condition.is_none_or(is_plain_condition)
     }
 
     /// Its name, if others inherit from it.
@@ -57,6 +73,9 @@ SELECT pg_catalog.json_build_object('oid', c.oid::bigint, 'schema', n.nspname, '
             SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent OPERATOR(pg_catalog.=) c.oid),
        'schema_usage', pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
        'readable', pg_catalog.has_table_privilege(c.oid, 'SELECT'),
+       'lockable_view', c.relkind OPERATOR(pg_catalog.=) 'v'
+            AND pg_catalog.current_setting('server_version_num')::pg_catalog.int4 OPERATOR(pg_catalog.>=) 110000,
+       'has_policies', pg_catalog.row_security_active(c.oid),
        'readable_columns', (SELECT coalesce(pg_catalog.json_agg(a.attname), '[]') FROM pg_catalog.pg_attribute a
             WHERE NOT pg_catalog.has_table_privilege(c.oid, 'SELECT') AND a.attrelid OPERATOR(pg_catalog.=) c.oid AND a.attnum OPERATOR(pg_catalog.>) 0
               AND NOT a.attisdropped AND pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')))::pg_catalog.text
@@ -134,8 +153,11 @@ impl Connection {
     }
 
     /// The same, with the table locked first as its readers lock it: nobody rewrites it after the snapshot, which would then
-    /// see no rows. A role that may only read some of its columns cannot lock it, nor can what a view or the job's `condition` reads
-    /// besides be locked: see `require_seen`.
+    /// see no rows. A role that may only read some of its columns cannot lock it, nor can what functions, policies or the job's `condition`
+    /// read besides be locked: see `require_seen`.
+    ///
+    /// # Errors
+    /// ChangedMeanwhile, if the name means another table by now.
     pub fn locked_snapshot_of(&mut self, table: &SourceTable, condition: Option<&str>) -> Result<Shape> {
         self.require_locked(table)?;
         match self.begin_snapshot(&table.lock("")) {
@@ -147,29 +169,32 @@ impl Connection {
             }
             opened => opened?,
         }
-        self.reads_unlocked |= !condition.is_none_or(is_plain_condition);
-        self.shape_of(table.oid)
+        self.reads_unlocked |= !table.is_read_alone(condition);
+        let shape = self.shape_of(table.oid)?;
+        if (&shape.schema, &shape.name) != (&table.schema, &table.name) {
+            return Err(Error::ChangedMeanwhile(format!("table \"{}\" is another one now", table.table().plain())));
+        }
+        Ok(shape)
     }
 
     /// After the rows were read: that the snapshot could see those of every table that was read for them. What empties or rewrites a table
-    /// (TRUNCATE, some forms of ALTER TABLE, REPACK (CONCURRENTLY) of PostgreSQL 19) leaves nothing of it to snapshots from before.
+    /// (TRUNCATE, some forms of ALTER TABLE, REPACK (CONCURRENTLY) of PostgreSQL 19) leaves nothing of it to snapshots from before, nor does
+    /// a table that came later; REFRESH MATERIALIZED VIEW shows them rows of another moment.
     ///
     /// # Errors
-    /// ChangedMeanwhile, if one of them has other files than in the snapshot.
+    /// WrittenAnew, if one of them has other files than in the snapshot, or is not there.
     pub fn require_seen(&mut self) -> Result<()> {
         if !self.reads_unlocked {
             return Ok(());
         }
         match self.value(WRITTEN_ANEW, &[], "looking whether tables were written anew")? {
-            Some(table) => {
-                Err(Error::ChangedMeanwhile(format!("table \"{}\" was written anew while it was read", told(table))))
-            }
+            Some(table) => Err(Error::WrittenAnew(told(table))),
             None => Ok(()),
         }
     }
 
     pub(super) fn begin_snapshot(&mut self, lock: &str) -> Result<()> {
-        self.reads_unlocked = lock.is_empty();
+        self.reads_unlocked = lock.is_empty() || self.sharing.leaves_children();
         if self.sharing.is_open() {
             return self.begin_member();
         }
@@ -255,17 +280,18 @@ impl Connection {
     }
 }
 
-/// A table that this transaction has locked, as reading does, and whose file is not the one that its snapshot knows. The search_path is the
-/// source role's own.
+/// A table that this transaction has locked, as reading does, and whose file is not the one that its snapshot knows; an index may have come
+/// meanwhile. The search_path is the source role's own.
 const WRITTEN_ANEW: &str = r"
-SELECT pg_catalog.concat(n.nspname, '.', c.relname)
+SELECT CASE WHEN c.oid IS NULL THEN pg_catalog.concat('OID ', l.relation) ELSE pg_catalog.concat(n.nspname, '.', c.relname) END
   FROM pg_catalog.pg_locks l
-  JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) l.relation
-  JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+  LEFT JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) l.relation
+  LEFT JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
  WHERE l.locktype OPERATOR(pg_catalog.=) 'relation' AND l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()
    AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
-   AND c.relkind OPERATOR(pg_catalog.=) 'r' AND c.relfilenode OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
-   AND coalesce(pg_catalog.pg_relation_filenode(c.oid), 0::pg_catalog.oid) OPERATOR(pg_catalog.<>) c.relfilenode
+   AND CASE WHEN c.oid IS NULL THEN pg_catalog.pg_relation_filenode(l.relation) IS NOT NULL AND pg_catalog.pg_get_indexdef(l.relation) IS NULL
+            ELSE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,m}'::pg_catalog.char[]) AND c.relfilenode OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
+             AND coalesce(pg_catalog.pg_relation_filenode(c.oid), 0::pg_catalog.oid) OPERATOR(pg_catalog.<>) c.relfilenode END
  LIMIT 1";
 
 /// $1: the table.

@@ -1,6 +1,5 @@
 //! One snapshot of a source for several tables, which members of a group read one after the other.
 
-use crate::backend::parse::is_plain_condition;
 use crate::error::{told, Error, Result};
 use crate::source::catalog::{rows_query, SourceTable};
 use crate::source::connection::{pinned_in_transaction, Connection};
@@ -30,9 +29,8 @@ impl Connection {
     /// # Errors
     /// Condition.
     pub fn will_read(&mut self, table: &SourceTable, condition: Option<&str>) -> Result<()> {
-        let cannot_lock =
-            table.lock("").is_empty() || condition.is_some_and(|condition| !is_plain_condition(condition));
-        let query = cannot_lock.then(|| rows_query(&table.table(), (&[], &[]), condition)).transpose()?;
+        let query =
+            (!table.is_read_alone(condition)).then(|| rows_query(&table.table(), (&[], &[]), condition)).transpose()?;
         self.sharing.will_read(ToRead {
             oid: table.oid,
             name: table.table(),
@@ -57,6 +55,7 @@ impl Connection {
             Err(Error::Remote { report, .. }) if report.sqlstate == PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE => {
                 self.roll_back()?;
                 self.script(&begin(only), "locking the tables of a group")?;
+                self.sharing.leave_children();
             }
             locked => {
                 locked?;

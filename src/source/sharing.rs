@@ -20,6 +20,8 @@ pub struct Sharing {
     open: Option<HashSet<u32>>,
     /// What was shown is to be on the source's disk.
     flush: bool,
+    /// Children of tables, and views, could not be locked.
+    leaves_children: bool,
 }
 
 impl Sharing {
@@ -49,6 +51,15 @@ impl Sharing {
         self.open.as_ref().is_some_and(|known| !known.contains(&table))
     }
 
+    /// Children of tables, and views, could not be locked before the snapshot.
+    pub fn leave_children(&mut self) {
+        self.leaves_children = true;
+    }
+
+    pub fn leaves_children(&self) -> bool {
+        self.leaves_children
+    }
+
     pub fn flush_when_over(&mut self) {
         self.flush = true;
     }
@@ -56,6 +67,7 @@ impl Sharing {
     /// Returns whether to flush.
     pub fn close(&mut self) -> bool {
         self.open = None;
+        self.leaves_children = false;
         std::mem::take(&mut self.flush)
     }
 }

@@ -59,9 +59,9 @@ git -C "$checkout" fetch --quiet "$here" "$commit"
 git -C "$checkout" checkout --quiet --force --detach "$commit"
 cd "$checkout"
 
-# What a part runs: all that is committed but documents, and of this folder only its own scripts; and the servers.
+# What a part runs: all that is committed but what no test reads, and of this folder only its own scripts; the servers, and the compiler.
 key() {
-    local command others='docs/|README\.md$|tests/(matrix|bench|demo)/'
+    local command others='docs/(tested|versions|limits|CHANGELOG|contributing|architecture|benchmarks|choose|glossary|security|upgrade)\.md$|README\.md$|tests/(matrix|bench|demo)/'
     command=$(of "$1" 4)
     {
         echo "$command"
@@ -70,6 +70,7 @@ key() {
             git ls-tree HEAD "$file" tests/matrix/old.sh $([ "$file" != tests/matrix/package.sh ] || echo tests/matrix/released_deb.sh README.md)
         done
         for major in $(of "$1" 2); do cat "$state/minor-$major"; done
+        rustc --version
     } | sha256sum | cut -c 1-16
 }
 passed() {
@@ -83,52 +84,12 @@ needed=$(for name in "${wanted[@]}"; do of "$name" 2; done | tr ' ' '\n' | sort 
 for major in $needed; do
     # shellcheck disable=SC2016
     tests/support/alive.sh "PostgreSQL $major: its Debian" tests/support/chroot.sh "$major" bash -c '
-        apt-get update -qq && apt-get upgrade -y -qq -o APT::Get::Show-Upgraded=false >/dev/null' 9>&-
+        apt-get update -qq && apt-get upgrade -y -qq >/dev/null
+        # Of experimental nothing is upgraded without being asked for.
+        [ "$PG_MAJOR" != 19 ] || apt-get install -y -qq -t experimental postgresql-19 postgresql-server-dev-19 libpq-dev >/dev/null'
     # shellcheck disable=SC2016
-    tests/support/chroot.sh "$major" bash -c '"/usr/lib/postgresql/$PG_MAJOR/bin/postgres" --version' 9>&- |
+    tests/support/chroot.sh "$major" bash -c '"/usr/lib/postgresql/$PG_MAJOR/bin/postgres" --version' |
         sed 's/.*PostgreSQL) \([^ ]*\).*/\1/' >"$state/minor-$major"
-done
-
-pending=()
-for name in "${wanted[@]}"; do passed "$name" || pending+=("$name"); done
-declare -A running=() began=()
-stop() {
-    for pid in "${!running[@]}"; do kill -TERM -- "-$pid" 2>/dev/null || true; done
-}
-trap stop EXIT
-trap 'exit 130' INT TERM
-free() { # whether no part at work uses a Debian that this one does
-    local mine=" $(of "$1" 2) " pid major
-    for pid in "${!running[@]}"; do
-        for major in $(of "${running[$pid]}" 2); do [[ "$mine" != *" $major "* ]] || return 1; done
-    done
-}
-while [ ${#pending[@]} -gt 0 ] || [ ${#running[@]} -gt 0 ]; do
-    rest=()
-    for name in "${pending[@]}"; do
-        if [ ${#running[@]} -lt "$lanes" ] && free "$name"; then
-            echo "mimeo: $name (about $(of "$name" 3) min)" >&2
-            rm -f "$state/$name.failed"
-            setsid bash -c "$(of "$name" 4)" >"$state/$name.log" 2>&1 9>&- </dev/null &
-            running[$!]=$name
-            began[$name]=$SECONDS
-        else
-            rest+=("$name")
-        fi
-    done
-    pending=("${rest[@]}")
-    status=0
-    wait -n -p pid || status=$?
-    name=${running[$pid]}
-    unset "running[$pid]"
-    seconds=$((SECONDS - ${began[$name]}))
-    if [ $status = 0 ]; then
-        echo "$(key "$name") $seconds $(date -u +%F) ${commit:0:12}" >"$state/$name.passed"
-        echo "mimeo: $name passed in $seconds s" >&2
-    else
-        echo "$seconds $status" >"$state/$name.failed"
-        echo "mimeo: $name failed after $seconds s, exit status $status: $state/$name.log" >&2
-    fi
 done
 
 # What was tested, in words.
@@ -145,10 +106,56 @@ about() {
     fuzz) echo "a minute for each target" ;;
     esac
 }
+
+pending=()
+for name in "${wanted[@]}"; do passed "$name" || pending+=("$name"); done
+declare -A running=() began=()
+stop() {
+    for pid in "${!running[@]}"; do kill -TERM -- "-$pid" 2>/dev/null || true; done
+    wait
+}
+trap stop EXIT
+trap 'exit 130' INT TERM
+free() { # whether no part at work uses a Debian that this one does
+    local mine=" $(of "$1" 2) " pid major
+    for pid in "${!running[@]}"; do
+        for major in $(of "${running[$pid]}" 2); do [[ "$mine" != *" $major "* ]] || return 1; done
+    done
+}
+while [ ${#pending[@]} -gt 0 ] || [ ${#running[@]} -gt 0 ]; do
+    rest=()
+    for name in "${pending[@]}"; do
+        if [ ${#running[@]} -lt "$lanes" ] && free "$name"; then
+            echo "mimeo: $name (about $(of "$name" 3) min)" >&2
+            rm -f "$state/$name.failed"
+            # The lock is theirs, too: whoever comes after a call that was killed waits for them.
+            setsid bash -c "$(of "$name" 4)" >"$state/$name.log" 2>&1 </dev/null &
+            running[$!]=$name
+            began[$name]=$SECONDS
+        else
+            rest+=("$name")
+        fi
+    done
+    pending=("${rest[@]}")
+    status=0
+    wait -n -p pid || status=$?
+    name=${running[$pid]}
+    unset "running[$pid]"
+    seconds=$((SECONDS - ${began[$name]}))
+    if [ $status = 0 ]; then
+        about "$name" >"$state/$name.about"
+        echo "$(key "$name") $seconds $(date -u +%F) ${commit:0:12}" >"$state/$name.passed"
+        echo "mimeo: $name passed in $seconds s" >&2
+    else
+        echo "$seconds $status" >"$state/$name.failed"
+        echo "mimeo: $name failed after $seconds s, exit status $status: $state/$name.log" >&2
+    fi
+done
+
 failed=0
 for name in "${wanted[@]}"; do
     if passed "$name"; then
-        printf 'ok - %s: %s (%s s)\n' "$name" "$(about "$name")" "$(cut -d' ' -f2 "$state/$name.passed")"
+        printf 'ok - %s: %s (%s s)\n' "$name" "$(cat "$state/$name.about")" "$(cut -d' ' -f2 "$state/$name.passed")"
     else
         printf 'not ok - %s: %s\n' "$name" "$state/$name.log"
         failed=1
@@ -161,13 +168,13 @@ if [ $all = 1 ]; then
     {
         echo "# What was last tested"
         echo
-        echo "\`make test-all\` at commit \`${commit:0:12}\`. A part that passed at an earlier commit was not run again where nothing that it runs has changed."
+        echo "\`make test-all\` at commit \`${commit:0:12}\`. A part that passed at an earlier commit was not run again, where what has changed since does not touch what it runs."
         echo
         echo "| Part | What | Seconds | Date | Commit |"
         echo "|---|---|---|---|---|"
         for name in $(names); do
             read -r _ seconds date at <"$state/$name.passed"
-            echo "| $name | $(about "$name") | $seconds | $date | \`$at\` |"
+            echo "| $name | $(cat "$state/$name.about") | $seconds | $date | \`$at\` |"
         done
         echo
         echo "pgNN is every test of \`make test\` in a Debian that has that major: 15 of Debian 12, 17 of Debian 13, 18 of sid, 19 of experimental, 16 put"

@@ -9,7 +9,7 @@ package=$PWD/target/released/postgresql-$major-mimeo_$version-1_$(dpkg --print-a
 if [ ! -e "$package" ]; then
     commit=$(git log -1 --format=%H --grep="^Release ${version//./\\.}\$")
     [ -n "$commit" ] || { echo "mimeo: no commit says that it is release $version" >&2; exit 1; }
-    sources=target/released/$version
+    sources=target/released/$version-$major
     rm -rf "$sources"
     mkdir -p "$sources"
     git archive "$commit" | tar -x -C "$sources"

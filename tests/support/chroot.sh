@@ -22,7 +22,7 @@ case $major in
     exit 1
     ;;
 esac
-if [ "$(id -u)" != 0 ]; then exec sudo --preserve-env=MIMEO_CHROOTS,MIMEO_OLD "$0" "$major" "$@"; fi
+if [ "$(id -u)" != 0 ]; then exec sudo --preserve-env=MIMEO_CHROOTS,MIMEO_OLD,HOME,CARGO_HOME,RUSTUP_HOME "$0" "$major" "$@"; fi
 project=$(cd "$(dirname "$0")/../.." && pwd)
 chroots=${MIMEO_CHROOTS:-/var/cache/mimeo}
 root=$chroots/pg$major

@@ -21,7 +21,8 @@ for folder in bindir pkglibdir sharedir; do
 done
 cp -r --remove-destination "$dir/package/." "$dir/server/"
 chmod -R a+rX "$dir"
-cluster=$(PG_CONFIG=$dir/server$("$PG_CONFIG" --bindir)/pg_config tests/support/cluster.sh start "$dir/cluster")
+# Programs that look for their libraries beside them find them where they were.
+cluster=$(LD_LIBRARY_PATH=$("$PG_CONFIG" --libdir) PG_CONFIG=$dir/server$("$PG_CONFIG" --bindir)/pg_config tests/support/cluster.sh start "$dir/cluster")
 run() { PGOPTIONS="-c client_min_messages=warning" psql -Xq -h "$dir/cluster" -p "$cluster" -U postgres -v ON_ERROR_STOP=1 "$@"; }
 run -c "CREATE EXTENSION mimeo"
 failed=0 count=0

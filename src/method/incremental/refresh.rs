@@ -284,6 +284,7 @@ impl Steps for Refresh<'_> {
     /// The rows go straight into the destination (inserter), into a temporary table (updater), or all of them beside it.
     fn load(&mut self, source: &mut Connection, decision: Decision, run: &mut Run) -> Result<(Loaded, Decision)> {
         if decision.greatest.is_none() && !self.repulls_all() {
+            source.require_seen()?;
             source.end_snapshot()?;
             return Ok((Loaded::Nothing, decision));
         }
