@@ -79,6 +79,15 @@ fn program(cluster: &Cluster, name: &str) -> std::path::PathBuf {
     Path::new(std::fs::read_to_string(cluster.dir().join("bin")).unwrap().trim()).join(name)
 }
 
+/// Uses transaction IDs up, so that the next one is that of a version that was seen. There a refresh may have used one: it flushes the WAL by a
+/// commit, and from PostgreSQL 19 on those who read write WAL, too.
+fn go_on_to(writer: &mut Client, version: &str) {
+    let wanted: i64 = version.rsplit(' ').next().unwrap().parse().unwrap();
+    while one::<i64>(writer, "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint") < wanted {
+        writer.batch_execute("SELECT pg_current_xact_id()").unwrap();
+    }
+}
+
 fn stop(cluster: &Cluster) {
     let data = cluster.dir().join("data");
     as_postgres(&program(cluster, "pg_ctl"), &["-D", data.to_str().unwrap(), "-m", "fast", "-w", "stop"]);
@@ -167,7 +176,8 @@ fn a_standby_that_had_lagged_is_promoted(dba: &mut Client) {
     restart(&standby);
     as_postgres(&program(&primary, "pg_ctl"), &["-D", dir.join("data").to_str().unwrap(), "-w", "promote"]);
     let mut writer = standby.superuser("postgres");
-    // Promotion itself takes no transaction ID, so the next one is that of the row above.
+    // Promotion itself takes no transaction ID.
+    go_on_to(&mut writer, &there.0);
     writer.batch_execute("INSERT INTO app.t VALUES (2000, 'on the promoted standby')").unwrap();
     let here = newest(&mut writer);
     assert_eq!(there.0, here.0, "the same version, which is what this is about");
@@ -200,6 +210,7 @@ fn a_copy_of_an_earlier_state_is_started(dba: &mut Client) {
     std::fs::rename(&kept, &data).unwrap();
     restart(&source);
     let mut writer = source.superuser("postgres");
+    go_on_to(&mut writer, &there.0);
     writer.batch_execute("INSERT INTO app.t VALUES (2000, 'after the restore')").unwrap();
     let here = newest(&mut writer);
     assert_eq!(there.0, here.0, "the same version, which is what this is about");
