@@ -84,7 +84,7 @@ fn lie(random: &mut Random, pieces: &[&str]) -> (&'static str, String) {
                 _ => format!("CREATE INDEX i ON app.t USING btree ((({text})))"),
             };
             (
-                "'definition', pg_get_indexdef",
+                "pg_get_indexdef(x.indexrelid)",
                 format!(
                     "[{{\"name\": \"i\", \"definition\": {}, \"primary\": false, \"unique\": {boolean}, \"immediate\": true, \"partial\": false, \"expressions\": true, \"columns\": []}}]",
                     quoted(&definition)

@@ -1164,7 +1164,7 @@ fn make_with_a_lie(
     (sqlstate(&outcome), took)
 }
 
-const INDEXES: &str = "'definition', pg_get_indexdef";
+const INDEXES: &str = "pg_get_indexdef(x.indexrelid)";
 const DEFAULTS: &str = "'expression', pg_get_expr(d.adbin";
 const SHAPES: &str = "'typmod', a.atttypmod";
 const TYPES: &str = "WITH RECURSIVE reach(oid)";
