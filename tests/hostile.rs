@@ -728,10 +728,12 @@ fn a_comparison_puts_nothing_of_the_source_into_its_own_queries() {
 /// The first catalog query about columns.
 const COLUMNS: Place = ("columns", |moment| moment.kind == b'D' && moment.statement.contains("'typmod'"));
 
-/// A description of app.t with these columns.
-fn shape(columns: &str) -> Vec<u8> {
-    let document =
-        format!("[{{\"oid\": 1, \"schema\": \"app\", \"name\": \"t\", \"kind\": \"r\", \"columns\": [{columns}]}}]");
+/// A description of the job's table with these columns.
+fn shape(job: &Job, columns: &str) -> Vec<u8> {
+    let name = job.table.trim_start_matches("app.");
+    let document = format!(
+        "[{{\"oid\": 1, \"schema\": \"app\", \"name\": \"{name}\", \"kind\": \"r\", \"columns\": [{columns}]}}]"
+    );
     data_row(&[Some(document.as_bytes())])
 }
 
@@ -763,7 +765,7 @@ fn a_shape_that_means_harm_is_refused() {
     ];
     for job in [&SNAPSHOT, &TABLE] {
         for (what, columns) in &shapes {
-            let bytes = shape(columns);
+            let bytes = shape(job, columns);
             let state = stage.suffer(job, what, LONG, once(COLUMNS.1, move |_| Act::Instead(bytes.clone())));
             assert_ne!(state, "00000", "{}: {what}", job.name);
         }
