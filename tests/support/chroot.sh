@@ -34,7 +34,7 @@ inside() { PASS="" "$project/tests/support/system.sh" run "$root" -- bash -euo p
 if [ ! -e "$root/complete" ]; then
     rm -rf "$root"
     mkdir -p "$root"
-    packages=libtap-parser-sourcehandler-pgtap-perl,pgbouncer,gcc,libc6-dev,make,perl,clang,libclang-dev,pkg-config,ca-certificates
+    packages=libtap-parser-sourcehandler-pgtap-perl,pgbouncer,libicu-dev,gcc,libc6-dev,make,perl,clang,libclang-dev,pkg-config,ca-certificates
     case $major in
     16) packages=$packages,postgresql-client-$like,libpq-dev ;;
     # What experimental brings, with its libpq, comes afterwards.

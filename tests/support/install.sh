@@ -28,7 +28,7 @@ install_packages() {
 
 PG_MAJOR=${PG_MAJOR:-15}
 if [ -z "${PG_CONFIG:-}" ]; then
-    packages="postgresql-$PG_MAJOR postgresql-server-dev-$PG_MAJOR libpq-dev gcc libc6-dev make perl clang libclang-dev pkg-config"
+    packages="postgresql-$PG_MAJOR postgresql-server-dev-$PG_MAJOR libpq-dev libicu-dev gcc libc6-dev make perl clang libclang-dev pkg-config"
     # 1.5.1 is where updates begin.
     [ "$kind" = build ] || packages="$packages postgresql-$PG_MAJOR-pgtap libtap-parser-sourcehandler-pgtap-perl postgresql-$PG_MAJOR-mimeo pgbouncer"
     [ "$kind" != bench ] || packages="$packages pgcopydb bc"
