@@ -137,6 +137,10 @@ fn compared((theirs, shape): (&Column, &Shape), (own, local): (&Column, &Shape))
         // Older servers write fewer digits, or more.
         ("real", "real") => both(format!("pg_catalog.float4send({column}::pg_catalog.float4)")),
         ("double precision", "double precision") => both(format!("pg_catalog.float8send({column}::pg_catalog.float8)")),
+        // From PostgreSQL 19 on it is written with leading zeros.
+        ("pg_lsn", "pg_lsn") | ("pg_lsn[]", "pg_lsn[]") => {
+            both(format!("pg_catalog.regexp_replace({column}::pg_catalog.text, '/0+([0-9A-F])', '/\\1', 'g')"))
+        }
         // Lengths may differ, and blanks at the end mean nothing.
         ("character", "character") => both(format!("{column}::pg_catalog.text")),
         _ => {
@@ -175,7 +179,7 @@ fn is_number(type_name: &str) -> bool {
 
 /// Which of the types that need a form of their own this is; empty for all others.
 fn known(type_name: &ForeignText) -> &'static str {
-    const KNOWN: [&str; 10] = [
+    const KNOWN: [&str; 12] = [
         "smallint",
         "integer",
         "bigint",
@@ -186,6 +190,8 @@ fn known(type_name: &ForeignText) -> &'static str {
         "date",
         "timestamp without time zone",
         "timestamp with time zone",
+        "pg_lsn",
+        "pg_lsn[]",
     ];
     KNOWN.iter().find(|known| *type_name == **known).copied().unwrap_or_default()
 }
