@@ -17,6 +17,8 @@ fi
 new=/usr/lib/postgresql/$newer/bin
 run=$(mktemp -d /tmp/mimeo_pg_upgrade.XXXXXX)
 chmod 755 "$run"
+# The library for JIT of the older PostgreSQL needs others that are not there.
+export PG_OPTIONS='jit = off'
 trap 'PG_CONFIG=$new/pg_config tests/support/cluster.sh stop-all "$run"; rm -rf "$run"' EXIT
 . tests/matrix/old.sh
 cluster() { PG_CONFIG=$(config_of "$1") tests/support/cluster.sh "${@:2}"; }
