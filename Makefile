@@ -23,7 +23,7 @@ install: build
 test:
 	@$(if $(PG),tests/support/chroot.sh $(PG)) tests/support/test.sh
 
-# All of the matrix, which docs/tested.md tells of: two hours or more, as root; a call that ended early is taken up where it was.
+# All of the matrix, which docs/tested.md tells of: two to three hours, as root; a call that ended early is taken up where it was.
 # make test-all PARTS="pg19 cross-15-19"        only these
 test-all:
 	@tests/matrix/all.sh $(PARTS)
