@@ -33,4 +33,7 @@ echo "== generated"
 unset CARGO
 CARGO_TARGET_DIR=${CARGO_TARGET_DIR%/fuzz}
 tests/support/build.sh
-MIMEO_FUZZ_SECONDS=$seconds tests/support/cargo.sh test --quiet --package mimeo-tests --test generated -- --nocapture
+run=$(mktemp -d "${TMPDIR:-/tmp}/mimeo_fuzz.XXXXXX")
+chmod 755 "$run"
+trap 'tests/support/cluster.sh stop-all "$run"; rm -rf "$run"' EXIT
+MIMEO_RUN_DIR=$run MIMEO_FUZZ_SECONDS=$seconds tests/support/cargo.sh test --quiet --package mimeo-tests --test generated -- --nocapture
