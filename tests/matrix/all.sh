@@ -109,6 +109,7 @@ about() {
 
 pending=()
 for name in "${wanted[@]}"; do passed "$name" || pending+=("$name"); done
+ran=${#pending[@]}
 declare -A running=() began=()
 stop() {
     for pid in "${!running[@]}"; do kill -TERM -- "-$pid" 2>/dev/null || true; done
@@ -153,6 +154,7 @@ while [ ${#pending[@]} -gt 0 ] || [ ${#running[@]} -gt 0 ]; do
 done
 
 failed=0
+echo "mimeo: this call took $((SECONDS / 60)) min, for $ran of ${#wanted[@]} parts; the others had passed before" >&2
 for name in "${wanted[@]}"; do
     if passed "$name"; then
         printf 'ok - %s: %s (%s s)\n' "$name" "$(cat "$state/$name.about")" "$(cut -d' ' -f2 "$state/$name.passed")"
@@ -179,7 +181,7 @@ if [ $all = 1 ]; then
         echo
         echo "pgNN is every test of \`make test\` in a Debian that has that major: 15 of Debian 12, 17 of Debian 13, 18 of sid, 19 of experimental, 16 put"
         echo "together of packages of npm's and PyPI's. A cross is every behaviour in SQL, from a source of the first major to a destination of the second."
-        echo "Parts run two at a time on two cores, which is why their seconds add up to more than the whole takes."
+        echo "Parts run two or three at a time on two cores, which is why their seconds add up to more than the whole takes."
     } >"$here/docs/tested.md"
     echo "mimeo: all parts have passed at ${commit:0:12}; docs/tested.md says so"
 fi
