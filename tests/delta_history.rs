@@ -243,7 +243,7 @@ fn the_epoch_turns(dba: &mut Client) {
     lead_to(dba, source.port);
     dba.batch_execute("SELECT mimeo.snapshot_maker('app.t', 1)").unwrap();
     let mut writer = source.superuser("postgres");
-    let mut turned = false;
+    let (mut turned, mut deltas) = (false, 0);
     for round in 0..40 {
         for row in 0..5 {
             let id = 2000 + round * 5 + row;
@@ -255,16 +255,19 @@ fn the_epoch_turns(dba: &mut Client) {
                 .unwrap();
         }
         dba.batch_execute(DELTA).unwrap();
-        assert_eq!(
-            reason(dba),
-            format!("ok: delta: 10 rows came, 5 were deleted, {} were there", 1000 + round * 5),
-            "round {round}"
-        );
+        // On a busy machine a delta takes longer than a copy at times; the next refreshes copy all rows then.
+        let told = reason(dba);
+        if !told.ends_with("no delta: the last one was not faster than a copy") {
+            let there = 1000 + round * 5;
+            assert_eq!(told, format!("ok: delta: 10 rows came, 5 were deleted, {there} were there"), "round {round}");
+            deltas += 1;
+        }
         assert_eq!(rows(dba), rows(&mut writer));
         let next: String = one(&mut writer, "SELECT pg_snapshot_xmax(pg_current_snapshot())::text");
         turned |= next.parse::<u64>().unwrap() > u64::from(u32::MAX);
     }
     assert!(turned, "the transaction IDs have begun again");
+    assert!(deltas >= 20, "{deltas} deltas of 40");
     // A row of the time before whose ID, without its epoch, is that of a transaction that has run since: it cannot be told from a newer
     // one, and comes again.
     dba.batch_execute("SELECT mimeo.snapshot_destroyer('app.t', false)").unwrap();
