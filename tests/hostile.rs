@@ -85,6 +85,15 @@ const TEXT: Job = Job {
     change: "UPDATE app.words SET v = v || '!'",
     rows: "",
 };
+const GROUP: Job = Job {
+    name: "group",
+    table: "app.tab",
+    make: "SELECT mimeo.table_maker('app.tab', 1), mimeo.dml_maker('app.dm', 1);
+           UPDATE mimeo.refresh_config SET refresh_group = 'pair' WHERE dest_table IN ('app.tab', 'app.dm')",
+    refresh: "SELECT mimeo.refresh_group('pair')",
+    change: "UPDATE app.tab SET v = v || '!'",
+    rows: "",
+};
 
 /// A destination behind a source that lies, and what it had open before.
 struct Stage {
@@ -903,6 +912,18 @@ fn an_error_in_the_middle_of_a_copy_is_told_as_it_is_but_for_what_is_wrong_with_
         assert_eq!(stage.suffer(&SNAPSHOT, &format!("SQLSTATE '{state}'"), LONG, trick), told);
     }
     stage.end();
+}
+
+/// A refresh that will begin again waits a second or two before: a cancel then is recorded like any other.
+#[test]
+fn a_cancel_between_two_tries_is_recorded() {
+    for job in [&SNAPSHOT, &TABLE, &INSERTER, &UPDATER, &DML, &GROUP] {
+        let mut stage = Stage::new(&format!("tries_{}", job.name), &[job]);
+        let trick = once(COPY.1, move |_| Act::Close(report(b'E', "ERROR", "40001", "conflict with recovery")));
+        assert_eq!(stage.suffer(job, "a conflict, and a cancel", SHORT, trick), "57014");
+        assert!(stage.silent.is_empty(), "{:?}", stage.silent);
+        stage.end();
+    }
 }
 
 /// What never ends.

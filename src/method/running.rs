@@ -94,31 +94,34 @@ pub fn refresh_job(
                 run.end(&catalog, status)
             })
         });
-        if outcome.is_err() {
-            job.remember(run.kept());
-        }
-        if let Some(why) = again {
-            run.begin_again(&why);
-            interrupts::sleep(Duration::from_secs(tries));
-            tries += 1;
-            continue;
-        }
-        // The job's own columns may be called otherwise now.
-        let renamed = match &outcome {
-            Err(error) => attempt(|| renamed_job(&catalog, &job, error)),
-            Ok(()) => Ok(None),
-        };
-        let outcome = match renamed {
-            Ok(Some(renamed)) => {
+        let Err(error) = outcome else { return Ok(()) };
+        job.remember(run.kept());
+        // Whatever is raised while it is decided how to go on, a cancel for one, is to be recorded as well.
+        let renamed = attempt(|| match &again {
+            Some(_) => {
+                interrupts::sleep(Duration::from_secs(tries));
+                Ok(None)
+            }
+            // The job's own columns may be called otherwise now.
+            None => renamed_job(&catalog, &job, &error),
+        });
+        let error = match (renamed, again) {
+            (Ok(Some(renamed)), _) => {
                 job = renamed;
                 run.begin_again("begun again, because the job's columns are called otherwise on the source now");
                 continue;
             }
-            Err(error) if error.is_cancel() => Err(error),
-            _ => outcome,
+            (Ok(None), Some(why)) => {
+                run.begin_again(&why);
+                tries += 1;
+                continue;
+            }
+            (Err(cancelled), _) if cancelled.is_cancel() => cancelled.while_doing(&what(&job)),
+            _ => error,
         };
-        let outcome = outcome.map_err(|error| without_rows(error, &job.destination));
-        return outcome.inspect_err(|error| run.fail(error, state));
+        let error = without_rows(error, &job.destination);
+        run.fail(&error, state);
+        return Err(error);
     }
 }
 
@@ -168,11 +171,14 @@ pub const MOST_TRIES: u64 = 3;
 
 /// Values of rows in an error are only for roles that may read the destination.
 pub fn without_rows(error: Error, destination: &Name) -> Error {
-    let readable = relation::find(destination).ok().flatten().is_some_and(|destination| {
-        spi::is_true("SELECT pg_catalog.has_table_privilege($1, 'SELECT')", &[relation::oid_arg(destination.oid)])
-            .unwrap_or(false)
+    // A cancel in here must not keep the failure from being recorded.
+    let readable = attempt(|| match relation::find(destination)? {
+        Some(found) => {
+            spi::is_true("SELECT pg_catalog.has_table_privilege($1, 'SELECT')", &[relation::oid_arg(found.oid)])
+        }
+        None => Ok(false),
     });
-    if readable {
+    if readable.unwrap_or(false) {
         error
     } else {
         error.without_rows()

@@ -140,10 +140,14 @@ impl Attempts<'_> {
             for (job, run) in self.jobs.iter_mut().zip(runs.iter()) {
                 job.remember(run.kept());
             }
-            if let Some(why) = self.begins_again(&error, at.get(), again, changed)? {
-                runs.iter_mut().for_each(|run| run.begin_again(&why));
-                continue;
-            }
+            let error = match self.begins_again(&error, at.get(), again, changed) {
+                Ok(Some(why)) => {
+                    runs.iter_mut().for_each(|run| run.begin_again(&why));
+                    continue;
+                }
+                Ok(None) => error,
+                Err(cancelled) => self.told(cancelled, at.get(), runs),
+            };
             let error = match at.get() {
                 Some(member) => without_rows(error, &self.jobs[member].destination),
                 None => error,
@@ -157,6 +161,9 @@ impl Attempts<'_> {
     }
 
     /// Why all of it is tried once more; None if it is not.
+    ///
+    /// # Errors
+    /// Cancelled.
     fn begins_again(
         &mut self,
         error: &Error,
@@ -165,7 +172,10 @@ impl Attempts<'_> {
         changed: bool,
     ) -> Result<Option<String>> {
         if again.is_some() {
-            interrupts::sleep(Duration::from_secs(self.tries));
+            attempt(|| {
+                interrupts::sleep(Duration::from_secs(self.tries));
+                Ok(())
+            })?;
             self.tries += 1;
             return Ok(again);
         }
