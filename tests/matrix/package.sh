@@ -27,6 +27,7 @@ chmod 755 "$root"
 port=$(perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(LocalAddr => "127.0.0.1", Listen => 1)->sockport')
 export root major port released
 tests/support/system.sh make "$suite" "$root"
+[ "$major" != 19 ] || tests/support/system.sh experimental "$root" postgresql-19
 cp "$package" "$root/mimeo.deb"
 [ -z "$released" ] || cp "$before" "$root/released.deb"
 # Nothing is started by itself.
@@ -43,13 +44,8 @@ quiet() { "$@" >/tmp/log 2>&1 || { tail -n 30 /tmp/log >&2; exit 1; }; }
 
 # The lists of sid are valid for a week, and a mirror may lag behind.
 echo 'Acquire::Check-Valid-Until "false";' >/etc/apt/apt.conf.d/90lagging
-from=()
-if [ "$major" = 19 ]; then
-    sed -n 's/ sid / experimental /p' /etc/apt/sources.list >/etc/apt/sources.list.d/experimental.list
-    from=(-t experimental)
-fi
 quiet apt-get update
-quiet apt-get install -y --no-install-recommends "${from[@]}" "postgresql-$major"
+quiet apt-get install -y --no-install-recommends "postgresql-$major"
 [ -d "/etc/postgresql/$major/main" ] || quiet pg_createcluster "$major" main
 pg_conftool "$major" main set port "$port"
 quiet pg_ctlcluster "$major" main start

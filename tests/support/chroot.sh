@@ -46,10 +46,9 @@ if [ ! -e "$root/complete" ]; then
     case $major in
     16) MIMEO_SERVERS=$chroots/servers "$project/tests/support/server.sh" 16 "$root/usr/lib/postgresql/16" >/dev/null ;;
     19)
-        # shellcheck disable=SC2016
-        inside 'sed -n "s/ sid / experimental /p" /etc/apt/sources.list >/etc/apt/sources.list.d/experimental.list
-            apt-get update -qq
-            apt-get install -y -qq --no-install-recommends -t experimental postgresql-19 postgresql-server-dev-19 libpq-dev >/dev/null'
+        "$project/tests/support/system.sh" experimental "$root" postgresql-19
+        inside 'apt-get update -qq
+            apt-get install -y -qq --no-install-recommends postgresql-19 postgresql-server-dev-19 libpq-dev >/dev/null'
         ;;
     esac
     # Extensions that are nothing but SQL serve other majors, too: where a major has no package of them, the next one's is taken.

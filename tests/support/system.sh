@@ -2,6 +2,7 @@
 # A Debian in a folder, beside the one of this machine; as root.
 #
 # Usage: system.sh make SUITE DIR [package,…]      by debootstrap, from the mirror that this machine's own apt uses
+#        system.sh experimental DIR SOURCE        what this source package has in experimental, and nothing else of it, is for that sid, too
 #        system.sh run DIR [FROM:TO …] -- command…  with folders of this machine mounted into it; its processes and mounts end with
 #                                                   the command, whatever happens. Of the environment it gets what $PASS names.
 set -euo pipefail
@@ -23,6 +24,11 @@ make)
     script=/usr/share/debootstrap/scripts/$suite
     [ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid
     "$here/alive.sh" "making a Debian ($suite)" debootstrap --variant=minbase ${packages:+--include="$packages"} "$suite" "$dir" "$from" "$script"
+    ;;
+experimental)
+    # Other packages of experimental may be newer, too, and do not go together with the rest of sid (a perl, for one).
+    sed -n 's/ sid / experimental /p' "$2/etc/apt/sources.list" >"$2/etc/apt/sources.list.d/experimental.list"
+    printf 'Package: src:%s\nPin: release a=experimental\nPin-Priority: 500\n' "$3" >"$2/etc/apt/preferences.d/experimental"
     ;;
 run)
     root=$2
