@@ -194,13 +194,10 @@ fn a_swap_of_storage_keeps_how_columns_are_stored_and_counted() {
         );
     }
     let mut superuser = scene.destination_superuser();
-    let known = "SELECT coalesce(string_agg(statistics_name || ' ' || coalesce(n_distinct::text, '') || ' ' || coalesce(array_length(most_common_vals, 1), 0), ', ' ORDER BY statistics_name), 'none')
+    // What is around the number of distinct values is written otherwise from 19 on.
+    let known = "SELECT coalesce(string_agg(statistics_name || ' ' || coalesce(substring(n_distinct::text FROM '(\\d+)}'), '') || ' ' || coalesce(array_length(most_common_vals, 1), 0), ', ' ORDER BY statistics_name), 'none')
                    FROM pg_stats_ext WHERE tablename = 'tab'";
-    assert_eq!(
-        one::<String>(&mut superuser, known),
-        "ab {\"3, 4\": 60} 60, e  0",
-        "extended statistics are those of the new rows"
-    );
+    assert_eq!(one::<String>(&mut superuser, known), "ab 60 60, e  0", "extended statistics are those of the new rows");
     if version >= 15 {
         assert_eq!(one::<i64>(&mut superuser, "SELECT count(*) FROM pg_stats_ext_exprs WHERE tablename = 'tab'"), 1);
     }
