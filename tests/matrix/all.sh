@@ -84,7 +84,7 @@ needed=$(for name in "${wanted[@]}"; do of "$name" 2; done | tr ' ' '\n' | sort 
 for major in $needed; do
     # shellcheck disable=SC2016
     tests/support/alive.sh "PostgreSQL $major: its Debian" tests/support/chroot.sh "$major" bash -c '
-        apt-get update -qq && apt-get upgrade -y -qq >/dev/null'
+        apt-get update -qq && apt-get upgrade --with-new-pkgs -y -qq >/dev/null'
     # shellcheck disable=SC2016
     tests/support/chroot.sh "$major" bash -c '"/usr/lib/postgresql/$PG_MAJOR/bin/postgres" --version' |
         sed 's/.*PostgreSQL) \([^ ]*\).*/\1/' >"$state/minor-$major"
